@@ -1,0 +1,269 @@
+"""Everything that works around the stack, one function a break; nothing else in the project does.
+
+Each function says what breaks, where, and until which version; where upstream mends it, delete the function.
+``prepare_stack`` runs at ``import icd_mmrazor`` and applies those that concern imports and the loading of files;
+``cpu_process_group`` is for the tools.
+"""
+
+import contextlib
+import datetime
+import importlib
+import importlib.metadata
+import importlib.util
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+PACKAGE = 'icd_mmrazor'
+OPENMMLAB_PACKAGES = ('mmengine', 'mmcv', 'mmpretrain')
+
+
+def prepare_stack() -> None:
+    """Check that the stack is installed and make it usable.
+
+    Raises:
+        ImportError: Packages of the stack are missing; the message says what to install.
+    """
+    require_stack()
+    with warnings.catch_warnings(), silenced_onedl_notice():
+        warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
+        import_mmrazor()
+        importlib.import_module('mmpretrain.utils').register_all_modules(init_default_scope=False)
+    mend_package_lookup()
+    register_config_package()
+    load_checkpoints_as_plain_weights()
+
+
+def require_stack() -> None:
+    """Say in one message what is missing.
+
+    Neither family of the OpenMMLab packages is a hard dependency: both install into the same folders, and a
+    dependency on one silently breaks an environment that has the other.
+
+    Raises:
+        ImportError: A package of the stack cannot be found.
+    """
+    required = ('torch', 'torchvision', 'joblib', *OPENMMLAB_PACKAGES, 'mmrazor')
+    missing = [name for name in required if importlib.util.find_spec(name) is None]
+    if not missing:
+        return
+    if not set(missing) & set(OPENMMLAB_PACKAGES):
+        raise ImportError(
+            f'icd_mmrazor needs {", ".join(missing)}, not installed here. Install: pip install {" ".join(missing)}'
+        )
+    raise ImportError(
+        f'icd_mmrazor needs {", ".join(missing)}, not installed here. Install one family of the OpenMMLab packages:\n'
+        '  pip install "icd-mmrazor[onedl]"      the maintained forks, Python 3.10 to 3.13\n'
+        "  pip install \"icd-mmrazor[openmmlab]\"  OpenMMLab's own last releases\n"
+        "(from a clone: pip install '.[onedl]'). Install only one of them: they share their folders."
+    )
+
+
+@contextlib.contextmanager
+def silenced_onedl_notice() -> Iterator[None]:
+    """Drop the line "Could not import OneDL" that importing the fork's mmpretrain prints on every start.
+
+    Where: onedl-mmpretrain 1.3.6, ``mmpretrain/datasets/__init__.py``: ``print_log`` without a logger prints whatever
+    its level. The notice concerns a private dataset service.
+    """
+    mmengine_logging = importlib.import_module('mmengine.logging')
+    print_log = mmengine_logging.print_log
+
+    def without_notice(msg: Any, *args: Any, **kwargs: Any) -> None:
+        if msg != 'Could not import OneDL':
+            print_log(msg, *args, **kwargs)
+
+    mmengine_logging.print_log = without_notice
+    try:
+        yield
+    finally:
+        mmengine_logging.print_log = print_log
+
+
+def import_mmrazor() -> None:
+    """Import every module of mmrazor past its two version gates.
+
+    * mmrazor 1.0.0 asserts ``mmcv <= 2.1.0`` at import. It works with later ones; it sees 2.1.0 while it is imported.
+    * mmrazor 1.0.0 with torch >= 2 (its issues 615 and 632): the quantization code imports names that torch 2
+      renamed. mmrazor guards it by ``mmrazor.digit_version(torch.__version__) >= 1.13`` and has placeholders for an
+      older torch, so that one question is answered with an older version during the import, and truly afterwards.
+      Only mmrazor's quantization is unavailable then.
+
+    There is no later mmrazor.
+    """
+    import mmcv
+    import torch
+    from mmengine.utils import digit_version
+
+    true_version = mmcv.__version__
+    if digit_version(true_version) > digit_version('2.1.0'):
+        mmcv.__version__ = '2.1.0'
+    try:
+        import mmrazor
+    finally:
+        mmcv.__version__ = true_version
+
+    importing = True
+
+    def digit_version_while_importing(version: str, *args: Any, **kwargs: Any) -> tuple:
+        if importing and version == torch.__version__:
+            version = '1.12.0'
+        return digit_version(version, *args, **kwargs)
+
+    mmrazor.digit_version = digit_version_while_importing
+    try:
+        importlib.import_module('mmrazor.utils').register_all_modules(init_default_scope=False)
+    finally:
+        importing = False
+        mmrazor.digit_version = digit_version
+
+
+def mend_package_lookup() -> None:
+    """Let ``_base_ = ['mmpretrain::...']`` find packages without ``pkg_resources``.
+
+    Where: mmengine <= 0.10.7, ``mmengine/utils/package_utils.py``, with setuptools >= 82, which no longer ships
+    ``pkg_resources``. Mended in onedl-mmengine.
+    """
+    package_utils = importlib.import_module('mmengine.utils.package_utils')
+    try:
+        package_utils.is_installed('mmengine')
+        return
+    except ModuleNotFoundError:
+        pass
+
+    def is_installed(package: str) -> bool:
+        return importlib.util.find_spec(package) is not None or bool(_distribution(package))
+
+    def get_installed_path(package: str) -> str:
+        spec = importlib.util.find_spec(package)
+        if spec is None and _distribution(package):
+            top_level = (_distribution(package).read_text('top_level.txt') or '').split()
+            spec = importlib.util.find_spec(top_level[0]) if top_level else None
+        if spec is None or not spec.submodule_search_locations:
+            raise importlib.metadata.PackageNotFoundError(package)
+        return spec.submodule_search_locations[0]
+
+    for name in ('mmengine.utils', 'mmengine.utils.package_utils', 'mmengine.config.config', 'mmengine.hub.hub'):
+        module = importlib.import_module(name)
+        for function in (is_installed, get_installed_path):
+            if hasattr(module, function.__name__):
+                setattr(module, function.__name__, function)
+
+
+def _distribution(package: str) -> importlib.metadata.Distribution | None:
+    try:
+        return importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def register_config_package() -> None:
+    """Let ``_base_ = ['icd_mmrazor::...']`` name our configs.
+
+    Where: mmengine, both families, ``mmengine/config/utils.py``: the packages that configs can be inherited from are
+    a fixed table.
+    """
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    MODULE2PACKAGE[PACKAGE] = PACKAGE
+
+
+def load_checkpoints_as_plain_weights() -> None:
+    """Make every loading of a checkpoint by mmengine (``--resume``, ``load_from``, ``init_cfg``) refuse code.
+
+    Where: onedl-mmengine 0.10.12 falls back to an arbitrary pickle when a file does not load with
+    ``weights_only=True``; mmengine 0.10.7 leaves the choice to torch, so that before torch 2.6 everything is
+    unpickled and since then its own checkpoints do not load; both load downloads as arbitrary pickles.
+    """
+    import mmengine.runner.checkpoint as mmengine_checkpoint
+
+    from icd_mmrazor.utils.checkpoints import read_checkpoint
+
+    def load_from_local(filename: str, map_location: Any = None) -> dict:
+        return read_checkpoint(filename, map_location)
+
+    def load_from_http(filename: str, map_location: Any = None, **kwargs: Any) -> dict:
+        return read_checkpoint(filename, map_location)
+
+    mmengine_checkpoint.load_from_http = load_from_http
+    loader = mmengine_checkpoint.CheckpointLoader
+    loader.register_scheme(prefixes='', loader=load_from_local, force=True)
+    loader.register_scheme(prefixes=('http://', 'https://'), loader=load_from_http, force=True)
+
+
+@contextlib.contextmanager
+def allowed_in_checkpoints(also: Sequence[type] = ()) -> Iterator[None]:
+    """Let ``torch.load(weights_only=True)`` read what a training run of mmengine stores beside its weights.
+
+    Where: mmengine, both families: the message hub's state holds ``HistoryBuffer`` objects, numpy arrays and scalars.
+    Our own checkpoints are plain (``PlainCheckpointHook``); those of mmpretrain and mmrazor are not. ``getattr``, which
+    that state contains, is only ever given a ``HistoryBuffer``'s methods. Before torch 2.6 the functions used
+    here do not exist, and such files are refused.
+
+    Args:
+        also: More types to allow.
+    """
+    import numpy
+    import torch
+    from mmengine.logging import HistoryBuffer
+    from mmengine.utils import digit_version
+
+    if digit_version(torch.__version__) < digit_version('2.6.0'):
+        yield
+        return
+
+    def history_buffer_method(owner: Any, name: str) -> Any:
+        if owner is not HistoryBuffer:
+            raise ValueError(f'getattr({owner!r}, {name!r}) in a checkpoint')
+        return getattr(owner, name)
+
+    multiarray = getattr(numpy, '_core', None) or numpy.core
+    allowed: list[Any] = [HistoryBuffer, (history_buffer_method, 'builtins.getattr'), slice, numpy.ndarray, numpy.dtype, *also]
+    for function in (multiarray.multiarray._reconstruct, multiarray.multiarray.scalar):
+        # numpy 2 writes numpy._core, numpy 1 numpy.core
+        allowed += [(function, f'{core}.multiarray.{function.__name__}') for core in ('numpy._core', 'numpy.core')]
+    allowed += [type(numpy.dtype(code)) for code in ('f4', 'f8', 'i4', 'i8', 'u4')]
+    with torch.serialization.safe_globals(allowed):
+        yield
+
+
+def accelerator_available() -> bool:
+    """Return whether mmengine finds a device other than the CPU."""
+    from mmengine.device import get_device
+
+    return get_device() != 'cpu'
+
+
+@contextlib.contextmanager
+def process_group(cfg: Any) -> Iterator[None]:
+    """Hold the process group of a tool: gloo where there is no GPU, what mmengine starts where there is one.
+
+    Where: mmengine, both families, ``init_dist`` and ``Runner.wrap_model``: without an accelerator
+    ``torch.cuda.set_device`` fails, and DDP is given a device number. Both also leave the group to the end of the
+    process, where a rank can abort.
+
+    Args:
+        cfg: The run's ``Config``, ``launcher`` set; gets a ``model_wrapper_cfg`` for the CPU.
+
+    Raises:
+        SettingError: Another launcher than ``pytorch`` without an accelerator.
+    """
+    import torch.distributed as dist
+    from icd_mmrazor.utils.errors import SettingError
+
+    if cfg.launcher != 'none' and not accelerator_available():
+        if cfg.launcher != 'pytorch':
+            raise SettingError(
+                f"launcher='{cfg.launcher}' needs a GPU and this machine shows none. Start the processes with "
+                'tools/dist_train.sh or torchrun (launcher pytorch); on a CPU they talk through gloo.'
+            )
+        timeout = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
+        dist.init_process_group('gloo', timeout=datetime.timedelta(seconds=timeout) if timeout else None)
+        wrapper = dict(broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False))
+        cfg.model_wrapper_cfg = {'type': 'MMDistributedDataParallel', **wrapper, **cfg.get('model_wrapper_cfg', {})}
+        cfg.model_wrapper_cfg.device_ids = None
+    try:
+        yield
+    finally:
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()

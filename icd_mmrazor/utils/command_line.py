@@ -1,0 +1,69 @@
+"""The common part of ``tools/train.py`` and ``tools/test.py``."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, DictAction
+
+from icd_mmrazor.utils.errors import SettingError, UserError
+
+DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what both tools take, under the names of mmpretrain's and mmrazor's tools."""
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: ./work_dirs/CONFIG_NAME)')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='change settings of the config: model.distiller.embed_dims=64 train_cfg.max_epochs=60 ...',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=('none', 'pytorch', 'slurm', 'mpi'),
+        default='none',
+        help='who started the processes (default: none, a single one)',
+    )
+    # torchrun sets the variable LOCAL_RANK, older launchers pass an argument
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config of a tool's arguments and apply those that both tools have.
+
+    The work folder is, in this order, the argument, the config's, or ``./work_dirs/CONFIG_NAME``. A dataloader gets
+    what every run wants and few configs say: whole batches as one tensor, workers that stay, pinned memory for a GPU.
+
+    Raises:
+        SettingError: There is no such config file.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if not Path(args.config).is_file():
+        raise SettingError(f'config {args.config}: there is no such file (working folder: {Path.cwd()}).')
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    for name in DATALOADERS:
+        if cfg.get(name):
+            cfg[name].setdefault('collate_fn', dict(type='default_collate'))
+            cfg[name].setdefault('persistent_workers', cfg[name].get('num_workers', 0) > 0)
+            cfg[name].setdefault('pin_memory', torch.cuda.is_available())
+    return cfg
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a tool's main function; print an error that the user can mend as its message alone and exit with 1."""
+    try:
+        main()
+    except UserError as error:
+        rank = os.environ.get('RANK')
+        print(f'\n{"" if rank is None else f"[rank {rank}] "}error: {error}', file=sys.stderr)
+        sys.exit(1)
