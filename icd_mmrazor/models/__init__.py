@@ -1,0 +1,9 @@
+"""Algorithms, distillers, losses, connectors and backbones."""
+
+from icd_mmrazor.models.algorithms import FrozenTeacherDistill
+from icd_mmrazor.models.backbones import CIFARResNet
+from icd_mmrazor.models.connectors import LinearProjection
+from icd_mmrazor.models.distillers import ICDDistiller, MixedDistiller
+from icd_mmrazor.models.losses import ICDLoss
+
+__all__ = ['CIFARResNet', 'FrozenTeacherDistill', 'ICDDistiller', 'ICDLoss', 'LinearProjection', 'MixedDistiller']

@@ -1,0 +1,5 @@
+"""Algorithms: what runs teacher and student."""
+
+from icd_mmrazor.models.algorithms.frozen_teacher_distill import FrozenTeacherDistill
+
+__all__ = ['FrozenTeacherDistill']

@@ -1,0 +1,140 @@
+"""Distillation from a teacher that is really frozen."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from mmrazor.models.algorithms import SingleTeacherDistill
+from mmrazor.models.utils import add_prefix
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher
+from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of
+from icd_mmrazor.utils.errors import SettingError
+
+
+@MODELS.register_module()
+class FrozenTeacherDistill(SingleTeacherDistill):
+    """mmrazor's ``SingleTeacherDistill`` for a teacher that is only ever read.
+
+    It differs from its base class in this:
+
+    * the teacher's checkpoint is required, read with ``weights_only=True`` and loaded strictly, before the distiller
+      sees the teacher;
+    * the teacher is in eval mode in full (its dropout too), and its forward pass stops at the logits: no loss;
+    * it is no submodule, so nothing that walks a model's parameters, buffers or modules meets it: checkpoints, the
+      optimizer, DDP, EMA and mmengine's averaging of buffers. It still follows ``to()``, ``cuda()``, ``double()``.
+      A resumed run loads it again from its file;
+    * once ``StopDistillHook`` has stopped the distillation it is not run any more;
+    * ``OFDDistiller`` works in it without an algorithm class of its own.
+
+    Args:
+        distiller: Config of the distiller.
+        teacher: Config of the teacher, or the built model.
+        teacher_ckpt: Its checkpoint: a file or an ``https://`` address. A distillation checkpoint gives its student.
+        student_trainable: As of the base class.
+        calculate_student_loss: As of the base class.
+        **kwargs: ``architecture`` (the student), ``data_preprocessor`` and the other arguments of the base class.
+
+    Raises:
+        SettingError: ``teacher_ckpt`` is not given, or teacher and student have different numbers of classes.
+        CheckpointError: The checkpoint is missing, is not a plain weights file, or is of another network.
+
+    Config example::
+
+        model = dict(
+            _scope_='mmrazor',
+            type='FrozenTeacherDistill',
+            architecture=dict(...),  # the student
+            teacher=dict(...),
+            teacher_ckpt='work_dirs/res32x4_cifar100/epoch_240.pth',
+            distiller=dict(type='ICDDistiller'))
+    """
+
+    def __init__(
+        self,
+        distiller: dict,
+        teacher: BaseModel | dict,
+        teacher_ckpt: str | None = None,
+        student_trainable: bool = True,
+        calculate_student_loss: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if not teacher_ckpt:
+            raise SettingError(
+                f'FrozenTeacherDistill: teacher_ckpt={teacher_ckpt!r}. A student can only learn from trained weights: '
+                'give model.teacher_ckpt, for example --cfg-options model.teacher_ckpt=FILE. Train a teacher with '
+                'tools/train.py configs/vanilla/..., or convert a published one with '
+                'tools/model_converters/repdistiller_to_mmpretrain.py.'
+            )
+        if kwargs.get('teacher_trainable'):
+            raise SettingError(
+                'FrozenTeacherDistill: teacher_trainable=True, but its teacher is frozen. Remove the setting, or use '
+                "mmrazor's SingleTeacherDistill."
+            )
+        # strictly and first: the base class loads leniently, and after the distiller could have read the weights
+        teacher = MODELS.build(teacher) if isinstance(teacher, dict) else teacher
+        load_strictly(teacher, weights_of(read_checkpoint(teacher_ckpt), teacher_ckpt), f'{teacher_ckpt=!s}')
+        super().__init__(
+            distiller,
+            teacher,
+            student_trainable=student_trainable,
+            calculate_student_loss=calculate_student_loss,
+            **kwargs,
+        )
+        self.teacher_ckpt = teacher_ckpt
+        del self._modules['teacher']
+        object.__setattr__(self, 'teacher', teacher.eval())
+        initialise_from_teacher(self.distiller, teacher)
+        self._check_classes()
+
+    def _check_classes(self) -> None:
+        student, teacher = (getattr(getattr(m, 'head', None), 'num_classes', None) for m in (self.student, self.teacher))
+        if student and teacher and student != teacher:
+            raise SettingError(
+                f'FrozenTeacherDistill: the teacher has {teacher} classes, the student {student}. Set '
+                'model.teacher.head.num_classes and model.architecture.head.num_classes to those of the dataset, and '
+                'give a teacher_ckpt trained on it.'
+            )
+
+    def loss(self, batch_inputs: Tensor, data_samples: list | None = None) -> dict[str, Tensor]:
+        """Run teacher and student on a batch and compute all losses.
+
+        Args:
+            batch_inputs: Images, ``B x C x H x W``, normalised.
+            data_samples: Their labels, as mmpretrain packs them.
+
+        Returns:
+            The student's own losses under ``student.``, the distiller's under ``distill.``.
+        """
+        if self.distillation_stopped:
+            return self._student_losses(batch_inputs, data_samples)
+        distiller = self.distiller
+        # deliveries record from the teacher and hand to the student
+        distiller.set_deliveries_override(False)
+        with distiller.teacher_recorders, distiller.deliveries, torch.no_grad():
+            self.teacher(batch_inputs, data_samples, mode='tensor')
+        distiller.set_deliveries_override(True)
+        with distiller.student_recorders, distiller.deliveries:
+            losses = self._student_losses(batch_inputs, data_samples)
+        return {**losses, **add_prefix(distiller.compute_distill_losses(), 'distill')}
+
+    def _student_losses(self, batch_inputs: Tensor, data_samples: list | None) -> dict[str, Tensor]:
+        trained = self.calculate_student_loss or self.student_trainable
+        with contextlib.nullcontext() if trained else torch.no_grad():
+            losses = self.student(batch_inputs, data_samples, mode='loss')
+        return add_prefix(losses, 'student') if self.calculate_student_loss else {}
+
+    def train(self, mode: bool = True) -> 'FrozenTeacherDistill':
+        """Set the mode of student and distiller; the teacher stays in eval mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
+        """Move or cast the teacher with the rest (``to``, ``cuda``, ``double``, ... all come through here)."""
+        self.teacher._apply(fn, *args, **kwargs)
+        return super()._apply(fn, *args, **kwargs)

@@ -1,0 +1,57 @@
+"""The embedding of pooled features."""
+
+import torch
+from mmrazor.models.architectures.connectors.base_connector import BaseConnector
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from icd_mmrazor.utils.errors import SettingError
+
+
+@MODELS.register_module()
+class LinearProjection(BaseConnector):
+    """A learned linear embedding of a pooled feature: ``W f + b`` (arXiv 2407.11802; width 128 there).
+
+    It is computed in the precision of its weights, also under autocast: what follows is a normalisation, which half
+    precision only blurs, and large features would overflow.
+
+    Args:
+        in_features: Width of the feature, ``>= 1``.
+        out_features: Width of the embedding, ``>= 1``.
+        init_cfg: As of every mmengine module. By default torch's initialisation of ``nn.Linear``, as published.
+
+    Raises:
+        SettingError: A width is not a positive integer.
+
+    Config example::
+
+        connectors=dict(student=dict(type='LinearProjection', in_features=64))
+    """
+
+    def __init__(self, in_features: int, out_features: int = 128, init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg=init_cfg)
+        for name, width in (('in_features', in_features), ('out_features', out_features)):
+            if not isinstance(width, int) or isinstance(width, bool) or width < 1:
+                raise SettingError(f'LinearProjection: {name}={width!r} must be a positive integer.')
+        self.linear = nn.Linear(in_features, out_features)
+
+    def forward_train(self, feature: Tensor) -> Tensor:
+        """Project features.
+
+        Args:
+            feature: ``B x in_features``.
+
+        Returns:
+            ``B x out_features``.
+
+        Raises:
+            SettingError: The feature has another shape.
+        """
+        if feature.ndim != 2 or feature.shape[1] != self.linear.in_features:
+            raise SettingError(
+                f'LinearProjection(in_features={self.linear.in_features}) got a feature of shape '
+                f'{tuple(feature.shape)}; it takes images x in_features. Set in_features to the width, '
+                'and record a pooled feature (the input of the classifier).'
+            )
+        with torch.autocast(feature.device.type, enabled=False):
+            return self.linear(feature.to(self.linear.weight.dtype))

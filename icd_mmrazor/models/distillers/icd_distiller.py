@@ -1,0 +1,164 @@
+"""From a two-line config to recorders, projections and losses."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmrazor.models.distillers import ConfigurableDistiller
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from icd_mmrazor.utils.errors import SettingError
+
+FEATURE, LOGITS = 'icd_feature', 'icd_logits'
+STUDENT, TEACHER = 'icd_student', 'icd_teacher'
+
+
+@MODELS.register_module()
+class ICDDistiller(ConfigurableDistiller):
+    """Distil with ICD (arXiv 2407.11802), and with whatever else is configured beside it.
+
+    The source is the classifier's linear layer. Its input is the feature that ICD embeds, its ``in_features`` the
+    width of that feature, its output the logits for ``kd``. The embeddings are learned with the student.
+
+    The losses appear as ``loss_icd`` and ``loss_kd``; ``icd_contrastive``, ``icd_invariance`` and ``icd_tau`` are
+    logged beside them.
+
+    Args:
+        student_source: Name of the linear layer in the student.
+        teacher_source: Name of the linear layer in the teacher.
+        embed_dims: Width of the embeddings.
+        icd: Config of the loss between the embeddings, :class:`ICDLoss`.
+        kd: Config of a loss between the logits, called with ``preds_S`` and ``preds_T``; ``None``: no such loss.
+        student_recorders, teacher_recorders, distill_losses, connectors, loss_forward_mappings: As of mmrazor's
+            ``ConfigurableDistiller``: more losses, added to these.
+        **kwargs: Other arguments of ``ConfigurableDistiller``.
+
+    Raises:
+        SettingError: A source is not a linear layer of its network, a width is out of range, a name is used twice, or
+            ``kd`` compares different numbers of classes.
+
+    Config example, ICD+KD as published::
+
+        distiller=dict(
+            type='ICDDistiller',
+            kd=dict(type='KLDivergence', tau=4.0))
+    """
+
+    def __init__(
+        self,
+        student_source: str = 'head.fc',
+        teacher_source: str = 'head.fc',
+        embed_dims: int = 128,
+        icd: dict = dict(type='ICDLoss'),  # noqa: B006, C408
+        kd: dict | None = None,
+        student_recorders: dict[str, dict] | None = None,
+        teacher_recorders: dict[str, dict] | None = None,
+        distill_losses: dict[str, dict] | None = None,
+        connectors: dict[str, dict] | None = None,
+        loss_forward_mappings: dict[str, dict] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.student_source = student_source
+        self.teacher_source = teacher_source
+        self.embed_dims = embed_dims
+
+        losses = {'loss_icd': icd}
+        mappings = {
+            'loss_icd': {
+                's_feature': dict(recorder=FEATURE, from_student=True, data_idx=0, connector=STUDENT),
+                't_feature': dict(recorder=FEATURE, from_student=False, data_idx=0, connector=TEACHER),
+            }
+        }
+        if kd is not None:
+            losses['loss_kd'] = kd
+            mappings['loss_kd'] = {
+                'preds_S': dict(recorder=LOGITS, from_student=True),
+                'preds_T': dict(recorder=LOGITS, from_student=False),
+            }
+
+        def recorders(source: str) -> dict[str, dict]:
+            feature = {FEATURE: dict(type='ModuleInputs', source=source)}
+            return feature if kd is None else {**feature, LOGITS: dict(type='ModuleOutputs', source=source)}
+
+        _refuse_names(connectors, (STUDENT, TEACHER), 'connectors')
+        _refuse_names(loss_forward_mappings, mappings, 'loss_forward_mappings')
+        super().__init__(
+            student_recorders=_merged(recorders(student_source), student_recorders, 'student_recorders'),
+            teacher_recorders=_merged(recorders(teacher_source), teacher_recorders, 'teacher_recorders'),
+            distill_losses=_merged(losses, distill_losses, 'distill_losses'),
+            connectors=connectors,
+            loss_forward_mappings=loss_forward_mappings,
+            **kwargs,
+        )
+        # the base class wants every connector of a mapping to exist; ours need the width, known from the networks
+        self.loss_forward_mappings = {**mappings, **self.loss_forward_mappings}
+
+    def prepare_from_student(self, model: nn.Module) -> None:
+        """Start the student's recorders and make the projection of its feature.
+
+        Raises:
+            SettingError: ``student_source`` is not a linear layer of the model.
+        """
+        self._project(STUDENT, _linear_layer(model, self.student_source, 'student_source'))
+        super().prepare_from_student(model)
+
+    def prepare_from_teacher(self, model: nn.Module) -> None:
+        """Start the teacher's recorders and make the projection of its feature.
+
+        Raises:
+            SettingError: ``teacher_source`` is not a linear layer of the model, or ``kd`` is set and the two networks
+                have different numbers of classes.
+        """
+        layer = _linear_layer(model, self.teacher_source, 'teacher_source')
+        self._project(TEACHER, layer)
+        super().prepare_from_teacher(model)
+        if 'loss_kd' in self.distill_losses and layer.out_features != self._student_classes:
+            raise SettingError(
+                f'ICDDistiller: kd compares logits, but the teacher has {layer.out_features} classes '
+                f'({self.teacher_source}) and the student {self._student_classes} ({self.student_source}). '
+                'Use a teacher of the same classes, or set kd=None.'
+            )
+
+    def _project(self, name: str, layer: nn.Linear) -> None:
+        if name == STUDENT:
+            self._student_classes = layer.out_features
+        self.connectors[name] = MODELS.build(
+            dict(type='LinearProjection', in_features=layer.in_features, out_features=self.embed_dims)
+        )
+
+    def compute_distill_losses(self) -> dict[str, Tensor]:
+        """Compute the losses from what was recorded.
+
+        Returns:
+            Each loss by its name, and the terms of ICD and tau for the log under names without "loss".
+        """
+        losses = super().compute_distill_losses()
+        terms = getattr(self.distill_losses['loss_icd'], 'terms', {})
+        losses.update({f'icd_{name}': value for name, value in terms.items()})
+        return losses
+
+
+def _refuse_names(given: Mapping[str, Any] | None, taken: Any, setting: str) -> None:
+    twice = sorted(set(given or {}) & set(taken))
+    if twice:
+        raise SettingError(
+            f'ICDDistiller: {", ".join(twice)} in {setting} is a name of its own. Give yours another name.'
+        )
+
+
+def _merged(own: dict[str, dict], given: Mapping[str, dict] | None, setting: str) -> dict[str, dict]:
+    _refuse_names(given, own, setting)
+    return {**own, **(given or {})}
+
+
+def _linear_layer(model: nn.Module, source: str, setting: str) -> nn.Linear:
+    modules = dict(model.named_modules())
+    layer = modules.get(source)
+    if isinstance(layer, nn.Linear):
+        return layer
+    found = f'is a {type(layer).__name__}' if layer is not None else 'is no module of the network'
+    linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    raise SettingError(
+        f'ICDDistiller: {setting}={source!r} {found}; it must be a linear layer, the classifier. '
+        f'Linear layers of this {type(model).__name__}: {", ".join(linear[-8:]) or "none"}.'
+    )

@@ -1,0 +1,114 @@
+"""Several distillers on one teacher and student."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from mmrazor.models.distillers import BaseDistiller
+from mmrazor.models.utils import add_prefix
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from icd_mmrazor.utils.errors import SettingError
+
+
+def initialise_from_teacher(distiller: nn.Module, teacher: nn.Module) -> None:
+    """Do for a special distiller what mmrazor does in an algorithm class of its own.
+
+    ``OFDDistiller`` reads margins from the teacher's batch norms; mmrazor's ``OverhaulFeatureDistillation`` asks it to.
+
+    Args:
+        distiller: Any distiller, its recorders prepared.
+        teacher: The teacher, its weights loaded.
+    """
+    if hasattr(distiller, 'init_ofd_connectors'):
+        distiller.init_ofd_connectors(teacher)
+
+
+@MODELS.register_module()
+class MixedDistiller(BaseDistiller):
+    """Any registered distillers side by side on one teacher and student.
+
+    mmrazor's algorithms take one distiller. This is one, and passes their calls on to those in it. A loss is named
+    after its distiller: ``icd.loss_icd``, ``ofd.loss_1``.
+
+    Args:
+        distillers: Config of each distiller by its name. A name contains neither a dot nor "loss" (mmengine adds up
+            whatever has "loss" in its name).
+        init_cfg: As of every mmengine module.
+
+    Raises:
+        SettingError: There is no distiller, or a name is not allowed.
+
+    Config example::
+
+        distiller=dict(
+            type='MixedDistiller',
+            distillers=dict(
+                icd=dict(type='ICDDistiller'),
+                ofd=dict(type='OFDDistiller', ...)))
+    """
+
+    def __init__(self, distillers: dict[str, dict], init_cfg: dict | None = None) -> None:
+        super().__init__(init_cfg)
+        if not distillers:
+            raise SettingError(
+                'MixedDistiller: distillers is empty. Name at least one: dict(icd=dict(type="ICDDistiller")).'
+            )
+        for name in distillers:
+            if '.' in name or 'loss' in name:
+                raise SettingError(
+                    f'MixedDistiller: the name {name!r} in distillers contains a dot or "loss". Call it otherwise, '
+                    'for example by its method: "icd".'
+                )
+        self.distillers = nn.ModuleDict({name: MODELS.build(cfg) for name, cfg in distillers.items()})
+
+    @property
+    def student_recorders(self) -> contextlib.AbstractContextManager:
+        """All recorders of the student, as one context."""
+        return _all_entered(distiller.student_recorders for distiller in self.distillers.values())
+
+    @property
+    def teacher_recorders(self) -> contextlib.AbstractContextManager:
+        """All recorders of the teacher, as one context."""
+        return _all_entered(distiller.teacher_recorders for distiller in self.distillers.values())
+
+    @property
+    def deliveries(self) -> contextlib.AbstractContextManager:
+        """All deliveries, as one context."""
+        return _all_entered(distiller.deliveries for distiller in self.distillers.values())
+
+    def set_deliveries_override(self, override: bool) -> None:
+        """Set whether the deliveries give out what they recorded (to the student) or record (from the teacher)."""
+        for distiller in self.distillers.values():
+            distiller.set_deliveries_override(override)
+
+    def prepare_from_student(self, model: nn.Module) -> None:
+        """Prepare each distiller from the student."""
+        for distiller in self.distillers.values():
+            distiller.prepare_from_student(model)
+
+    def prepare_from_teacher(self, model: nn.Module) -> None:
+        """Prepare each distiller from the teacher, its weights loaded."""
+        for distiller in self.distillers.values():
+            distiller.prepare_from_teacher(model)
+            initialise_from_teacher(distiller, model)
+
+    def compute_distill_losses(self) -> dict[str, Tensor]:
+        """Compute the losses of each distiller.
+
+        Returns:
+            Each loss by its distiller's name and its own: ``icd.loss_icd``.
+        """
+        losses: dict[str, Tensor] = {}
+        for name, distiller in self.distillers.items():
+            losses.update(add_prefix(distiller.compute_distill_losses(), name))
+        return losses
+
+
+@contextlib.contextmanager
+def _all_entered(contexts: Iterable[Any]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context)
+        yield

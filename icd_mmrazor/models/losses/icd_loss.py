@@ -1,0 +1,155 @@
+"""Invariant Consistency Distillation."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from icd_mmrazor.utils.distributed import batch_sizes, gather_rows, world_size
+from icd_mmrazor.utils.errors import SettingError
+
+
+@MODELS.register_module()
+class ICDLoss(nn.Module):
+    """Invariant Consistency Distillation (ICD), arXiv 2407.11802.
+
+    With ``u_i`` and ``v_i`` the normalised embeddings of the student's and the teacher's feature of image ``i``, and
+    ``Z_ij = tau <u_i, v_j> + bias`` their similarities over a batch:
+
+    * contrastive term: ``mean_i -log softmax_j(Z_ij)[i]`` pulls a student's feature to its teacher's and away from
+      those of the other images (the negatives);
+    * invariance term: ``mean_i KL(q_i || p_i)`` makes the two views of the similarity agree: ``p_i`` is student
+      ``i`` over the teachers (softmax over ``j`` of ``Z_ij``), ``q_i`` teacher ``i`` over the students (softmax over
+      ``j`` of ``Z_ji``); gradients flow through both;
+    * loss: ``contrastive + alpha * invariance``.
+
+    The temperature ``tau = min(exp(log_tau), max_tau)`` multiplies and is learned. So is ``bias``, which cannot
+    change anything (a softmax ignores a constant, its gradient is zero); it is there because the published method
+    has it.
+
+    The loss is computed in float32 at least, also under autocast.
+
+    Args:
+        alpha: Weight of the invariance term, ``>= 0``. At 0 the term is not computed.
+        max_tau: Upper limit of the temperature, ``> 0``.
+        init_log_tau: Initial logarithm of the temperature.
+        init_bias: Initial bias.
+        loss_weight: Weight of the whole.
+        gather_distributed: Whether the images of all processes are each other's negatives. Then each process compares
+            its own images with those of all, and after DDP's averaging the gradients equal those of one process with
+            the whole batch, also where the last batches differ in size. Otherwise each process uses its own images.
+
+    Raises:
+        SettingError: ``alpha``, ``max_tau`` or a start value is out of range.
+
+    Attributes:
+        terms (dict[str, Tensor]): ``contrastive``, ``invariance`` (not multiplied by ``alpha``; absent at ``alpha=0``)
+            and ``tau`` of the last forward pass, detached, for the log.
+
+    Example, in mmrazor's plain ``ConfigurableDistiller``::
+
+        distiller=dict(
+            type='ConfigurableDistiller',
+            student_recorders=dict(feature=dict(type='ModuleInputs', source='head.fc')),
+            teacher_recorders=dict(feature=dict(type='ModuleInputs', source='head.fc')),
+            connectors=dict(
+                student=dict(type='LinearProjection', in_features=64),
+                teacher=dict(type='LinearProjection', in_features=256)),
+            distill_losses=dict(loss_icd=dict(type='ICDLoss')),
+            loss_forward_mappings=dict(loss_icd=dict(
+                s_feature=dict(recorder='feature', from_student=True, data_idx=0, connector='student'),
+                t_feature=dict(recorder='feature', from_student=False, data_idx=0, connector='teacher'))))
+
+    :class:`ICDDistiller` writes all that from two lines.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 0.5,
+        max_tau: float = 10.0,
+        init_log_tau: float = 1.0,
+        init_bias: float = 0.0,
+        loss_weight: float = 1.0,
+        gather_distributed: bool = False,
+    ) -> None:
+        super().__init__()
+        if not (alpha >= 0 and math.isfinite(alpha)):
+            raise SettingError(f'ICDLoss: alpha={alpha}, the weight of the invariance term, must be 0 or more.')
+        if not max_tau > 0:
+            raise SettingError(f'ICDLoss: max_tau={max_tau}, the limit of the temperature, must be more than 0.')
+        for name, value in (('init_log_tau', init_log_tau), ('init_bias', init_bias), ('loss_weight', loss_weight)):
+            if not math.isfinite(value):
+                raise SettingError(f'ICDLoss: {name}={value} must be a finite number.')
+        self.alpha = alpha
+        self.max_tau = max_tau
+        self.loss_weight = loss_weight
+        self.gather_distributed = gather_distributed
+        self.log_tau = nn.Parameter(torch.tensor(float(init_log_tau)))
+        self.bias = nn.Parameter(torch.tensor(float(init_bias)))
+        self.terms: dict[str, Tensor] = {}
+
+    def forward(self, s_feature: Tensor, t_feature: Tensor) -> Tensor:
+        """Compute the loss of a batch.
+
+        Args:
+            s_feature: Embeddings of the student's features, ``B x E``; need not be normalised.
+            t_feature: Embeddings of the teacher's features of the same images, ``B x E``.
+
+        Returns:
+            The loss, a scalar. A batch of one image has no negatives and gives 0.
+
+        Raises:
+            SettingError: The two are not matrices of the same shape, or are empty.
+        """
+        self._check(s_feature, t_feature)
+        dtype = torch.promote_types(torch.promote_types(s_feature.dtype, t_feature.dtype), torch.float32)
+        with torch.autocast(s_feature.device.type, enabled=False):
+            student = F.normalize(s_feature.to(dtype), dim=1)
+            teacher = F.normalize(t_feature.to(dtype), dim=1)
+            tau = self.log_tau.exp().clamp(max=self.max_tau)
+
+            all_students, all_teachers, first, scale = student, teacher, 0, 1 / len(student)
+            if self.gather_distributed and world_size() > 1:
+                sizes = batch_sizes(len(student), student.device)
+                all_students, all_teachers = gather_rows(student, sizes), gather_rows(teacher, sizes)
+                first = sum(sizes[: torch.distributed.get_rank()])
+                # DDP takes the mean over ranks; the mean over images is wanted, however many a rank has
+                scale = len(sizes) / sum(sizes)
+
+            similarities = tau * student @ all_teachers.T + self.bias
+            log_p = similarities.log_softmax(dim=1)
+            loss = contrastive = -scale * log_p.diagonal(first).sum()
+            self.terms = {'contrastive': contrastive.detach(), 'tau': tau.detach()}
+            if self.alpha:
+                if all_students is student:
+                    transposed = similarities.T
+                else:
+                    transposed = tau * teacher @ all_students.T + self.bias
+                log_q = transposed.log_softmax(dim=1)
+                invariance = scale * F.kl_div(log_p, log_q, reduction='sum', log_target=True)
+                loss = contrastive + self.alpha * invariance
+                self.terms['invariance'] = invariance.detach()
+            return self.loss_weight * loss
+
+    @staticmethod
+    def _check(s_feature: Tensor, t_feature: Tensor) -> None:
+        shapes = f's_feature is {tuple(s_feature.shape)}, t_feature {tuple(t_feature.shape)}'
+        if s_feature.ndim != 2 or t_feature.ndim != 2 or 0 in s_feature.shape:
+            raise SettingError(
+                f'ICDLoss takes two matrices, images x embedding: {shapes}. '
+                'Record pooled features (the input of the classifier) and project them with LinearProjection.'
+            )
+        if s_feature.shape[0] != t_feature.shape[0]:
+            raise SettingError(f'ICDLoss compares features of the same images, the batch sizes differ: {shapes}.')
+        if s_feature.shape[1] != t_feature.shape[1]:
+            raise SettingError(
+                f'ICDLoss compares embeddings of one width, the widths differ: {shapes}. '
+                'Give both LinearProjection connectors the same out_features.'
+            )
+
+    def extra_repr(self) -> str:
+        """Show the settings in the printed model and in the report at the start of a run."""
+        text = f'alpha={self.alpha}, max_tau={self.max_tau}, loss_weight={self.loss_weight}'
+        return f'{text}, gather_distributed=True' if self.gather_distributed else text
