@@ -1,0 +1,148 @@
+"""CIFAR-10 and CIFAR-100, verified before use."""
+
+import socket
+import tarfile
+from pathlib import Path
+
+import mmengine.dist as dist
+import torch
+from mmpretrain.datasets import CIFAR10, CIFAR100
+from mmpretrain.datasets.utils import check_md5
+from mmpretrain.registry import DATASETS
+
+from icd_mmrazor.utils.errors import DatasetError
+
+CONNECTION_TIMEOUT = 30  # seconds
+
+
+class _VerifiedFiles:
+    """Complete and verify the files of a mmpretrain CIFAR dataset before they are read.
+
+    mmpretrain downloads over plain http when https fails and unpacks in place. Here the files are looked for in the
+    data root, then in the archive there, then the archive is downloaded over https; each step is verified by the
+    published MD5 sums, and a file appears whole or not at all.
+    """
+
+    def load_data_list(self) -> list[dict]:
+        """Verify the files, then read them.
+
+        Returns:
+            A dictionary with ``img`` (32 x 32 x 3, uint8, RGB) and ``gt_label`` for each image.
+
+        Raises:
+            DatasetError: Files are missing or damaged and cannot be completed; the same on every rank.
+        """
+        problem: list[str | None] = [None]
+        if dist.is_main_process():
+            try:
+                self._complete_files()
+            except DatasetError as error:
+                problem = [str(error)]
+        dist.broadcast_object_list(problem)
+        if problem[0]:
+            raise DatasetError(problem[0])
+        return super().load_data_list()
+
+    @property
+    def _root(self) -> Path:
+        return Path(self.data_prefix['root']).expanduser()
+
+    def _files(self) -> dict[str, str]:
+        return dict([*self.train_list, *self.test_list, (self.meta['filename'], self.meta['md5'])])
+
+    def _problems(self) -> list[str]:
+        """Return what is wrong with each file that is not as published."""
+        problems = []
+        for name, md5 in self._files().items():
+            file = self._root / self.base_folder / name
+            if not file.is_file():
+                problems.append(f'{self.base_folder}/{name} is missing')
+            elif not check_md5(str(file), md5):
+                problems.append(f'{self.base_folder}/{name} is damaged (another MD5 sum than published)')
+        return problems
+
+    def _complete_files(self) -> None:
+        problems = self._problems()
+        if not problems:
+            return
+        archive = self._root / self.filename
+        if not archive.is_file():
+            if not self.download:
+                raise self._error(problems)
+            self._download(archive, problems)
+        if not check_md5(str(archive), self.tgz_md5):
+            raise self._error([*problems, f'{self.filename} is damaged (another MD5 sum than published); delete it'])
+        self._unpack(archive)
+
+    def _download(self, archive: Path, problems: list[str]) -> None:
+        folder_is_new = not self._root.exists()
+        self._root.mkdir(parents=True, exist_ok=True)
+        timeout = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(CONNECTION_TIMEOUT)
+        try:
+            torch.hub.download_url_to_file(self.url, str(archive))
+        except OSError as error:
+            if folder_is_new:
+                self._root.rmdir()
+            raise self._error([*problems, f'and {self.url} could not be downloaded ({error})']) from error
+        finally:
+            socket.setdefaulttimeout(timeout)
+
+    def _unpack(self, archive: Path) -> None:
+        # only the known members, each renamed into place when it is whole
+        folder = self._root / self.base_folder
+        folder.mkdir(exist_ok=True)
+        with tarfile.open(archive) as tar:
+            for name in self._files():
+                part = folder / f'.{name}.part'
+                try:
+                    part.write_bytes(tar.extractfile(f'{self.base_folder}/{name}').read())
+                    part.replace(folder / name)
+                finally:
+                    part.unlink(missing_ok=True)
+
+    def _error(self, problems: list[str]) -> DatasetError:
+        return DatasetError(
+            f'{type(self).__name__}: data_root={str(self._root)!r} (working folder: {Path.cwd()}): '
+            f'{"; ".join(problems)}.\nGet {self.url} and put the archive {self.filename}, or its unpacked folder '
+            f'{self.base_folder}, into {self._root}; or set data_root of train_dataloader.dataset, '
+            'val_dataloader.dataset and test_dataloader.dataset to where they are.'
+        )
+
+
+@DATASETS.register_module()
+class VerifiedCIFAR10(_VerifiedFiles, CIFAR10):
+    """mmpretrain's ``CIFAR10`` with its files verified and its errors clear.
+
+    Args:
+        data_root: Folder that holds ``cifar-10-batches-py``, or its archive ``cifar-10-python.tar.gz``.
+        split: ``'train'`` or ``'test'``.
+        download: Whether to download the archive (https) when nothing is there.
+        **kwargs: Other arguments of ``CIFAR10``.
+
+    Raises:
+        DatasetError: Files are missing or damaged; the message says where to put them.
+
+    Config example::
+
+        dataset=dict(type='VerifiedCIFAR10', data_root='data/cifar10', split='train', pipeline=[...])
+    """
+
+
+@DATASETS.register_module()
+class VerifiedCIFAR100(_VerifiedFiles, CIFAR100):
+    """mmpretrain's ``CIFAR100`` with its files verified and its errors clear.
+
+    Args:
+        data_root: Folder that holds ``cifar-100-python``, or its archive ``cifar-100-python.tar.gz``.
+        split: ``'train'`` or ``'test'``.
+        download: Whether to download the archive (https) when nothing is there.
+        **kwargs: Other arguments of ``CIFAR100``.
+
+    Raises:
+        DatasetError: Files are missing or damaged; the message says where to put them.
+
+    Config example::
+
+        dataset=dict(type='VerifiedCIFAR100', data_root='data/cifar100', split='train', pipeline=[...])
+    """

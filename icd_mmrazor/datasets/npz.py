@@ -1,0 +1,98 @@
+"""Images and labels in one ``.npz`` file."""
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmpretrain.datasets import BaseDataset
+from mmpretrain.registry import DATASETS
+
+from icd_mmrazor.utils.errors import DatasetError
+
+
+@DATASETS.register_module()
+class NPZDataset(BaseDataset):
+    """Any ``.npz`` file with an array of images and an array of labels, MedMNIST's for example.
+
+    Args:
+        data_file: The file, relative to ``data_root`` if that is given.
+        images_key: Name of the images in it: uint8, ``N x H x W``, ``N x H x W x 1`` (gray, given out with three equal
+            channels) or ``N x H x W x 3`` (RGB).
+        labels_key: Name of the labels in it: integers from 0, ``N`` or ``N x 1``.
+        data_root: Folder of the file.
+        **kwargs: Other arguments of mmpretrain's ``BaseDataset``: ``pipeline``, ``indices`` (only the first so many
+            images, or those listed), ``classes``.
+
+    Raises:
+        DatasetError: The file is missing or damaged, holds Python objects, has no such keys, or its arrays are not as
+            described.
+
+    Config example, the training images of MedMNIST's PathMNIST::
+
+        dataset=dict(
+            type='NPZDataset', data_root='data', data_file='pathmnist.npz',
+            images_key='train_images', labels_key='train_labels',
+            pipeline=[dict(type='PackInputs')])
+    """
+
+    def __init__(
+        self,
+        data_file: str,
+        images_key: str = 'images',
+        labels_key: str = 'labels',
+        data_root: str = '',
+        **kwargs: Any,
+    ) -> None:
+        self.data_file = Path(data_root, data_file).expanduser()
+        self.images_key = images_key
+        self.labels_key = labels_key
+        super().__init__(ann_file='', data_root=data_root, **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """Read the file.
+
+        Returns:
+            A dictionary with ``img`` (``H x W x 3``, uint8) and ``gt_label`` for each image.
+        """
+        images, labels = self._read(self.images_key, self.labels_key)
+        if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
+            raise self._error(
+                f'images_key={self.images_key!r} is {images.dtype} {images.shape}; wanted are uint8 images, N x H x W, '
+                'N x H x W x 1 or N x H x W x 3'
+            )
+        if labels.shape == (len(labels), 1):
+            labels = labels[:, 0]
+        if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (len(images),):
+            raise self._error(
+                f'labels_key={self.labels_key!r} is {labels.dtype} {labels.shape}; wanted is one integer for each of '
+                f'the {len(images)} images'
+            )
+        classes = self.metainfo.get('classes')
+        if len(labels) and (labels.min() < 0 or (classes and labels.max() >= len(classes))):
+            raise self._error(
+                f'labels_key={self.labels_key!r} has labels from {labels.min()} to {labels.max()}; '
+                f'wanted are 0 to {len(classes) - 1 if classes else "the number of classes less one"}'
+            )
+        if images.ndim == 3:
+            images = images[..., None]
+        if images.shape[3] == 1:
+            images = np.repeat(images, 3, axis=3)
+        return [{'img': image, 'gt_label': int(label)} for image, label in zip(images, labels, strict=True)]
+
+    def _read(self, *keys: str) -> list[np.ndarray]:
+        if not self.data_file.is_file():
+            raise self._error(f'there is no such file (working folder: {os.getcwd()}); set data_root and data_file')
+        try:
+            with np.load(self.data_file, allow_pickle=False) as arrays:
+                missing = [key for key in keys if key not in arrays]
+                if missing:
+                    raise self._error(f'it has no array {", ".join(missing)}; it has: {", ".join(arrays.files)}')
+                return [arrays[key] for key in keys]
+        except (ValueError, EOFError, OSError, zipfile.BadZipFile, AttributeError) as error:
+            # np.load returns a bare array for a .npy file, and refuses Python objects with a ValueError
+            raise self._error(f'it cannot be read as plain arrays ({error}); write it with numpy.savez') from error
+
+    def _error(self, problem: str) -> DatasetError:
+        return DatasetError(f'NPZDataset: {self.data_file}: {problem}.')

@@ -1,0 +1,8 @@
+"""Hooks. They register in mmengine's registry, so that configs of every scope find them."""
+
+from icd_mmrazor.engine.hooks.check_labels_hook import CheckLabelsHook
+from icd_mmrazor.engine.hooks.check_numbers_hook import CheckNumbersHook
+from icd_mmrazor.engine.hooks.distillation_report_hook import DistillationReportHook
+from icd_mmrazor.engine.hooks.plain_checkpoint_hook import PlainCheckpointHook
+
+__all__ = ['CheckLabelsHook', 'CheckNumbersHook', 'DistillationReportHook', 'PlainCheckpointHook']
