@@ -1,0 +1,13 @@
+# Wide ResNet-40-1; the classifier's init_cfg is torch's own, with a bias of zero, as published
+wrn40_1 = dict(
+    _scope_='mmpretrain',
+    type='ImageClassifier',
+    backbone=dict(type='mmrazor.WideResNet', depth=40, widen_factor=1),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(
+        type='LinearClsHead',
+        num_classes=100,
+        in_channels=64,
+        init_cfg=dict(type='Kaiming', layer='Linear', a=5**0.5, mode='fan_in', distribution='uniform', bias=0),
+    ),
+)

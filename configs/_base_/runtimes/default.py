@@ -1,0 +1,24 @@
+custom_imports = dict(imports=['icd_mmrazor'])
+default_scope = 'mmpretrain'
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=100),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    # the last epoch counts in the published protocol; the best one is kept beside it
+    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2, save_best='auto'),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    check_labels=dict(type='CheckLabelsHook'),
+    check_numbers=dict(type='CheckNumbersHook'),
+    plain_checkpoint=dict(type='PlainCheckpointHook'),
+    distillation_report=dict(type='DistillationReportHook'),
+)
+env_cfg = dict(
+    cudnn_benchmark=True,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'),
+)
+visualizer = dict(type='UniversalVisualizer', vis_backends=[dict(type='LocalVisBackend')])
+log_level = 'INFO'
+load_from = None
+resume = False
+randomness = dict(seed=None, deterministic=False)

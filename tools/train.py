@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""Train a config: a teacher, a plain student, or a distillation."""
+
+import argparse
+
+from icd_mmrazor import compat  # first: it says what to install where the stack is missing
+
+# isort: split
+from mmengine.config import Config
+from mmengine.runner import Runner
+from icd_mmrazor.utils.command_line import add_common_arguments, load_config, run
+from icd_mmrazor.utils.errors import SettingError
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from this checkpoint, or from the latest one in the work folder',
+    )
+    parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision (needs a GPU)')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by the whole batch size over auto_scale_lr.base_batch_size',
+    )
+    add_common_arguments(parser)
+    return parser.parse_args()
+
+
+def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+    if args.amp:
+        if not compat.accelerator_available():
+            raise SettingError('--amp needs a GPU, and this machine shows none. Leave it out: a CPU trains in float32.')
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.auto_scale_lr:
+        if not cfg.get('auto_scale_lr', {}).get('base_batch_size'):
+            raise SettingError(
+                '--auto-scale-lr: the config does not say for which batch size its learning rate is. '
+                'Add auto_scale_lr = dict(base_batch_size=64) to it.'
+            )
+        cfg.auto_scale_lr.enable = True
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args)
+    apply_arguments(cfg, args)
+    with compat.process_group(cfg):
+        Runner.from_cfg(cfg).train()
+
+
+if __name__ == '__main__':
+    run(main)
