@@ -25,6 +25,7 @@ def prepare_stack() -> None:
         ImportError: Packages of the stack are missing; the message says what to install.
     """
     require_stack()
+    provide_grad_scaler()
     with warnings.catch_warnings(), silenced_onedl_notice():
         warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
         import_mmrazor()
@@ -54,9 +55,21 @@ def require_stack() -> None:
     raise ImportError(
         f'icd_mmrazor needs {", ".join(missing)}, not installed here. Install one family of the OpenMMLab packages:\n'
         '  pip install "icd-mmrazor[onedl]"      the maintained forks, Python 3.10 to 3.13\n'
-        "  pip install \"icd-mmrazor[openmmlab]\"  OpenMMLab's own last releases\n"
+        '  pip install "icd-mmrazor[openmmlab]"  OpenMMLab\'s own last releases\n'
         "(from a clone: pip install '.[onedl]'). Install only one of them: they share their folders."
     )
+
+
+def provide_grad_scaler() -> None:
+    """Give an older torch the name ``torch.amp.GradScaler``.
+
+    Where: onedl-mmengine 0.10.12 imports it; torch has it since 2.3, and the same class as
+    ``torch.cuda.amp.GradScaler`` before.
+    """
+    import torch.amp
+
+    if not hasattr(torch.amp, 'GradScaler'):
+        torch.amp.GradScaler = torch.cuda.amp.GradScaler
 
 
 @contextlib.contextmanager
@@ -182,9 +195,10 @@ def load_checkpoints_as_plain_weights() -> None:
     def load_from_local(filename: str, map_location: Any = None) -> dict:
         return read_checkpoint(filename, map_location)
 
-    def load_from_http(filename: str, map_location: Any = None, **kwargs: Any) -> dict:
+    def load_from_http(filename: str, map_location: Any = None, model_dir: Any = None, progress: Any = None) -> dict:  # noqa: ARG001
         return read_checkpoint(filename, map_location)
 
+    # the schemes torchvision://, open-mmlab:// and others call it by its name
     mmengine_checkpoint.load_from_http = load_from_http
     loader = mmengine_checkpoint.CheckpointLoader
     loader.register_scheme(prefixes='', loader=load_from_local, force=True)
@@ -218,7 +232,14 @@ def allowed_in_checkpoints(also: Sequence[type] = ()) -> Iterator[None]:
         return getattr(owner, name)
 
     multiarray = getattr(numpy, '_core', None) or numpy.core
-    allowed: list[Any] = [HistoryBuffer, (history_buffer_method, 'builtins.getattr'), slice, numpy.ndarray, numpy.dtype, *also]
+    allowed: list[Any] = [
+        HistoryBuffer,
+        (history_buffer_method, 'builtins.getattr'),
+        slice,
+        numpy.ndarray,
+        numpy.dtype,
+        *also,
+    ]
     for function in (multiarray.multiarray._reconstruct, multiarray.multiarray.scalar):
         # numpy 2 writes numpy._core, numpy 1 numpy.core
         allowed += [(function, f'{core}.multiarray.{function.__name__}') for core in ('numpy._core', 'numpy.core')]
@@ -249,6 +270,7 @@ def process_group(cfg: Any) -> Iterator[None]:
         SettingError: Another launcher than ``pytorch`` without an accelerator.
     """
     import torch.distributed as dist
+
     from icd_mmrazor.utils.errors import SettingError
 
     if cfg.launcher != 'none' and not accelerator_available():

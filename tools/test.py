@@ -9,6 +9,7 @@ from icd_mmrazor import compat  # first: it says what to install where the stack
 from mmengine.config import Config
 from mmengine.fileio import dump
 from mmengine.runner import Runner
+
 from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of
 from icd_mmrazor.utils.command_line import add_common_arguments, load_config, run
 

@@ -8,6 +8,7 @@ from icd_mmrazor import compat  # first: it says what to install where the stack
 # isort: split
 from mmengine.config import Config
 from mmengine.runner import Runner
+
 from icd_mmrazor.utils.command_line import add_common_arguments, load_config, run
 from icd_mmrazor.utils.errors import SettingError
 

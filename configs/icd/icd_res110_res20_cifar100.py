@@ -1,13 +1,8 @@
-_base_ = [
-    '../_base_/models/res110.py', '../_base_/models/res20.py',
-    '../_base_/datasets/cifar100.py',
-    '../_base_/schedules/cifar_240e.py',
-    '../_base_/runtimes/default.py',
-]
+_base_ = ['../vanilla/res20_cifar100.py', '../_base_/models/res110.py']
 model = dict(
     _scope_='mmrazor',
     type='FrozenTeacherDistill',
-    architecture=_base_.pop('res20'),
+    architecture=_base_.pop('model'),
     teacher=_base_.pop('res110'),
     teacher_ckpt='work_dirs/res110_cifar100/epoch_240.pth',
     distiller=dict(type='ICDDistiller'),

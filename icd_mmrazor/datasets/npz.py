@@ -1,6 +1,5 @@
 """Images and labels in one ``.npz`` file."""
 
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -57,7 +56,11 @@ class NPZDataset(BaseDataset):
             A dictionary with ``img`` (``H x W x 3``, uint8) and ``gt_label`` for each image.
         """
         images, labels = self._read(self.images_key, self.labels_key)
-        if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
+        if (
+            images.dtype != np.uint8
+            or images.ndim not in (3, 4)
+            or (images.ndim == 4 and images.shape[3] not in (1, 3))
+        ):
             raise self._error(
                 f'images_key={self.images_key!r} is {images.dtype} {images.shape}; wanted are uint8 images, N x H x W, '
                 'N x H x W x 1 or N x H x W x 3'
@@ -83,7 +86,7 @@ class NPZDataset(BaseDataset):
 
     def _read(self, *keys: str) -> list[np.ndarray]:
         if not self.data_file.is_file():
-            raise self._error(f'there is no such file (working folder: {os.getcwd()}); set data_root and data_file')
+            raise self._error(f'there is no such file (working folder: {Path.cwd()}); set data_root and data_file')
         try:
             with np.load(self.data_file, allow_pickle=False) as arrays:
                 missing = [key for key in keys if key not in arrays]

@@ -84,10 +84,14 @@ def convert(checkpoint: dict, src: str, architecture: str | None = None) -> dict
     published = weights_of({'state_dict': checkpoint['model']}, src)
     weights = {rename(name): tensor for name, tensor in published.items()}
     if 'head.fc.weight' not in weights:
-        raise CheckpointError(f'{src} has no classifier fc.weight; its first tensors: {", ".join(list(published)[:4])}.')
+        raise CheckpointError(
+            f'{src} has no classifier fc.weight; its first tensors: {", ".join(list(published)[:4])}.'
+        )
     architecture = architecture or next((name for name in ARCHITECTURES if fits(name, weights)), None)
     if architecture is None:
-        raise CheckpointError(f'{src} fits none of {", ".join(ARCHITECTURES)}. Name one with --arch to see what differs.')
+        raise CheckpointError(
+            f'{src} fits none of {", ".join(ARCHITECTURES)}. Name one with --arch to see what differs.'
+        )
     model = MODELS.build(model_config(architecture, len(weights['head.fc.weight'])))
     load_strictly(model, weights, f'{src} as {architecture}')
     meta = {'architecture': architecture, 'converted_from': Path(src).name}

@@ -1,5 +1,7 @@
 # Random crop with zero padding 4 and horizontal flip. Normalisation in units of 0 to 255, RGB.
-data_preprocessor = dict(type='mmpretrain.ClsDataPreprocessor', mean=[125.307, 122.961, 113.8575], std=[62.985, 62.0925, 66.708])
+data_preprocessor = dict(
+    type='mmpretrain.ClsDataPreprocessor', mean=[125.307, 122.961, 113.8575], std=[62.985, 62.0925, 66.708]
+)
 train_dataloader = dict(
     batch_size=64,
     num_workers=2,

@@ -1,5 +1,7 @@
 # Random crop with zero padding 4 and horizontal flip. Normalisation in units of 0 to 255, RGB.
-data_preprocessor = dict(type='mmpretrain.ClsDataPreprocessor', mean=[129.3105, 124.1085, 112.404], std=[68.2125, 65.4075, 70.4055])
+data_preprocessor = dict(
+    type='mmpretrain.ClsDataPreprocessor', mean=[129.3105, 124.1085, 112.404], std=[68.2125, 65.4075, 70.4055]
+)
 train_dataloader = dict(
     batch_size=64,
     num_workers=2,

@@ -8,6 +8,14 @@ wrn16_2 = dict(
         type='LinearClsHead',
         num_classes=100,
         in_channels=128,
-        init_cfg=dict(type='Kaiming', layer='Linear', a=5**0.5, mode='fan_in', distribution='uniform', bias=0),
+        init_cfg=dict(
+            type='Kaiming',
+            layer='Linear',
+            a=5**0.5,
+            mode='fan_in',
+            nonlinearity='leaky_relu',
+            distribution='uniform',
+            bias=0,
+        ),
     ),
 )

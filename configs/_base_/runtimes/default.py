@@ -7,6 +7,8 @@ default_hooks = dict(
     # the last epoch counts in the published protocol; the best one is kept beside it
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2, save_best='auto'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
+    # several processes: what is validated and saved has the mean of their batch norm statistics
+    sync_buffers=dict(type='SyncBuffersHook'),
     check_labels=dict(type='CheckLabelsHook'),
     check_numbers=dict(type='CheckNumbersHook'),
     plain_checkpoint=dict(type='PlainCheckpointHook'),

@@ -35,11 +35,11 @@ class CheckNumbersHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
     ) -> None:
         """Look at the loss of the iteration."""
-        if not outputs or 'loss' not in outputs or math.isfinite(outputs['loss']):
+        if not outputs or 'loss' not in outputs or math.isfinite(outputs['loss'].item()):
             return
-        terms = ', '.join(f'{name}={float(value):.4g}' for name, value in outputs.items() if name != 'loss')
+        terms = ', '.join(f'{name}={value.item():.4g}' for name, value in outputs.items() if name != 'loss')
         raise NonFiniteLossError(
-            f'iteration {runner.iter + 1} (epoch {runner.epoch + 1}): the loss is {float(outputs["loss"])}. '
+            f'iteration {runner.iter + 1} (epoch {runner.epoch + 1}): the loss is {outputs["loss"].item()}. '
             f'Its terms: {terms}. {self._kept(runner)} {REMEDY}'
         )
 

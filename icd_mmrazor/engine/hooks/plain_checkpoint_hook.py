@@ -1,7 +1,9 @@
 """Checkpoints of nothing but tensors and plain values."""
 
 from collections import Counter, OrderedDict
+from typing import Any
 
+import numpy as np
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -20,17 +22,27 @@ class PlainCheckpointHook(Hook):
         default_hooks=dict(plain_checkpoint=dict(type='PlainCheckpointHook'))
     """
 
-    # before it is written, after the hooks that add to it
+    # before the file is written, after the hooks that add to it
     priority = 'LOWEST'
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Drop the histories; write counters as dictionaries."""
+        """Drop the histories; write numpy's scalars and counters as Python's numbers and dictionaries."""
         hub = checkpoint.get('message_hub')
         if hub:
             kept = {key: value for key, value in hub['resumed_keys'].items() if key not in hub['log_scalars']}
             checkpoint['message_hub'] = {**hub, 'log_scalars': OrderedDict(), 'resumed_keys': OrderedDict(kept)}
-        if isinstance(checkpoint.get('param_schedulers'), list):
-            checkpoint['param_schedulers'] = [
-                {key: dict(value) if isinstance(value, Counter) else value for key, value in state.items()}
-                for state in checkpoint['param_schedulers']
-            ]
+        for name in ('meta', 'message_hub', 'param_schedulers'):
+            if name in checkpoint:
+                checkpoint[name] = _plain(checkpoint[name])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Counter):
+        return dict(value)
+    if isinstance(value, dict):
+        return type(value)((key, _plain(item)) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return type(value)(_plain(item) for item in value)
+    return value

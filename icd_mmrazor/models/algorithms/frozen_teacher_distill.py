@@ -92,7 +92,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self._check_classes()
 
     def _check_classes(self) -> None:
-        student, teacher = (getattr(getattr(m, 'head', None), 'num_classes', None) for m in (self.student, self.teacher))
+        student, teacher = (
+            getattr(getattr(m, 'head', None), 'num_classes', None) for m in (self.student, self.teacher)
+        )
         if student and teacher and student != teacher:
             raise SettingError(
                 f'FrozenTeacherDistill: the teacher has {teacher} classes, the student {student}. Set '

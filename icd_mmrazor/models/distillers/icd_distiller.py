@@ -27,8 +27,9 @@ class ICDDistiller(ConfigurableDistiller):
         student_source: Name of the linear layer in the student.
         teacher_source: Name of the linear layer in the teacher.
         embed_dims: Width of the embeddings.
-        icd: Config of the loss between the embeddings, :class:`ICDLoss`.
-        kd: Config of a loss between the logits, called with ``preds_S`` and ``preds_T``; ``None``: no such loss.
+        icd: Settings of the loss between the embeddings; its type is :class:`ICDLoss` unless they name another.
+        kd: Settings of a loss between the logits, called with ``preds_S`` and ``preds_T``; its type is mmrazor's
+            ``KLDivergence`` unless they name another. ``None``: no such loss.
         student_recorders, teacher_recorders, distill_losses, connectors, loss_forward_mappings: As of mmrazor's
             ``ConfigurableDistiller``: more losses, added to these.
         **kwargs: Other arguments of ``ConfigurableDistiller``.
@@ -41,7 +42,8 @@ class ICDDistiller(ConfigurableDistiller):
 
         distiller=dict(
             type='ICDDistiller',
-            kd=dict(type='KLDivergence', tau=4.0))
+            icd=dict(alpha=0.5),
+            kd=dict(tau=4.0))
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class ICDDistiller(ConfigurableDistiller):
         student_source: str = 'head.fc',
         teacher_source: str = 'head.fc',
         embed_dims: int = 128,
-        icd: dict = dict(type='ICDLoss'),  # noqa: B006, C408
+        icd: dict | None = None,
         kd: dict | None = None,
         student_recorders: dict[str, dict] | None = None,
         teacher_recorders: dict[str, dict] | None = None,
@@ -62,7 +64,7 @@ class ICDDistiller(ConfigurableDistiller):
         self.teacher_source = teacher_source
         self.embed_dims = embed_dims
 
-        losses = {'loss_icd': icd}
+        losses = {'loss_icd': {'type': 'ICDLoss', **(icd or {})}}
         mappings = {
             'loss_icd': {
                 's_feature': dict(recorder=FEATURE, from_student=True, data_idx=0, connector=STUDENT),
@@ -70,7 +72,7 @@ class ICDDistiller(ConfigurableDistiller):
             }
         }
         if kd is not None:
-            losses['loss_kd'] = kd
+            losses['loss_kd'] = {'type': 'KLDivergence', **kd}
             mappings['loss_kd'] = {
                 'preds_S': dict(recorder=LOGITS, from_student=True),
                 'preds_T': dict(recorder=LOGITS, from_student=False),

@@ -110,23 +110,20 @@ class ICDLoss(nn.Module):
             teacher = F.normalize(t_feature.to(dtype), dim=1)
             tau = self.log_tau.exp().clamp(max=self.max_tau)
 
-            all_students, all_teachers, first, scale = student, teacher, 0, 1 / len(student)
+            similarities, first, scale = tau * student @ teacher.T + self.bias, 0, 1 / len(student)
+            transposed = similarities.T
             if self.gather_distributed and world_size() > 1:
                 sizes = batch_sizes(len(student), student.device)
-                all_students, all_teachers = gather_rows(student, sizes), gather_rows(teacher, sizes)
+                similarities = tau * student @ gather_rows(teacher, sizes).T + self.bias
+                transposed = tau * teacher @ gather_rows(student, sizes).T + self.bias
                 first = sum(sizes[: torch.distributed.get_rank()])
                 # DDP takes the mean over ranks; the mean over images is wanted, however many a rank has
                 scale = len(sizes) / sum(sizes)
 
-            similarities = tau * student @ all_teachers.T + self.bias
             log_p = similarities.log_softmax(dim=1)
             loss = contrastive = -scale * log_p.diagonal(first).sum()
             self.terms = {'contrastive': contrastive.detach(), 'tau': tau.detach()}
             if self.alpha:
-                if all_students is student:
-                    transposed = similarities.T
-                else:
-                    transposed = tau * teacher @ all_students.T + self.bias
                 log_q = transposed.log_softmax(dim=1)
                 invariance = scale * F.kl_div(log_p, log_q, reduction='sum', log_target=True)
                 loss = contrastive + self.alpha * invariance

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Train on a Slurm cluster: tools/slurm_train.sh PARTITION JOB CONFIG WORK_DIR [ARGUMENTS OF train.py]
+# One task a node, and in it torchrun with a process a GPU. Settings, as variables:
+#   GPUS (8)            GPUs in all
+#   GPUS_PER_NODE       GPUs of a node (8, or GPUS if that is less)
+#   CPUS_PER_TASK (5)   CPU cores a GPU
+#   SRUN_ARGS           more arguments for srun
+set -euo pipefail
+
+if [[ $# -lt 4 ]]; then
+    echo "usage: [GPUS=8] [GPUS_PER_NODE=8] $0 PARTITION JOB CONFIG WORK_DIR [ARGUMENTS OF train.py]" >&2
+    exit 2
+fi
+tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+gpus=${GPUS:-8}
+gpus_per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
+nodes=$((gpus / gpus_per_node))
+if ((gpus < 1 || nodes * gpus_per_node != gpus)); then
+    echo "error: GPUS=$gpus is no multiple of GPUS_PER_NODE=$gpus_per_node; a node more or less would idle." >&2
+    exit 2
+fi
+read -ra srun_args <<<"${SRUN_ARGS:-}"
+
+# $... in the single quotes are the node's, set by Slurm
+# shellcheck disable=SC2016
+exec srun --partition "$1" --job-name "$2" --nodes "$nodes" --ntasks "$nodes" --ntasks-per-node 1 \
+    --gres "gpu:$gpus_per_node" --cpus-per-task "$((${CPUS_PER_TASK:-5} * gpus_per_node))" --kill-on-bad-exit 1 \
+    "${srun_args[@]}" bash -c '
+        export NNODES=$SLURM_NNODES NODE_RANK=$SLURM_NODEID PORT=$((20000 + SLURM_JOB_ID % 20000))
+        MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+        export MASTER_ADDR
+        exec "$@"' node "$tools/dist_train.sh" "$3" "$gpus_per_node" --work-dir "$4" "${@:5}"
