@@ -1,6 +1,5 @@
 """Images and labels in one ``.npz`` file."""
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +92,9 @@ class NPZDataset(BaseDataset):
                 if missing:
                     raise self._error(f'it has no array {", ".join(missing)}; it has: {", ".join(arrays.files)}')
                 return [arrays[key] for key in keys]
-        except (ValueError, EOFError, OSError, zipfile.BadZipFile, AttributeError) as error:
-            # np.load returns a bare array for a .npy file, and refuses Python objects with a ValueError
+        except DatasetError:
+            raise
+        except Exception as error:  # a parser given any bytes raises anything
             raise self._error(f'it cannot be read as plain arrays ({error}); write it with numpy.savez') from error
 
     def _error(self, problem: str) -> DatasetError:

@@ -7,6 +7,7 @@ from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from icd_mmrazor.models.connectors import LinearProjection
 from icd_mmrazor.utils.errors import SettingError
 
 FEATURE, LOGITS = 'icd_feature', 'icd_logits'
@@ -60,6 +61,8 @@ class ICDDistiller(ConfigurableDistiller):
         loss_forward_mappings: dict[str, dict] | None = None,
         **kwargs: Any,
     ) -> None:
+        if not isinstance(embed_dims, int) or embed_dims < 1:
+            raise SettingError(f'ICDDistiller: embed_dims={embed_dims!r} must be a positive integer; published is 128.')
         self.student_source = student_source
         self.teacher_source = teacher_source
         self.embed_dims = embed_dims
@@ -124,9 +127,7 @@ class ICDDistiller(ConfigurableDistiller):
     def _project(self, name: str, layer: nn.Linear) -> None:
         if name == STUDENT:
             self._student_classes = layer.out_features
-        self.connectors[name] = MODELS.build(
-            dict(type='LinearProjection', in_features=layer.in_features, out_features=self.embed_dims)
-        )
+        self.connectors[name] = LinearProjection(layer.in_features, self.embed_dims)
 
     def compute_distill_losses(self) -> dict[str, Tensor]:
         """Compute the losses from what was recorded.

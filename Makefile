@@ -1,0 +1,48 @@
+# The two commands: `make demo` and `make test`. Each makes the environment first if it is not there.
+PYTHON ?= python3
+VENV := .venv
+# the environment is made anew when what it is made from changes
+STAMP := $(VENV)/.made
+# the same with OpenMMLab's own last releases instead of the maintained forks
+VENV_OPENMMLAB := .venv-openmmlab
+STAMP_OPENMMLAB := $(VENV_OPENMMLAB)/.made
+SOURCES := setup.cfg pyproject.toml requirements/constraints.txt
+
+.PHONY: help demo test test-openmmlab lint format clean
+
+help:
+	@echo 'make demo            distil on digits: teacher, student alone, ICD, ICD+KD; prints one table'
+	@echo 'make test            run the tests'
+	@echo "make test-openmmlab  run the tests with OpenMMLab's own last releases"
+	@echo 'make lint, format    check, or mend, style with ruff'
+	@echo 'make clean           remove the environments and what the demo made'
+
+$(STAMP): $(SOURCES)
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --progress-bar off -c requirements/constraints.txt -e '.[onedl,demo,test,lint]'
+	@touch $@
+
+$(STAMP_OPENMMLAB): $(SOURCES)
+	$(PYTHON) -m venv $(VENV_OPENMMLAB)
+	$(VENV_OPENMMLAB)/bin/pip install --quiet --progress-bar off -c requirements/constraints.txt -e '.[openmmlab,demo,test]'
+	@touch $@
+
+demo: $(STAMP)
+	$(VENV)/bin/python tools/demo.py
+
+test: $(STAMP)
+	$(VENV)/bin/pytest
+
+test-openmmlab: $(STAMP_OPENMMLAB)
+	$(VENV_OPENMMLAB)/bin/pytest
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+format: $(STAMP)
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:
+	rm -rf $(VENV) $(VENV_OPENMMLAB) work_dirs/demo

@@ -1,0 +1,115 @@
+"""What the tests share: small real data, networks with weights on disk, and real runners."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import CONFIGS, DATA
+
+import icd_mmrazor  # noqa: F401
+
+# isort: split
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from mmpretrain.structures import DataSample
+from mmrazor.registry import MODELS
+
+
+@pytest.fixture(autouse=True)
+def _mmrazor_scope() -> None:
+    """Build as a run with one of our configs does."""
+    if DefaultScope.get_current_instance() is None:
+        DefaultScope.get_instance('tests', scope_name='mmpretrain')
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope='session')
+def architectures() -> dict[str, dict]:
+    """The published networks: parameters, feature shapes, tensors."""
+    return json.loads((DATA / 'repdistiller_architectures.json').read_text())
+
+
+@pytest.fixture
+def network() -> Callable[..., dict]:
+    """Return the config of a network by its name in ``configs/_base_/models``."""
+
+    def config(name: str, num_classes: int = 10) -> dict:
+        cfg = Config.fromfile(CONFIGS / '_base_' / 'models' / f'{name}.py')[name.replace('-', '_')]
+        cfg.head.num_classes = num_classes
+        return cfg
+
+    return config
+
+
+@pytest.fixture
+def teacher_file(network: Callable[..., dict], tmp_path: Path) -> Callable[..., str]:
+    """Write seeded random weights of a network, in eval mode neither dead nor exploding, and return the file."""
+
+    def write(name: str, num_classes: int = 10) -> str:
+        model = MODELS.build(network(name, num_classes))
+        file = tmp_path / f'{name}_{num_classes}.pth'
+        torch.save({'state_dict': model.state_dict()}, file)
+        return str(file)
+
+    return write
+
+
+@pytest.fixture
+def batch() -> Callable[..., tuple[torch.Tensor, list[DataSample]]]:
+    """Return seeded images and their data samples."""
+
+    def make(size: int = 6, num_classes: int = 10) -> tuple[torch.Tensor, list[DataSample]]:
+        generator = torch.Generator().manual_seed(1)
+        images = torch.randn(size, 3, 32, 32, generator=generator)
+        return images, [DataSample().set_gt_label(i % num_classes) for i in range(size)]
+
+    return make
+
+
+@pytest.fixture
+def images_file(tmp_path: Path) -> Path:
+    """Write a small classification problem, squares of ten brightnesses, as the digits' file is laid out."""
+    generator = np.random.default_rng(0)
+    arrays = {}
+    for split, size in (('train', 64), ('test', 40)):
+        labels = np.arange(size) % 10
+        images = generator.integers(0, 60, (size, 16, 16), dtype=np.uint8)
+        images[:, 4:12, 4:12] += (labels * 19).astype(np.uint8)[:, None, None]
+        arrays |= {f'{split}_images': images, f'{split}_labels': labels}
+    file = tmp_path / 'images.npz'
+    np.savez(file, **arrays)
+    return file
+
+
+@pytest.fixture
+def demo_config(images_file: Path, teacher_file: Callable[..., str], tmp_path: Path) -> Callable[..., Config]:
+    """Return a config of ``configs/demo`` on the small problem, with an 8-layer teacher of random weights."""
+
+    def config(name: str = 'icd_res20_res8_digits', **options: object) -> Config:
+        cfg = Config.fromfile(CONFIGS / 'demo' / f'{name}.py')
+        cfg.work_dir = str(tmp_path / 'work')
+        for split in ('train', 'val', 'test'):
+            cfg[f'{split}_dataloader'].dataset.data_file = str(images_file)
+        if 'teacher' in cfg.model:
+            cfg.model.teacher_ckpt = teacher_file('res20')
+        settings = {'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 1, 'randomness.seed': 0}
+        cfg.merge_from_dict({**settings, **options})
+        return cfg
+
+    return config
+
+
+@pytest.fixture
+def runner(request: pytest.FixtureRequest) -> Callable[[Config], Runner]:
+    """Build a real runner; every one gets a name of its own, which mmengine keeps its logger under."""
+    count = iter(range(1000))
+
+    def build(cfg: Config) -> Runner:
+        cfg.experiment_name = f'{request.node.name}_{next(count)}'
+        return Runner.from_cfg(cfg)
+
+    return build

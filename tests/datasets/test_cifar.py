@@ -1,0 +1,114 @@
+"""The verified CIFAR datasets, on small files of CIFAR's form whose MD5 sums take the place of the published ones."""
+
+import hashlib
+import pickle
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmpretrain.registry import DATASETS
+
+from icd_mmrazor.datasets import VerifiedCIFAR10, VerifiedCIFAR100
+from icd_mmrazor.utils import DatasetError
+
+
+def md5(file: Path) -> str:
+    return hashlib.md5(file.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Write a CIFAR-100 of 6 + 4 images and its archive as the published ones; return the archive."""
+    folder = tmp_path / 'published' / VerifiedCIFAR100.base_folder
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for name, size in (('train', 6), ('test', 4)):
+        entry = {'data': generator.integers(0, 256, (size, 3072), np.uint8), 'fine_labels': list(range(size))}
+        (folder / name).write_bytes(pickle.dumps(entry))
+    (folder / 'meta').write_bytes(pickle.dumps({'fine_label_names': [str(i) for i in range(100)]}))
+    archive = folder.parent / VerifiedCIFAR100.filename
+    with tarfile.open(archive, 'w:gz') as tar:
+        tar.add(folder, folder.name)
+    for name in ('train', 'test'):
+        monkeypatch.setattr(VerifiedCIFAR100, f'{name}_list', [[name, md5(folder / name)]])
+    monkeypatch.setattr(VerifiedCIFAR100, 'meta', {**VerifiedCIFAR100.meta, 'md5': md5(folder / 'meta')})
+    monkeypatch.setattr(VerifiedCIFAR100, 'tgz_md5', md5(archive))
+    monkeypatch.setattr(VerifiedCIFAR100, 'url', archive.as_uri())
+    return archive
+
+
+@pytest.fixture
+def cifar(tmp_path: Path) -> Callable[..., VerifiedCIFAR100]:
+    def build(**settings: object) -> VerifiedCIFAR100:
+        defaults = dict(type='VerifiedCIFAR100', data_root=str(tmp_path / 'data'), split='train')
+        return DATASETS.build({**defaults, **settings})
+
+    return build
+
+
+def files_below(folder: Path) -> set[str]:
+    return {str(file.relative_to(folder)) for file in folder.rglob('*') if file.is_file()}
+
+
+def test_keeps_mmpretrains_dataset() -> None:
+    """The published sums and addresses are mmpretrain's."""
+    assert VerifiedCIFAR100.tgz_md5 == 'eb9058c3a382ffc7106e4002c42a8d85'
+    assert VerifiedCIFAR10.tgz_md5 == 'c58f30108f718f92721af3b95e74349a'
+    assert VerifiedCIFAR100.url.startswith('https://')
+    assert VerifiedCIFAR10.url.startswith('https://')
+
+
+@pytest.mark.parametrize('split', ['train', 'test'])
+def test_unpacks_the_archive_it_finds(split: str, published: Path, cifar: Callable, tmp_path: Path) -> None:
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data' / published.name).write_bytes(published.read_bytes())
+    data = cifar(split=split, download=False)
+    entry = pickle.loads((published.parent / 'cifar-100-python' / split).read_bytes())
+    assert data.get_gt_labels().tolist() == entry['fine_labels']
+    want = entry['data'][1].reshape(3, 32, 32).transpose(1, 2, 0)
+    assert np.array_equal(data.get_data_info(1)['img'], want)
+    assert len(data.metainfo['classes']) == 100
+    assert files_below(tmp_path / 'data') == {
+        'cifar-100-python.tar.gz',
+        *(f'cifar-100-python/{name}' for name in ('train', 'test', 'meta')),
+    }
+
+
+def test_downloads_when_nothing_is_there(published: Path, cifar: Callable) -> None:
+    assert len(cifar()) == 6
+
+
+def test_repairs_a_damaged_file_from_the_archive(published: Path, cifar: Callable, tmp_path: Path) -> None:
+    cifar()
+    file = tmp_path / 'data' / 'cifar-100-python' / 'train'
+    file.write_bytes(file.read_bytes()[:-1])
+    assert len(cifar(download=False)) == 6
+
+
+def test_missing_files_say_where_to_put_them(cifar: Callable, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r'(?s)cifar-100-python/train is missing.*put the archive cifar-100-python'):
+        cifar(download=False)
+    assert not (tmp_path / 'data').exists()
+
+
+def test_failed_download_leaves_nothing(
+    published: Path, cifar: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(VerifiedCIFAR100, 'url', (tmp_path / 'nowhere.tar.gz').as_uri())
+    with pytest.raises(DatasetError, match='could not be downloaded'):
+        cifar()
+    assert not (tmp_path / 'data').exists()
+
+
+def test_damaged_files_are_named_and_kept(published: Path, cifar: Callable, tmp_path: Path) -> None:
+    folder = tmp_path / 'data' / 'cifar-100-python'
+    folder.mkdir(parents=True)
+    (folder / 'train').write_text('mine')
+    archive = tmp_path / 'data' / published.name
+    archive.write_bytes(published.read_bytes()[:-10])
+    with pytest.raises(DatasetError, match=r'train is damaged.*test is missing.*tar\.gz is damaged.*delete it'):
+        cifar()
+    assert (folder / 'train').read_text() == 'mine'
+    assert files_below(tmp_path / 'data') == {'cifar-100-python/train', 'cifar-100-python.tar.gz'}

@@ -1,0 +1,153 @@
+"""The hooks in real runs on a small problem."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from icd_mmrazor.utils import DatasetError, NonFiniteLossError
+
+
+def logged(cfg: Config) -> str:
+    return '\n'.join(file.read_text() for file in Path(cfg.work_dir).glob('*/*.log'))
+
+
+def scalars(cfg: Config) -> list[dict]:
+    lines = [file.read_text() for file in Path(cfg.work_dir).glob('*/vis_data/scalars.json')]
+    return [json.loads(line) for line in ''.join(lines).splitlines()]
+
+
+def test_report_says_what_is_distilled(demo_config: Callable, runner: Callable) -> None:
+    cfg = demo_config('icd-kd_res20_res8_digits', **{'model.distiller.icd.alpha': 0.25})
+    run: Runner = runner(cfg)
+    run.train()
+    text = logged(cfg)
+    assert 'teacher  CIFARResNet(depth=20), 272,474 parameters' in text
+    assert 'student  CIFARResNet(depth=8), 78,042 parameters' in text
+    assert cfg.model.teacher_ckpt in text
+    assert 'student.loss: CrossEntropyLoss() with weight 1.0' in text
+    assert 'distill.loss_icd: ICDLoss(alpha=0.25, max_tau=10.0, loss_weight=1.0)' in text
+    assert 'distill.loss_kd: KLDivergence() with weight 1.0' in text
+
+    # the accuracy, counted by hand
+    data, teacher, preprocess = run.val_dataloader.dataset, run.model.teacher, run.model.data_preprocessor
+    images = torch.stack([data[i]['inputs'] for i in range(len(data))]).float()
+    with torch.no_grad():
+        right = teacher((images - preprocess.mean) / preprocess.std).argmax(1).numpy() == data.get_gt_labels()
+    assert f'validation set: accuracy/top1 {100 * right.mean():.2f}' in text
+    # the terms are logged under their names
+    last = [line for line in scalars(cfg) if 'loss' in line][-1]
+    terms = last['student.loss'] + last['distill.loss_icd'] + last['distill.loss_kd']
+    assert last['loss'] == pytest.approx(terms, rel=1e-5)
+    parts = last['distill.icd_contrastive'] + 0.25 * last['distill.icd_invariance']
+    assert last['distill.loss_icd'] == pytest.approx(parts, rel=1e-5)
+
+
+def test_labels_beyond_the_classes_stop_a_run_at_once(demo_config: Callable, runner: Callable) -> None:
+    cfg = demo_config('res8_digits', **{'model.head.num_classes': 7})
+    with pytest.raises(DatasetError, match=r'train_dataloader\.dataset .* labels from 0 to 9; the model has 7 classes'):
+        runner(cfg).train()
+    assert not [line for line in scalars(cfg) if 'loss' in line]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(demo_config: Callable, runner: Callable) -> None:
+    cfg = demo_config(**{'train_cfg.max_epochs': 4})
+    cfg.train_dataloader.batch_size = 8
+    # epoch 1 at a usual learning rate, then one that explodes
+    cfg.param_scheduler = dict(type='MultiStepLR', milestones=[1], gamma=1e30)
+    cfg.optim_wrapper.optimizer.lr = 0.01
+    with pytest.raises(NonFiniteLossError) as raised:
+        runner(cfg).train()
+    message = str(raised.value)
+    assert 'epoch 2' in message
+    assert 'iteration ' in message
+    assert 'epoch_1.pth' in message
+    assert '--resume' in message
+    assert [file.name for file in sorted(Path(cfg.work_dir).glob('epoch_*.pth'))] == ['epoch_1.pth']
+    weights = torch.load(Path(cfg.work_dir, 'epoch_1.pth'), weights_only=True)['state_dict']
+    assert all(torch.isfinite(weight).all() for weight in weights.values())
+
+
+def test_the_terms_of_the_loss_are_named(demo_config: Callable, runner: Callable) -> None:
+    cfg = demo_config()
+    run = runner(cfg)
+    with torch.no_grad():
+        run.model.distiller.connectors['icd_student'].linear.weight.fill_(math.nan)
+    with pytest.raises(NonFiniteLossError, match=r'student\.loss=[0-9.]+, distill\.loss_icd=nan.*No checkpoint'):
+        run.train()
+
+
+def test_weights_that_are_no_numbers_are_not_saved(demo_config: Callable, runner: Callable) -> None:
+    cfg = demo_config()
+    run = runner(cfg)
+    run.train()
+    with torch.no_grad():
+        run.model.architecture.head.fc.bias[0] = math.inf
+    with pytest.raises(NonFiniteLossError, match=r'architecture\.head\.fc\.bias is no longer finite'):
+        run.save_checkpoint(cfg.work_dir, 'broken.pth')
+    assert not Path(cfg.work_dir, 'broken.pth').exists()
+
+
+def test_checkpoints_are_plain_and_hold_no_teacher(demo_config: Callable, runner: Callable) -> None:
+    cfg = demo_config()
+    run = runner(cfg)
+    run.train()
+    checkpoint = torch.load(Path(cfg.work_dir, 'epoch_1.pth'), weights_only=True)
+    assert not [name for name in checkpoint['state_dict'] if name.startswith('teacher')]
+    assert set(checkpoint['state_dict']) == set(run.model.state_dict())
+    # the optimizer knows the student and the distiller only
+    trained = sum(1 for p in run.model.parameters())
+    assert len(checkpoint['optimizer']['param_groups'][0]['params']) == trained
+    assert not checkpoint['message_hub']['log_scalars']
+
+
+def test_resumed_run_goes_on(demo_config: Callable, runner: Callable) -> None:
+    runner(demo_config()).train()
+    cfg = demo_config(**{'train_cfg.max_epochs': 3, 'resume': True})
+    run = runner(cfg)
+    run.train()
+    assert run.epoch == 3
+    epochs = [line['epoch'] for line in scalars(cfg) if 'loss' in line]
+    assert sorted(epochs) == [1, 2, 3]
+    assert 'is not in the model' not in logged(cfg)
+    assert 'do not match exactly' not in logged(cfg)
+    teacher = torch.load(cfg.model.teacher_ckpt, weights_only=True)['state_dict']
+    for name, weight in run.model.teacher.state_dict().items():
+        assert torch.equal(weight, teacher[name]), name
+
+
+def test_resuming_a_hostile_checkpoint_runs_nothing(demo_config: Callable, runner: Callable, tmp_path: Path) -> None:
+    cfg = demo_config()
+    runner(cfg).train()
+    trace = tmp_path / 'trace'
+    file = Path(cfg.work_dir, 'epoch_1.pth')
+    checkpoint = torch.load(file, weights_only=True)
+    # mmengine runs this text when it resumes
+    checkpoint['meta']['config'] = f'open({str(trace)!r}, "w")'
+    torch.save(checkpoint, file)
+    run = runner(demo_config(**{'train_cfg.max_epochs': 2, 'resume': True}))
+    run.train()
+    assert run.epoch == 2
+    assert not trace.exists()
+
+
+def test_a_student_without_teacher_needs_no_report(demo_config: Callable, runner: Callable) -> None:
+    cfg = demo_config('res8_digits')
+    runner(cfg).train()
+    assert 'distilled' not in logged(cfg)
+    assert Path(cfg.work_dir, 'epoch_1.pth').is_file()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_mixed_precision_run_on_a_gpu(demo_config: Callable, runner: Callable) -> None:
+    cfg = demo_config(**{'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.loss_scale': 'dynamic'})
+    run = runner(cfg)
+    run.train()
+    assert all(torch.isfinite(p).all() for p in run.model.parameters())
+    assert np.isfinite(scalars(cfg)[0]['distill.loss_icd'])

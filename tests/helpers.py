@@ -1,0 +1,23 @@
+"""Paths and processes for the tests."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / 'tests' / 'data'
+CONFIGS = ROOT / 'configs'
+TOOLS = ROOT / 'tools'
+
+
+def run_python(*args: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
+    """Run this interpreter with arguments and return the finished process with its output as text."""
+    return subprocess.run(
+        [sys.executable, *map(str, args)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )

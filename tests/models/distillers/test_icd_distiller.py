@@ -1,0 +1,157 @@
+"""ICDDistiller: what it makes of a two-line config, and what it refuses."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from helpers import DATA
+from mmengine.model import BaseModel
+from mmrazor.registry import MODELS
+from torch import nn
+
+from icd_mmrazor.utils import SettingError
+
+
+def prepared(student: nn.Module, teacher: nn.Module, **settings: object) -> nn.Module:
+    distiller = MODELS.build({'_scope_': 'mmrazor', 'type': 'ICDDistiller', **settings})
+    distiller.prepare_from_student(student)
+    distiller.prepare_from_teacher(teacher)
+    return distiller
+
+
+class Classifier(BaseModel):
+    """A linear layer under a name of its own, called with features."""
+
+    def __init__(self, in_features: int, classes: int) -> None:
+        super().__init__()
+        self.trunk = nn.Flatten()
+        self.classifier = nn.Linear(in_features, classes)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.trunk(features))
+
+
+def run(distiller: nn.Module, student: nn.Module, teacher: nn.Module, s: torch.Tensor, t: torch.Tensor) -> dict:
+    with distiller.teacher_recorders, torch.no_grad():
+        teacher(t)
+    with distiller.student_recorders:
+        student(s)
+    return distiller.compute_distill_losses()
+
+
+SOURCES = {'student_source': 'classifier', 'teacher_source': 'classifier'}
+
+
+def test_widths_come_from_the_networks() -> None:
+    distiller = prepared(Classifier(12, 5), Classifier(20, 7), embed_dims=16, **SOURCES)
+    shapes = {name: tuple(p.shape) for name, p in distiller.named_parameters()}
+    assert shapes == {
+        'distill_losses.loss_icd.log_tau': (),
+        'distill_losses.loss_icd.bias': (),
+        'connectors.icd_student.linear.weight': (16, 12),
+        'connectors.icd_student.linear.bias': (16,),
+        'connectors.icd_teacher.linear.weight': (16, 20),
+        'connectors.icd_teacher.linear.bias': (16,),
+    }
+
+
+def test_losses_are_those_of_their_parts() -> None:
+    student, teacher = Classifier(12, 5).double(), Classifier(20, 5).double()
+    settings = dict(icd=dict(alpha=0.3), kd=dict(tau=2.0, loss_weight=0.9))
+    distiller = prepared(student, teacher, **settings, **SOURCES).double()
+    s, t = torch.randn(6, 12).double(), torch.randn(6, 20).double()
+    losses = run(distiller, student, teacher, s, t)
+
+    assert set(losses) == {'loss_icd', 'loss_kd', 'icd_contrastive', 'icd_invariance', 'icd_tau'}
+    icd = distiller.distill_losses['loss_icd']
+    want = icd(distiller.connectors['icd_student'](s), distiller.connectors['icd_teacher'](t))
+    assert losses['loss_icd'].item() == pytest.approx(want.item(), rel=1e-12)
+    parts = losses['icd_contrastive'] + 0.3 * losses['icd_invariance']
+    assert parts.item() == pytest.approx(want.item(), rel=1e-12)
+    p, q = (teacher(t) / 2).softmax(1), (student(s) / 2).softmax(1)
+    kd = 0.9 * 4 * (p * (p / q).log()).sum() / 6
+    assert losses['loss_kd'].item() == pytest.approx(kd.item(), rel=1e-12)
+    assert not losses['icd_tau'].requires_grad
+
+
+@pytest.mark.parametrize('case', ['t1', 't4', 't20'])
+def test_kd_equals_the_golden_numbers(case: str) -> None:
+    arrays = np.load(DATA / 'kd_loss_vectors.npz')
+    student, teacher = (torch.from_numpy(arrays[f'{case}/{side}']) for side in ('student', 'teacher'))
+    student.requires_grad_()
+    distiller = MODELS.build({'_scope_': 'mmrazor', 'type': 'ICDDistiller', 'kd': {'tau': float(arrays[f'{case}/T'])}})
+    loss = distiller.distill_losses['loss_kd'](student, teacher)
+    loss.backward()
+    assert loss.item() == pytest.approx(float(arrays[f'{case}/loss']), rel=1e-10)
+    want = arrays[f'{case}/grad_student']
+    assert np.abs(student.grad.numpy() - want).max() <= 1e-10 * np.abs(want).max()
+
+
+def test_more_losses_are_added() -> None:
+    student, teacher = Classifier(12, 5), Classifier(12, 5)
+    recorders = dict(features=dict(type='ModuleOutputs', source='trunk'))
+    distiller = prepared(
+        student,
+        teacher,
+        **SOURCES,
+        student_recorders=recorders,
+        teacher_recorders=recorders,
+        distill_losses=dict(loss_l2=dict(type='L2Loss', loss_weight=5.0)),
+        loss_forward_mappings=dict(
+            loss_l2=dict(
+                s_feature=dict(recorder='features', from_student=True),
+                t_feature=dict(recorder='features', from_student=False),
+            )
+        ),
+    )
+    losses = run(distiller, student, teacher, torch.randn(3, 12), torch.randn(3, 12))
+    assert {'loss_icd', 'loss_l2'} <= set(losses)
+    assert losses['loss_l2'].item() > 0
+
+
+@pytest.mark.parametrize(
+    ('setting', 'value'),
+    [
+        ('distill_losses', {'loss_icd': {'type': 'L2Loss'}}),
+        ('connectors', {'icd_student': {'type': 'LinearProjection', 'in_features': 4}}),
+        ('student_recorders', {'icd_feature': {'type': 'ModuleOutputs', 'source': 'trunk'}}),
+        ('loss_forward_mappings', {'loss_icd': {}}),
+    ],
+)
+def test_refuses_a_name_used_twice(setting: str, value: dict) -> None:
+    with pytest.raises(SettingError, match=f'{next(iter(value))} in {setting}'):
+        MODELS.build({'_scope_': 'mmrazor', 'type': 'ICDDistiller', setting: value})
+
+
+def test_refuses_a_source_that_is_no_linear_layer() -> None:
+    with pytest.raises(SettingError, match=r"student_source='head' is no module .* Linear layers .*: classifier"):
+        prepared(Classifier(4, 2), Classifier(4, 2), student_source='head', teacher_source='classifier')
+    with pytest.raises(SettingError, match=r"teacher_source='trunk' is a Flatten.*: classifier"):
+        prepared(Classifier(4, 2), Classifier(4, 2), student_source='classifier', teacher_source='trunk')
+
+
+def test_kd_refuses_other_classes_icd_does_not() -> None:
+    prepared(Classifier(4, 2), Classifier(4, 3), **SOURCES)
+    with pytest.raises(SettingError, match='teacher has 3 classes .* student 2'):
+        prepared(Classifier(4, 2), Classifier(4, 3), kd=dict(tau=4.0), **SOURCES)
+
+
+@pytest.mark.parametrize('width', [0, -128, 12.5])
+def test_refuses_a_width_out_of_range(width: float) -> None:
+    with pytest.raises(SettingError, match=f'embed_dims={width}'):
+        MODELS.build({'_scope_': 'mmrazor', 'type': 'ICDDistiller', 'embed_dims': width})
+
+
+def test_works_in_mmrazors_own_algorithm(network: Callable, batch: Callable) -> None:
+    algorithm = MODELS.build(
+        dict(
+            _scope_='mmrazor',
+            type='SingleTeacherDistill',
+            architecture=network('res8'),
+            teacher=network('wrn16-1'),
+            distiller=dict(type='ICDDistiller'),
+        )
+    )
+    losses = algorithm(*batch(), mode='loss')
+    assert {'student.loss', 'distill.loss_icd', 'distill.icd_tau'} <= set(losses)

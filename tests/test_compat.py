@@ -1,0 +1,106 @@
+"""What the compatibility layer mends, and that it tells the truth afterwards."""
+
+import subprocess
+import venv
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import ROOT, run_python
+from mmengine.config import Config
+from mmengine.runner import CheckpointLoader
+from mmengine.utils import digit_version
+
+import icd_mmrazor
+from icd_mmrazor.utils import CheckpointError, SettingError
+
+
+def test_mmrazor_is_there() -> None:
+    import mmrazor.engine
+    import mmrazor.models
+    from mmrazor.registry import MODELS
+
+    for name in ('ConfigurableDistiller', 'OFDDistiller', 'SingleTeacherDistill', 'KLDivergence', 'WideResNet'):
+        assert MODELS.get(name) is not None, name
+    assert mmrazor.engine.StopDistillHook is not None
+
+
+def test_versions_are_true_after_the_import() -> None:
+    import mmcv
+    import mmcv.version
+    import mmrazor
+    from mmrazor.models.quantizers import native_quantizer
+
+    assert mmcv.__version__ == mmcv.version.__version__
+    assert mmrazor.digit_version is digit_version
+    # mmrazor's own modules keep what they imported
+    assert native_quantizer.digit_version(torch.__version__) == digit_version(torch.__version__)
+
+
+def test_import_is_quiet() -> None:
+    process = run_python('-c', 'import icd_mmrazor')
+    assert (process.returncode, process.stdout, process.stderr) == (0, '', '')
+
+
+@pytest.fixture(scope='module')
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an interpreter with nothing installed."""
+    folder = tmp_path_factory.mktemp('bare')
+    venv.create(folder, with_pip=False)
+    return folder / 'bin' / 'python'
+
+
+@pytest.mark.parametrize('command', [['-c', 'import icd_mmrazor'], [str(ROOT / 'tools' / 'train.py'), 'config.py']])
+def test_missing_stack_is_one_message(command: list[str], bare_python: Path) -> None:
+    process = subprocess.run([bare_python, *command], capture_output=True, text=True, env={'PYTHONPATH': str(ROOT)})
+    assert process.returncode == 1
+    message = process.stderr[process.stderr.index('ImportError') :]
+    assert 'icd_mmrazor needs torch, torchvision, joblib, mmengine, mmcv, mmpretrain, mmrazor' in message
+    assert 'pip install "icd-mmrazor[onedl]"' in message
+    assert 'pip install "icd-mmrazor[openmmlab]"' in message
+
+
+def test_missing_dependency_of_mmrazor_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = icd_mmrazor.compat.importlib.util.find_spec
+    monkeypatch.setattr(
+        icd_mmrazor.compat.importlib.util, 'find_spec', lambda name: None if name == 'joblib' else find_spec(name)
+    )
+    with pytest.raises(ImportError, match='needs joblib, not installed here. Install: pip install joblib'):
+        icd_mmrazor.compat.require_stack()
+
+
+def test_configs_inherit_from_packages(tmp_path: Path) -> None:
+    file = tmp_path / 'user.py'
+    file.write_text("_base_ = ['mmpretrain::_base_/default_runtime.py']\n")
+    assert Config.fromfile(file).default_scope == 'mmpretrain'
+
+
+def test_mmengine_loads_no_pickle(tmp_path: Path) -> None:
+    trace, file = tmp_path / 'trace', tmp_path / 'hostile.pth'
+
+    class Hostile:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (trace,)
+
+    torch.save({'state_dict': Hostile()}, file)
+    for source in (str(file), 'http://localhost/file.pth'):
+        with pytest.raises(CheckpointError):
+            CheckpointLoader.load_checkpoint(source)
+    assert not trace.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU machine the launchers are mmengine's own")
+@pytest.mark.parametrize('launcher', ['slurm', 'mpi'])
+def test_launchers_that_need_a_gpu_say_so(launcher: str) -> None:
+    with (
+        pytest.raises(SettingError, match=f"launcher='{launcher}' needs a GPU.*torchrun"),
+        icd_mmrazor.compat.process_group(Config({'launcher': launcher})),
+    ):
+        pass
+
+
+def test_a_single_process_starts_no_group() -> None:
+    cfg = Config({'launcher': 'none'})
+    with icd_mmrazor.compat.process_group(cfg):
+        assert not torch.distributed.is_initialized()
+    assert 'model_wrapper_cfg' not in cfg

@@ -1,0 +1,154 @@
+"""The shipped configs: the protocol, the pairs, nothing that no one reads, and inheritance by a user's own file."""
+
+import inspect
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import CONFIGS, ROOT, run_python
+from mmengine.config import Config
+from mmengine.runner import Runner
+from mmrazor.registry import MODELS
+
+FILES = sorted(file for file in CONFIGS.glob('*/*.py') if file.parent.name != '_base_')
+PAIRS = [
+    ('wrn40-2', 'wrn16-2'),
+    ('wrn40-2', 'wrn40-1'),
+    ('res56', 'res20'),
+    ('res110', 'res20'),
+    ('res110', 'res32'),
+    ('res32x4', 'res8x4'),
+]
+VANILLA = [
+    *(f'res{d}' for d in (8, 14, 20, 32, 44, 56, 110, '8x4', '32x4')),
+    'wrn16-1',
+    'wrn16-2',
+    'wrn40-1',
+    'wrn40-2',
+]
+
+
+def load(name: str) -> Config:
+    return Config.fromfile(CONFIGS / f'{name}.py')
+
+
+@pytest.mark.parametrize('file', FILES, ids=lambda file: f'{file.parent.name}/{file.stem}')
+def test_every_key_is_read(file: Path) -> None:
+    read = {*inspect.signature(Runner.__init__).parameters, 'custom_imports'} - {'self', 'cfg'}
+    assert set(Config.fromfile(file)) <= read
+
+
+@pytest.mark.parametrize('name', VANILLA)
+def test_protocol(name: str) -> None:
+    cfg = load(f'vanilla/{name}_cifar100')
+    assert cfg.optim_wrapper == {'optimizer': {'type': 'SGD', 'lr': 0.05, 'momentum': 0.9, 'weight_decay': 5e-4}}
+    assert cfg.param_scheduler == {'type': 'MultiStepLR', 'by_epoch': True, 'milestones': [150, 180, 210], 'gamma': 0.1}
+    assert (cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size) == (240, 64)
+    assert cfg.data_preprocessor.mean == pytest.approx([255 * x for x in (0.5071, 0.4867, 0.4408)])
+    assert cfg.data_preprocessor.std == pytest.approx([255 * x for x in (0.2675, 0.2565, 0.2761)])
+    crop, flip, pack = cfg.train_dataloader.dataset.pipeline
+    assert crop == {'type': 'RandomCrop', 'crop_size': 32, 'padding': 4}
+    assert flip == {'type': 'RandomFlip', 'prob': 0.5, 'direction': 'horizontal'}
+    assert [step.type for step in cfg.val_dataloader.dataset.pipeline] == [pack.type] == ['PackInputs']
+    assert cfg.model.head.num_classes == 100
+    assert {cfg[f'{split}_dataloader'].dataset.type for split in ('train', 'val', 'test')} == {'VerifiedCIFAR100'}
+
+
+@pytest.mark.parametrize(('teacher', 'student'), PAIRS)
+def test_pair(teacher: str, student: str) -> None:
+    name = f'icd/icd_{teacher}_{student}_cifar100'
+    assert len((CONFIGS / f'{name}.py').read_text().splitlines()) <= 15
+    cfg, with_kd = load(name), load(name.replace('icd_', 'icd-kd_', 1))
+    assert cfg.model.architecture == load(f'vanilla/{student}_cifar100').model
+    assert cfg.model.teacher == load(f'vanilla/{teacher}_cifar100').model
+    assert cfg.model.teacher_ckpt == f'work_dirs/{teacher}_cifar100/epoch_240.pth'
+    assert cfg.model.distiller == {'type': 'ICDDistiller'}
+    assert with_kd.model.distiller == {'type': 'ICDDistiller', 'kd': {'type': 'KLDivergence', 'tau': 4.0}}
+    for key in ('train_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg'):
+        assert cfg[key] == load(f'vanilla/{student}_cifar100')[key] == with_kd[key]
+
+
+def test_defaults_of_the_method_are_the_published_ones(teacher_file: Callable) -> None:
+    cfg = load('icd/icd-kd_res56_res20_cifar100').model
+    cfg.teacher_ckpt = teacher_file('res56', 100)
+    distiller = MODELS.build(cfg).distiller
+    icd, kd = distiller.distill_losses['loss_icd'], distiller.distill_losses['loss_kd']
+    assert (icd.alpha, icd.max_tau, icd.log_tau.item(), icd.bias.item(), icd.loss_weight) == (0.5, 10.0, 1.0, 0.0, 1.0)
+    assert (kd.tau, kd.loss_weight, kd.reduction) == (4.0, 1.0, 'batchmean')
+    assert distiller.connectors['icd_student'].linear.out_features == 128
+    assert not icd.gather_distributed
+
+
+USER_CONFIG = """
+_base_ = ['icd_mmrazor::icd/icd_res32x4_res8x4_cifar100.py']
+# what a user may touch of an inherited config
+train_dataloader = _base_.train_dataloader
+train_dataloader.batch_size = 32
+model = dict(teacher_ckpt='mine.pth', distiller=dict(embed_dims=64))
+"""
+
+
+def test_a_users_file_inherits(tmp_path: Path) -> None:
+    file = tmp_path / 'mine.py'
+    file.write_text(USER_CONFIG)
+    cfg = Config.fromfile(file)
+    assert (cfg.model.distiller.embed_dims, cfg.model.distiller.type) == (64, 'ICDDistiller')
+    assert (cfg.train_dataloader.batch_size, cfg.optim_wrapper.optimizer.lr) == (32, 0.05)
+
+
+def test_an_inherited_config_runs(tmp_path: Path, images_file: Path, teacher_file: Callable, runner: Callable) -> None:
+    file = tmp_path / 'mine.py'
+    # a variable of the base in the user's own: mmengine then builds it in the scope icd_mmrazor
+    file.write_text(
+        "_base_ = ['icd_mmrazor::demo/icd_res20_res8_digits.py']\n"
+        f'model = dict(teacher_ckpt={teacher_file("res20")!r})\n'
+        'train_dataloader = _base_.train_dataloader\n'
+        'val_dataloader = _base_.val_dataloader\n'
+        'test_dataloader = _base_.test_dataloader\n'
+        'for dataloader in (train_dataloader, val_dataloader, test_dataloader):\n'
+        f'    dataloader.dataset.data_file = {str(images_file)!r}\n'
+        'del dataloader\n'
+        'default_hooks = _base_.default_hooks\n'
+        'visualizer = _base_.visualizer\n'
+        'param_scheduler = _base_.param_scheduler\n'
+        'train_cfg = dict(max_epochs=1, val_interval=1)\n'
+        f'work_dir = {str(tmp_path / "work")!r}\n'
+    )
+    runner(Config.fromfile(file)).train()
+    assert (tmp_path / 'work' / 'epoch_1.pth').is_file()
+
+
+def test_cfg_path_names_our_networks() -> None:
+    model = MODELS.build(dict(cfg_path='icd_mmrazor::vanilla/res8_cifar100.py', pretrained=False))
+    assert type(model.backbone).__name__ == 'CIFARResNet'
+
+
+def test_wheel_carries_the_configs(tmp_path: Path) -> None:
+    """Build the wheel, use it alone from another folder, and inherit."""
+    command = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', tmp_path, ROOT]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob('icd_mmrazor-*.whl')
+    installed = tmp_path / 'installed'
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(installed)
+    shipped = {str(file.relative_to(CONFIGS)) for file in CONFIGS.rglob('*.py')}
+    prefix = 'icd_mmrazor/.mim/configs/'
+    assert shipped == {name[len(prefix) :] for name in names if name.startswith(prefix)}
+    assert {'icd_mmrazor/.mim/tools/train.py', 'icd_mmrazor/.mim/tools/dist_train.sh'} <= names
+    assert not [name for name in names if name.startswith(('tests', 'configs', 'tools'))]
+
+    folder = tmp_path / 'users_folder'
+    folder.mkdir()
+    (folder / 'mine.py').write_text(USER_CONFIG)
+    process = run_python(
+        '-c',
+        'import icd_mmrazor; from mmengine.config import Config\n'
+        'cfg = Config.fromfile("mine.py"); print(icd_mmrazor.__file__, cfg.model.distiller.embed_dims)',
+        cwd=folder,
+        PYTHONPATH=str(installed),
+    )
+    assert process.stdout.split() == [str(installed / 'icd_mmrazor' / '__init__.py'), '64'], process.stderr

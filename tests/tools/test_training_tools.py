@@ -1,0 +1,193 @@
+"""train.py, test.py and the launchers as a user calls them, from another folder."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import CONFIGS, TOOLS, run_python
+from mmengine.config import Config
+
+DEMO = CONFIGS / 'demo' / 'icd_res20_res8_digits.py'
+SHELL_SCRIPTS = sorted(TOOLS.glob('*.sh'))
+
+
+@pytest.fixture
+def options(images_file: Path, teacher_file: Callable) -> list[str]:
+    """Settings that put the demo's config on the small problem."""
+    data = [f'{split}_dataloader.dataset.data_file={images_file}' for split in ('train', 'val', 'test')]
+    short = ['train_cfg.max_epochs=2', 'train_cfg.val_interval=1', 'randomness.seed=0']
+    return ['--cfg-options', f'model.teacher_ckpt={teacher_file("res20")}', *data, *short]
+
+
+def run_shell(script: str, *args: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    path = f'{Path(sys.executable).parent}{os.pathsep}{environment.pop("PATH", "")}{os.pathsep}{os.environ["PATH"]}'
+    return subprocess.run(
+        [str(TOOLS / script), *map(str, args)],
+        cwd=cwd,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', **environment, 'PATH': path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def validated(work_dir: Path) -> list[dict]:
+    lines = ''.join(file.read_text() for file in sorted(work_dir.glob('*/vis_data/scalars.json'))).splitlines()
+    return [values for values in map(json.loads, lines) if 'accuracy/top1' in values]
+
+
+def test_train_resume_and_test(options: list[str], tmp_path: Path) -> None:
+    trained = run_python(TOOLS / 'train.py', DEMO, *options, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    work_dir = tmp_path / 'work_dirs' / 'icd_res20_res8_digits'
+    assert (work_dir / 'epoch_2.pth').is_file()
+    assert 'What is being distilled' in trained.stderr + trained.stdout
+
+    more = [*options, 'train_cfg.max_epochs=3']
+    resumed = run_python(TOOLS / 'train.py', DEMO, '--resume', '--auto-scale-lr', *more, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert [values['step'] for values in validated(work_dir)] == [1, 2, 3]
+    accuracy = validated(work_dir)[-1]['accuracy/top1']
+
+    # the distillation's checkpoint with its own config and with the plain student's, without its teacher
+    os.remove(options[1].partition('=')[2])
+    plain = tmp_path / 'plain.pth'
+    weights = torch.load(work_dir / 'epoch_3.pth', weights_only=True)['state_dict']
+    student = {name[13:]: weight for name, weight in weights.items() if name.startswith('architecture.')}
+    torch.save({'state_dict': student}, plain)
+    for config, checkpoint in ((DEMO, work_dir / 'epoch_3.pth'), (CONFIGS / 'demo' / 'res8_digits.py', plain)):
+        data = [option for option in options if 'data_file' in option]
+        out = tmp_path / 'metrics.json'
+        tested = run_python(TOOLS / 'test.py', config, checkpoint, '--out', out, '--cfg-options', *data, cwd=tmp_path)
+        assert tested.returncode == 0, tested.stderr
+        assert json.loads(out.read_text())['accuracy/top1'] == accuracy
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['absent.py'], 'config absent.py: there is no such file'),
+        ([DEMO], r'checkpoint work_dirs/demo/teacher/epoch_20.pth: there is no such file'),
+        ([DEMO, '--cfg-options', 'model.teacher_ckpt='], 'FrozenTeacherDistill: teacher_ckpt='),
+        ([CONFIGS / 'vanilla/res8_cifar100.py', '--cfg-options', 'train_dataloader.dataset.download=False'],
+         "VerifiedCIFAR100: data_root='data/cifar100'.*is missing"),
+        ([DEMO, '--auto-scale-lr', '--cfg-options', 'auto_scale_lr.base_batch_size=0'], '--auto-scale-lr: the config'),
+    ],
+    ids=['config', 'teacher', 'no teacher', 'data', 'batch size'],
+)  # fmt: skip
+def test_bad_input_is_a_message_and_not_a_trace(arguments: list, message: str, tmp_path: Path) -> None:
+    process = run_python(TOOLS / 'train.py', *arguments, cwd=tmp_path)
+    assert process.returncode == 1
+    error = process.stderr[process.stderr.rindex('error: ') :]
+    assert re.search(message, error), error
+    assert 'Traceback' not in process.stderr
+    assert not list(tmp_path.rglob('*.pth'))
+    assert not (tmp_path / 'data').exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_amp_without_a_gpu_says_so(tmp_path: Path) -> None:
+    process = run_python(TOOLS / 'train.py', DEMO, '--amp', cwd=tmp_path)
+    assert process.returncode == 1
+    assert 'error: --amp needs a GPU' in process.stderr
+
+
+def test_two_processes_train_and_test(options: list[str], tmp_path: Path) -> None:
+    gather = ['model.distiller.icd.gather_distributed=True', 'train_dataloader.dataset.indices=60']
+    trained = run_shell('dist_train.sh', DEMO, 2, *options, *gather, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    work_dir = tmp_path / 'work_dirs' / 'icd_res20_res8_digits'
+    output = trained.stdout + trained.stderr
+    assert 'gather_distributed=True' in output
+    assert 'GPU number: 2' in output
+    data = [option for option in options if 'data_file' in option]
+    tested = run_shell(
+        'dist_test.sh', DEMO, work_dir / 'epoch_2.pth', 2, '--out', tmp_path / 'out.json', '--cfg-options', *data,
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert tested.returncode == 0, tested.stderr
+    # what was validated is what was saved
+    assert json.loads((tmp_path / 'out.json').read_text()) == {
+        'accuracy/top1': validated(work_dir)[-1]['accuracy/top1']
+    }
+
+
+STAND_IN_SRUN = """#!/usr/bin/env bash
+# Runs the command once for each node, as Slurm would, on this machine.
+printf '%s\\n' "$@" > "$SRUN_ARGUMENTS"
+while [[ $1 != bash ]]; do
+    if [[ $1 == --nodes ]]; then nodes=$2; fi
+    shift
+done
+for ((node = 1; node < nodes; node++)); do
+    SLURM_NNODES=$nodes SLURM_NODEID=$node SLURM_JOB_ID=$$ SLURM_JOB_NODELIST=here "$@" &
+done
+SLURM_NNODES=$nodes SLURM_NODEID=0 SLURM_JOB_ID=$$ SLURM_JOB_NODELIST=here "$@"
+status=$?
+wait || status=1
+exit $status
+"""
+STAND_IN_SCONTROL = """#!/usr/bin/env bash
+[[ "$*" == "show hostnames here" ]] && echo 127.0.0.1
+"""
+
+
+def test_slurm_starts_torchrun_on_every_node(options: list[str], tmp_path: Path) -> None:
+    """With a stand-in for srun: two nodes of one process each."""
+    commands = tmp_path / 'bin'
+    commands.mkdir()
+    for name, text in (('srun', STAND_IN_SRUN), ('scontrol', STAND_IN_SCONTROL)):
+        (commands / name).write_text(text)
+        (commands / name).chmod(0o755)
+    arguments = tmp_path / 'arguments'
+    environment = dict(GPUS='2', GPUS_PER_NODE='1', SRUN_ARGS='--time 10 --exclusive', SRUN_ARGUMENTS=str(arguments))
+    process = run_shell(
+        'slurm_train.sh', 'gpu', 'job', DEMO, 'cluster', *options, cwd=tmp_path, PATH=str(commands), **environment
+    )
+    assert process.returncode == 0, process.stderr
+    assert 'GPU number: 2' in process.stdout + process.stderr
+    assert (tmp_path / 'cluster' / 'epoch_2.pth').is_file()
+    given = arguments.read_text().split('\n')
+    pairs = dict(zip(given, given[1:], strict=False))
+    want = {'--partition': 'gpu', '--job-name': 'job', '--nodes': '2', '--ntasks-per-node': '1', '--gres': 'gpu:1'}
+    assert {name: pairs[name] for name in want} == want
+    assert {'--time', '10', '--exclusive'} <= set(given)
+
+
+def test_launchers_refuse_wrong_numbers(tmp_path: Path) -> None:
+    for script, args in (('dist_train.sh', [DEMO]), ('dist_test.sh', [DEMO, 'x']), ('slurm_train.sh', ['a', 'b', 'c'])):
+        process = run_shell(script, *args, cwd=tmp_path)
+        assert (process.returncode, 'usage: ' in process.stderr) == (2, True)
+    process = run_shell('dist_train.sh', DEMO, 'two', cwd=tmp_path)
+    assert (process.returncode, "is 'two'" in process.stderr) == (2, True)
+    process = run_shell('slurm_train.sh', 'gpu', 'job', DEMO, 'out', cwd=tmp_path, GPUS='6', GPUS_PER_NODE='4')
+    assert (process.returncode, 'GPUS=6 is no multiple of GPUS_PER_NODE=4' in process.stderr) == (2, True)
+
+
+@pytest.mark.parametrize('script', SHELL_SCRIPTS, ids=lambda script: script.name)
+def test_shell_scripts_are_sound(script: Path) -> None:
+    subprocess.run(['bash', '-n', script], check=True)
+    assert os.access(script, os.X_OK)
+    if shutil.which('shellcheck') is None:
+        pytest.skip('shellcheck is not installed')
+    subprocess.run(['shellcheck', script], check=True)
+
+
+def test_demo_digits_load(tmp_path: Path) -> None:
+    out = tmp_path / 'data' / 'digits.npz'
+    run_python(TOOLS / 'dataset_converters' / 'digits_to_npz.py', out).check_returncode()
+    from mmpretrain.registry import DATASETS
+
+    cfg = Config.fromfile(CONFIGS / 'demo' / 'res8_digits.py').train_dataloader.dataset
+    data = DATASETS.build({**cfg, 'data_file': str(out)})
+    assert len(data) == 100
+    # every digit is among the few
+    assert set(data.get_gt_labels().tolist()) == set(range(10))
+    assert data.get_data_info(0)['img'].shape == (16, 16, 3)
