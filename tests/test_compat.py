@@ -65,7 +65,7 @@ def test_missing_dependency_of_mmrazor_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(
         icd_mmrazor.compat.importlib.util, 'find_spec', lambda name: None if name == 'joblib' else find_spec(name)
     )
-    with pytest.raises(ImportError, match='needs joblib, not installed here. Install: pip install joblib'):
+    with pytest.raises(ImportError, match='needs joblib, not installed here'):
         icd_mmrazor.compat.require_stack()
 
 

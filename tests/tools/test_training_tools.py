@@ -1,5 +1,6 @@
 """train.py, test.py and the launchers as a user calls them, from another folder."""
 
+import itertools
 import json
 import os
 import re
@@ -57,7 +58,7 @@ def test_train_resume_and_test(options: list[str], tmp_path: Path) -> None:
     accuracy = validated(work_dir)[-1]['accuracy/top1']
 
     # the distillation's checkpoint with its own config and with the plain student's, without its teacher
-    os.remove(options[1].partition('=')[2])
+    Path(options[1].partition('=')[2]).unlink()
     plain = tmp_path / 'plain.pth'
     weights = torch.load(work_dir / 'epoch_3.pth', weights_only=True)['state_dict']
     student = {name[13:]: weight for name, weight in weights.items() if name.startswith('architecture.')}
@@ -155,7 +156,7 @@ def test_slurm_starts_torchrun_on_every_node(options: list[str], tmp_path: Path)
     assert 'GPU number: 2' in process.stdout + process.stderr
     assert (tmp_path / 'cluster' / 'epoch_2.pth').is_file()
     given = arguments.read_text().split('\n')
-    pairs = dict(zip(given, given[1:], strict=False))
+    pairs = dict(itertools.pairwise(given))
     want = {'--partition': 'gpu', '--job-name': 'job', '--nodes': '2', '--ntasks-per-node': '1', '--gres': 'gpu:1'}
     assert {name: pairs[name] for name in want} == want
     assert {'--time', '10', '--exclusive'} <= set(given)

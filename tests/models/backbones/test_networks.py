@@ -31,7 +31,7 @@ def test_equals_the_published_network(name: str, build: Callable, architectures:
     shapes = []
     stages = [model.backbone.conv1, *(getattr(model.backbone, f'layer{i}') for i in (1, 2, 3))]
     for stage in stages:
-        stage.register_forward_hook(lambda module, inputs, output: shapes.append(list(output.shape[1:])))
+        stage.register_forward_hook(lambda _module, _inputs, output: shapes.append(list(output.shape[1:])))
     feature = model.extract_feat(torch.zeros(1, 3, 32, 32))[-1]
     assert [*shapes, list(feature.shape[1:])] == want['feature_shapes']
 
