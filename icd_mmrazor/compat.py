@@ -280,7 +280,7 @@ def process_group(cfg: Any) -> Iterator[None]:
                 'tools/dist_train.sh or torchrun (launcher pytorch); on a CPU they talk through gloo.'
             )
         timeout = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
-        dist.init_process_group('gloo', timeout=datetime.timedelta(seconds=timeout) if timeout else None)
+        dist.init_process_group('gloo', **({'timeout': datetime.timedelta(seconds=timeout)} if timeout else {}))
         wrapper = dict(broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False))
         cfg.model_wrapper_cfg = {'type': 'MMDistributedDataParallel', **wrapper, **cfg.get('model_wrapper_cfg', {})}
         cfg.model_wrapper_cfg.device_ids = None

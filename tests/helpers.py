@@ -5,10 +5,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / 'tests' / 'data'
 CONFIGS = ROOT / 'configs'
 TOOLS = ROOT / 'tools'
+
+TORCH_VERSION = tuple(map(int, torch.__version__.split('.')[:2]))
+HALF_ON_CPU = pytest.param(
+    torch.float16, marks=pytest.mark.skipif(TORCH_VERSION < (2, 3), reason='no float16 autocast on the CPU before 2.3')
+)
 
 
 def run_python(*args: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import TORCH_VERSION
 from mmengine.logging import MessageHub
 from torch import nn
 
@@ -35,7 +36,7 @@ def test_reads_what_mmengine_writes(tmp_path: Path) -> None:
     file = tmp_path / 'epoch_1.pth'
     meta = {'epoch': 1, 'config': 'import os'}
     torch.save({'meta': meta, 'state_dict': {}, 'message_hub': hub.state_dict()}, file)
-    if tuple(map(int, torch.__version__.split('.')[:2])) < (2, 6):
+    if TORCH_VERSION < (2, 6):
         with pytest.raises(CheckpointError, match='not a plain weights file'):
             read_checkpoint(file)
         return
