@@ -49,9 +49,23 @@ def test_report_says_what_is_distilled(demo_config: Callable, runner: Callable) 
     assert last['distill.loss_icd'] == pytest.approx(parts, rel=1e-5)
 
 
-def test_labels_beyond_the_classes_stop_a_run_at_once(demo_config: Callable, runner: Callable) -> None:
-    cfg = demo_config('res8_digits', **{'model.head.num_classes': 7})
-    with pytest.raises(DatasetError, match=r'train_dataloader\.dataset .* labels from 0 to 9; the model has 7 classes'):
+@pytest.mark.parametrize(
+    ('split', 'settings', 'found'),
+    [
+        ('train', {'model.head.num_classes': 7}, 'labels from 0 to 9; the model has 7 classes'),
+        (
+            'train',
+            {'model.head.num_classes': 100, 'train_dataloader.dataset.classes': list('abcdefghij')},
+            '10 classes; the model has 100',
+        ),
+        ('val', {'val_dataloader.dataset.classes': list('abcdefghijkl')}, '12 classes; the model has 10 classes'),
+    ],
+)
+def test_a_dataset_of_other_classes_stops_a_run_at_once(
+    split: str, settings: dict, found: str, demo_config: Callable, runner: Callable
+) -> None:
+    cfg = demo_config('res8_digits', **settings)
+    with pytest.raises(DatasetError, match=rf'{split}_dataloader\.dataset \(NPZDataset\) has {found}'):
         runner(cfg).train()
     assert not [line for line in scalars(cfg) if 'loss' in line]
 
