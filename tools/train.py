@@ -2,6 +2,7 @@
 """Train a config: a teacher, a plain student, or a distillation."""
 
 import argparse
+from pathlib import Path
 
 from icd_mmrazor import compat  # first: it says what to install where the stack is missing
 
@@ -35,6 +36,8 @@ def parse_args() -> argparse.Namespace:
 
 def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
     if args.resume:
+        if args.resume != 'auto' and not Path(args.resume).is_file():
+            raise SettingError(f'--resume {args.resume}: there is no such file (working folder: {Path.cwd()}).')
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     if args.amp:

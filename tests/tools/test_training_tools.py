@@ -79,9 +79,10 @@ def test_train_resume_and_test(options: list[str], tmp_path: Path) -> None:
         ([DEMO, '--cfg-options', 'model.teacher_ckpt='], 'FrozenTeacherDistill: teacher_ckpt='),
         ([CONFIGS / 'vanilla/res8_cifar100.py', '--cfg-options', 'train_dataloader.dataset.download=False'],
          "VerifiedCIFAR100: data_root='data/cifar100'.*is missing"),
+        ([DEMO, '--resume', 'absent.pth'], '--resume absent.pth: there is no such file'),
         ([DEMO, '--auto-scale-lr', '--cfg-options', 'auto_scale_lr.base_batch_size=0'], '--auto-scale-lr: the config'),
     ],
-    ids=['config', 'teacher', 'no teacher', 'data', 'batch size'],
+    ids=['config', 'teacher', 'no teacher', 'data', 'resume', 'batch size'],
 )  # fmt: skip
 def test_bad_input_is_a_message_and_not_a_trace(arguments: list, message: str, tmp_path: Path) -> None:
     process = run_python(TOOLS / 'train.py', *arguments, cwd=tmp_path)
