@@ -2,7 +2,7 @@
 
 Each function says what breaks, where, and until which version; where upstream mends it, delete the function.
 ``prepare_stack`` runs at ``import icd_mmrazor`` and applies those that concern imports and the loading of files;
-``cpu_process_group`` is for the tools.
+``process_group`` is for the tools.
 """
 
 import contextlib
@@ -44,7 +44,7 @@ def require_stack() -> None:
     Raises:
         ImportError: A package of the stack cannot be found.
     """
-    required = ('torch', 'torchvision', 'joblib', *OPENMMLAB_PACKAGES, 'mmrazor')
+    required = ('torch', 'torchvision', 'joblib', 'scipy', *OPENMMLAB_PACKAGES, 'mmrazor')
     missing = [name for name in required if importlib.util.find_spec(name) is None]
     if not missing:
         return
@@ -186,17 +186,22 @@ def load_checkpoints_as_plain_weights() -> None:
 
     Where: onedl-mmengine 0.10.12 falls back to an arbitrary pickle when a file does not load with
     ``weights_only=True``; mmengine 0.10.7 leaves the choice to torch, so that before torch 2.6 everything is
-    unpickled and since then its own checkpoints do not load; both load downloads as arbitrary pickles.
+    unpickled and since then its own checkpoints do not load; both load downloads as arbitrary pickles, and both run
+    a checkpoint's ``meta['config']`` as Python when they resume, to compare numbers of GPUs that no version writes
+    any more.
     """
     import mmengine.runner.checkpoint as mmengine_checkpoint
 
     from icd_mmrazor.utils.checkpoints import read_checkpoint
 
     def load_from_local(filename: str, map_location: Any = None) -> dict:
-        return read_checkpoint(filename, map_location)
+        checkpoint = read_checkpoint(filename, map_location)
+        if isinstance(checkpoint.get('meta'), dict):
+            checkpoint['meta'].pop('config', None)
+        return checkpoint
 
     def load_from_http(filename: str, map_location: Any = None, model_dir: Any = None, progress: Any = None) -> dict:  # noqa: ARG001
-        return read_checkpoint(filename, map_location)
+        return load_from_local(filename, map_location)
 
     # the schemes torchvision://, open-mmlab:// and others call it by its name
     mmengine_checkpoint.load_from_http = load_from_http
@@ -216,6 +221,9 @@ def allowed_in_checkpoints(also: Sequence[type] = ()) -> Iterator[None]:
 
     Args:
         also: More types to allow.
+
+    Yields:
+        Nothing; inside, ``torch.load`` allows them.
     """
     import numpy
     import torch
@@ -248,6 +256,27 @@ def allowed_in_checkpoints(also: Sequence[type] = ()) -> Iterator[None]:
         yield
 
 
+def in_mmpretrain_scope(network: Any) -> Any:
+    """Let a network's config without a scope be one of mmpretrain's, as it is in mmpretrain.
+
+    Where: mmrazor 1.0.0 builds teacher and student in its own scope, where ``ImageClassifier`` and all its parts are
+    unknown unless every one of them names its scope.
+
+    Args:
+        network: A config, or a built model.
+
+    Returns:
+        The config with ``_scope_='mmpretrain'``, if it names no scope and is of no type of mmrazor's; else the same.
+    """
+    from mmrazor.registry import MODELS
+
+    if not isinstance(network, dict) or 'type' not in network or '_scope_' in network:
+        return network
+    name = network['type']
+    known = not isinstance(name, str) or (not name.startswith('mmpretrain.') and MODELS.get(name) is not None)
+    return network if known else {'_scope_': 'mmpretrain', **network}
+
+
 def accelerator_available() -> bool:
     """Return whether mmengine finds a device other than the CPU."""
     from mmengine.device import get_device
@@ -265,6 +294,9 @@ def process_group(cfg: Any) -> Iterator[None]:
 
     Args:
         cfg: The run's ``Config``, ``launcher`` set; gets a ``model_wrapper_cfg`` for the CPU.
+
+    Yields:
+        Nothing; the group is destroyed at the end.
 
     Raises:
         SettingError: Another launcher than ``pytorch`` without an accelerator.

@@ -15,40 +15,43 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from icd_mmrazor.utils.checkpoints import read_checkpoint, weights_of
 
 # isort: split
+import numpy as np
 from mmengine.config import Config
 
 from icd_mmrazor.utils.command_line import run as run_tool
 from icd_mmrazor.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
+# where the configs look for it
+DATA = Path('work_dirs/demo/digits.npz')
+TEACHER = 'res20_digits'
 STUDENTS = {'student alone': 'res8_digits', 'ICD': 'icd_res20_res8_digits', 'ICD+KD': 'icd-kd_res20_res8_digits'}
 
 
-@dataclass
 class Run:
-    """One training: a row's config with a seed."""
+    """One training: a row of the table with a seed."""
 
-    name: str
-    config: str
-    seed: int
-    folder: Path
-    data: Path
-    teacher: Path | None = None
-
-    @property
-    def config_file(self) -> Path:
-        return ROOT / 'configs' / 'demo' / f'{self.config}.py'
+    def __init__(self, name: str, config: str, seed: int, folder: Path, options: dict[str, object]) -> None:
+        self.name = f'{name} (seed {seed})'
+        self.config = f'configs/demo/{config}.py'
+        self.folder = folder
+        self.options = {**options, 'randomness.seed': seed, 'randomness.deterministic': True}
 
     @cached_property
+    def cfg(self) -> Config:
+        cfg = Config.fromfile(ROOT / self.config)
+        cfg.merge_from_dict(self.options)
+        return cfg
+
+    @property
     def max_epochs(self) -> int:
-        return Config.fromfile(self.config_file).train_cfg.max_epochs
+        return self.cfg.train_cfg.max_epochs
 
     @property
     def checkpoint(self) -> Path:
@@ -60,26 +63,28 @@ class Run:
         file = self.folder / 'result.json'
         return json.loads(file.read_text()) if file.is_file() and self.checkpoint.is_file() else None
 
-    def command(self) -> list[str]:
-        options = [f'randomness.seed={self.seed}', 'randomness.deterministic=True']
-        options += [f'{name}_dataloader.dataset.data_file={self.data}' for name in ('train', 'val', 'test')]
-        if self.teacher:
-            options.append(f'model.teacher_ckpt={self.teacher}')
-        train = [
-            sys.executable,
-            str(ROOT / 'tools' / 'train.py'),
-            str(self.config_file),
-            '--work-dir',
-            str(self.folder),
-        ]
-        return [*train, '--resume', '--cfg-options', *options]
+    @property
+    def network(self) -> str:
+        model = self.cfg.model.get('architecture', self.cfg.model)
+        return f'ResNet-{model.backbone.depth}'
+
+    @property
+    def images(self) -> int:
+        dataset = self.cfg.train_dataloader.dataset
+        return dataset.get('indices') or len(np.load(dataset.data_file)[dataset.labels_key])
+
+    @property
+    def parameters(self) -> int:
+        weights = weights_of(read_checkpoint(self.checkpoint), self.checkpoint)
+        buffers = ('running_mean', 'running_var', 'num_batches_tracked')
+        return sum(weight.numel() for name, weight in weights.items() if not name.endswith(buffers))
 
     def epochs(self) -> Iterator[tuple[int, float]]:
         """Yield each validated epoch and its accuracy from mmengine's log."""
         for log in sorted(self.folder.glob('*/vis_data/scalars.json')):
-            for line in log.read_text().splitlines():
-                values = json.loads(line)
-                if 'accuracy/top1' in values:
+            for line in log.read_text().splitlines(keepends=True):
+                if line.endswith('\n') and 'accuracy/top1' in line:
+                    values = json.loads(line)
                     yield values['step'], values['accuracy/top1']
 
     def train(self, threads: int) -> None:
@@ -90,41 +95,43 @@ class Run:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         log, start = self.folder / 'train.log', time.monotonic()
+        tool, options = str(ROOT / 'tools' / 'train.py'), [f'{name}={value}' for name, value in self.options.items()]
+        command = [sys.executable, tool, str(ROOT / self.config), '--work-dir', str(self.folder), '--resume']
         environment = {**os.environ, 'OMP_NUM_THREADS': str(threads)}
         with log.open('w') as file:
-            code = subprocess.run(self.command(), stdout=file, stderr=subprocess.STDOUT, env=environment).returncode
+            command += ['--cfg-options', *options]
+            code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode
         if code:
             end = '\n'.join(log.read_text().splitlines()[-15:])
-            raise UserError(f'{self.name}, seed {self.seed}: the training failed. The end of {log}:\n{end}')
-        accuracy = dict(self.epochs())[self.max_epochs]
-        seconds = time.monotonic() - start
-        (self.folder / 'result.json').write_text(json.dumps({'accuracy': accuracy, 'seconds': seconds}))
+            raise UserError(f'{self.name}: the training failed. The end of {log}:\n{end}')
+        result = {'accuracy': dict(self.epochs())[self.max_epochs], 'seconds': time.monotonic() - start}
+        (self.folder / 'result.json').write_text(json.dumps(result))
 
 
 class Progress:
-    """Say what is running: a line that is rewritten on a terminal, a line a finished run elsewhere."""
+    """Say what is running: every second in a line that is rewritten on a terminal, every ten in a new one elsewhere."""
 
     def __init__(self, runs: list[Run]) -> None:
         self.runs = runs
         self.running: list[Run] = []
         self.stopped = threading.Event()
+        self.terminal = sys.stdout.isatty()
         self.width = 0
 
     def show(self, text: str, end: str = '\n') -> None:
-        print(f'\r{text:<{self.width}}' if sys.stdout.isatty() else text, end=end, flush=True)
+        print(f'\r{text:<{self.width}}' if self.terminal else text, end=end, flush=True)
         self.width = len(text) if end == '' else 0
 
     def watch(self) -> None:
-        """Report until stopped: every second on a terminal, every ten seconds elsewhere."""
-        terminal = sys.stdout.isatty()
-        while not self.stopped.wait(1 if terminal else 10):
+        """Report until stopped."""
+        while not self.stopped.wait(1 if self.terminal else 10):
             states = []
             for run in list(self.running):
                 epoch, accuracy = max(run.epochs(), default=(0, None))
                 state = 'starts' if accuracy is None else f'epoch {epoch}/{run.max_epochs}, {accuracy:.1f} %'
-                states.append(f'{run.name} (seed {run.seed}) {state}')
+                states.append(f'{run.name} {state}')
             done = sum(run.result is not None for run in self.runs)
-            self.show(f'  {done}/{len(self.runs)} done; {"; ".join(states)}', end='' if terminal else '\n')
+            self.show(f'  {done}/{len(self.runs)} done; {"; ".join(states)}', end='' if self.terminal else '\n')
 
 
 def train_all(runs: list[Run], workers: int) -> None:
@@ -147,8 +154,7 @@ def train_all(runs: list[Run], workers: int) -> None:
         try:
             for future in concurrent.futures.as_completed(futures):
                 run = future.result()
-                accuracy, seconds = run.result['accuracy'], run.result['seconds']
-                progress.show(f'  {run.name} (seed {run.seed}): {accuracy:.1f} % in {seconds:.0f} s')
+                progress.show(f'  {run.name}: {run.result["accuracy"]:.1f} % in {run.result["seconds"]:.0f} s')
         finally:
             for future in futures:
                 future.cancel()
@@ -156,58 +162,61 @@ def train_all(runs: list[Run], workers: int) -> None:
             watcher.join()
 
 
-def parameters(checkpoint: Path) -> int:
-    weights = weights_of(read_checkpoint(checkpoint), checkpoint)
-    buffers = ('running_mean', 'running_var', 'num_batches_tracked')
-    return sum(weight.numel() for name, weight in weights.items() if not name.endswith(buffers))
-
-
-def print_table(teacher: Run, students: list[Run]) -> None:
+def print_table(rows: dict[str, list[Run]]) -> None:
     print(f'\n{"":15} {"network":10} {"images":>6} {"accuracy (%)":>14} {"parameters":>10} {"seconds":>8}')
-    groups = {'teacher': ('ResNet-20', 1297, [teacher])}
-    groups |= {name: ('ResNet-8', 100, [run for run in students if run.name == name]) for name in STUDENTS}
-    for name, (network, images, runs) in groups.items():
+    for name, runs in rows.items():
         accuracies = [run.result['accuracy'] for run in runs]
-        spread = f' ± {statistics.stdev(accuracies):3.1f}' if len(accuracies) > 1 else ''
-        seconds = statistics.mean(run.result['seconds'] for run in runs)
+        spread = f' ± {statistics.stdev(accuracies):3.1f}' if len(runs) > 1 else ''
         accuracy = f'{statistics.mean(accuracies):.1f}{spread:6}'
-        count = parameters(runs[0].checkpoint)
-        print(f'{name:15} {network:10} {images:6} {accuracy:>14} {count:10,} {seconds:8.0f}')
-    seeds = len(students) // len(STUDENTS)
-    print(f'accuracy on 500 test images; students: mean and standard deviation of {seeds} seeds; seconds a run')
+        seconds = statistics.mean(run.result['seconds'] for run in runs)
+        first = runs[0]
+        print(f'{name:15} {first.network:10} {first.images:6} {accuracy:>14} {first.parameters:10,} {seconds:8.0f}')
+    seeds = len(rows['ICD'])
+    print(f'on 500 test images; students: mean and standard deviation of {seeds} seeds; seconds: of one run')
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'), help='default: work_dirs/demo')
+    parser.add_argument('--work-dir', type=Path, default=DATA.parent, help=f'default: {DATA.parent}')
     parser.add_argument('--seeds', type=int, default=5, help='runs of each student (default: 5)')
+    parser.add_argument('--epochs', type=int, help='train everything for so many, a multiple of 4; for a quick look')
     args = parser.parse_args()
     folder = args.work_dir.resolve()
-    data = folder / 'digits.npz'
+    data = folder / DATA.name
     if not data.is_file():
         converter = ROOT / 'tools' / 'dataset_converters' / 'digits_to_npz.py'
         subprocess.run([sys.executable, str(converter), str(data)], check=True)
 
-    teacher = Run('teacher', 'res20_digits', 0, folder / 'teacher', data)
-    students = [
-        Run(name, config, seed, folder / config / f'seed_{seed}', data, teacher.checkpoint if 'icd' in config else None)
-        for seed in range(args.seeds)
-        for name, config in STUDENTS.items()
-    ]
+    options: dict[str, object] = {f'{split}_dataloader.dataset.data_file': data for split in ('train', 'val', 'test')}
+    if args.epochs:
+        options['train_cfg.max_epochs'] = args.epochs
+    teacher = Run('teacher', TEACHER, 0, folder / 'teacher', options)
+    rows: dict[str, list[Run]] = {'teacher': [teacher]}
+    for name, config in STUDENTS.items():
+        taught = {'model.teacher_ckpt': teacher.checkpoint} if 'icd' in config else {}
+        seeds = range(args.seeds)
+        rows[name] = [
+            Run(name, config, seed, folder / config / f'seed_{seed}', {**options, **taught}) for seed in seeds
+        ]
+    students = [run for seed in range(args.seeds) for run in (rows[name][seed] for name in STUDENTS)]
+
     done = sum(run.result is not None for run in (teacher, *students))
     if done:
         print(f'{done} of {1 + len(students)} runs are kept from an earlier call (delete {folder} to begin anew)')
-    workers = max(1, min(4, os.cpu_count() or 1))
-    print(f'teacher: ResNet-20 on 1297 images, {teacher.max_epochs} epochs; log: {teacher.folder / "train.log"}')
+    print(f'teacher: {teacher.network} on {teacher.images} images; log: {teacher.folder / "train.log"}')
     train_all([teacher], workers=1)
-    print(f'students: ResNet-8 on 100 images, {students[0].max_epochs} epochs, {args.seeds} seeds, {workers} at a time')
+    workers, student = max(1, min(4, os.cpu_count() or 1)), students[0]
+    print(f'students: {student.network} on {student.images} images, {args.seeds} seeds, {workers} at a time')
     train_all(students, workers)
 
-    print_table(teacher, students)
+    print_table(rows)
     print('\nThe students lie in:')
-    for config in STUDENTS.values():
-        print(f'  {folder / config}/seed_*/{students[0].checkpoint.name}')
-    print(f'Test one: python tools/test.py configs/demo/{students[1].config}.py {students[1].checkpoint}')
+    for name in STUDENTS:
+        print(f'  {rows[name][0].folder.parent}/seed_*/{rows[name][0].checkpoint.name}')
+    chosen = rows['ICD'][0]
+    command = [sys.executable, ROOT / 'tools' / 'test.py', ROOT / chosen.config, chosen.checkpoint]
+    print('Test one:\n ', *map(os.path.relpath, command), end='')
+    print('' if data == DATA.resolve() else f' --cfg-options test_dataloader.dataset.data_file={os.path.relpath(data)}')
 
 
 if __name__ == '__main__':

@@ -12,10 +12,20 @@ if [[ $# -lt 4 ]]; then
     exit 2
 fi
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+require_positive() {
+    if ! [[ $2 =~ ^[1-9][0-9]*$ ]]; then
+        echo "error: $1 is '$2'; it must be a positive integer." >&2
+        exit 2
+    fi
+}
 gpus=${GPUS:-8}
+require_positive GPUS "$gpus"
 gpus_per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
+require_positive GPUS_PER_NODE "$gpus_per_node"
+cpus_per_task=${CPUS_PER_TASK:-5}
+require_positive CPUS_PER_TASK "$cpus_per_task"
 nodes=$((gpus / gpus_per_node))
-if ((gpus < 1 || nodes * gpus_per_node != gpus)); then
+if ((nodes * gpus_per_node != gpus)); then
     echo "error: GPUS=$gpus is no multiple of GPUS_PER_NODE=$gpus_per_node; a node more or less would idle." >&2
     exit 2
 fi
@@ -24,7 +34,7 @@ read -ra srun_args <<<"${SRUN_ARGS:-}"
 # $... in the single quotes are the node's, set by Slurm
 # shellcheck disable=SC2016
 exec srun --partition "$1" --job-name "$2" --nodes "$nodes" --ntasks "$nodes" --ntasks-per-node 1 \
-    --gres "gpu:$gpus_per_node" --cpus-per-task "$((${CPUS_PER_TASK:-5} * gpus_per_node))" --kill-on-bad-exit 1 \
+    --gres "gpu:$gpus_per_node" --cpus-per-task "$((cpus_per_task * gpus_per_node))" --kill-on-bad-exit 1 \
     "${srun_args[@]}" bash -c '
         export NNODES=$SLURM_NNODES NODE_RANK=$SLURM_NODEID PORT=$((20000 + SLURM_JOB_ID % 20000))
         MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)

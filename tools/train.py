@@ -43,6 +43,9 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
     if args.amp:
         if not compat.accelerator_available():
             raise SettingError('--amp needs a GPU, and this machine shows none. Leave it out: a CPU trains in float32.')
+        wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
+        if wrapper not in ('OptimWrapper', 'AmpOptimWrapper'):
+            raise SettingError(f'--amp: the config has optim_wrapper.type={wrapper!r}, with a precision of its own.')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:

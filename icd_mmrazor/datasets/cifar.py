@@ -2,6 +2,7 @@
 
 import socket
 import tarfile
+import tempfile
 from pathlib import Path
 
 import mmengine.dist as dist
@@ -38,6 +39,8 @@ class _VerifiedFiles:
                 self._complete_files()
             except DatasetError as error:
                 problem = [str(error)]
+            except OSError as error:  # the other ranks wait for an answer
+                problem = [str(self._error([str(error)]))]
         dist.broadcast_object_list(problem)
         if problem[0]:
             raise DatasetError(problem[0])
@@ -70,36 +73,38 @@ class _VerifiedFiles:
             if not self.download:
                 raise self._error(problems)
             self._download(archive, problems)
-        if not check_md5(str(archive), self.tgz_md5):
+        elif not check_md5(str(archive), self.tgz_md5):
             raise self._error([*problems, f'{self.filename} is damaged (another MD5 sum than published); delete it'])
         self._unpack(archive)
 
     def _download(self, archive: Path, problems: list[str]) -> None:
-        folder_is_new = not self._root.exists()
+        new_folders = [folder for folder in (self._root, *self._root.parents) if not folder.exists()]
         self._root.mkdir(parents=True, exist_ok=True)
         timeout = socket.getdefaulttimeout()
         socket.setdefaulttimeout(CONNECTION_TIMEOUT)
         try:
-            torch.hub.download_url_to_file(self.url, str(archive))
+            with tempfile.TemporaryDirectory(dir=self._root) as folder:
+                part = Path(folder, self.filename)
+                torch.hub.download_url_to_file(self.url, str(part))
+                if not check_md5(str(part), self.tgz_md5):
+                    raise OSError('what came is damaged: another MD5 sum than published')
+                part.replace(archive)
         except OSError as error:
-            if folder_is_new:
-                self._root.rmdir()
+            for folder in new_folders:
+                folder.rmdir()
             raise self._error([*problems, f'and {self.url} could not be downloaded ({error})']) from error
         finally:
             socket.setdefaulttimeout(timeout)
 
     def _unpack(self, archive: Path) -> None:
         # only the known members, each renamed into place when it is whole
-        folder = self._root / self.base_folder
-        folder.mkdir(exist_ok=True)
-        with tarfile.open(archive) as tar:
+        target = self._root / self.base_folder
+        target.mkdir(exist_ok=True)
+        with tarfile.open(archive) as tar, tempfile.TemporaryDirectory(dir=self._root) as folder:
             for name in self._files():
-                part = folder / f'.{name}.part'
-                try:
-                    part.write_bytes(tar.extractfile(f'{self.base_folder}/{name}').read())
-                    part.replace(folder / name)
-                finally:
-                    part.unlink(missing_ok=True)
+                part = Path(folder, name)
+                part.write_bytes(tar.extractfile(f'{self.base_folder}/{name}').read())
+                part.replace(target / name)
 
     def _error(self, problems: list[str]) -> DatasetError:
         return DatasetError(

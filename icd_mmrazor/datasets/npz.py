@@ -19,7 +19,7 @@ class NPZDataset(BaseDataset):
         images_key: Name of the images in it: uint8, ``N x H x W``, ``N x H x W x 1`` (gray, given out with three equal
             channels) or ``N x H x W x 3`` (RGB).
         labels_key: Name of the labels in it: integers from 0, ``N`` or ``N x 1``.
-        data_root: Folder of the file.
+        data_root: Folder of the file, if ``data_file`` does not say.
         **kwargs: Other arguments of mmpretrain's ``BaseDataset``: ``pipeline``, ``indices`` (only the first so many
             images, or those listed), ``classes``.
 
@@ -40,19 +40,22 @@ class NPZDataset(BaseDataset):
         data_file: str,
         images_key: str = 'images',
         labels_key: str = 'labels',
-        data_root: str = '',
+        data_root: str | None = None,
         **kwargs: Any,
     ) -> None:
-        self.data_file = Path(data_root, data_file).expanduser()
+        self.data_file = Path(data_root or '', data_file).expanduser()
         self.images_key = images_key
         self.labels_key = labels_key
-        super().__init__(ann_file='', data_root=data_root, **kwargs)
+        super().__init__(ann_file='', data_root=data_root or '', **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """Read the file.
 
         Returns:
             A dictionary with ``img`` (``H x W x 3``, uint8) and ``gt_label`` for each image.
+
+        Raises:
+            DatasetError: As the class says.
         """
         images, labels = self._read(self.images_key, self.labels_key)
         if (
@@ -64,6 +67,8 @@ class NPZDataset(BaseDataset):
                 f'images_key={self.images_key!r} is {images.dtype} {images.shape}; wanted are uint8 images, N x H x W, '
                 'N x H x W x 1 or N x H x W x 3'
             )
+        if not len(images):
+            raise self._error(f'images_key={self.images_key!r} holds no images')
         if labels.shape == (len(labels), 1):
             labels = labels[:, 0]
         if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (len(images),):
@@ -72,7 +77,7 @@ class NPZDataset(BaseDataset):
                 f'the {len(images)} images'
             )
         classes = self.metainfo.get('classes')
-        if len(labels) and (labels.min() < 0 or (classes and labels.max() >= len(classes))):
+        if labels.min() < 0 or (classes and labels.max() >= len(classes)):
             raise self._error(
                 f'labels_key={self.labels_key!r} has labels from {labels.min()} to {labels.max()}; '
                 f'wanted are 0 to {len(classes) - 1 if classes else "the number of classes less one"}'

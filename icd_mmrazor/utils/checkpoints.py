@@ -23,7 +23,7 @@ def read_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu', also_all
         also_allowed: Harmless types that the file may hold beside tensors and plain values.
 
     Returns:
-        The stored dictionary, without ``meta['config']``, which mmengine would run as Python when it resumes.
+        The stored dictionary.
 
     Raises:
         CheckpointError: There is no such file, it is damaged, or it holds more than tensors and plain values.
@@ -43,8 +43,6 @@ def read_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu', also_all
         ) from error
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f'checkpoint {file} holds a {type(checkpoint).__name__}, not a dictionary of weights.')
-    if isinstance(checkpoint.get('meta'), dict):
-        checkpoint['meta'].pop('config', None)
     return checkpoint
 
 
@@ -140,7 +138,12 @@ def _remedy(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], other_name
 
 
 def write_checkpoint(checkpoint: dict, path: str | os.PathLike) -> None:
-    """Write a checkpoint to a temporary file beside ``path`` and rename it: the file is there whole or not at all."""
+    """Write a checkpoint to a temporary file beside ``path`` and rename it: the file is there whole or not at all.
+
+    Args:
+        checkpoint: What ``torch.save`` takes.
+        path: The file; its folder is made if need be.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}')

@@ -15,7 +15,11 @@ DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what both tools take, under the names of mmpretrain's and mmrazor's tools."""
+    """Add what both tools take, under the names of mmpretrain's and mmrazor's tools.
+
+    Args:
+        parser: The tool's parser; gets the arguments.
+    """
     parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: ./work_dirs/CONFIG_NAME)')
     parser.add_argument(
         '--cfg-options',
@@ -40,8 +44,14 @@ def load_config(args: argparse.Namespace) -> Config:
     The work folder is, in this order, the argument, the config's, or ``./work_dirs/CONFIG_NAME``. A dataloader gets
     what every run wants and few configs say: whole batches as one tensor, workers that stay, pinned memory for a GPU.
 
+    Args:
+        args: What the tool's parser gave.
+
+    Returns:
+        The config of the run.
+
     Raises:
-        SettingError: There is no such config file.
+        SettingError: There is no such config file, or the work folder is a file.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if not Path(args.config).is_file():
@@ -51,6 +61,8 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
+    if Path(cfg.work_dir).is_file():
+        raise SettingError(f'--work-dir {cfg.work_dir} is a file. Give a folder.')
     for name in DATALOADERS:
         if cfg.get(name):
             cfg[name].setdefault('collate_fn', dict(type='default_collate'))
@@ -60,7 +72,11 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a tool's main function; print an error that the user can mend as its message alone and exit with 1."""
+    """Run a tool; print an error that the user can mend as its message alone and exit with status 1.
+
+    Args:
+        main: The tool's main function.
+    """
     try:
         main()
     except UserError as error:

@@ -27,11 +27,6 @@ class _GatherRows(torch.autograd.Function):
         return gradient[ctx.start : ctx.start + ctx.size], None
 
 
-def world_size() -> int:
-    """Return the number of processes, 1 without a process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
 def batch_sizes(batch_size: int, device: torch.device) -> list[int]:
     """Return the batch size of every rank, in the order of the ranks.
 

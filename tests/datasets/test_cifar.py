@@ -4,6 +4,7 @@ import hashlib
 import pickle
 import tarfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -112,3 +113,31 @@ def test_damaged_files_are_named_and_kept(published: Path, cifar: Callable, tmp_
         cifar()
     assert (folder / 'train').read_text() == 'mine'
     assert files_below(tmp_path / 'data') == {'cifar-100-python/train', 'cifar-100-python.tar.gz'}
+
+
+def test_what_came_damaged_is_not_kept(
+    published: Path, cifar: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = tmp_path / 'short.tar.gz'
+    short.write_bytes(published.read_bytes()[:-10])
+    monkeypatch.setattr(VerifiedCIFAR100, 'url', short.as_uri())
+    root = tmp_path / 'new' / 'data'
+    with pytest.raises(DatasetError, match=r'could not be downloaded .*what came is damaged'):
+        cifar(data_root=str(root))
+    assert not root.parent.exists()
+
+
+def test_folders_that_cannot_be_are_named(published: Path, cifar: Callable, tmp_path: Path) -> None:
+    (tmp_path / 'file').write_text('mine')
+    for root in ('file', 'file/below', '/proc/none'):
+        with pytest.raises(DatasetError, match=r'VerifiedCIFAR100: data_root='):
+            cifar(data_root=str(tmp_path / root))
+    assert (tmp_path / 'file').read_text() == 'mine'
+
+
+def test_runs_that_start_together_do_not_meet(published: Path, cifar: Callable, tmp_path: Path) -> None:
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data' / published.name).write_bytes(published.read_bytes())
+    with ThreadPoolExecutor(8) as pool:
+        lengths = list(pool.map(lambda _: len(cifar(download=False)), range(8)))
+    assert lengths == [6] * 8

@@ -55,6 +55,7 @@ def test_medmnist_and_cifar10_files_load(dataset: Callable) -> None:
         ({'images': images(4, 8, 8).astype(np.float32), 'labels': np.zeros(4, int)}, r'float32 \(4, 8, 8\)'),
         ({'images': images(4, 8, 8, 8), 'labels': np.zeros(4, int)}, r'uint8 \(4, 8, 8, 8\); wanted'),
         ({'images': images(4, 8), 'labels': np.zeros(4, int)}, r'uint8 \(4, 8\); wanted'),
+        ({'images': images(0, 8, 8), 'labels': np.zeros(0, int)}, 'holds no images'),
         ({'images': images(4, 8, 8), 'labels': np.zeros(3, int)}, 'one integer for each of the 4 images'),
         ({'images': images(4, 8, 8), 'labels': np.zeros((4, 14), int)}, 'one integer for each'),
         ({'images': images(4, 8, 8), 'labels': np.zeros(4)}, 'labels.* is float64'),

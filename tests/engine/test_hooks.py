@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mmpretrain.registry import DATASETS
 
+from icd_mmrazor.engine.hooks import check_labels_hook
 from icd_mmrazor.utils import DatasetError, NonFiniteLossError
 
 
@@ -59,15 +62,42 @@ def test_report_says_what_is_distilled(demo_config: Callable, runner: Callable) 
             '10 classes; the model has 100',
         ),
         ('val', {'val_dataloader.dataset.classes': list('abcdefghijkl')}, '12 classes; the model has 10 classes'),
+        (
+            'train',
+            {
+                'model.head.num_classes': 7,
+                'train_dataloader.dataset': lambda plain: dict(type='RepeatDataset', times=2, dataset=plain),
+            },
+            'labels from 0 to 9; the model has 7 classes',
+        ),
     ],
 )
 def test_a_dataset_of_other_classes_stops_a_run_at_once(
     split: str, settings: dict, found: str, demo_config: Callable, runner: Callable
 ) -> None:
+    settings = dict(settings)
+    wrap = settings.pop('train_dataloader.dataset', lambda plain: plain)
     cfg = demo_config('res8_digits', **settings)
+    cfg.train_dataloader.dataset = wrap(cfg.train_dataloader.dataset)
     with pytest.raises(DatasetError, match=rf'{split}_dataloader\.dataset \(NPZDataset\) has {found}'):
         runner(cfg).train()
     assert not [line for line in scalars(cfg) if 'loss' in line]
+
+
+def test_labels_for_few_of_the_classes_are_a_warning(demo_config: Callable, runner: Callable) -> None:
+    cfg = demo_config('res8_digits', **{'model.head.num_classes': 100})
+    runner(cfg).train()
+    assert 'train_dataloader.dataset (NPZDataset) has labels up to 9 only; the model has 100 classes' in logged(cfg)
+
+
+def test_several_labels_an_image_are_not_checked(tmp_path: Path) -> None:
+    annotation = {'metainfo': {'classes': list('abc')}, 'data_list': []}
+    for i, labels in enumerate(([0], [0, 2], [1])):
+        annotation['data_list'].append({'img_path': f'{i}.png', 'gt_label': labels})
+    file = tmp_path / 'annotation.json'
+    file.write_text(json.dumps(annotation))
+    dataset = DATASETS.build(dict(type='MultiLabelDataset', ann_file=str(file)))
+    assert check_labels_hook._labels(dataset) is None
 
 
 def test_a_loss_that_is_no_number_stops_the_run(demo_config: Callable, runner: Callable) -> None:
@@ -97,15 +127,46 @@ def test_the_terms_of_the_loss_are_named(demo_config: Callable, runner: Callable
         run.train()
 
 
+class Poison(Hook):
+    """Make a weight infinite in the last iteration of the second epoch, after its loss was computed."""
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, **kwargs: object) -> None:
+        if runner.epoch == 1:
+            with torch.no_grad():
+                runner.model.architecture.head.fc.bias[0] = math.inf
+
+
 def test_weights_that_are_no_numbers_are_not_saved(demo_config: Callable, runner: Callable) -> None:
-    cfg = demo_config()
+    """Even where the checkpoint hook keeps one file and would delete it first."""
+    cfg = demo_config(**{'train_cfg.max_epochs': 3, 'default_hooks.checkpoint.max_keep_ckpts': 1})
     run = runner(cfg)
-    run.train()
-    with torch.no_grad():
-        run.model.architecture.head.fc.bias[0] = math.inf
-    with pytest.raises(NonFiniteLossError, match=r'architecture\.head\.fc\.bias is no longer finite'):
+    run.register_hook(Poison())
+    with pytest.raises(NonFiniteLossError) as raised:
+        run.train()
+    message = str(raised.value)
+    assert 'architecture.head.fc.bias is no longer finite' in message
+    (kept,) = Path(cfg.work_dir).glob('epoch_*.pth')
+    assert (kept.name, str(kept) in message) == ('epoch_1.pth', True)
+    with pytest.raises(NonFiniteLossError):
         run.save_checkpoint(cfg.work_dir, 'broken.pth')
     assert not Path(cfg.work_dir, 'broken.pth').exists()
+    # what the message advises
+    cfg = demo_config(**{'train_cfg.max_epochs': 2, 'resume': True, 'optim_wrapper.clip_grad.max_norm': 5})
+    runner(cfg).train()
+    cfg = demo_config(load_from=str(kept), **{'optim_wrapper.optimizer.lr': 1e-3})
+    run = runner(cfg)
+    run.train()
+    assert run.optim_wrapper.get_lr()['lr'] == [1e-3]
+
+
+def test_report_leaves_mmrazors_own_teacher_as_it_is(demo_config: Callable, runner: Callable) -> None:
+    cfg = demo_config(**{'model.type': 'SingleTeacherDistill'})
+    run = runner(cfg)
+    weights = torch.load(cfg.model.teacher_ckpt, weights_only=True)['state_dict']
+    run.train()
+    for name, weight in run.model.teacher.state_dict().items():
+        assert torch.equal(weight, weights[name]), name
+    assert 'What is being distilled' in logged(cfg)
 
 
 def test_checkpoints_are_plain_and_hold_no_teacher(demo_config: Callable, runner: Callable) -> None:

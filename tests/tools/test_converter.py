@@ -100,6 +100,19 @@ def test_refuses_what_does_not_fit(convert: Callable, architectures: dict, tmp_p
     assert list(tmp_path.iterdir()) == [foreign]
 
 
+def test_takes_old_and_odd_files(convert: Callable, tmp_path: Path) -> None:
+    """Without the counters of batch norm that the first torch versions did not write, and with notes beside."""
+    published = torch.load(DATA / 'resnet8_ckpt_epoch_240.pth', weights_only=True)['model']
+    weights = {name: w for name, w in published.items() if not name.endswith('num_batches_tracked')}
+    source, out = tmp_path / 'old.pth', tmp_path / 'out.pth'
+    torch.save({'model': weights, 'best_acc': '72.5%', 0: 1}, source)
+    assert convert(source, out)[0] == 0
+    torch.save({0: weights}, source)
+    assert convert(source, tmp_path / 'other.pth')[0] == 1
+    status, printed = convert(source, tmp_path)
+    assert (status, 'is a folder' in printed) == (1, True)
+
+
 def test_runs_no_code(convert: Callable, tmp_path: Path) -> None:
     trace, source = tmp_path / 'trace', tmp_path / 'hostile.pth'
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import CONFIGS, TOOLS, run_python
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
+from mmpretrain.registry import DATASETS
+from mmrazor.registry import MODELS
 
 DEMO = CONFIGS / 'demo' / 'icd_res20_res8_digits.py'
 SHELL_SCRIPTS = sorted(TOOLS.glob('*.sh'))
@@ -69,6 +72,43 @@ def test_train_resume_and_test(options: list[str], tmp_path: Path) -> None:
         tested = run_python(TOOLS / 'test.py', config, checkpoint, '--out', out, '--cfg-options', *data, cwd=tmp_path)
         assert tested.returncode == 0, tested.stderr
         assert json.loads(out.read_text())['accuracy/top1'] == accuracy
+
+
+def test_testing_changes_nothing_of_the_training(options: list[str], tmp_path: Path) -> None:
+    """Its config stays, what it saw the images through is used, and no other weights are loaded."""
+    config = tmp_path / 'inside.py'
+    config.write_text(
+        f"_base_ = ['{DEMO}']\ndata_preprocessor = None\n"
+        "model = dict(data_preprocessor=dict(type='mmpretrain.ClsDataPreprocessor', mean=[78.] * 3, std=[40.] * 3))\n"
+    )
+    trained = run_python(TOOLS / 'train.py', config, *options, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    work_dir = tmp_path / 'work_dirs' / 'inside'
+    kept = (work_dir / 'inside.py').read_text()
+    Path(options[1].partition('=')[2]).unlink()
+    arguments = [
+        work_dir / 'epoch_2.pth',
+        '--out',
+        tmp_path / 'out.json',
+        *options,
+        'load_from=none.pth',
+        'resume=True',
+    ]
+    tested = run_python(TOOLS / 'test.py', config, *arguments, cwd=tmp_path)
+    assert tested.returncode == 0, tested.stderr
+    accuracy = json.loads((tmp_path / 'out.json').read_text())['accuracy/top1']
+    assert accuracy == validated(work_dir)[-1]['accuracy/top1']
+    assert (work_dir / 'inside.py').read_text() == kept
+
+
+def test_the_student_of_mmrazors_style_is_found() -> None:
+    tool = runpy.run_path(str(TOOLS / 'test.py'))
+    architecture = dict(cfg_path='mmpretrain::resnet/resnet18_8xb16_cifar10.py', pretrained=False)
+    student = tool['student_of'](ConfigDict(type='SingleTeacherDistill', architecture=architecture))
+    model = MODELS.build(student)
+    assert model.backbone.depth == 18
+    # what mmpretrain's config says of the images comes along
+    assert model.data_preprocessor.mean.flatten().tolist() == pytest.approx([125.307, 122.961, 113.8575])
 
 
 @pytest.mark.parametrize(
@@ -171,6 +211,10 @@ def test_launchers_refuse_wrong_numbers(tmp_path: Path) -> None:
     assert (process.returncode, "is 'two'" in process.stderr) == (2, True)
     process = run_shell('slurm_train.sh', 'gpu', 'job', DEMO, 'out', cwd=tmp_path, GPUS='6', GPUS_PER_NODE='4')
     assert (process.returncode, 'GPUS=6 is no multiple of GPUS_PER_NODE=4' in process.stderr) == (2, True)
+    for wrong in ({'GPUS': 'abc'}, {'GPUS_PER_NODE': '0'}, {'CPUS_PER_TASK': 'x'}):
+        process = run_shell('slurm_train.sh', 'gpu', 'job', DEMO, 'out', cwd=tmp_path, **wrong)
+        (name, value), *_ = wrong.items()
+        assert (process.returncode, f"{name} is '{value}'" in process.stderr) == (2, True)
 
 
 @pytest.mark.parametrize('script', SHELL_SCRIPTS, ids=lambda script: script.name)
@@ -182,14 +226,41 @@ def test_shell_scripts_are_sound(script: Path) -> None:
     subprocess.run(['shellcheck', script], check=True)
 
 
-def test_demo_digits_load(tmp_path: Path) -> None:
-    out = tmp_path / 'data' / 'digits.npz'
-    run_python(TOOLS / 'dataset_converters' / 'digits_to_npz.py', out).check_returncode()
-    from mmpretrain.registry import DATASETS
+def test_demo(tmp_path: Path) -> None:
+    """The demo in small: it trains all rows, reuses them, and the command it ends with works."""
+    first = run_python(TOOLS / 'demo.py', '--seeds', 1, '--epochs', 4, cwd=tmp_path)
+    assert first.returncode == 0, first.stdout + first.stderr
+    rows = re.findall(
+        r'^(teacher|student alone|ICD|ICD\+KD) +ResNet-(\d+) +(\d+) +([\d.]+) +([\d,]+)', first.stdout, re.M
+    )
+    assert [row[:3] for row in rows] == [
+        ('teacher', '20', '1297'),
+        ('student alone', '8', '100'),
+        ('ICD', '8', '100'),
+        ('ICD+KD', '8', '100'),
+    ]
+    assert [row[4] for row in rows] == ['272,474', '78,042', '78,042', '78,042']
 
+    again = run_python(TOOLS / 'demo.py', '--seeds', 1, '--epochs', 4, cwd=tmp_path)
+    assert '4 of 4 runs are kept' in again.stdout
+    command = again.stdout.strip().splitlines()[-1].split()
+    tested = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert tested.returncode == 0, tested.stderr
+    (accuracy,) = re.findall(r'accuracy/top1: ([\d.]+)', tested.stdout + tested.stderr)
+    assert float(accuracy) == pytest.approx(float(rows[2][3]), abs=0.05)
+
+
+def test_digits_are_as_the_demo_wants_them(tmp_path: Path) -> None:
+    out = tmp_path / 'data' / 'digits.npz'
+    converter = TOOLS / 'dataset_converters' / 'digits_to_npz.py'
+    run_python(converter, out).check_returncode()
     cfg = Config.fromfile(CONFIGS / 'demo' / 'res8_digits.py').train_dataloader.dataset
     data = DATASETS.build({**cfg, 'data_file': str(out)})
     assert len(data) == 100
     # every digit is among the few
     assert set(data.get_gt_labels().tolist()) == set(range(10))
     assert data.get_data_info(0)['img'].shape == (16, 16, 3)
+    assert list(out.parent.iterdir()) == [out]
+    # what is there stays there
+    for other in (out, tmp_path / 'other.txt'):
+        assert run_python(converter, other).returncode == 2

@@ -2,6 +2,7 @@
 """Write scikit-learn's digits as an .npz file for NPZDataset: 1297 training and 500 test images, 16 x 16, gray."""
 
 import argparse
+import os
 from pathlib import Path
 
 import cv2
@@ -15,19 +16,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('dst', metavar='DST.npz', type=Path)
     dst = parser.parse_args().dst
+    if dst.suffix != '.npz':
+        parser.error(f'DST {dst}: name a file that ends in .npz')
+    if dst.exists():
+        parser.error(f'DST {dst} exists and is kept; give another path')
+
     digits = load_digits()
     order = np.random.default_rng(0).permutation(len(digits.images))
     # values of 0 to 16 at 8 x 8
     images = np.stack([cv2.resize(image, (16, 16)) for image in digits.images[order] * (255 / 16)])
     images, labels = images.round().astype(np.uint8), digits.target[order].astype(np.uint8)
     dst.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        dst,
-        train_images=images[:-TEST_IMAGES],
-        train_labels=labels[:-TEST_IMAGES],
-        test_images=images[-TEST_IMAGES:],
-        test_labels=labels[-TEST_IMAGES:],
-    )
+    part = dst.with_name(f'.{os.getpid()}.{dst.name}')
+    try:
+        np.savez(
+            part,
+            train_images=images[:-TEST_IMAGES],
+            train_labels=labels[:-TEST_IMAGES],
+            test_images=images[-TEST_IMAGES:],
+            test_labels=labels[-TEST_IMAGES:],
+        )
+        part.replace(dst)
+    finally:
+        part.unlink(missing_ok=True)
     print(f'{dst}: {len(images) - TEST_IMAGES} + {TEST_IMAGES} images')
 
 

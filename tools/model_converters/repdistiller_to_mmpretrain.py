@@ -12,6 +12,7 @@ from pathlib import Path
 from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of, write_checkpoint
 
 # isort: split
+import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
 from torch import Tensor
@@ -57,9 +58,14 @@ def model_config(architecture: str, num_classes: int) -> dict:
 
 
 def fits(architecture: str, weights: dict[str, Tensor]) -> bool:
-    """Return whether the weights are exactly those of an architecture: same names, same shapes."""
+    """Return whether the weights are those of an architecture: same names, same shapes."""
     own = MODELS.build(model_config(architecture, len(weights['head.fc.weight']))).state_dict()
-    return {name: tensor.shape for name, tensor in own.items()} == {name: w.shape for name, w in weights.items()}
+    return shapes(own) == shapes(weights)
+
+
+def shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
+    # counters that the first torch versions did not write
+    return {name: w.shape for name, w in weights.items() if not name.endswith('num_batches_tracked')}
 
 
 def convert(checkpoint: dict, src: str, architecture: str | None = None) -> dict:
@@ -78,7 +84,8 @@ def convert(checkpoint: dict, src: str, architecture: str | None = None) -> dict
     """
     if 'model' not in checkpoint:
         raise CheckpointError(
-            f'{src} has not the published form {{"model": weights, ...}}; its keys: {", ".join(list(checkpoint)[:8])}. '
+            f'{src} has not the published form {{"model": weights, ...}}; its keys: '
+            f'{", ".join(map(str, list(checkpoint)[:8]))}. '
             "A checkpoint with 'state_dict' is mmpretrain's already."
         )
     published = weights_of({'state_dict': checkpoint['model']}, src)
@@ -96,7 +103,7 @@ def convert(checkpoint: dict, src: str, architecture: str | None = None) -> dict
     load_strictly(model, weights, f'{src} as {architecture}')
     meta = {'architecture': architecture, 'converted_from': Path(src).name}
     accuracy = checkpoint.get('accuracy', checkpoint.get('best_acc'))
-    if accuracy is not None:
+    if isinstance(accuracy, int | float | Tensor):
         meta['accuracy'] = float(accuracy)
     return {'meta': meta, 'state_dict': model.state_dict()}
 
@@ -106,6 +113,8 @@ def main() -> None:
     names = {**{name: name for name in ARCHITECTURES}, **{ours: name for name, ours in ARCHITECTURES.items()}}
     if args.arch is not None and args.arch not in names:
         raise SettingError(f'--arch {args.arch}: there is no such architecture. There are: {", ".join(ARCHITECTURES)}.')
+    if Path(args.dst).is_dir():
+        raise SettingError(f'DST {args.dst} is a folder. Give a file.')
     if Path(args.dst).exists() and not args.force:
         raise SettingError(f'DST {args.dst} exists and is kept. Give another path, or --force to replace it.')
     # final checkpoints of the published scripts hold their command line as a Namespace

@@ -6,7 +6,7 @@ train_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='NPZDataset',
-        data_file='data/digits.npz',
+        data_file='work_dirs/demo/digits.npz',
         images_key='train_images',
         labels_key='train_labels',
         pipeline=[dict(type='RandomCrop', crop_size=16, padding=2), dict(type='PackInputs')],
@@ -18,7 +18,7 @@ val_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='NPZDataset',
-        data_file='data/digits.npz',
+        data_file='work_dirs/demo/digits.npz',
         images_key='test_images',
         labels_key='test_labels',
         pipeline=[dict(type='PackInputs')],

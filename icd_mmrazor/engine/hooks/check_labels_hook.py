@@ -1,5 +1,9 @@
 """Classes and labels against the classifier, before the first batch."""
 
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
@@ -7,14 +11,20 @@ from mmengine.runner import Runner
 
 from icd_mmrazor.utils.errors import DatasetError
 
+REMEDY = (
+    'Set head.num_classes of the model (of teacher and architecture in a distillation), or correct the dataset and '
+    'its classes.'
+)
+
 
 @HOOKS.register_module()
 class CheckLabelsHook(Hook):
     """Refuse a dataset that does not fit the classifier.
 
     Without it a loss fails deep inside the first epoch, on a GPU with an assertion that names nothing, or a network
-    of 100 classes learns 10. Checked are the training and the validation set, where a dataset offers
-    ``get_gt_labels`` (mmpretrain's do), against ``head.num_classes`` of the model, or of the student of a distillation.
+    of 100 classes learns 10. Checked are the training and the validation set, also inside mmengine's wrappers, where
+    a dataset offers ``get_gt_labels`` (mmpretrain's do), against ``head.num_classes`` of the model, or of the student
+    of a distillation. Where a dataset names no classes and has labels for only some of the model's, it warns.
 
     Raises:
         DatasetError: The dataset names another number of classes, or a label is negative or too large.
@@ -31,26 +41,44 @@ class CheckLabelsHook(Hook):
         classes = getattr(getattr(classifier, 'head', None), 'num_classes', None)
         if classes is None:
             return
-        self._check('train_dataloader', runner.train_dataloader.dataset, classes)
+        for dataset in _plain_datasets(runner.train_dataloader.dataset):
+            self._check(runner, 'train_dataloader', dataset, classes)
         if runner.val_loop is not None:
-            self._check('val_dataloader', runner.val_dataloader.dataset, classes)
+            for dataset in _plain_datasets(runner.val_dataloader.dataset):
+                self._check(runner, 'val_dataloader', dataset, classes)
 
     @staticmethod
-    def _check(setting: str, dataset: object, classes: int) -> None:
-        if not hasattr(dataset, 'get_gt_labels') or not len(dataset):
+    def _check(runner: Runner, setting: str, dataset: Any, classes: int) -> None:
+        labels = _labels(dataset)
+        if labels is None:
             return
-        labels, named = dataset.get_gt_labels(), dataset.metainfo.get('classes')
-        if labels.dtype.kind != 'i':  # several labels an image
-            return
-        low, high = labels.min(), labels.max()
+        named, low, high = dataset.metainfo.get('classes'), labels.min(), labels.max()
+        model = f'the model has {classes} classes, labels 0 to {classes - 1}. {REMEDY}'
+        dataset_name = f'{setting}.dataset ({type(dataset).__name__})'
         if named and len(named) != classes:
-            found = f'{len(named)} classes'
-        elif low < 0 or high >= classes:
-            found = f'labels from {low} to {high}'
-        else:
-            return
-        raise DatasetError(
-            f'{setting}.dataset ({type(dataset).__name__}) has {found}; the model has {classes} classes, labels 0 to '
-            f'{classes - 1}. Set head.num_classes of the model (of teacher and architecture in a distillation), or '
-            'correct the dataset.'
-        )
+            raise DatasetError(f'{dataset_name} has {len(named)} classes; {model}')
+        if low < 0 or high >= classes:
+            raise DatasetError(f'{dataset_name} has labels from {low} to {high}; {model}')
+        if not named and high < classes - 1:
+            runner.logger.warning(f'{dataset_name} has labels up to {high} only; {model}')
+
+
+def _plain_datasets(dataset: Any) -> Iterator[Any]:
+    """Yield the datasets inside mmengine's RepeatDataset, ConcatDataset and the like."""
+    inside = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    if inside == [None]:
+        yield dataset
+    else:
+        for part in inside:
+            yield from _plain_datasets(part)
+
+
+def _labels(dataset: Any) -> np.ndarray | None:
+    """Return one label an image, or None where a dataset has none or several."""
+    if not hasattr(dataset, 'get_gt_labels') or not len(dataset):
+        return None
+    try:
+        labels = dataset.get_gt_labels()
+    except (KeyError, ValueError):  # no labels, or rows of different length
+        return None
+    return labels if labels.ndim == 1 and labels.dtype.kind in 'iu' else None

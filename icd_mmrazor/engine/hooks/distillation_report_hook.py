@@ -54,13 +54,14 @@ def evaluate(model: BaseModel, data_preprocessor: nn.Module, runner: Runner) -> 
     """Evaluate a model on a run's validation set, without the hooks and the log of a validation epoch.
 
     Args:
-        model: The model, in eval mode.
+        model: The model; it is left in eval mode, and the training loop sets its own.
         data_preprocessor: What the run feeds its models through.
         runner: The run.
 
     Returns:
         The metrics of the run's ``val_evaluator``.
     """
+    model.eval()
     dataloader, evaluator = runner.val_loop.dataloader, runner.val_loop.evaluator
     for batch in dataloader:
         data = data_preprocessor(batch, False)
@@ -75,6 +76,9 @@ def describe(model: nn.Module, cfg: dict | None) -> str:
     Args:
         model: The network.
         cfg: Its config, if it was built from one.
+
+    Returns:
+        For example "CIFARResNet(depth=20), 272,474 parameters".
     """
     backbone = (cfg or {}).get('backbone')
     name = type(getattr(model, 'backbone', model)).__name__
@@ -85,7 +89,14 @@ def describe(model: nn.Module, cfg: dict | None) -> str:
 
 
 def loss_terms(algorithm: nn.Module) -> list[str]:
-    """List the terms of a distillation's loss as they are logged, each with what computes it and its weight."""
+    """List the terms of a distillation's loss.
+
+    Args:
+        algorithm: mmrazor's or our algorithm, with ``architecture`` and ``distiller``.
+
+    Returns:
+        The terms as they are logged, each with what computes it and its weight.
+    """
     terms = []
     if getattr(algorithm, 'calculate_student_loss', True):
         head = getattr(algorithm.architecture, 'head', None)

@@ -1,6 +1,6 @@
 """Checkpoints of nothing but tensors and plain values."""
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ class PlainCheckpointHook(Hook):
     priority = 'LOWEST'
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Drop the histories; write numpy's scalars and counters as Python's numbers and dictionaries."""
+        """Drop the histories; write what is numpy's, and special containers, as Python's own."""
         hub = checkpoint.get('message_hub')
         if hub:
             kept = {key: value for key, value in hub['resumed_keys'].items() if key not in hub['log_scalars']}
@@ -37,12 +37,14 @@ class PlainCheckpointHook(Hook):
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, Counter):
-        return dict(value)
-    if isinstance(value, dict):
-        return type(value)((key, _plain(item)) for key, item in value.items())
+    if isinstance(value, dict):  # a Counter or defaultdict too
+        kind = OrderedDict if isinstance(value, OrderedDict) else dict
+        return kind((key, _plain(item)) for key, item in value.items())
     if isinstance(value, list | tuple):
-        return type(value)(_plain(item) for item in value)
+        kind = list if isinstance(value, list) else tuple
+        return kind(_plain(item) for item in value)
     return value

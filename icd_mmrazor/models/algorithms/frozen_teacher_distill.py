@@ -11,6 +11,7 @@ from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from icd_mmrazor.compat import in_mmpretrain_scope
 from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher
 from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of
 from icd_mmrazor.utils.errors import SettingError
@@ -28,16 +29,21 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     * it is no submodule, so nothing that walks a model's parameters, buffers or modules meets it: checkpoints, the
       optimizer, DDP, EMA and mmengine's averaging of buffers. It still follows ``to()``, ``cuda()``, ``double()``.
       A resumed run loads it again from its file;
-    * once ``StopDistillHook`` has stopped the distillation it is not run any more;
+    * once ``StopDistillHook`` has stopped the distillation it is not run any more (several processes then need
+      ``find_unused_parameters=True`` in the config: the projections are idle);
     * ``OFDDistiller`` works in it without an algorithm class of its own.
 
     Args:
         distiller: Config of the distiller.
-        teacher: Config of the teacher, or the built model.
-        teacher_ckpt: Its checkpoint: a file or an ``https://`` address. A distillation checkpoint gives its student.
+        teacher: Config of the teacher, or the built model. Without a scope it is mmpretrain's.
+        architecture: Config of the student, or the built model, likewise.
+        teacher_ckpt: The teacher's checkpoint: a file or an ``https://`` address. A distillation checkpoint gives its
+            student.
+        data_preprocessor: What both networks see the images through. Its type is mmpretrain's
+            ``ClsDataPreprocessor`` unless it names another.
         student_trainable: As of the base class.
         calculate_student_loss: As of the base class.
-        **kwargs: ``architecture`` (the student), ``data_preprocessor`` and the other arguments of the base class.
+        **kwargs: Other arguments of the base class.
 
     Raises:
         SettingError: ``teacher_ckpt`` is not given, or teacher and student have different numbers of classes.
@@ -58,7 +64,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self,
         distiller: dict,
         teacher: BaseModel | dict,
+        architecture: BaseModel | dict,
         teacher_ckpt: str | None = None,
+        data_preprocessor: nn.Module | dict | None = None,
         student_trainable: bool = True,
         calculate_student_loss: bool = True,
         **kwargs: Any,
@@ -70,19 +78,25 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 'tools/train.py configs/vanilla/..., or convert a published one with '
                 'tools/model_converters/repdistiller_to_mmpretrain.py.'
             )
-        if kwargs.get('teacher_trainable'):
-            raise SettingError(
-                'FrozenTeacherDistill: teacher_trainable=True, but its teacher is frozen. Remove the setting, or use '
-                "mmrazor's SingleTeacherDistill."
-            )
+        for name, frozen in (('teacher_trainable', False), ('teacher_norm_eval', True)):
+            if kwargs.get(name, frozen) != frozen:
+                raise SettingError(
+                    f'FrozenTeacherDistill: {name}={kwargs[name]}, but its teacher is frozen. Remove the setting, or '
+                    "use mmrazor's SingleTeacherDistill."
+                )
         # strictly and first: the base class loads leniently, and after the distiller could have read the weights
+        teacher = in_mmpretrain_scope(teacher)
         teacher = MODELS.build(teacher) if isinstance(teacher, dict) else teacher
         load_strictly(teacher, weights_of(read_checkpoint(teacher_ckpt), teacher_ckpt), f'{teacher_ckpt=!s}')
+        if isinstance(data_preprocessor, dict):
+            data_preprocessor = {'type': 'mmpretrain.ClsDataPreprocessor', **data_preprocessor}
         super().__init__(
             distiller,
             teacher,
             student_trainable=student_trainable,
             calculate_student_loss=calculate_student_loss,
+            architecture=in_mmpretrain_scope(architecture),
+            data_preprocessor=data_preprocessor,
             **kwargs,
         )
         self.teacher_ckpt = teacher_ckpt

@@ -31,9 +31,9 @@ class ICDDistiller(ConfigurableDistiller):
         icd: Settings of the loss between the embeddings; its type is :class:`ICDLoss` unless they name another.
         kd: Settings of a loss between the logits, called with ``preds_S`` and ``preds_T``; its type is mmrazor's
             ``KLDivergence`` unless they name another. ``None``: no such loss.
-        student_recorders, teacher_recorders, distill_losses, connectors, loss_forward_mappings: As of mmrazor's
-            ``ConfigurableDistiller``: more losses, added to these.
-        **kwargs: Other arguments of ``ConfigurableDistiller``.
+        student_recorders, teacher_recorders, distill_losses, connectors, loss_forward_mappings, distill_deliveries:
+            As of mmrazor's ``ConfigurableDistiller``: more losses, added to these.
+        init_cfg: As of every mmengine module.
 
     Raises:
         SettingError: A source is not a linear layer of its network, a width is out of range, a name is used twice, or
@@ -59,10 +59,14 @@ class ICDDistiller(ConfigurableDistiller):
         distill_losses: dict[str, dict] | None = None,
         connectors: dict[str, dict] | None = None,
         loss_forward_mappings: dict[str, dict] | None = None,
-        **kwargs: Any,
+        distill_deliveries: dict[str, dict] | None = None,
+        init_cfg: dict | None = None,
     ) -> None:
         if not isinstance(embed_dims, int) or embed_dims < 1:
             raise SettingError(f'ICDDistiller: embed_dims={embed_dims!r} must be a positive integer; published is 128.')
+        for name, settings in (('icd', icd), ('kd', kd)):
+            if settings is not None and not isinstance(settings, dict):
+                raise SettingError(f'ICDDistiller: {name}={settings!r} must be settings: {name}=dict(...), or None.')
         self.student_source = student_source
         self.teacher_source = teacher_source
         self.embed_dims = embed_dims
@@ -93,41 +97,52 @@ class ICDDistiller(ConfigurableDistiller):
             distill_losses=_merged(losses, distill_losses, 'distill_losses'),
             connectors=connectors,
             loss_forward_mappings=loss_forward_mappings,
-            **kwargs,
+            distill_deliveries=distill_deliveries,
+            init_cfg=init_cfg,
         )
+        self.compares_logits = kd is not None
+        self.classes: dict[str, int] = {}
         # the base class wants every connector of a mapping to exist; ours need the width, known from the networks
         self.loss_forward_mappings = {**mappings, **self.loss_forward_mappings}
 
     def prepare_from_student(self, model: nn.Module) -> None:
         """Start the student's recorders and make the projection of its feature.
 
+        Args:
+            model: The student.
+
         Raises:
-            SettingError: ``student_source`` is not a linear layer of the model.
+            SettingError: ``student_source`` is not a linear layer of the model, or ``kd`` is set and the two networks
+                have different numbers of classes.
         """
-        self._project(STUDENT, _linear_layer(model, self.student_source, 'student_source'))
+        layer = _linear_layer(model, self.student_source, 'student_source')
+        self.connectors[STUDENT] = LinearProjection(layer.in_features, self.embed_dims)
+        self._compare_classes(student=layer.out_features)
         super().prepare_from_student(model)
 
     def prepare_from_teacher(self, model: nn.Module) -> None:
         """Start the teacher's recorders and make the projection of its feature.
+
+        Args:
+            model: The teacher.
 
         Raises:
             SettingError: ``teacher_source`` is not a linear layer of the model, or ``kd`` is set and the two networks
                 have different numbers of classes.
         """
         layer = _linear_layer(model, self.teacher_source, 'teacher_source')
-        self._project(TEACHER, layer)
+        self.connectors[TEACHER] = LinearProjection(layer.in_features, self.embed_dims)
+        self._compare_classes(teacher=layer.out_features)
         super().prepare_from_teacher(model)
-        if 'loss_kd' in self.distill_losses and layer.out_features != self._student_classes:
+
+    def _compare_classes(self, **classes: int) -> None:
+        self.classes |= classes
+        if self.compares_logits and len(set(self.classes.values())) > 1:
             raise SettingError(
-                f'ICDDistiller: kd compares logits, but the teacher has {layer.out_features} classes '
-                f'({self.teacher_source}) and the student {self._student_classes} ({self.student_source}). '
+                f'ICDDistiller: kd compares logits, but the teacher has {self.classes["teacher"]} classes '
+                f'({self.teacher_source}) and the student {self.classes["student"]} ({self.student_source}). '
                 'Use a teacher of the same classes, or set kd=None.'
             )
-
-    def _project(self, name: str, layer: nn.Linear) -> None:
-        if name == STUDENT:
-            self._student_classes = layer.out_features
-        self.connectors[name] = LinearProjection(layer.in_features, self.embed_dims)
 
     def compute_distill_losses(self) -> dict[str, Tensor]:
         """Compute the losses from what was recorded.

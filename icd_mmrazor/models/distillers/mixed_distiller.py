@@ -33,7 +33,7 @@ class MixedDistiller(BaseDistiller):
     after its distiller: ``icd.loss_icd``, ``ofd.loss_1``.
 
     Args:
-        distillers: Config of each distiller by its name. A name contains neither a dot nor "loss" (mmengine adds up
+        distillers: Config of each distiller by its name, a word that does not contain "loss" (mmengine adds up
             whatever has "loss" in its name).
         init_cfg: As of every mmengine module.
 
@@ -51,15 +51,16 @@ class MixedDistiller(BaseDistiller):
 
     def __init__(self, distillers: dict[str, dict], init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg)
-        if not distillers:
+        if not distillers or not isinstance(distillers, dict):
             raise SettingError(
-                'MixedDistiller: distillers is empty. Name at least one: dict(icd=dict(type="ICDDistiller")).'
+                f'MixedDistiller: distillers={distillers!r} must name at least one: '
+                'distillers=dict(icd=dict(type="ICDDistiller")).'
             )
         for name in distillers:
-            if '.' in name or 'loss' in name:
+            if not name.isidentifier() or 'loss' in name or hasattr(nn.ModuleDict, name):
                 raise SettingError(
-                    f'MixedDistiller: the name {name!r} in distillers contains a dot or "loss". Call it otherwise, '
-                    'for example by its method: "icd".'
+                    f'MixedDistiller: {name!r} in distillers cannot be a name: it must be a word without "loss" that '
+                    'torch does not use itself. Call it by its method, for example: "icd".'
                 )
         self.distillers = nn.ModuleDict({name: MODELS.build(cfg) for name, cfg in distillers.items()})
 
@@ -79,17 +80,29 @@ class MixedDistiller(BaseDistiller):
         return _all_entered(distiller.deliveries for distiller in self.distillers.values())
 
     def set_deliveries_override(self, override: bool) -> None:
-        """Set whether the deliveries give out what they recorded (to the student) or record (from the teacher)."""
+        """Set what the deliveries do.
+
+        Args:
+            override: Whether they give out what they recorded (to the student) or record (from the teacher).
+        """
         for distiller in self.distillers.values():
             distiller.set_deliveries_override(override)
 
     def prepare_from_student(self, model: nn.Module) -> None:
-        """Prepare each distiller from the student."""
+        """Prepare each distiller from the student.
+
+        Args:
+            model: The student.
+        """
         for distiller in self.distillers.values():
             distiller.prepare_from_student(model)
 
     def prepare_from_teacher(self, model: nn.Module) -> None:
-        """Prepare each distiller from the teacher, its weights loaded."""
+        """Prepare each distiller from the teacher.
+
+        Args:
+            model: The teacher, its weights loaded.
+        """
         for distiller in self.distillers.values():
             distiller.prepare_from_teacher(model)
             initialise_from_teacher(distiller, model)

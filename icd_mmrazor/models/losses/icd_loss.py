@@ -4,10 +4,11 @@ import math
 
 import torch
 import torch.nn.functional as F
+from mmengine.dist import get_rank, get_world_size
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from icd_mmrazor.utils.distributed import batch_sizes, gather_rows, world_size
+from icd_mmrazor.utils.distributed import batch_sizes, gather_rows
 from icd_mmrazor.utils.errors import SettingError
 
 
@@ -75,13 +76,16 @@ class ICDLoss(nn.Module):
         gather_distributed: bool = False,
     ) -> None:
         super().__init__()
-        if not (alpha >= 0 and math.isfinite(alpha)):
+        settings = dict(
+            alpha=alpha, max_tau=max_tau, init_log_tau=init_log_tau, init_bias=init_bias, loss_weight=loss_weight
+        )
+        for name, value in settings.items():
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise SettingError(f'ICDLoss: {name}={value!r} must be a finite number.')
+        if alpha < 0:
             raise SettingError(f'ICDLoss: alpha={alpha}, the weight of the invariance term, must be 0 or more.')
-        if not max_tau > 0:
+        if max_tau <= 0:
             raise SettingError(f'ICDLoss: max_tau={max_tau}, the limit of the temperature, must be more than 0.')
-        for name, value in (('init_log_tau', init_log_tau), ('init_bias', init_bias), ('loss_weight', loss_weight)):
-            if not math.isfinite(value):
-                raise SettingError(f'ICDLoss: {name}={value} must be a finite number.')
         self.alpha = alpha
         self.max_tau = max_tau
         self.loss_weight = loss_weight
@@ -110,15 +114,16 @@ class ICDLoss(nn.Module):
             teacher = F.normalize(t_feature.to(dtype), dim=1)
             tau = self.log_tau.exp().clamp(max=self.max_tau)
 
-            similarities, first, scale = tau * student @ teacher.T + self.bias, 0, 1 / len(student)
-            transposed = similarities.T
-            if self.gather_distributed and world_size() > 1:
+            if self.gather_distributed and get_world_size() > 1:
                 sizes = batch_sizes(len(student), student.device)
                 similarities = tau * student @ gather_rows(teacher, sizes).T + self.bias
                 transposed = tau * teacher @ gather_rows(student, sizes).T + self.bias
-                first = sum(sizes[: torch.distributed.get_rank()])
+                first = sum(sizes[: get_rank()])
                 # DDP takes the mean over ranks; the mean over images is wanted, however many a rank has
                 scale = len(sizes) / sum(sizes)
+            else:
+                similarities = tau * student @ teacher.T + self.bias
+                transposed, first, scale = similarities.T, 0, 1 / len(student)
 
             log_p = similarities.log_softmax(dim=1)
             loss = contrastive = -scale * log_p.diagonal(first).sum()

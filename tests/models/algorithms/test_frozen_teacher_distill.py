@@ -232,9 +232,29 @@ def test_never_unpickles(algorithm: Callable, tmp_path: Path) -> None:
     assert not trace.exists()
 
 
-def test_refuses_a_trained_teacher(algorithm: Callable) -> None:
-    with pytest.raises(SettingError, match='teacher_trainable=True'):
-        algorithm(teacher_trainable=True)
+@pytest.mark.parametrize('setting', [{'teacher_trainable': True}, {'teacher_norm_eval': False}], ids=str)
+def test_refuses_a_trained_teacher(setting: dict[str, bool], algorithm: Callable) -> None:
+    (name, value), *_ = setting.items()
+    with pytest.raises(SettingError, match=f'{name}={value}, but its teacher is frozen'):
+        algorithm(**setting)
+    assert algorithm(**{name: not value}).teacher is not None
+
+
+def test_networks_without_a_scope_are_mmpretrains(
+    algorithm: Callable, network: Callable, teacher_file: Callable, batch: Callable
+) -> None:
+    """As an ordinary config of mmpretrain writes them, its data_preprocessor without a type too."""
+    plain = {name: network(name) for name in ('res8', 'res20')}
+    for cfg in plain.values():
+        del cfg['_scope_']
+    model = algorithm(
+        architecture=plain['res8'],
+        teacher='res20',
+        teacher_ckpt=teacher_file('res20'),
+        data_preprocessor=dict(mean=[1.0] * 3, std=[2.0] * 3),
+    )
+    assert type(model.data_preprocessor).__name__ == 'ClsDataPreprocessor'
+    assert 'distill.loss_icd' in model(*batch(), mode='loss')
 
 
 def test_ofd_works_without_an_algorithm_of_its_own(algorithm: Callable, batch: Callable) -> None:

@@ -143,6 +143,34 @@ def test_refuses_a_width_out_of_range(width: float) -> None:
         MODELS.build({'_scope_': 'mmrazor', 'type': 'ICDDistiller', 'embed_dims': width})
 
 
+def test_the_teacher_may_come_first() -> None:
+    distiller = MODELS.build({'_scope_': 'mmrazor', 'type': 'ICDDistiller', 'kd': {}, **SOURCES})
+    distiller.prepare_from_teacher(Classifier(4, 3))
+    with pytest.raises(SettingError, match='teacher has 3 classes'):
+        distiller.prepare_from_student(Classifier(4, 2))
+
+
+def test_a_users_own_kd_is_not_ours() -> None:
+    logits = dict(logits=dict(type='ModuleOutputs', source='classifier'))
+    mapping = {f'preds_{side}': dict(recorder='logits', from_student=side == 'S') for side in 'ST'}
+    prepared(
+        Classifier(4, 2),
+        Classifier(4, 3),
+        **SOURCES,
+        student_recorders=logits,
+        teacher_recorders=logits,
+        distill_losses=dict(loss_kd=dict(type='DISTLoss')),
+        loss_forward_mappings=dict(loss_kd=dict(logits_S=mapping['preds_S'], logits_T=mapping['preds_T'])),
+    )
+
+
+@pytest.mark.parametrize('setting', [{'kd': 4.0}, {'icd': 'ICDLoss'}], ids=str)
+def test_refuses_settings_that_are_none(setting: dict) -> None:
+    (name, value), *_ = setting.items()
+    with pytest.raises(SettingError, match=f'{name}={value!r} must be settings'):
+        MODELS.build({'_scope_': 'mmrazor', 'type': 'ICDDistiller', **setting})
+
+
 def test_works_in_mmrazors_own_algorithm(network: Callable, batch: Callable) -> None:
     algorithm = MODELS.build(
         dict(

@@ -151,8 +151,10 @@ def test_deliveries_pass_from_the_teacher_to_the_student() -> None:
         assert loss(a, a) is recorded
 
 
-@pytest.mark.parametrize('names', [(), ('my.icd',), ('my_loss',)], ids=str)
+@pytest.mark.parametrize('names', [(), ('my.icd',), ('my_loss',), ('items',)], ids=str)
 def test_refuses_names_that_would_mislead(names: tuple[str, ...]) -> None:
     distillers = {name: dict(type='ICDDistiller') for name in names}
     with pytest.raises(SettingError, match='MixedDistiller'):
         MODELS.build(dict(_scope_='mmrazor', type='MixedDistiller', distillers=distillers))
+    with pytest.raises(SettingError, match='must name at least one'):
+        MODELS.build(dict(_scope_='mmrazor', type='MixedDistiller', distillers=[dict(type='ICDDistiller')]))

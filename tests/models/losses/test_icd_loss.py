@@ -143,11 +143,19 @@ def test_gpu_equals_cpu(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(
     'setting',
-    [{'alpha': -0.1}, {'alpha': math.nan}, {'max_tau': 0.0}, {'max_tau': -1.0}, {'init_log_tau': math.inf}],
+    [
+        {'alpha': -0.1},
+        {'alpha': math.nan},
+        {'max_tau': 0.0},
+        {'max_tau': -1.0},
+        {'init_log_tau': math.inf},
+        {'alpha': None},
+        {'loss_weight': 'a'},
+    ],
 )
 def test_refuses_settings_out_of_range(setting: dict[str, float]) -> None:
     (name, value), *_ = setting.items()
-    with pytest.raises(SettingError, match=f'{name}={value}'):
+    with pytest.raises(SettingError, match=f'{name}={value!r}'):
         MODELS.build({'_scope_': 'mmrazor', 'type': 'ICDLoss', **setting})
 
 
