@@ -36,9 +36,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     Args:
         distiller: Config of the distiller.
         teacher: Config of the teacher, or the built model. Without a scope it is mmpretrain's.
-        architecture: Config of the student, or the built model, likewise.
         teacher_ckpt: The teacher's checkpoint: a file or an ``https://`` address. A distillation checkpoint gives its
             student.
+        architecture: Config of the student, or the built model. Without a scope it is mmpretrain's too.
         data_preprocessor: What both networks see the images through. Its type is mmpretrain's
             ``ClsDataPreprocessor`` unless it names another.
         student_trainable: As of the base class.
@@ -64,8 +64,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self,
         distiller: dict,
         teacher: BaseModel | dict,
-        architecture: BaseModel | dict,
         teacher_ckpt: str | None = None,
+        *,
+        architecture: BaseModel | dict,
         data_preprocessor: nn.Module | dict | None = None,
         student_trainable: bool = True,
         calculate_student_loss: bool = True,
@@ -100,6 +101,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             **kwargs,
         )
         self.teacher_ckpt = teacher_ckpt
+        # an attribute, no submodule: nothing that walks the modules is to find it
         del self._modules['teacher']
         object.__setattr__(self, 'teacher', teacher.eval())
         initialise_from_teacher(self.distiller, teacher)
