@@ -55,7 +55,7 @@ def test_missing_stack_is_one_message(command: list[str], bare_python: Path) -> 
     process = subprocess.run([bare_python, *command], capture_output=True, text=True, env={'PYTHONPATH': str(ROOT)})
     assert process.returncode == 1
     message = process.stderr[process.stderr.index('ImportError') :]
-    assert 'icd_mmrazor needs torch, torchvision, joblib, mmengine, mmcv, mmpretrain, mmrazor' in message
+    assert 'icd_mmrazor needs torch, torchvision, joblib, scipy, mmengine, mmcv, mmpretrain, mmrazor' in message
     assert 'pip install "icd-mmrazor[onedl]"' in message
     assert 'pip install "icd-mmrazor[openmmlab]"' in message
 
