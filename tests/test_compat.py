@@ -1,5 +1,6 @@
 """What the compatibility layer mends, and that it tells the truth afterwards."""
 
+import socket
 import subprocess
 import venv
 from pathlib import Path
@@ -104,3 +105,43 @@ def test_a_single_process_starts_no_group() -> None:
     with icd_mmrazor.compat.process_group(cfg):
         assert not torch.distributed.is_initialized()
     assert 'model_wrapper_cfg' not in cfg
+
+
+GROUP = """
+import os
+from icd_mmrazor import compat
+import torch
+from mmengine.config import Config
+
+def threads():
+    return len(os.listdir('/proc/self/task'))
+
+def train(cfg):
+    device_ids = cfg.model_wrapper_cfg.device_ids
+    model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2), device_ids=device_ids)
+    model.itself = [model]  # a cycle, as a runner's
+    model(torch.ones(1, 2)).sum().backward()
+    assert torch.distributed.get_backend() == 'gloo'
+
+torch.ones(2).requires_grad_().sum().backward()
+before, cfg = threads(), Config({'launcher': 'pytorch'})
+with compat.process_group(cfg):
+    train(cfg)
+    during = threads()
+print(before, during, threads(), torch.distributed.is_initialized())
+"""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU machine the launchers are mmengine's own")
+def test_no_thread_of_a_process_group_is_left(tmp_path: Path) -> None:
+    """One that meets the end of the interpreter aborts the process."""
+    script = tmp_path / 'script.py'
+    script.write_text(GROUP)
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    world = dict(RANK='0', LOCAL_RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    process = run_python(script, **world, OMP_NUM_THREADS='1')
+    before, during, after, initialized = process.stdout.split()
+    assert int(during) > int(before), process.stderr
+    assert (after, initialized) == (before, 'False')

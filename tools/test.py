@@ -10,6 +10,7 @@ from icd_mmrazor import compat  # first: it says what to install where the stack
 from mmengine.config import Config, ConfigDict
 from mmengine.fileio import dump
 from mmengine.hub import get_config
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of
@@ -56,17 +57,22 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
     cfg.load_from, cfg.resume = None, False
 
 
+def test(cfg: Config, args: argparse.Namespace) -> None:
+    weights = weights_of(read_checkpoint(args.checkpoint), args.checkpoint)
+    runner = Runner.from_cfg(cfg)
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    load_strictly(model, weights, f'checkpoint {args.checkpoint}')
+    metrics = runner.test()
+    if args.out and runner.rank == 0:
+        dump(metrics, args.out)
+
+
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     prepare(cfg, args)
-    weights = weights_of(read_checkpoint(args.checkpoint), args.checkpoint)
     with compat.process_group(cfg):
-        runner = Runner.from_cfg(cfg)
-        load_strictly(getattr(runner.model, 'module', runner.model), weights, f'checkpoint {args.checkpoint}')
-        metrics = runner.test()
-        if args.out and runner.rank == 0:
-            dump(metrics, args.out)
+        test(cfg, args)
 
 
 if __name__ == '__main__':

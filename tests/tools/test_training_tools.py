@@ -162,19 +162,18 @@ def test_two_processes_train_and_test(options: list[str], tmp_path: Path) -> Non
 
 
 STAND_IN_SRUN = """#!/usr/bin/env bash
-# Runs the command once for each node, as Slurm would, on this machine.
+# Runs the command once for each node, as Slurm would, on this machine; one that fails ends the others.
 printf '%s\\n' "$@" > "$SRUN_ARGUMENTS"
 while [[ $1 != bash ]]; do
     if [[ $1 == --nodes ]]; then nodes=$2; fi
     shift
 done
-for ((node = 1; node < nodes; node++)); do
+for ((node = 0; node < nodes; node++)); do
     SLURM_NNODES=$nodes SLURM_NODEID=$node SLURM_JOB_ID=$$ SLURM_JOB_NODELIST=here "$@" &
 done
-SLURM_NNODES=$nodes SLURM_NODEID=0 SLURM_JOB_ID=$$ SLURM_JOB_NODELIST=here "$@"
-status=$?
-wait || status=1
-exit $status
+for ((node = 0; node < nodes; node++)); do
+    wait -n || { kill $(jobs -p); exit 1; }
+done
 """
 STAND_IN_SCONTROL = """#!/usr/bin/env bash
 [[ "$*" == "show hostnames here" ]] && echo 127.0.0.1
