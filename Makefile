@@ -7,6 +7,8 @@ STAMP := $(VENV)/.made
 VENV_OPENMMLAB := .venv-openmmlab
 STAMP_OPENMMLAB := $(VENV_OPENMMLAB)/.made
 SOURCES := setup.cfg pyproject.toml requirements/constraints.txt
+# two workers of one thread each: most tests are small, or start a process of their own
+WORKERS := --numprocesses 2 --dist worksteal
 
 .PHONY: help demo test test-openmmlab lint format clean
 
@@ -31,10 +33,10 @@ demo: $(STAMP)
 	$(VENV)/bin/python tools/demo.py
 
 test: $(STAMP)
-	$(VENV)/bin/pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest $(WORKERS)
 
 test-openmmlab: $(STAMP_OPENMMLAB)
-	$(VENV_OPENMMLAB)/bin/pytest
+	OMP_NUM_THREADS=1 $(VENV_OPENMMLAB)/bin/pytest $(WORKERS)
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
