@@ -22,12 +22,16 @@ PAIRS = [
     ('res110', 'res32'),
     ('res32x4', 'res8x4'),
 ]
+LIGHT = ['mobilenetv2', 'shufflenetv1', 'shufflenetv2']
 VANILLA = [
     *(f'res{d}' for d in (8, 14, 20, 32, 44, 56, 110, '8x4', '32x4')),
     'wrn16-1',
     'wrn16-2',
     'wrn40-1',
     'wrn40-2',
+    *(f'vgg{d}' for d in (8, 11, 13, 16, 19)),
+    'res50',
+    *LIGHT,
 ]
 
 
@@ -37,14 +41,15 @@ def load(name: str) -> Config:
 
 @pytest.mark.parametrize('file', FILES, ids=lambda file: f'{file.parent.name}/{file.stem}')
 def test_every_key_is_read(file: Path) -> None:
-    read = {*inspect.signature(Runner.__init__).parameters, 'custom_imports'} - {'self', 'cfg'}
+    read = {*inspect.signature(Runner.__init__).parameters, 'custom_imports', 'find_unused_parameters'} - {'self', 'cfg'}
     assert set(Config.fromfile(file)) <= read
 
 
 @pytest.mark.parametrize('name', VANILLA)
 def test_protocol(name: str) -> None:
     cfg = load(f'vanilla/{name}_cifar100')
-    assert cfg.optim_wrapper == {'optimizer': {'type': 'SGD', 'lr': 0.05, 'momentum': 0.9, 'weight_decay': 5e-4}}
+    lr = 0.01 if name in LIGHT else 0.05
+    assert cfg.optim_wrapper == {'optimizer': {'type': 'SGD', 'lr': lr, 'momentum': 0.9, 'weight_decay': 5e-4}}
     assert cfg.param_scheduler == {'type': 'MultiStepLR', 'by_epoch': True, 'milestones': [150, 180, 210], 'gamma': 0.1}
     assert (cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size) == (240, 64)
     assert cfg.data_preprocessor.mean == pytest.approx([255 * x for x in (0.5071, 0.4867, 0.4408)])
@@ -135,7 +140,7 @@ def test_wheel_carries_the_configs(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         archive.extractall(installed)
-    shipped = {str(file.relative_to(CONFIGS)) for file in CONFIGS.rglob('*.py')}
+    shipped = {str(file.relative_to(CONFIGS)) for file in CONFIGS.rglob('*') if file.suffix in ('.py', '.yml', '.md')}
     prefix = 'icd_mmrazor/.mim/configs/'
     assert shipped == {name[len(prefix) :] for name in names if name.startswith(prefix)}
     assert {'icd_mmrazor/.mim/tools/train.py', 'icd_mmrazor/.mim/tools/dist_train.sh'} <= names

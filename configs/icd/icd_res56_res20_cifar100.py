@@ -1,9 +1,2 @@
-_base_ = ['../vanilla/res20_cifar100.py', '../_base_/models/res56.py']
-model = dict(
-    _scope_='mmrazor',
-    type='FrozenTeacherDistill',
-    architecture=_base_.pop('model'),
-    teacher=_base_.pop('res56'),
-    teacher_ckpt='work_dirs/res56_cifar100/epoch_240.pth',
-    distiller=dict(type='ICDDistiller'),
-)
+_base_ = ['../_base_/pairs/res56_res20_cifar100.py']
+model = dict(distiller=dict(type='ICDDistiller'))

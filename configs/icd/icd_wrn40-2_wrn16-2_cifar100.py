@@ -1,9 +1,2 @@
-_base_ = ['../vanilla/wrn16-2_cifar100.py', '../_base_/models/wrn40-2.py']
-model = dict(
-    _scope_='mmrazor',
-    type='FrozenTeacherDistill',
-    architecture=_base_.pop('model'),
-    teacher=_base_.pop('wrn40_2'),
-    teacher_ckpt='work_dirs/wrn40-2_cifar100/epoch_240.pth',
-    distiller=dict(type='ICDDistiller'),
-)
+_base_ = ['../_base_/pairs/wrn40-2_wrn16-2_cifar100.py']
+model = dict(distiller=dict(type='ICDDistiller'))

@@ -3,7 +3,16 @@
 from icd_mmrazor.models.algorithms import FrozenTeacherDistill
 from icd_mmrazor.models.backbones import CIFARResNet
 from icd_mmrazor.models.connectors import LinearProjection
-from icd_mmrazor.models.distillers import ICDDistiller, MixedDistiller
-from icd_mmrazor.models.losses import ICDLoss
+from icd_mmrazor.models.distillers import FeatureDistiller, ICDDistiller, MixedDistiller
+from icd_mmrazor.models.losses import FeatureLoss, ICDLoss
 
-__all__ = ['CIFARResNet', 'FrozenTeacherDistill', 'ICDDistiller', 'ICDLoss', 'LinearProjection', 'MixedDistiller']
+__all__ = [
+    'CIFARResNet',
+    'FeatureDistiller',
+    'FeatureLoss',
+    'FrozenTeacherDistill',
+    'ICDDistiller',
+    'ICDLoss',
+    'LinearProjection',
+    'MixedDistiller',
+]

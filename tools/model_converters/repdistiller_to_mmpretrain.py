@@ -6,14 +6,18 @@ The result is what tools/train.py takes as model.teacher_ckpt and tools/test.py 
 """
 
 import argparse
+import functools
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of, write_checkpoint
 
 # isort: split
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseModel
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
@@ -22,11 +26,111 @@ from icd_mmrazor.utils.errors import CheckpointError, SettingError
 
 MODEL_CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / '_base_' / 'models'
 
-# published name -> name of our config
-ARCHITECTURES = {
-    **{f'resnet{depth}': f'res{depth}' for depth in (8, 14, 20, 32, 44, 56, 110, '8x4', '32x4')},
-    **{f'wrn_{depth}_{width}': f'wrn{depth}-{width}' for depth in (16, 40) for width in (1, 2)},
+# the published networks have these in one sequence, mmcv's ConvModule holds one of each
+PARTS = ('conv', 'bn', 'act')
+VGG_LAYER = r'^block(\d)\.(\d+)\.'
+SHUFFLENET_STEM = (r'^(conv|bn)1\.', r'conv1.\1.')
+SHUFFLENET_LAYER = r'^layer(\d)\.(\d)\.(conv|bn)(\d)\.'
+# by whether a unit is the first of its stage: only there has the other branch convolutions too
+SHUFFLENET_V2_BRANCHES = {
+    True: {'1': 'branch1.0', '2': 'branch1.1', '3': 'branch2.0', '4': 'branch2.1', '5': 'branch2.2'},
+    False: {'1': 'branch2.0', '2': 'branch2.1', '3': 'branch2.2'},
 }
+
+
+class Family(NamedTuple):
+    """Networks whose published files name their tensors alike."""
+
+    networks: dict[str, str]  # published name -> name of our config
+    marker: str  # a tensor that all of them have
+    classifier: str
+    rename: Callable[[list[str]], dict[str, str]]  # published names in the backbone -> mmpretrain's
+
+
+def by_rules(*rules: tuple[str, str | Callable[[re.Match], str]]) -> Callable[[list[str]], dict[str, str]]:
+    """Return what renames tensors by patterns and their replacements, one after the other."""
+
+    def rename(names: list[str]) -> dict[str, str]:
+        return {name: functools.reduce(lambda renamed, rule: re.sub(*rule, renamed), rules, name) for name in names}
+
+    return rename
+
+
+def rename_vgg(names: list[str]) -> dict[str, str]:
+    """Rename tensors by counting: mmpretrain's VGG is one sequence of all convolutions, and a pool after each block."""
+    matches = [match for name in names if (match := re.match(VGG_LAYER, name))]
+    convolutions = sorted({(int(match[1]), int(match[2]) // 3) for match in matches})
+    places = {(block, number): i + block for i, (block, number) in enumerate(convolutions)}
+
+    def layer(match: re.Match) -> str:
+        block, index = int(match[1]), int(match[2])
+        return f'features.{places[block, index // 3]}.{PARTS[index % 3]}.'
+
+    return by_rules((VGG_LAYER, layer))(names)
+
+
+def mobilenet_layer(match: re.Match) -> str:
+    stage, block, index = map(int, match.groups())
+    return f'layer{stage + 1}.{block}.conv.{index // 3}.{PARTS[index % 3]}.'
+
+
+def shufflenet_v1_layer(match: re.Match) -> str:
+    stage, unit, part, number = match.groups()
+    return f'layers.{int(stage) - 1}.{unit}.conv{number}.{part}.'
+
+
+def shufflenet_v2_layer(match: re.Match) -> str:
+    stage, unit, part, number = match.groups()
+    branch = SHUFFLENET_V2_BRANCHES[unit == '0'].get(number, f'conv{number}')
+    return f'layers.{int(stage) - 1}.{unit}.{branch}.{part}.'
+
+
+FAMILIES = (
+    Family(
+        {f'resnet{depth}': f'res{depth}' for depth in (8, 14, 20, 32, 44, 56, 110, '8x4', '32x4')},
+        'layer2.0.downsample.0.weight',
+        'fc',
+        by_rules(),
+    ),
+    Family(
+        {f'wrn_{depth}_{width}': f'wrn{depth}-{width}' for depth in (16, 40) for width in (1, 2)},
+        'block2.layer.0.convShortcut.weight',
+        'fc',
+        by_rules((r'^block(\d)\.layer\.', r'layer\1.'), (r'\.convShortcut\.', '.downsample.')),
+    ),
+    Family(
+        {f'vgg{depth}': f'vgg{depth}' for depth in (8, 11, 13, 16, 19)}, 'block0.0.weight', 'classifier', rename_vgg
+    ),
+    Family(
+        {'ResNet50': 'res50'},
+        'layer1.0.shortcut.0.weight',
+        'linear',
+        by_rules((r'\.shortcut\.', '.downsample.')),
+    ),
+    Family(
+        {'MobileNetV2': 'mobilenetv2'},
+        'blocks.0.0.conv.0.weight',
+        'classifier.0',
+        by_rules(
+            (r'^blocks\.(\d)\.(\d)\.conv\.(\d)\.', mobilenet_layer),
+            (r'^conv([12])\.0\.', r'conv\1.conv.'),
+            (r'^conv([12])\.1\.', r'conv\1.bn.'),
+        ),
+    ),
+    Family(
+        {'ShuffleV1': 'shufflenetv1'},
+        'layer1.0.bn3.weight',
+        'linear',
+        by_rules(SHUFFLENET_STEM, (SHUFFLENET_LAYER, shufflenet_v1_layer)),
+    ),
+    Family(
+        {'ShuffleV2': 'shufflenetv2'},
+        'layer1.0.bn5.weight',
+        'linear',
+        by_rules(SHUFFLENET_STEM, (SHUFFLENET_LAYER, shufflenet_v2_layer), (r'^(conv|bn)2\.', r'layers.3.\1.')),
+    ),
+)
+ARCHITECTURES = {published: ours for family in FAMILIES for published, ours in family.networks.items()}
 
 
 def parse_args() -> argparse.Namespace:
@@ -42,25 +146,37 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def rename(name: str) -> str:
-    """Return mmpretrain's name of a published tensor."""
-    if name.startswith('fc.'):
-        return f'head.{name}'
-    name = re.sub(r'^block(\d)\.layer\.', r'layer\1.', name).replace('.convShortcut.', '.downsample.')
-    return f'backbone.{name}'
+def renamed(published: dict[str, Tensor], family: Family) -> dict[str, Tensor]:
+    """Return the tensors of a published file under mmpretrain's names."""
+    head = f'{family.classifier}.'
+    backbone = family.rename([name for name in published if not name.startswith(head)])
+    return {
+        f'backbone.{backbone[name]}' if name in backbone else f'head.fc.{name.removeprefix(head)}': tensor
+        for name, tensor in published.items()
+    }
 
 
-def model_config(architecture: str, num_classes: int) -> dict:
-    cfg = Config.fromfile(MODEL_CONFIGS / f'{ARCHITECTURES[architecture]}.py')
-    model = cfg[ARCHITECTURES[architecture].replace('-', '_')]
-    model.head.num_classes = num_classes
-    return model
+def build(architecture: str, num_classes: int) -> BaseModel:
+    ours = ARCHITECTURES[architecture]
+    cfg = Config.fromfile(MODEL_CONFIGS / f'{ours}.py')[ours.replace('-', '_')]
+    cfg.head.num_classes = num_classes
+    return MODELS.build(cfg)
 
 
-def fits(architecture: str, weights: dict[str, Tensor]) -> bool:
-    """Return whether the weights are those of an architecture: same names, same shapes."""
-    own = MODELS.build(model_config(architecture, len(weights['head.fc.weight']))).state_dict()
-    return shapes(own) == shapes(weights)
+def recognised(published: dict[str, Tensor]) -> str | None:
+    """Return the architecture that has these tensors, in name and shape."""
+    for family in FAMILIES:
+        if family.marker in published and f'{family.classifier}.weight' in published:
+            weights = renamed(published, family)
+            for architecture in family.networks:
+                if shapes(weights) == shapes_of(architecture, len(weights['head.fc.weight'])):
+                    return architecture
+    return None
+
+
+@functools.cache
+def shapes_of(architecture: str, num_classes: int) -> dict[str, torch.Size]:
+    return shapes(build(architecture, num_classes).state_dict())
 
 
 def shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
@@ -89,17 +205,20 @@ def convert(checkpoint: dict, src: str, architecture: str | None = None) -> dict
             "A checkpoint with 'state_dict' is mmpretrain's already."
         )
     published = weights_of({'state_dict': checkpoint['model']}, src)
-    weights = {rename(name): tensor for name, tensor in published.items()}
-    if 'head.fc.weight' not in weights:
-        raise CheckpointError(
-            f'{src} has no classifier fc.weight; its first tensors: {", ".join(list(published)[:4])}.'
-        )
-    architecture = architecture or next((name for name in ARCHITECTURES if fits(name, weights)), None)
+    architecture = architecture or recognised(published)
     if architecture is None:
         raise CheckpointError(
-            f'{src} fits none of {", ".join(ARCHITECTURES)}. Name one with --arch to see what differs.'
+            f'{src} fits none of {", ".join(ARCHITECTURES)}; its first tensors: {", ".join(list(published)[:4])}. '
+            'Name one with --arch to see what differs.'
         )
-    model = MODELS.build(model_config(architecture, len(weights['head.fc.weight'])))
+    family = next(family for family in FAMILIES if architecture in family.networks)
+    weights = renamed(published, family)
+    if 'head.fc.weight' not in weights:
+        raise CheckpointError(
+            f'{src} has no {family.classifier}.weight, the classifier of {architecture}; '
+            f'its first tensors: {", ".join(list(published)[:4])}.'
+        )
+    model = build(architecture, len(weights['head.fc.weight']))
     load_strictly(model, weights, f'{src} as {architecture}')
     meta = {'architecture': architecture, 'converted_from': Path(src).name}
     accuracy = checkpoint.get('accuracy', checkpoint.get('best_acc'))

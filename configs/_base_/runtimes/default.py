@@ -9,6 +9,9 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     # several processes: what is validated and saved has the mean of their batch norm statistics
     sync_buffers=dict(type='SyncBuffersHook'),
+    # those methods that need it: the memories of CRD, the initial stage of AB, FT and FSP
+    sample_memory=dict(type='SampleMemoryHook'),
+    initial_stage=dict(type='InitialStageHook'),
     check_labels=dict(type='CheckLabelsHook'),
     check_numbers=dict(type='CheckNumbersHook'),
     plain_checkpoint=dict(type='PlainCheckpointHook'),

@@ -3,6 +3,15 @@
 from icd_mmrazor.engine.hooks.check_labels_hook import CheckLabelsHook
 from icd_mmrazor.engine.hooks.check_numbers_hook import CheckNumbersHook
 from icd_mmrazor.engine.hooks.distillation_report_hook import DistillationReportHook
+from icd_mmrazor.engine.hooks.initial_stage_hook import InitialStageHook
 from icd_mmrazor.engine.hooks.plain_checkpoint_hook import PlainCheckpointHook
+from icd_mmrazor.engine.hooks.sample_memory_hook import SampleMemoryHook
 
-__all__ = ['CheckLabelsHook', 'CheckNumbersHook', 'DistillationReportHook', 'PlainCheckpointHook']
+__all__ = [
+    'CheckLabelsHook',
+    'CheckNumbersHook',
+    'DistillationReportHook',
+    'InitialStageHook',
+    'PlainCheckpointHook',
+    'SampleMemoryHook',
+]

@@ -12,7 +12,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from icd_mmrazor.compat import in_mmpretrain_scope
-from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher
+from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher, networks_needed_by
 from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of
 from icd_mmrazor.utils.errors import SettingError
 
@@ -31,7 +31,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
       A resumed run loads it again from its file;
     * once ``StopDistillHook`` has stopped the distillation it is not run any more (several processes then need
       ``find_unused_parameters=True`` in the config: the projections are idle);
-    * ``OFDDistiller`` works in it without an algorithm class of its own.
+    * ``OFDDistiller`` works in it without an algorithm class of its own, and so do distillers that train in two
+      stages: in the initial one the student's own loss does not count, and a network whose features nothing compares
+      is not run.
 
     Args:
         distiller: Config of the distiller.
@@ -41,6 +43,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         architecture: Config of the student, or the built model. Without a scope it is mmpretrain's too.
         data_preprocessor: What both networks see the images through. Its type is mmpretrain's
             ``ClsDataPreprocessor`` unless it names another.
+        random_teacher: Take the teacher as it is, without a checkpoint: for tests of the plumbing.
         student_trainable: As of the base class.
         calculate_student_loss: As of the base class.
         **kwargs: Other arguments of the base class.
@@ -68,11 +71,12 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         *,
         architecture: BaseModel | dict,
         data_preprocessor: nn.Module | dict | None = None,
+        random_teacher: bool = False,
         student_trainable: bool = True,
         calculate_student_loss: bool = True,
         **kwargs: Any,
     ) -> None:
-        if not teacher_ckpt:
+        if not teacher_ckpt and not random_teacher:
             raise SettingError(
                 f'FrozenTeacherDistill: teacher_ckpt={teacher_ckpt!r}. A student can only learn from trained weights: '
                 'give model.teacher_ckpt, for example --cfg-options model.teacher_ckpt=FILE. Train a teacher with '
@@ -88,7 +92,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         # strictly and first: the base class loads leniently, and after the distiller could have read the weights
         teacher = in_mmpretrain_scope(teacher)
         teacher = MODELS.build(teacher) if isinstance(teacher, dict) else teacher
-        load_strictly(teacher, weights_of(read_checkpoint(teacher_ckpt), teacher_ckpt), f'{teacher_ckpt=!s}')
+        if not random_teacher:
+            load_strictly(teacher, weights_of(read_checkpoint(teacher_ckpt), teacher_ckpt), f'{teacher_ckpt=!s}')
         if isinstance(data_preprocessor, dict):
             data_preprocessor = {'type': 'mmpretrain.ClsDataPreprocessor', **data_preprocessor}
         super().__init__(
@@ -100,7 +105,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             data_preprocessor=data_preprocessor,
             **kwargs,
         )
-        self.teacher_ckpt = teacher_ckpt
+        self.teacher_ckpt = 'random' if random_teacher else teacher_ckpt
         # an attribute, no submodule: nothing that walks the modules is to find it
         del self._modules['teacher']
         object.__setattr__(self, 'teacher', teacher.eval())
@@ -130,21 +135,32 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         """
         if self.distillation_stopped:
             return self._student_losses(batch_inputs, data_samples)
-        distiller = self.distiller
+        distiller, needed = self.distiller, networks_needed_by(self.distiller)
         # deliveries record from the teacher and hand to the student
         distiller.set_deliveries_override(False)
-        with distiller.teacher_recorders, distiller.deliveries, torch.no_grad():
-            self.teacher(batch_inputs, data_samples, mode='tensor')
+        if 'teacher' in needed:
+            with distiller.teacher_recorders, distiller.deliveries, torch.no_grad():
+                self.teacher(batch_inputs, data_samples, mode='tensor')
         distiller.set_deliveries_override(True)
-        with distiller.student_recorders, distiller.deliveries:
-            losses = self._student_losses(batch_inputs, data_samples)
+        losses = {}
+        if getattr(distiller, 'stage', 'main') == 'main':
+            with distiller.student_recorders, distiller.deliveries:
+                losses = self._student_losses(batch_inputs, data_samples)
+        elif 'student' in needed:
+            with distiller.student_recorders, distiller.deliveries:
+                self.student(batch_inputs, data_samples, mode='tensor')
         return {**losses, **add_prefix(distiller.compute_distill_losses(), 'distill')}
 
     def _student_losses(self, batch_inputs: Tensor, data_samples: list | None) -> dict[str, Tensor]:
         trained = self.calculate_student_loss or self.student_trainable
         with contextlib.nullcontext() if trained else torch.no_grad():
             losses = self.student(batch_inputs, data_samples, mode='loss')
-        return add_prefix(losses, 'student') if self.calculate_student_loss else {}
+        if not self.calculate_student_loss:
+            return {}
+        weight = 1.0 if self.distillation_stopped else getattr(self.distiller, 'student_loss_weight', 1.0)
+        if weight != 1.0:
+            losses = {name: weight * value if 'loss' in name else value for name, value in losses.items()}
+        return add_prefix(losses, 'student')
 
     def train(self, mode: bool = True) -> 'FrozenTeacherDistill':
         """Set the mode of student and distiller; the teacher stays in eval mode."""

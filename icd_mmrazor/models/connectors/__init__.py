@@ -1,5 +1,8 @@
 """Modules between a recorded feature and a loss."""
 
+from icd_mmrazor.models.connectors.conv_regressor import ConvRegressor
+from icd_mmrazor.models.connectors.factor_transfer import FTParaphraser, FTTranslator
 from icd_mmrazor.models.connectors.linear_projection import LinearProjection
+from icd_mmrazor.models.connectors.vid_regressor import VIDRegressor
 
-__all__ = ['LinearProjection']
+__all__ = ['ConvRegressor', 'FTParaphraser', 'FTTranslator', 'LinearProjection', 'VIDRegressor']

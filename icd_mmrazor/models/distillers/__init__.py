@@ -1,6 +1,7 @@
 """Distillers: what is recorded, compared and added up."""
 
+from icd_mmrazor.models.distillers.feature_distiller import FeatureDistiller
 from icd_mmrazor.models.distillers.icd_distiller import ICDDistiller
 from icd_mmrazor.models.distillers.mixed_distiller import MixedDistiller
 
-__all__ = ['ICDDistiller', 'MixedDistiller']
+__all__ = ['FeatureDistiller', 'ICDDistiller', 'MixedDistiller']

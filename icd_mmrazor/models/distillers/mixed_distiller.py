@@ -25,6 +25,18 @@ def initialise_from_teacher(distiller: nn.Module, teacher: nn.Module) -> None:
         distiller.init_ofd_connectors(teacher)
 
 
+def networks_needed_by(distiller: nn.Module) -> set[str]:
+    """Return the networks whose features a distiller compares in its present stage.
+
+    Args:
+        distiller: Any distiller, mmrazor's too.
+
+    Returns:
+        Of ``'student'`` and ``'teacher'`` those that it needs: both, unless it says otherwise.
+    """
+    return getattr(distiller, 'needed_networks', {'student', 'teacher'})
+
+
 @MODELS.register_module()
 class MixedDistiller(BaseDistiller):
     """Any registered distillers side by side on one teacher and student.
@@ -32,13 +44,16 @@ class MixedDistiller(BaseDistiller):
     mmrazor's algorithms take one distiller. This is one, and passes their calls on to those in it. A loss is named
     after its distiller: ``icd.loss_icd``, ``ofd.loss_1``.
 
+    Where one of them trains in two stages (``FeatureDistiller``), the others begin with the main stage. Initial stages
+    run together, at the lowest of their learning rates.
+
     Args:
         distillers: Config of each distiller by its name, a word that does not contain "loss" (mmengine adds up
             whatever has "loss" in its name).
         init_cfg: As of every mmengine module.
 
     Raises:
-        SettingError: There is no distiller, or a name is not allowed.
+        SettingError: There is no distiller, a name is not allowed, or initial stages differ in length.
 
     Config example::
 
@@ -63,6 +78,17 @@ class MixedDistiller(BaseDistiller):
                     'torch does not use itself. Call it by its method, for example: "icd".'
                 )
         self.distillers = nn.ModuleDict({name: MODELS.build(cfg) for name, cfg in distillers.items()})
+        self.stage = 'main'
+        self.staged = {name: d for name, d in self.distillers.items() if getattr(d, 'initial_epochs', 0)}
+        epochs = {name: distiller.initial_epochs for name, distiller in self.staged.items()}
+        if len(set(epochs.values())) > 1:
+            raise SettingError(
+                f'MixedDistiller: the initial stages of its distillers differ in initial_epochs: {epochs}. They run '
+                'together: give all the same.'
+            )
+        self.initial_epochs = next(iter(epochs.values()), 0)
+        rates = [distiller.initial_lr for distiller in self.staged.values() if distiller.initial_lr is not None]
+        self.initial_lr = min(rates, default=None)
 
     @property
     def student_recorders(self) -> contextlib.AbstractContextManager:
@@ -87,6 +113,24 @@ class MixedDistiller(BaseDistiller):
         """
         for distiller in self.distillers.values():
             distiller.set_deliveries_override(override)
+
+    def set_stage(self, stage: str) -> None:
+        """Set the stage of those that have two.
+
+        Args:
+            stage: ``'initial'`` or ``'main'``.
+        """
+        self.stage = stage
+        for distiller in self.staged.values():
+            distiller.set_stage(stage)
+
+    @property
+    def needed_networks(self) -> set[str]:
+        """The networks whose features are compared in this stage."""
+        return set().union(*(networks_needed_by(distiller) for distiller in self._active().values()))
+
+    def _active(self) -> dict[str, nn.Module]:
+        return dict(self.distillers.items()) if self.stage == 'main' else self.staged
 
     def prepare_from_student(self, model: nn.Module) -> None:
         """Prepare each distiller from the student.
@@ -114,7 +158,7 @@ class MixedDistiller(BaseDistiller):
             Each loss by its distiller's name and its own: ``icd.loss_icd``.
         """
         losses: dict[str, Tensor] = {}
-        for name, distiller in self.distillers.items():
+        for name, distiller in self._active().items():
             losses.update(add_prefix(distiller.compute_distill_losses(), name))
         return losses
 

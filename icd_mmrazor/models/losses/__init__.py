@@ -1,5 +1,31 @@
 """Distillation losses, one file each."""
 
+from icd_mmrazor.models.losses.attention_transfer_loss import AttentionTransferLoss
+from icd_mmrazor.models.losses.cc_loss import CCLoss
+from icd_mmrazor.models.losses.crd_loss import ContrastiveRepresentationLoss
+from icd_mmrazor.models.losses.factor_transfer_loss import FactorTransferLoss
+from icd_mmrazor.models.losses.feature_loss import FeatureLoss
+from icd_mmrazor.models.losses.fsp_loss import FSPLoss
 from icd_mmrazor.models.losses.icd_loss import ICDLoss
+from icd_mmrazor.models.losses.nst_loss import NSTLoss
+from icd_mmrazor.models.losses.pkt_loss import PKTLoss
+from icd_mmrazor.models.losses.rkd_loss import RKDLoss
+from icd_mmrazor.models.losses.rrd_loss import RRDLoss
+from icd_mmrazor.models.losses.sp_loss import SPLoss
+from icd_mmrazor.models.losses.vid_loss import VIDLoss
 
-__all__ = ['ICDLoss']
+__all__ = [
+    'AttentionTransferLoss',
+    'CCLoss',
+    'ContrastiveRepresentationLoss',
+    'FSPLoss',
+    'FactorTransferLoss',
+    'FeatureLoss',
+    'ICDLoss',
+    'NSTLoss',
+    'PKTLoss',
+    'RKDLoss',
+    'RRDLoss',
+    'SPLoss',
+    'VIDLoss',
+]

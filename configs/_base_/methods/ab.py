@@ -1,0 +1,14 @@
+# AB: activation boundaries (Heo et al., AAAI 2019); first 30 epochs of its own
+ab = dict(
+    type='FeatureDistiller',
+    initial_epochs=30,
+    losses=dict(
+        ab=dict(
+            stage='initial',
+            loss=dict(type='ABLoss'),
+            features='preactivations',
+            decay=0.5,
+            student_connector=dict(type='ConvRegressor', relu=False, identity_if_equal=True),
+        )
+    ),
+)

@@ -1,0 +1,11 @@
+# VID: variational information distillation (Ahn et al., CVPR 2019)
+vid = dict(
+    type='FeatureDistiller',
+    losses=dict(
+        vid=dict(
+            loss=dict(type='VIDLoss'),
+            features='maps',
+            student_connector=dict(type='VIDRegressor'),
+        )
+    ),
+)

@@ -1,0 +1,8 @@
+# VGG-11 for 32 x 32 images; the classifier starts as mmpretrain's does, as published
+vgg11 = dict(
+    _scope_='mmpretrain',
+    type='ImageClassifier',
+    backbone=dict(type='CIFARVGG', depth=11),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=100, in_channels=512),
+)

@@ -1,0 +1,7 @@
+_base_ = [
+    '../_base_/models/mobilenetv2.py',
+    '../_base_/datasets/cifar100.py',
+    '../_base_/schedules/cifar_240e_light.py',
+    '../_base_/runtimes/default.py',
+]
+model = _base_.pop('mobilenetv2')

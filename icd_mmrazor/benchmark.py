@@ -1,0 +1,144 @@
+"""The benchmark: any method, or several, on any pair of networks, composed from one config of each.
+
+A pair lies in ``configs/_base_/pairs/PAIR.py``: everything but the distiller. A method lies in
+``configs/_base_/methods/METHOD.py`` and is the config of a distiller in a variable of the method's name; a variable
+``METHOD_beside``, where there is one, is used in its place beside other methods. Where a pair wants a method otherwise,
+it has a variable ``override_METHOD``.
+"""
+
+import difflib
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmrazor.registry import MODELS
+from torch import nn
+
+from icd_mmrazor.utils.errors import SettingError
+
+BASE = Path(__file__).resolve().parent / '.mim' / 'configs' / '_base_'
+# the student alone: no method, and a row of every table
+STUDENT_ALONE = 'student'
+
+
+def method_names() -> list[str]:
+    """Return the names of the methods, in alphabetical order; ``student`` is the student alone."""
+    return sorted([STUDENT_ALONE, *(file.stem for file in (BASE / 'methods').glob('*.py'))])
+
+
+def pair_names() -> list[str]:
+    """Return the names of the pairs, ``TEACHER_STUDENT_DATASET``, in alphabetical order."""
+    return sorted(file.stem for file in (BASE / 'pairs').glob('*.py'))
+
+
+def describe_method(method: str) -> str:
+    """Return what a method is: the comment that its config begins with.
+
+    Args:
+        method: One of :func:`method_names`.
+    """
+    if method == STUDENT_ALONE:
+        return 'the student alone, without a teacher'
+    first = (BASE / 'methods' / f'{method}.py').read_text().splitlines()[0]
+    return first.removeprefix('#').strip()
+
+
+def describe_pair(pair: str) -> str:
+    """Return what a pair needs: the file of its teacher, and whether it is there.
+
+    Args:
+        pair: One of :func:`pair_names`.
+    """
+    teacher = Config.fromfile(BASE / 'pairs' / f'{pair}.py').model.teacher_ckpt
+    return f'teacher {teacher}' + ('' if Path(teacher).is_file() else ' (not there)')
+
+
+def compose(pair: str, methods: Sequence[str]) -> Config:
+    """Compose the config of a run.
+
+    Several methods become a ``MixedDistiller``. Where a method trains in two stages, its initial epochs come before
+    those of the pair's schedule.
+
+    Args:
+        pair: One of :func:`pair_names`.
+        methods: One or more of :func:`method_names`.
+
+    Returns:
+        The config, complete: what ``tools/train.py`` trains.
+
+    Raises:
+        SettingError: A name is unknown, or a method does not fit the pair; the message has the reason.
+    """
+    _check_name('pair', pair, pair_names())
+    if not methods:
+        raise SettingError(f'no method is given. There are: {", ".join(method_names())}.')
+    for method in methods:
+        _check_name('method', method, method_names())
+    twice = sorted({method for method in methods if list(methods).count(method) > 1})
+    if twice:
+        raise SettingError(f'method {", ".join(twice)} is given more than once.')
+    cfg = Config.fromfile(BASE / 'pairs' / f'{pair}.py')
+    overrides = {key: cfg.pop(key) for key in list(cfg) if key.startswith('override_')}
+    if STUDENT_ALONE in methods:
+        if len(methods) > 1:
+            raise SettingError(f'method {STUDENT_ALONE} is the student alone and cannot be mixed with others.')
+        cfg.model = cfg.model.architecture
+        return cfg
+    distillers = {
+        method: {**_distiller(method, alone=len(methods) == 1), **overrides.get(f'override_{method}', {})}
+        for method in methods
+    }
+    image_shape = _image_shape(cfg)
+    for distiller in distillers.values():
+        if distiller['type'] == 'FeatureDistiller' and image_shape != (3, 32, 32):
+            distiller['image_shape'] = image_shape
+    cfg.model.distiller = (
+        distillers[methods[0]] if len(methods) == 1 else dict(type='MixedDistiller', distillers=distillers)
+    )
+    try:
+        initial_epochs = _fit(pair, cfg.model.distiller)
+    except SettingError as error:
+        raise SettingError(f'{"+".join(methods)} does not fit {pair}. {error}') from None
+    if initial_epochs:
+        cfg.train_cfg.max_epochs += initial_epochs
+        cfg.param_scheduler.begin = initial_epochs
+        # in each stage something is idle
+        cfg.find_unused_parameters = True
+    return cfg
+
+
+def _distiller(method: str, alone: bool) -> dict:
+    cfg = Config.fromfile(BASE / 'methods' / f'{method}.py')
+    beside = cfg.get(f'{method}_beside')
+    return cfg[method] if alone or beside is None else beside
+
+
+def _image_shape(cfg: Config) -> tuple[int, int, int]:
+    """Return the shape of a training image: every pair crops."""
+    (size,) = (step.crop_size for step in cfg.train_dataloader.dataset.pipeline if 'crop_size' in step)
+    return (3, size, size)
+
+
+def _fit(pair: str, distiller_cfg: dict) -> int:
+    """Prepare a distiller on the untrained networks of a pair; return its initial epochs."""
+    with torch.random.fork_rng(devices=[]), MODELS.switch_scope_and_registry('mmrazor'):
+        distiller, networks = MODELS.build(distiller_cfg), _untrained(pair)
+        distiller.prepare_from_student(networks['architecture'])
+        distiller.prepare_from_teacher(networks['teacher'])
+    return getattr(distiller, 'initial_epochs', 0)
+
+
+@functools.cache
+def _untrained(pair: str) -> dict[str, nn.Module]:
+    model = Config.fromfile(BASE / 'pairs' / f'{pair}.py').model
+    return {name: MODELS.build(model[name]) for name in ('architecture', 'teacher')}
+
+
+def _check_name(kind: str, name: str, known: list[str]) -> None:
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    hint = f'Did you mean {" or ".join(near)}?' if near else f'There are: {", ".join(known)}.'
+    raise SettingError(f'there is no {kind} {name!r}. {hint}')

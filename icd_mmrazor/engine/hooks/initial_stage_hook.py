@@ -1,0 +1,58 @@
+"""Methods that train in two stages."""
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from icd_mmrazor.utils.errors import SettingError
+
+
+@HOOKS.register_module()
+class InitialStageHook(Hook):
+    """Run the initial stage of a distiller that has one, then its main stage with a fresh optimizer.
+
+    The epochs of both stages are counted together: ``train_cfg.max_epochs`` is their sum, and a schedule of the main
+    stage has ``begin`` at the end of the initial one. A resumed run goes on in its stage. For all other models it does
+    nothing.
+
+    Raises:
+        SettingError: No epoch would be left for the main stage.
+
+    Config example::
+
+        default_hooks=dict(initial_stage=dict(type='InitialStageHook'))
+    """
+
+    # before the hooks that report
+    priority = 'HIGH'
+
+    def before_train(self, runner: Runner) -> None:
+        """Check that there is a main stage."""
+        epochs = getattr(_distiller(runner), 'initial_epochs', 0)
+        if epochs and runner.max_epochs <= epochs:
+            raise SettingError(
+                f'train_cfg.max_epochs={runner.max_epochs}, but the initial stage of the distiller alone has {epochs} '
+                'epochs and the stages are counted together. Raise train_cfg.max_epochs, or lower '
+                'model.distiller.initial_epochs.'
+            )
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Set the stage; forget the momentum of the initial stage when the main one begins."""
+        distiller = _distiller(runner)
+        epochs = getattr(distiller, 'initial_epochs', 0)
+        if not epochs:
+            return
+        optimizer, initial = runner.optim_wrapper.optimizer, runner.epoch < epochs
+        distiller.set_stage('initial' if initial else 'main')
+        if runner.epoch == epochs:
+            optimizer.state.clear()
+            runner.logger.info(f'The initial stage is over after {epochs} epochs; the main stage begins.')
+        if distiller.initial_lr is not None and runner.epoch <= epochs:
+            for group in optimizer.param_groups:
+                group['lr'] = distiller.initial_lr if initial else group['initial_lr']
+
+
+def _distiller(runner: Runner) -> object:
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    return getattr(model, 'distiller', None)

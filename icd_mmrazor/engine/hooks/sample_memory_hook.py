@@ -1,0 +1,75 @@
+"""The training set, for losses that remember every image of it."""
+
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import BaseLoop, Runner
+from torch import Tensor
+
+from icd_mmrazor.engine.hooks.check_labels_hook import _labels
+from icd_mmrazor.utils.errors import DatasetError
+
+
+@HOOKS.register_module()
+class SampleMemoryHook(Hook):
+    """Tell losses with a memory of each training image how many there are, and their labels.
+
+    Every module of the model with a method ``set_dataset(labels)`` is told, before a checkpoint is resumed. Without
+    such a module the hook does nothing.
+
+    Raises:
+        DatasetError: There is such a module, but the training set has not one label for each image, or its samples
+            have no index in the whole set.
+
+    Config example::
+
+        default_hooks=dict(sample_memory=dict(type='SampleMemoryHook'))
+    """
+
+    # before EMAHook copies the model
+    priority = 'HIGH'
+
+    def before_run(self, runner: Runner) -> None:
+        """Tell the modules."""
+        # runs that only test have built no training set, and asking for it would build it
+        if not isinstance(runner._train_loop, BaseLoop):
+            return
+        modules = [module for module in runner.model.modules() if hasattr(module, 'set_dataset')]
+        if not modules:
+            return
+        labels = training_labels(runner.train_dataloader.dataset, type(modules[0]).__name__)
+        for module in modules:
+            module.set_dataset(labels)
+
+
+def training_labels(dataset: Any, wanted_by: str) -> Tensor:
+    """Return the labels of a training set by ``sample_idx``.
+
+    Args:
+        dataset: The training set. Inside mmengine's ``RepeatDataset`` and ``ClassBalancedDataset`` an image keeps its
+            index.
+        wanted_by: What needs them, for the message.
+
+    Returns:
+        Integers, one for each image.
+
+    Raises:
+        DatasetError: See :class:`SampleMemoryHook`.
+    """
+    while not hasattr(dataset, 'get_gt_labels') and hasattr(dataset, 'dataset'):
+        dataset = dataset.dataset
+    name = f'train_dataloader.dataset ({type(dataset).__name__})'
+    if not hasattr(dataset, 'get_gt_labels'):
+        raise DatasetError(
+            f'{wanted_by} remembers every training image, but {name} does not number its images. Wrap it: '
+            "train_dataloader.dataset=dict(type='IndexedDataset', dataset=...)."
+        )
+    labels = _labels(dataset)
+    if labels is None:
+        raise DatasetError(
+            f'{wanted_by} needs the class of every training image, but {name} has not one integer label for each '
+            '(get_gt_labels). Give a classification dataset with labels.'
+        )
+    return torch.as_tensor(labels, dtype=torch.int64)

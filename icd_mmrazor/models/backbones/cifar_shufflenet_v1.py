@@ -1,0 +1,111 @@
+"""The ShuffleNetV1 of the CIFAR experiments."""
+
+from typing import Any
+
+import torch
+from mmcv.cnn import ConvModule, build_activation_layer
+from mmpretrain.models.backbones import ShuffleNetV1
+from mmpretrain.models.utils import channel_shuffle
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+from icd_mmrazor.models.backbones.initialisation import initialise_as_torch
+
+
+@MODELS.register_module()
+class CIFARShuffleNetV1(ShuffleNetV1):
+    """ShuffleNet (Zhang et al. 2018) for 32 x 32 images.
+
+    Differences to mmpretrain's ``ShuffleNetV1``, as in the published benchmark: the first convolution is 1 x 1, with
+    neither stride nor pooling; the units are :class:`CIFARShuffleUnit`; weights start as torch starts them.
+
+    Args:
+        **kwargs: Arguments of mmpretrain's ``ShuffleNetV1``. ``with_cp`` has no effect.
+
+    Config example::
+
+        backbone=dict(type='CIFARShuffleNetV1', groups=3)
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.conv1 = ConvModule(3, self.conv1.out_channels, 1, **self._layer_cfgs)
+        self.maxpool = nn.Identity()
+
+    @property
+    def _layer_cfgs(self) -> dict[str, Any]:
+        return dict(conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)
+
+    def make_layer(self, out_channels: int, num_blocks: int, first_block: bool = False) -> nn.Sequential:
+        """Build a stage.
+
+        Args:
+            out_channels: Its width.
+            num_blocks: Number of units; the first one strides.
+            first_block: Whether it is the first stage, whose first convolution is too narrow for groups.
+
+        Returns:
+            The stage.
+        """
+        units = []
+        for i in range(num_blocks):
+            units.append(
+                CIFARShuffleUnit(
+                    self.in_channels,
+                    out_channels,
+                    stride=2 if i == 0 else 1,
+                    groups=self.groups,
+                    first_groups=1 if first_block and i == 0 else self.groups,
+                    **self._layer_cfgs,
+                )
+            )
+            self.in_channels = out_channels
+        return nn.Sequential(*units)
+
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says, without one as torch does."""
+        initialise_as_torch(self)
+
+
+class CIFARShuffleUnit(nn.Module):
+    """A unit of ShuffleNet.
+
+    Differences to the paper and to mmpretrain's ``ShuffleUnit``, as in the published benchmark: channels are shuffled
+    before the depthwise convolution, not after it; an activation follows that convolution; with a stride the
+    bottleneck is a quarter of the new channels, not of all, and these come before the pooled ones.
+
+    Args:
+        in_channels: Width of the input.
+        out_channels: Width of the output.
+        stride: 2: the pooled input is a part of the output; 1: it is added.
+        groups: Number of groups of the last 1 x 1 convolution.
+        first_groups: That of the first one.
+        **cfgs: ``conv_cfg``, ``norm_cfg`` and ``act_cfg``, as of mmcv's ``ConvModule``.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, groups: int, first_groups: int, **cfgs: Any
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        self.first_groups = first_groups
+        new_channels = out_channels - in_channels if stride == 2 else out_channels
+        width = new_channels // 4
+        self.conv1 = ConvModule(in_channels, width, 1, groups=first_groups, **cfgs)
+        self.conv2 = ConvModule(width, width, 3, stride=stride, padding=1, groups=width, **cfgs)
+        self.conv3 = ConvModule(width, new_channels, 1, groups=groups, **{**cfgs, 'act_cfg': None})
+        self.shortcut = nn.AvgPool2d(3, stride=2, padding=1) if stride == 2 else nn.Identity()
+        self.act = build_activation_layer(cfgs['act_cfg'])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the output.
+
+        Args:
+            x: ``B x C x H x W``.
+
+        Returns:
+            The output, as large or half as large.
+        """
+        out = self.conv3(self.conv2(channel_shuffle(self.conv1(x), self.first_groups)))
+        shortcut = self.shortcut(x)
+        return self.act(torch.cat((out, shortcut), dim=1) if self.stride == 2 else out + shortcut)

@@ -1,0 +1,87 @@
+"""The ShuffleNetV2 of the CIFAR experiments."""
+
+from typing import Any
+
+import torch
+from mmcv.cnn import ConvModule
+from mmpretrain.models.backbones import ShuffleNetV2
+from mmpretrain.models.backbones.shufflenet_v2 import InvertedResidual
+from mmpretrain.models.utils import channel_shuffle
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+from icd_mmrazor.models.backbones.initialisation import initialise_as_torch
+from icd_mmrazor.utils.errors import SettingError
+
+
+@MODELS.register_module()
+class CIFARShuffleNetV2(ShuffleNetV2):
+    """ShuffleNetV2 (Ma et al. 2018) for 32 x 32 images.
+
+    Differences to mmpretrain's ``ShuffleNetV2``, as in the published benchmark: the first convolution is 1 x 1, with
+    neither stride nor pooling; weights start as torch starts them. The last unit of a stage is written so that its
+    output can be had before the activation (:class:`LastUnit`).
+
+    Args:
+        **kwargs: Arguments of mmpretrain's ``ShuffleNetV2``. ``act_cfg`` must be a ReLU; ``with_cp`` has no effect on
+            the last unit of a stage.
+
+    Raises:
+        SettingError: The activation is another one.
+
+    Config example::
+
+        backbone=dict(type='CIFARShuffleNetV2')
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.conv1 = ConvModule(3, self.conv1.out_channels, 1, **self._layer_cfgs)
+        self.maxpool = nn.Identity()
+        if self.act_cfg['type'] != 'ReLU':
+            raise SettingError(
+                f"CIFARShuffleNetV2: act_cfg={self.act_cfg} must be dict(type='ReLU'): the last unit of a stage "
+                'applies it twice to half of the channels.'
+            )
+
+    @property
+    def _layer_cfgs(self) -> dict[str, Any]:
+        return dict(conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)
+
+    def _make_layer(self, out_channels: int, num_blocks: int) -> nn.Sequential:
+        stage = super()._make_layer(out_channels, num_blocks)
+        stage[-1] = LastUnit(out_channels, **self._layer_cfgs)
+        return stage
+
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says, without one as torch does."""
+        initialise_as_torch(self)
+
+
+class LastUnit(InvertedResidual):
+    """A unit whose last activation is one module for all channels, so that its input can be recorded.
+
+    The half of the channels that the unit passes on comes from activations, and a second ReLU changes nothing in it:
+    output and gradients are those of the base class.
+
+    Args:
+        channels: Width.
+        **cfgs: ``conv_cfg``, ``norm_cfg`` and ``act_cfg``, as of mmcv's ``ConvModule``.
+    """
+
+    def __init__(self, channels: int, **cfgs: Any) -> None:
+        super().__init__(channels, channels, **cfgs)
+        self.branch2[-1] = ConvModule(channels // 2, channels // 2, 1, **{**cfgs, 'act_cfg': None})
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the output.
+
+        Args:
+            x: ``B x C x H x W``, not negative.
+
+        Returns:
+            The output, of the same shape.
+        """
+        passed, changed = x.chunk(2, dim=1)
+        return channel_shuffle(self.act(torch.cat((passed, self.branch2(changed)), dim=1)), 2)

@@ -1,0 +1,87 @@
+"""The regressor of FitNets and AB."""
+
+from collections.abc import Sequence
+
+from mmrazor.models.architectures.connectors.base_connector import BaseConnector
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from icd_mmrazor.models.connectors.shapes import check_feature, checked_shape
+from icd_mmrazor.utils.errors import SettingError
+
+
+@MODELS.register_module()
+class ConvRegressor(BaseConnector):
+    """A learned convolution from the student's map to the shape of the teacher's (FitNets, ICLR 2015).
+
+    By the sizes of the two maps, as in the benchmark:
+
+    * twice the teacher's: 3 x 3, stride 2, padding 1;
+    * half of it: transposed, 4 x 4, stride 2, padding 1;
+    * any other that is not smaller: without padding, the kernel just as large as it takes (1 x 1 for equal sizes).
+
+    Batch norm follows, and ReLU if wanted. FitNets have the ReLU. AB (activation boundaries, AAAI 2019) compares
+    pre-activations: ``relu=False, identity_if_equal=True``.
+
+    Args:
+        student_shape: Shape of the student's map, ``(C, H, W)``.
+        teacher_shape: Shape of the teacher's map, ``(C, H, W)``.
+        relu: Whether ReLU comes last.
+        identity_if_equal: Whether a map that has the teacher's shape is passed on as it is.
+        init_cfg: As of every mmengine module. By default torch's initialisation, as published.
+
+    Raises:
+        SettingError: A shape is no shape, or the student's map is smaller than the teacher's and not half of it.
+
+    Config example::
+
+        connectors=dict(student=dict(type='ConvRegressor', student_shape=(16, 8, 8), teacher_shape=(64, 8, 8)))
+    """
+
+    def __init__(
+        self,
+        student_shape: Sequence[int],
+        teacher_shape: Sequence[int],
+        relu: bool = True,
+        identity_if_equal: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        self.student_shape = checked_shape('ConvRegressor', 'student_shape', student_shape)
+        self.teacher_shape = checked_shape('ConvRegressor', 'teacher_shape', teacher_shape)
+        self.layers = nn.Sequential()
+        if not (identity_if_equal and self.student_shape == self.teacher_shape):
+            self.layers.append(_convolution(self.student_shape, self.teacher_shape))
+            self.layers.append(nn.BatchNorm2d(self.teacher_shape[0]))
+            if relu:
+                self.layers.append(nn.ReLU(inplace=True))
+
+    def forward_train(self, feature: Tensor) -> Tensor:
+        """Bring a map to the teacher's shape.
+
+        Args:
+            feature: The student's map, ``B x student_shape``.
+
+        Returns:
+            ``B x teacher_shape``.
+
+        Raises:
+            SettingError: The map has another shape.
+        """
+        check_feature('ConvRegressor', 'student_shape', self.student_shape, feature)
+        return self.layers(feature)
+
+
+def _convolution(student_shape: tuple[int, ...], teacher_shape: tuple[int, ...]) -> nn.Module:
+    (s_channels, *s_size), (t_channels, *t_size) = student_shape, teacher_shape
+    sizes = list(zip(s_size, t_size, strict=True))
+    if all(s == 2 * t for s, t in sizes):
+        return nn.Conv2d(s_channels, t_channels, 3, stride=2, padding=1)
+    if all(2 * s == t for s, t in sizes):
+        return nn.ConvTranspose2d(s_channels, t_channels, 4, stride=2, padding=1)
+    if all(s >= t for s, t in sizes):
+        return nn.Conv2d(s_channels, t_channels, tuple(1 + s - t for s, t in sizes))
+    raise SettingError(
+        f'ConvRegressor: student_shape={student_shape}, teacher_shape={teacher_shape}: the height and width of the '
+        "student's map must be half of the teacher's, or not smaller. Compare other maps."
+    )

@@ -1,0 +1,123 @@
+"""The paraphraser and the translator of factor transfer: mmrazor's, sized by the maps."""
+
+from collections.abc import Sequence
+
+from mmrazor.models.architectures.connectors.factor_transfer_connectors import Paraphraser, Translator
+from mmrazor.registry import MODELS
+from torch import Tensor
+
+from icd_mmrazor.models.connectors.shapes import check_feature, checked_shape
+from icd_mmrazor.utils.errors import SettingError
+
+
+@MODELS.register_module()
+class FTParaphraser(Paraphraser):
+    """The autoencoder of the teacher's map in factor transfer (FT), NeurIPS 2018, arXiv 1802.04977.
+
+    It is mmrazor's ``Paraphraser``, without batch norm, as published. It is trained first, to :meth:`reconstruct` the
+    teacher's map (mean squared error, 30 epochs), and then frozen; what it gives then is the factor.
+
+    Args:
+        teacher_shape: Shape of the teacher's map, ``(C, H, W)``, or only ``(C,)``.
+        rate: Channels of the factor over those of the map.
+        init_cfg: As of every mmengine module. By default torch's initialisation, as published.
+
+    Raises:
+        SettingError: The shape is no shape, or the rate leaves no channel.
+
+    Config example::
+
+        connectors=dict(teacher=dict(type='FTParaphraser', teacher_shape=(256, 8, 8)))
+    """
+
+    def __init__(self, teacher_shape: Sequence[int], rate: float = 0.5, init_cfg: dict | None = None) -> None:
+        channels, *_ = checked_shape('FTParaphraser', 'teacher_shape', teacher_shape, dims=(1, 3))
+        factor_channels = _factor_channels('FTParaphraser', channels, rate)
+        super().__init__(channels, factor_channels, phase='train', init_cfg=init_cfg)
+        self.in_channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the factor, without a gradient.
+
+        Args:
+            x: The teacher's map, ``B x C x H x W``.
+
+        Returns:
+            ``B x (rate C) x H x W``.
+
+        Raises:
+            SettingError: The map has another number of channels.
+        """
+        check_feature('FTParaphraser', 'teacher_shape', (self.in_channels,), x)
+        return super().forward(x)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Encode and decode a map, to train both.
+
+        Args:
+            x: The teacher's map, ``B x C x H x W``.
+
+        Returns:
+            Its reconstruction, ``B x C x H x W``.
+
+        Raises:
+            SettingError: The map has another number of channels.
+        """
+        check_feature('FTParaphraser', 'teacher_shape', (self.in_channels,), x)
+        return self.forward_pretrain(x)
+
+
+@MODELS.register_module()
+class FTTranslator(Translator):
+    """The student's map in the form of the teacher's factor, in factor transfer (FT), NeurIPS 2018, arXiv 1802.04977.
+
+    It is mmrazor's ``Translator``, with batch norm, as published.
+
+    Args:
+        student_shape: Shape of the student's map, ``(C, H, W)``, or only ``(C,)``.
+        teacher_shape: Shape of the teacher's map, likewise.
+        rate: Channels of the factor over those of the teacher's map; that of :class:`FTParaphraser`.
+        init_cfg: As of every mmengine module. By default torch's initialisation, as published.
+
+    Raises:
+        SettingError: A shape is no shape, or the rate leaves no channel.
+
+    Config example::
+
+        connectors=dict(student=dict(type='FTTranslator', student_shape=(64, 8, 8), teacher_shape=(256, 8, 8)))
+    """
+
+    def __init__(
+        self,
+        student_shape: Sequence[int],
+        teacher_shape: Sequence[int],
+        rate: float = 0.5,
+        init_cfg: dict | None = None,
+    ) -> None:
+        s_channels, *_ = checked_shape('FTTranslator', 'student_shape', student_shape, dims=(1, 3))
+        t_channels, *_ = checked_shape('FTTranslator', 'teacher_shape', teacher_shape, dims=(1, 3))
+        super().__init__(s_channels, _factor_channels('FTTranslator', t_channels, rate), init_cfg=init_cfg)
+        self.in_channels = s_channels
+
+    def forward_train(self, x: Tensor) -> Tensor:
+        """Translate a map.
+
+        Args:
+            x: The student's map, ``B x C x H x W``.
+
+        Returns:
+            ``B x (rate C_teacher) x H x W``.
+
+        Raises:
+            SettingError: The map has another number of channels.
+        """
+        check_feature('FTTranslator', 'student_shape', (self.in_channels,), x)
+        return super().forward_train(x)
+
+
+def _factor_channels(owner: str, channels: int, rate: float) -> int:
+    if not isinstance(rate, int | float) or not 1 <= rate * channels < float('inf'):
+        raise SettingError(
+            f"{owner}: rate={rate!r} of the teacher's {channels} channels must leave one or more; published is 0.5."
+        )
+    return int(rate * channels)

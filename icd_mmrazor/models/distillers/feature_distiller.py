@@ -1,0 +1,335 @@
+"""From names of features to recorders, connectors and losses."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from mmrazor.models.distillers import ConfigurableDistiller
+from mmrazor.models.task_modules import RecorderManager
+from mmrazor.registry import MODELS
+from torch import nn
+
+from icd_mmrazor.models.feature_points import (
+    FeaturePoints,
+    Point,
+    feature_points,
+    feature_shapes,
+    keep_preactivations,
+)
+from icd_mmrazor.utils.errors import SettingError
+
+NETWORKS = ('student', 'teacher')
+STAGES = ('initial', 'main')
+# features that lie in every classifier, whatever its backbone
+OF_CLASSIFIER = ('pooled', 'logits')
+# the labels and indices of the batch, as the student gets them: a loss that wants them names them so
+DATA_SAMPLES = Point('ModuleInputs', '', data_idx=1)
+
+
+class Input(NamedTuple):
+    """One argument of a loss: a feature of a network, through a connector."""
+
+    network: str
+    feature: str
+    connector: str | dict | None = None
+    method: str | None = None
+
+
+class Term(NamedTuple):
+    """One loss with its arguments."""
+
+    name: str
+    loss: dict
+    inputs: dict[str, Input]
+    stage: str
+
+
+@MODELS.register_module()
+class FeatureDistiller(ConfigurableDistiller):
+    """mmrazor's ``ConfigurableDistiller`` for features that are called by name, on any pair of networks.
+
+    A config of ``ConfigurableDistiller`` names modules and widths, and so fits one pair. This one names features
+    (:mod:`icd_mmrazor.models.feature_points`) and finds modules and shapes in the networks:
+
+    * ``map0``, ``map1``, ...: the feature maps, of the stem and of each stage; ``last_map``;
+    * ``preactivation1``, ...: those of the stages before their last activation;
+    * ``pooled``: what the classifier takes; ``logits``: what it gives;
+    * for a loss on each of several: ``maps`` and ``preactivations`` (of the stages), ``consecutive_maps`` (each map
+      with the next, beginning with the stem's).
+
+    A connector or a loss whose constructor has ``student_shape``, ``teacher_shape`` (``C x H x W``, or ``C``) or
+    ``in_features`` is given them. A loss whose ``forward`` has ``data_samples`` is given those of the batch, and one
+    with a method ``check_shapes`` may refuse the shapes of its arguments.
+
+    Some methods train in two stages, the first without the task: terms of the stage ``initial`` count in the first
+    ``initial_epochs`` epochs, those of ``main`` after them (``InitialStageHook``).
+
+    Args:
+        losses: By name, ``dict(loss=..., features=...)``:
+
+            * ``loss``: config of the loss. Its first argument is the student's feature, its second the teacher's;
+            * ``features``: name of the feature;
+            * ``student_connector``, ``teacher_connector``: config of a connector, or the name of one in
+              ``connectors``;
+            * ``decay``: where there are several, the weight of each relative to the next deeper; 1 unless given;
+            * ``stage``: ``'main'`` unless given;
+            * ``inputs`` instead of ``features``: for each argument of the loss ``dict(network=..., feature=...,
+              connector=..., method=...)``; ``method`` is called of the connector in place of its ``forward``.
+        connectors: Connectors that several losses share, by name.
+        student_loss_weight: Weight of the student's own loss beside these; a ``MixedDistiller`` ignores it.
+        initial_epochs: Length of the initial stage in epochs.
+        initial_lr: Learning rate of the initial stage; that of the run unless given.
+        frozen: Names of connectors that the main stage does not train.
+        image_shape: ``C x H x W`` of the images, for which the shapes are found.
+        init_cfg: As of every mmengine module.
+
+    Raises:
+        SettingError: A feature, network or stage is unknown, or the features of the two networks do not fit the loss
+            or connector.
+
+    Config example, FitNets (ICLR 2015) and attention transfer (ICLR 2017) at once::
+
+        distiller=dict(
+            type='FeatureDistiller',
+            losses=dict(
+                fitnet=dict(
+                    loss=dict(type='L2Loss', normalize=False, div_element=True, loss_weight=100.0),
+                    features='map2',
+                    student_connector=dict(type='ConvRegressor')),
+                at=dict(
+                    loss=dict(type='AttentionTransferLoss', loss_weight=1000.0),
+                    features='maps')))
+    """
+
+    def __init__(
+        self,
+        losses: dict[str, dict],
+        connectors: dict[str, dict] | None = None,
+        student_loss_weight: float = 1.0,
+        initial_epochs: int = 0,
+        initial_lr: float | None = None,
+        frozen: list[str] | tuple[str, ...] = (),
+        image_shape: tuple[int, int, int] = (3, 32, 32),
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        if not losses or not isinstance(losses, dict):
+            raise SettingError(
+                f'FeatureDistiller: losses={losses!r} must name at least one: '
+                "losses=dict(at=dict(loss=dict(type='AttentionTransferLoss'), features='maps'))."
+            )
+        self.loss_cfgs = losses
+        self.shared_connectors = connectors or {}
+        self.student_loss_weight = student_loss_weight
+        self.initial_epochs = initial_epochs
+        self.initial_lr = initial_lr
+        self.frozen = tuple(frozen)
+        unknown = sorted({*self.frozen} - {*self.shared_connectors})
+        if unknown:
+            raise SettingError(
+                f'FeatureDistiller: {", ".join(unknown)} in frozen is not in connectors: '
+                f'{", ".join(self.shared_connectors) or "there are none"}.'
+            )
+        self.image_shape = tuple(image_shape)
+        self.stage = 'main'
+        self.stage_mappings: dict[str, dict] = {stage: {} for stage in STAGES}
+
+    @property
+    def needed_networks(self) -> set[str]:
+        """The networks whose features the losses of this stage take."""
+        return {
+            'student' if record['from_student'] else 'teacher'
+            for mapping in self.loss_forward_mappings.values()
+            for record in mapping.values()
+        }
+
+    def prepare_from_student(self, model: nn.Module) -> None:
+        """Remember the student until the teacher is known too.
+
+        Args:
+            model: The student.
+        """
+        # in a dict: an attribute would make it a submodule
+        self._unprepared = {'student': model}
+
+    def prepare_from_teacher(self, model: nn.Module) -> None:
+        """Find features and their shapes, build connectors and losses, start the recorders.
+
+        Args:
+            model: The teacher.
+
+        Raises:
+            SettingError: See the class.
+        """
+        networks = {**self._unprepared, 'teacher': model}
+        del self._unprepared
+        maps = any(cfg.get('features') not in OF_CLASSIFIER for cfg in self.loss_cfgs.values())
+        points = {name: feature_points(network, maps) for name, network in networks.items()}
+        terms = [term for name, cfg in self.loss_cfgs.items() for term in _terms(name, cfg, points)]
+        used = {
+            network: {i.feature: None for term in terms for i in term.inputs.values() if i.network == network}
+            for network in NETWORKS
+        }
+        found = {
+            network: {name: _resolve(points[network], name, network) for name in names}
+            for network, names in used.items()
+        }
+        shapes = {
+            network: dict(zip(names, feature_shapes(networks[network], names.values(), self.image_shape), strict=True))
+            for network, names in found.items()
+        }
+        for term in terms:
+            self._build(term, found, shapes)
+        self._start_recorders(networks, found)
+        self.set_stage(self.stage)
+
+    def _build(self, term: Term, found: dict[str, dict[str, Point]], shapes: dict[str, dict[str, tuple]]) -> None:
+        """Build a loss and the connectors of its arguments."""
+        given = {f'{i.network}_shape': shapes[i.network][i.feature] for i in term.inputs.values()}
+        mapping = {}
+        for argument, item in term.inputs.items():
+            point = found[item.network][item.feature]
+            mapping[argument] = dict(
+                recorder=item.feature,
+                from_student=item.network == 'student',
+                record_idx=point.record_idx,
+                data_idx=point.data_idx,
+            )
+            if item.connector is None:
+                continue
+            shared = isinstance(item.connector, str)
+            name = item.connector if shared else f'{term.name}_{item.network}'
+            if shared and name not in self.shared_connectors:
+                raise SettingError(
+                    f'FeatureDistiller: connector {name!r} of {term.name} is not in connectors: '
+                    f'{", ".join(self.shared_connectors) or "there are none"}.'
+                )
+            if name not in self.connectors:
+                cfg = self.shared_connectors[name] if shared else item.connector
+                width = shapes[item.network][item.feature][0]
+                self.connectors[name] = _built(cfg, {**given, 'in_features': width})
+            mapping[argument].update(connector=name, method=item.method)
+        loss = _built(term.loss, given)
+        if hasattr(loss, 'check_shapes'):
+            loss.check_shapes(**{name: shapes[item.network][item.feature] for name, item in term.inputs.items()})
+        if 'data_samples' in inspect.signature(loss.forward).parameters:
+            mapping['data_samples'] = dict(recorder='data_samples', from_student=True, data_idx=DATA_SAMPLES.data_idx)
+            found['student']['data_samples'] = DATA_SAMPLES
+        self.distill_losses[f'loss_{term.name}'] = loss
+        self.stage_mappings[term.stage][f'loss_{term.name}'] = mapping
+
+    def _start_recorders(self, networks: dict[str, nn.Module], found: dict[str, dict[str, Point]]) -> None:
+        for network, points in found.items():
+            if any(name.startswith('preactivation') for name in points):
+                keep_preactivations(networks[network])
+            recorders = {name: dict(type=point.type, source=point.source) for name, point in points.items()}
+            manager = RecorderManager(recorders)
+            manager.initialize(networks[network])
+            setattr(self, f'{network}_recorders', manager)
+
+    def set_stage(self, stage: str) -> None:
+        """Let the losses of a stage count.
+
+        Args:
+            stage: ``'initial'`` or ``'main'``.
+        """
+        self.stage = stage
+        self.loss_forward_mappings = self.stage_mappings[stage]
+        for name in self.frozen:
+            self.connectors[name].requires_grad_(stage == 'initial')
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> 'FeatureDistiller':
+        """Set the mode; what is frozen stays in eval mode."""
+        super().train(mode)
+        if self.stage == 'main':
+            for name in self.frozen:
+                if name in self.connectors:
+                    self.connectors[name].eval()
+        return self
+
+    def get_record(self, *args: Any, connector: str | None = None, method: str | None = None, **kwargs: Any) -> Any:
+        """Get a feature as mmrazor does, or through a method of its connector."""
+        if method is None:
+            return super().get_record(*args, connector=connector, **kwargs)
+        return getattr(self.connectors[connector], method)(super().get_record(*args, **kwargs))
+
+
+def _terms(name: str, cfg: dict, points: dict[str, FeaturePoints]) -> list[Term]:
+    """Write out an entry of ``losses``: one term a feature."""
+    cfg = dict(cfg)
+    stage = cfg.pop('stage', 'main')
+    if stage not in STAGES:
+        raise SettingError(f'FeatureDistiller: stage={stage!r} of {name} must be one of {", ".join(STAGES)}.')
+    loss, features, inputs = cfg.pop('loss', None), cfg.pop('features', None), cfg.pop('inputs', None)
+    if not isinstance(loss, Mapping) or (features is None) == (inputs is None):
+        raise SettingError(
+            f'FeatureDistiller: {name} in losses needs loss=dict(type=...) and either features or inputs.'
+        )
+    decay = cfg.pop('decay', 1.0)
+    connectors = {network: cfg.pop(f'{network}_connector', None) for network in NETWORKS}
+    if cfg:
+        raise SettingError(
+            f'FeatureDistiller: {", ".join(cfg)} of {name} in losses is unknown. Known: loss, features, '
+            'student_connector, teacher_connector, decay, stage, inputs.'
+        )
+    if inputs is not None:
+        return [Term(name, dict(loss), {argument: Input(**i) for argument, i in inputs.items()}, stage)]
+
+    arguments = [a for a in inspect.signature(_class_of(loss).forward).parameters if a != 'self']
+    groups = _groups(name, features, points)
+    terms = []
+    for i, group in enumerate(groups):
+        items = [Input(network, feature, connectors[network]) for network in NETWORKS for feature in group]
+        weight = loss.get('loss_weight', 1.0) * decay ** (len(groups) - 1 - i)
+        terms.append(
+            Term(
+                f'{name}{i + 1}' if len(groups) > 1 else name,
+                {**loss, 'loss_weight': weight},
+                dict(zip(arguments, items, strict=False)),
+                stage,
+            )
+        )
+    return terms
+
+
+def _groups(name: str, features: str, points: dict[str, FeaturePoints]) -> list[list[str]]:
+    """Return what each of the losses of an entry compares."""
+    if features not in ('maps', 'preactivations', 'consecutive_maps'):
+        return [[features]]
+    counts = {network: len(points[network].maps) for network in NETWORKS}
+    if counts['student'] != counts['teacher']:
+        raise SettingError(
+            f'FeatureDistiller: {name} compares {features}, but the student has {counts["student"]} of them and the '
+            f'teacher {counts["teacher"]}. Name the features to compare, or use a method that compares pooled ones.'
+        )
+    count = counts['student']
+    if features == 'consecutive_maps':
+        return [[f'map{i}', f'map{i + 1}'] for i in range(count - 1)]
+    return [[f'{features[:-1]}{i}'] for i in range(1, count)]
+
+
+def _resolve(points: FeaturePoints, name: str, network: str) -> Point:
+    known = {
+        **{f'map{i}': point for i, point in enumerate(points.maps)},
+        **{f'preactivation{i}': point for i, point in enumerate(points.preactivations, start=1)},
+        **({'last_map': points.maps[-1]} if points.maps else {}),
+        'pooled': points.pooled,
+        'logits': points.logits,
+    }
+    if name not in known:
+        raise SettingError(f'FeatureDistiller: the {network} has no feature {name!r}. It has: {", ".join(known)}.')
+    return known[name]
+
+
+def _built(cfg: Mapping[str, Any], given: dict[str, Any]) -> nn.Module:
+    """Build a loss or connector, with what its constructor asks for."""
+    accepted = inspect.signature(_class_of(cfg)).parameters
+    return MODELS.build({**{name: value for name, value in given.items() if name in accepted}, **cfg})
+
+
+def _class_of(cfg: Mapping[str, Any]) -> Callable:
+    cls = MODELS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
+    if cls is None:
+        raise SettingError(f"FeatureDistiller: type={cfg['type']!r} is no registered loss or connector.")
+    return cls

@@ -1,0 +1,42 @@
+"""Attention transfer (AT)."""
+
+from mmrazor.models.losses import ATLoss
+from mmrazor.registry import MODELS
+from torch import Tensor
+
+from icd_mmrazor.models.losses.feature_loss import FeatureLoss
+
+
+@MODELS.register_module()
+class AttentionTransferLoss(FeatureLoss):
+    """Attention transfer (AT), "Paying More Attention to Attention", ICLR 2017.
+
+    A map's attention is the mean of its squares over the channels, normalised over the pixels; the loss is the mean
+    squared difference of two attentions. This is mmrazor's ``ATLoss``, in float32 at least, for maps whose sizes
+    differ too. Published on the maps of all stages, with weight 1000.
+
+    Args:
+        loss_weight: Weight of the loss.
+
+    Config example::
+
+        distill_losses=dict(loss_at=dict(type='AttentionTransferLoss', loss_weight=1000.0))
+    """
+
+    takes_maps = True
+
+    def __init__(self, loss_weight: float = 1.0) -> None:
+        super().__init__(loss_weight)
+        self.attention = ATLoss()
+
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Compute mmrazor's loss.
+
+        Args:
+            student: ``B x C_s x H x W``.
+            teacher: ``B x C_t x H x W``.
+
+        Returns:
+            A scalar.
+        """
+        return self.attention(student, teacher)

@@ -1,0 +1,38 @@
+"""Correlation congruence (CC)."""
+
+from mmrazor.registry import MODELS
+from torch import Tensor
+
+from icd_mmrazor.models.losses.feature_loss import FeatureLoss
+
+
+@MODELS.register_module()
+class CCLoss(FeatureLoss):
+    """Correlation congruence (CC), ICCV 2019, arXiv 1904.01802, in the form of the benchmark.
+
+    With ``d_i`` the absolute differences between the embeddings of student and teacher of image ``i``, it is the mean
+    over neighbours in the batch of ``<d_i, d_{i+1}>``. Published on the pooled features, both in a learned
+    ``LinearProjection`` of width 128, with weight 0.02.
+
+    Args:
+        loss_weight: Weight of the loss.
+
+    Config example::
+
+        distill_losses=dict(loss_cc=dict(type='CCLoss', loss_weight=0.02))
+    """
+
+    same_width_by = 'LinearProjection'
+
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Compute the loss; a batch of one image has no neighbours and gives 0.
+
+        Args:
+            student: ``B x E``.
+            teacher: ``B x E``.
+
+        Returns:
+            A scalar.
+        """
+        differences = (student - teacher).abs()
+        return (differences[:-1] * differences[1:]).sum() / max(len(student) - 1, 1)

@@ -1,0 +1,95 @@
+"""Flow of the solution procedure (FSP)."""
+
+import torch.nn.functional as F
+from mmrazor.registry import MODELS
+from torch import Tensor
+
+from icd_mmrazor.models.losses.feature_loss import FeatureLoss, full_precision, pool_to_smaller
+from icd_mmrazor.utils.errors import SettingError
+
+
+@MODELS.register_module()
+class FSPLoss(FeatureLoss):
+    """Flow of the solution procedure (FSP), "A Gift from Knowledge Distillation", CVPR 2017.
+
+    The flow between two maps of a network is the mean over the pixels of the products of their channels,
+    ``C_bottom x C_top``, the larger map averaged to the size of the smaller; the loss is the mean squared difference
+    between the student's flow and the teacher's. It compares networks of the same widths; their sizes may differ.
+    Published on each map and the next, beginning with the stem's, with weight 1 in an initial stage of 30 epochs that
+    has no other loss.
+
+    Args:
+        loss_weight: Weight of the loss.
+
+    Config example::
+
+        distill_losses=dict(loss_fsp=dict(type='FSPLoss'))
+    """
+
+    def forward(self, s_bottom: Tensor, s_top: Tensor, t_bottom: Tensor, t_top: Tensor) -> Tensor:
+        """Compute the loss of a batch.
+
+        Args:
+            s_bottom: A map of the student, ``B x C_bottom x H x W``.
+            s_top: A later one, ``B x C_top x H' x W'``.
+            t_bottom: The teacher's map of ``C_bottom`` channels.
+            t_top: The teacher's map of ``C_top`` channels.
+
+        Returns:
+            The loss, a scalar.
+
+        Raises:
+            SettingError: A map is no map, batch sizes or widths differ.
+        """
+        maps = dict(s_bottom=s_bottom, s_top=s_top, t_bottom=t_bottom, t_top=t_top)
+        shapes = ', '.join(f'{name} is {tuple(m.shape)}' for name, m in maps.items())
+        if any(m.ndim != 4 or m.numel() == 0 for m in maps.values()):
+            raise SettingError(
+                f'FSPLoss takes four maps, images x channels x height x width: {shapes}. Record stages of the networks.'
+            )
+        if len({len(m) for m in maps.values()}) > 1:
+            raise SettingError(f'FSPLoss compares maps of the same images, the batch sizes differ: {shapes}.')
+        self.check_shapes(**{name: m.shape[1:] for name, m in maps.items()})
+        return super().forward(_flow(s_bottom, s_top), _flow(t_bottom, t_top))
+
+    @staticmethod
+    def check_shapes(
+        s_bottom: tuple[int, ...], s_top: tuple[int, ...], t_bottom: tuple[int, ...], t_top: tuple[int, ...]
+    ) -> None:
+        """Refuse networks of different widths.
+
+        Args:
+            s_bottom: Shape of the student's first map, ``C x H x W``.
+            s_top: Shape of its later one.
+            t_bottom: Shape of the teacher's first map.
+            t_top: Shape of its later one.
+
+        Raises:
+            SettingError: The widths differ.
+        """
+        student, teacher = (s_bottom[0], s_top[0]), (t_bottom[0], t_top[0])
+        if student != teacher:
+            raise SettingError(
+                'FSPLoss compares student and teacher of the same widths, but two maps of the student have '
+                f'{student[0]} and {student[1]} channels, those of the teacher {teacher[0]} and {teacher[1]}. Take a '
+                'pair of one family and width, or another method.'
+            )
+
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Compute the loss of two flows.
+
+        Args:
+            student: Flows of the student, flattened, ``B x (C_bottom C_top)``.
+            teacher: Flows of the teacher.
+
+        Returns:
+            A scalar.
+        """
+        return F.mse_loss(student, teacher)
+
+
+def _flow(bottom: Tensor, top: Tensor) -> Tensor:
+    """Return the flow between two maps, ``B x C_bottom x C_top``."""
+    with full_precision(bottom, top) as maps:
+        bottom, top = (m.flatten(2) for m in pool_to_smaller(*maps))
+        return bottom @ top.mT / top.shape[2]

@@ -1,0 +1,48 @@
+"""Probabilistic knowledge transfer (PKT)."""
+
+import torch
+from mmrazor.registry import MODELS
+from torch import Tensor
+
+from icd_mmrazor.models.losses.feature_loss import FeatureLoss
+
+# as published: added to norms and to probabilities
+EPS = 1e-7
+
+
+@MODELS.register_module()
+class PKTLoss(FeatureLoss):
+    """Probabilistic knowledge transfer (PKT), ECCV 2018, arXiv 1803.10837.
+
+    The cosines between the features of a batch, moved to 0..1 and divided by their sum, are taken as the probabilities
+    of an image's neighbours; the loss is the mean over all pairs of ``p_t log(p_t / p_s)``. The widths may differ.
+    Published on the pooled features, with weight 30000.
+
+    Args:
+        loss_weight: Weight of the loss.
+
+    Config example::
+
+        distill_losses=dict(loss_pkt=dict(type='PKTLoss', loss_weight=30000.0))
+    """
+
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Compute the loss.
+
+        Args:
+            student: ``B x D_s``.
+            teacher: ``B x D_t``.
+
+        Returns:
+            A scalar.
+        """
+        p_s, p_t = _neighbours(student), _neighbours(teacher)
+        return (p_t * ((p_t + EPS) / (p_s + EPS)).log()).mean()
+
+
+def _neighbours(feature: Tensor) -> Tensor:
+    """Return the probabilities, ``B x B``, rows of sum 1."""
+    feature = feature / (torch.linalg.vector_norm(feature, dim=1, keepdim=True) + EPS)
+    # rounding can take a cosine below -1
+    similarities = ((feature @ feature.T + 1) / 2).clamp(min=0)
+    return similarities / similarities.sum(dim=1, keepdim=True)

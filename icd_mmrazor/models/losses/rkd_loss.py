@@ -1,0 +1,51 @@
+"""Relational knowledge distillation (RKD)."""
+
+from mmrazor.models.losses import AngleWiseRKD, DistanceWiseRKD
+from mmrazor.registry import MODELS
+from torch import Tensor
+
+from icd_mmrazor.models.losses.feature_loss import FeatureLoss
+
+
+@MODELS.register_module()
+class RKDLoss(FeatureLoss):
+    """Relational knowledge distillation (RKD), CVPR 2019, arXiv 1904.05068.
+
+    The smooth L1 difference between student and teacher of the distances of all pairs (divided by their mean) and of
+    the cosines of the angles of all triples of a batch. These are mmrazor's ``DistanceWiseRKD`` and ``AngleWiseRKD``
+    without their normalisation, with the published weights, in float32 at least (in half precision the angle at an
+    image itself is 0 / 0). The widths may differ. Published on the pooled features, with weight 1.
+
+    Args:
+        loss_weight: Weight of the whole.
+        distance_weight: Weight of the distances.
+        angle_weight: Weight of the angles.
+
+    Config example::
+
+        distill_losses=dict(loss_rkd=dict(type='RKDLoss'))
+    """
+
+    def __init__(self, loss_weight: float = 1.0, distance_weight: float = 25.0, angle_weight: float = 50.0) -> None:
+        super().__init__(loss_weight)
+        self.distance = DistanceWiseRKD(self._finite('distance_weight', distance_weight), with_l2_norm=False)
+        self.angle = AngleWiseRKD(self._finite('angle_weight', angle_weight), with_l2_norm=False)
+
+    def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Compute the loss; a batch of one image has no pairs and gives 0.
+
+        Args:
+            student: ``B x D_s``.
+            teacher: ``B x D_t``.
+
+        Returns:
+            A scalar.
+        """
+        if len(student) == 1:
+            return 0 * student.sum()
+        return self.distance(student, teacher) + self.angle(student, teacher)
+
+    def extra_repr(self) -> str:
+        """Show the weights in the printed model and in the report at the start of a run."""
+        weights = f'distance_weight={self.distance.loss_weight}, angle_weight={self.angle.loss_weight}'
+        return f'{weights}, {super().extra_repr()}'

@@ -1,0 +1,97 @@
+"""Two stages in one run, and a run that is resumed in each."""
+
+import contextlib
+import copy
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from icd_mmrazor.utils import SettingError
+
+
+@pytest.fixture
+def staged(demo_config: Callable) -> Callable[..., Config]:
+    """Return the demo's config with factor transfer: two epochs for the paraphraser, two for the student."""
+
+    def config(**options: object) -> Config:
+        cfg = demo_config()
+        cfg.model.distiller = Config.fromfile(Path(__file__).parents[2] / 'configs/_base_/methods/ft.py').ft
+        cfg.model.distiller.update(initial_epochs=2, image_shape=(3, 16, 16), initial_lr=0.02)
+        # nothing random that a resumed run would draw anew
+        cfg.train_dataloader.dataset.pipeline = [dict(type='PackInputs')]
+        cfg.param_scheduler.update(begin=2, milestones=[1])
+        cfg.merge_from_dict({'train_cfg.max_epochs': 4, 'train_cfg.val_interval': 9, **options})
+        return cfg
+
+    return config
+
+
+class Stopped(Exception):
+    """The run was ended from outside."""
+
+
+def train(run: Runner, stop_after: int | None = None) -> list[dict[str, torch.Tensor]]:
+    """Train, perhaps only some epochs of all; return the weights before the first and after every epoch."""
+    weights, call_hook = [], run.call_hook
+
+    def spy(fn_name: str, **kwargs: object) -> None:
+        if fn_name == 'before_train_epoch' and run.epoch == stop_after:
+            raise Stopped
+        call_hook(fn_name, **kwargs)
+        if fn_name in ('before_train', 'after_train_epoch'):
+            weights.append({name: p.detach().clone() for name, p in run.model.named_parameters()})
+
+    run.call_hook = spy
+    with contextlib.suppress(Stopped):
+        run.train()
+    return weights
+
+
+def test_each_stage_trains_its_own_part_and_a_resumed_run_ends_the_same(staged: Callable, runner: Callable) -> None:
+    cfg = staged()
+    whole = train(runner(cfg))
+    names = set(whole[0])
+    moved = [
+        {name for name in names if not torch.equal(before[name], after[name])}
+        for before, after in itertools.pairwise(whole)
+    ]
+    paraphraser = {name for name in names if 'connectors.paraphraser' in name}
+    assert moved == [paraphraser] * 2 + [names - paraphraser] * 2
+
+    for epochs in (1, 2, 3):
+        stopped = copy.deepcopy(cfg)
+        stopped.work_dir = f'{cfg.work_dir}_{epochs}'
+        train(runner(stopped), stop_after=epochs)
+        resumed = train(runner(Config({**stopped, 'resume': True})))
+        assert len(resumed) == 1 + 4 - epochs
+        for name, weight in resumed[-1].items():
+            torch.testing.assert_close(weight, whole[4][name], msg=name)
+
+
+def test_the_rates_of_the_stages(staged: Callable, runner: Callable) -> None:
+    run = runner(staged())
+    rates, states = [], []  # before each step
+    train_step = run.model.train_step
+
+    def step(data: dict, optim_wrapper: object) -> dict:
+        rates.append(optim_wrapper.param_groups[0]['lr'])
+        states.append(len(optim_wrapper.optimizer.state))
+        return train_step(data, optim_wrapper)
+
+    run.model.train_step = step
+    run.train()
+    batches = len(run.train_dataloader)
+    assert rates[::batches] == pytest.approx([0.02, 0.02, 0.05, 0.005])
+    # the optimizer begins the main stage without the momentum of the initial one
+    assert states[batches * 2] == 0 < states[batches]
+
+
+def test_no_epoch_left_for_the_main_stage(staged: Callable, runner: Callable) -> None:
+    cfg = staged(**{'train_cfg.max_epochs': 2, 'param_scheduler.begin': 0})
+    with pytest.raises(SettingError, match='max_epochs=2, but the initial stage of the distiller alone has 2'):
+        runner(cfg).train()

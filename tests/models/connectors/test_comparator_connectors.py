@@ -1,0 +1,135 @@
+"""The connectors of the comparators: shapes and layers as published, and what they refuse."""
+
+import pytest
+import torch
+from mmrazor.registry import MODELS
+from torch import nn
+
+from icd_mmrazor.models.connectors import ConvRegressor, FTParaphraser, FTTranslator, VIDRegressor
+from icd_mmrazor.utils import SettingError
+
+
+def kinds(module: nn.Module) -> list[str]:
+    return [type(layer).__name__ for layer in module.modules() if not list(layer.children())]
+
+
+@pytest.mark.parametrize(
+    ('student', 'teacher', 'layer', 'kernel', 'stride'),
+    [
+        ((3, 8, 8), (5, 4, 4), 'Conv2d', (3, 3), (2, 2)),
+        ((3, 4, 4), (5, 8, 8), 'ConvTranspose2d', (4, 4), (2, 2)),
+        ((3, 8, 8), (5, 8, 8), 'Conv2d', (1, 1), (1, 1)),
+        ((3, 8, 9), (5, 7, 4), 'Conv2d', (2, 6), (1, 1)),
+        ((3, 8, 8), (3, 8, 8), 'Conv2d', (1, 1), (1, 1)),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize('relu', [True, False])
+def test_regressor_gives_the_teachers_shape(
+    student: tuple, teacher: tuple, layer: str, kernel: tuple, stride: tuple, relu: bool
+) -> None:
+    # a list, as a config from a file has
+    cfg = dict(_scope_='mmrazor', type='ConvRegressor', student_shape=list(student), teacher_shape=teacher, relu=relu)
+    regressor = MODELS.build(cfg)
+    feature = regressor(torch.randn(2, *student))
+    assert feature.shape == (2, *teacher)
+    assert (feature >= 0).all() == relu
+    assert kinds(regressor) == [layer, 'BatchNorm2d'] + ['ReLU'] * relu
+    convolution = regressor.layers[0]
+    assert (convolution.kernel_size, convolution.stride) == (kernel, stride)
+    assert convolution.bias is not None
+
+
+def test_regressor_of_ab_is_the_identity_where_shapes_are_equal() -> None:
+    feature = torch.randn(2, 3, 4, 4)
+    settings = dict(relu=False, identity_if_equal=True)
+    equal = ConvRegressor((3, 4, 4), (3, 4, 4), **settings)
+    assert equal(feature) is feature
+    assert not list(equal.parameters())
+    assert kinds(ConvRegressor((3, 4, 4), (5, 4, 4), **settings)) == ['Conv2d', 'BatchNorm2d']
+
+
+@pytest.mark.parametrize(
+    ('student', 'teacher'), [((3, 4, 4), (5, 6, 6)), ((3, 2, 2), (5, 8, 8)), ((3, 8, 4), (5, 4, 8))]
+)
+def test_regressor_refuses_sizes_that_no_convolution_joins(student: tuple, teacher: tuple) -> None:
+    with pytest.raises(SettingError, match='must be half of the teacher'):
+        ConvRegressor(student, teacher)
+
+
+@pytest.mark.parametrize('shape', [(3,), (3, 4), (3, 0, 4), (3, 4.0, 4), (2, 3, 4, 4), 'abc', 3, None], ids=str)
+def test_regressors_refuse_what_is_no_shape_of_a_map(shape: object) -> None:
+    with pytest.raises(SettingError, match=r'student_shape=.* must be \(C, H, W\)'):
+        ConvRegressor(shape, (5, 4, 4))
+    with pytest.raises(SettingError, match=r'teacher_shape=.* must be \(C, H, W\)'):
+        VIDRegressor((5, 4, 4), shape)
+
+
+@pytest.mark.parametrize(
+    'connector',
+    [
+        ConvRegressor((3, 4, 4), (5, 4, 4)),
+        VIDRegressor((3, 4, 4), (5, 4, 4)),
+        FTTranslator((3, 4, 4), (6, 4, 4)),
+        FTParaphraser((3, 4, 4)),
+    ],
+    ids=lambda connector: type(connector).__name__,
+)
+@pytest.mark.parametrize('shape', [(2, 4, 4, 4), (2, 3)], ids=str)
+def test_refuses_features_of_another_shape(connector: nn.Module, shape: tuple) -> None:
+    with pytest.raises(SettingError, match=rf'{type(connector).__name__}\((student|teacher)_shape=\(3,.*got a feature'):
+        connector(torch.randn(shape))
+
+
+def test_regressor_refuses_maps_of_another_size() -> None:
+    with pytest.raises(SettingError, match=r'student_shape=\(3, 4, 4\)\) got a feature of shape \(2, 3, 8, 8\)'):
+        ConvRegressor((3, 4, 4), (5, 4, 4))(torch.randn(2, 3, 8, 8))
+
+
+def test_vid_regressor_is_three_convolutions_of_one_pixel() -> None:
+    regressor = VIDRegressor((3, 4, 4), (5, 8, 8))
+    assert kinds(regressor.layers) == ['Conv2d', 'ReLU', 'Conv2d', 'ReLU', 'Conv2d']
+    assert [tuple(p.shape) for p in regressor.parameters()] == [(5, 3, 1, 1), (5, 5, 1, 1), (5, 5, 1, 1)]
+    feature = torch.randn(2, 3, 4, 4)
+    first, second, third = (p[:, :, 0, 0] for p in regressor.parameters())
+    want = third @ (second @ (first @ feature[1, :, 2, 3]).relu()).relu()
+    torch.testing.assert_close(regressor(feature)[1, :, 2, 3], want)
+
+
+def test_vid_regressor_averages_a_larger_map_first() -> None:
+    regressor, small = VIDRegressor((3, 8, 4), (5, 4, 4)), torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(regressor(small.repeat_interleave(2, dim=2)), regressor(small))
+
+
+def test_paraphraser_gives_the_factor_and_the_map() -> None:
+    paraphraser = MODELS.build(dict(_scope_='mmrazor', type='FTParaphraser', teacher_shape=[6, 4, 4]))
+    teacher_map = torch.randn(2, 6, 4, 4)
+    kept = teacher_map.clone()
+    factor = paraphraser(teacher_map)
+    assert factor.shape == (2, 3, 4, 4)
+    assert not factor.requires_grad
+    reconstruction = paraphraser.reconstruct(teacher_map)
+    torch.testing.assert_close(reconstruction, paraphraser.decoder(factor))
+    assert torch.equal(teacher_map, kept)
+    reconstruction.sum().backward()
+    assert all(p.grad is not None for p in paraphraser.parameters())
+
+
+def test_paraphraser_and_translator_have_the_published_layers() -> None:
+    paraphraser, translator = FTParaphraser((6,)), FTTranslator((4,), (6,))
+    widths = [tuple(m.weight.shape) for m in paraphraser.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    assert widths == [(6, 6, 3, 3), (3, 6, 3, 3), (3, 3, 3, 3), (3, 3, 3, 3), (3, 6, 3, 3), (6, 6, 3, 3)]
+    widths = [tuple(m.weight.shape) for m in translator.modules() if isinstance(m, nn.Conv2d)]
+    assert widths == [(4, 4, 3, 3), (3, 4, 3, 3), (3, 3, 3, 3)]
+    for module, norms in ((paraphraser, 0), (translator, 3)):
+        assert kinds(module).count('BatchNorm2d') == norms
+        assert {m.negative_slope for m in module.modules() if isinstance(m, nn.LeakyReLU)} == {0.1}
+    assert translator(torch.randn(2, 4, 4, 4)).shape == paraphraser(torch.randn(2, 6, 4, 4)).shape
+
+
+@pytest.mark.parametrize('rate', [0, 0.1, -1, float('nan'), float('inf'), None])
+def test_factor_transfer_refuses_a_rate_that_leaves_no_channel(rate: object) -> None:
+    with pytest.raises(SettingError, match=rf'FTParaphraser: rate={rate}'):
+        FTParaphraser((6, 4, 4), rate=rate)
+    with pytest.raises(SettingError, match=rf'FTTranslator: rate={rate}'):
+        FTTranslator((6, 4, 4), (6, 4, 4), rate=rate)

@@ -1,0 +1,419 @@
+"""The losses of the comparators against golden numbers of the published implementations, and their formulas in loops.
+
+Which loss is whose: KD, FitNet and AB are mmrazor's as they are (``KLDivergence``, ``L2Loss``, ``ABLoss``). AT and RKD
+are mmrazor's inside ours, which adds float32 under autocast, checks, and what mmrazor's leave out: maps of different
+sizes (AT), a batch of one image (RKD). SP, CC, VID, PKT, FSP and NST do not exist there; its ``FTLoss`` is another
+loss than the published one.
+"""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import DATA, HALF_ON_CPU
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from icd_mmrazor.models.connectors import VIDRegressor
+from icd_mmrazor.models.losses import (
+    AttentionTransferLoss,
+    CCLoss,
+    FactorTransferLoss,
+    FSPLoss,
+    NSTLoss,
+    PKTLoss,
+    RKDLoss,
+    SPLoss,
+    VIDLoss,
+)
+from icd_mmrazor.utils import SettingError
+
+MAPS = ('map_student', 'map_teacher')
+VECTORS = ('vec_student', 'vec_teacher')
+GOLDEN = {
+    'fitnet': (dict(type='L2Loss', normalize=False, div_element=True), MAPS),
+    'at': (dict(type='AttentionTransferLoss'), MAPS),
+    'sp': (dict(type='SPLoss'), MAPS),
+    'cc': (dict(type='CCLoss'), VECTORS),
+    'rkd': (dict(type='RKDLoss'), VECTORS),
+    'pkt': (dict(type='PKTLoss'), VECTORS),
+    'nst': (dict(type='NSTLoss'), MAPS),
+    'fsp': (dict(type='FSPLoss'), ('map_student', 'map_student_deep', 'map_teacher', 'map_teacher_deep')),
+    'ft': (dict(type='FactorTransferLoss'), MAPS),
+    'ab': (dict(type='ABLoss'), MAPS),
+}
+# every loss of two features, and what it is tested on: the shapes of student and teacher without the batch
+LOSSES: dict[str, tuple[Callable[[], nn.Module], tuple, tuple]] = {
+    'AT': (AttentionTransferLoss, (3, 4, 4), (5, 2, 2)),
+    'SP': (SPLoss, (3, 4, 4), (5, 2, 2)),
+    'CC': (CCLoss, (6,), (6,)),
+    'RKD': (RKDLoss, (6,), (4,)),
+    'PKT': (PKTLoss, (6,), (4,)),
+    'NST': (NSTLoss, (3, 2, 2), (5, 4, 4)),
+    'FT': (FactorTransferLoss, (3, 4, 4), (5, 2, 2)),
+    'VID': (lambda: VIDLoss((5,)), (5, 2, 2), (5, 4, 4)),
+}
+
+
+def build(cfg: dict) -> nn.Module:
+    return MODELS.build({'_scope_': 'mmrazor', **cfg})
+
+
+def assert_golden(name: str, got: Tensor, want: np.ndarray) -> None:
+    assert np.abs(got.numpy() - want).max() <= 1e-8 * np.abs(want).max(), name
+
+
+@pytest.mark.parametrize('method', GOLDEN)
+def test_golden_numbers(method: str) -> None:
+    g = np.load(DATA / 'comparator_loss_vectors.npz')
+    cfg, names = GOLDEN[method]
+    features = {name: torch.from_numpy(g[name]).requires_grad_('student' in name) for name in names}
+    value = build(cfg).double()(*features.values())
+    value.backward()
+    assert_golden('loss', value.detach(), g[f'{method}/loss'])
+    for name in names:
+        if 'student' in name:
+            assert_golden(name, features[name].grad, g[f'{method}/grad_{name}'])
+
+
+def test_golden_numbers_of_vid() -> None:
+    g = np.load(DATA / 'comparator_loss_vectors.npz')
+    student = torch.from_numpy(g['map_student_narrow']).requires_grad_()
+    teacher = torch.from_numpy(g['map_teacher'])
+    regressor = VIDRegressor(tuple(student.shape[1:]), tuple(teacher.shape[1:])).double()
+    for index in (0, 2, 4):
+        regressor.layers[index].weight.data.copy_(torch.from_numpy(g[f'vid/w{index}']))
+    loss = VIDLoss(tuple(teacher.shape[1:])).double()
+    # as initialised, to the precision of a float32 parameter
+    np.testing.assert_allclose(loss.log_scale.detach().numpy(), g['vid/log_scale'], rtol=1e-7)
+    loss.log_scale.data.copy_(torch.from_numpy(g['vid/log_scale']))
+
+    value = loss(regressor(student), teacher)
+    value.backward()
+    got = dict(
+        loss=value.detach(),
+        grad_map_student_narrow=student.grad,
+        grad_log_scale=loss.log_scale.grad,
+        grad_w0=regressor.layers[0].weight.grad,
+    )
+    for name, tensor in got.items():
+        assert_golden(name, tensor, g[f'vid/{name}'])
+
+
+@pytest.mark.parametrize('case', ['t1', 't4', 't20'])
+def test_golden_numbers_of_kd(case: str) -> None:
+    g = np.load(DATA / 'kd_loss_vectors.npz')
+    student = torch.from_numpy(g[f'{case}/student']).requires_grad_()
+    loss = build(dict(type='KLDivergence', tau=float(g[f'{case}/T'])))
+    value = loss(preds_S=student, preds_T=torch.from_numpy(g[f'{case}/teacher']))
+    value.backward()
+    assert_golden('loss', value.detach(), g[f'{case}/loss'])
+    assert_golden('gradient', student.grad, g[f'{case}/grad_student'])
+
+
+def test_mmrazors_factor_transfer_is_another_loss() -> None:
+    g = np.load(DATA / 'comparator_loss_vectors.npz')
+    value = build(dict(type='FTLoss'))(*(torch.from_numpy(g[name]) for name in MAPS))
+    assert abs(value.item() / g['ft/loss'] - 1) > 0.1
+
+
+def dot(a: list[float], b: list[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+def unit(a: list[float]) -> list[float]:
+    length = math.sqrt(dot(a, a))
+    return [x / length for x in a]
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def smooth_l1(x: float) -> float:
+    return x * x / 2 if abs(x) < 1 else abs(x) - 0.5
+
+
+def halved(maps: Tensor) -> Tensor:
+    """Average blocks of 2 x 2 pixels."""
+    b, c, h, w = maps.shape
+    return maps.reshape(b, c, h // 2, 2, w // 2, 2).mean((3, 5))
+
+
+def to_one_size(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    return (halved(s) if s.shape[2] > t.shape[2] else s), (halved(t) if t.shape[2] > s.shape[2] else t)
+
+
+def slow_attention(one: Tensor) -> list[float]:
+    channels = one.flatten(1).tolist()
+    return unit([mean([value * value for value in pixel]) for pixel in zip(*channels, strict=True)])
+
+
+def slow_at(s: Tensor, t: Tensor) -> float:
+    pairs = [(slow_attention(a), slow_attention(b)) for a, b in zip(*to_one_size(s, t), strict=True)]
+    return mean([(x - y) ** 2 for a, b in pairs for x, y in zip(a, b, strict=True)])
+
+
+def slow_ft(s: Tensor, t: Tensor) -> float:
+    pairs = [(slow_attention(a), slow_attention(b)) for a, b in zip(*to_one_size(s, t), strict=True)]
+    return mean([abs(x - y) for a, b in pairs for x, y in zip(a, b, strict=True)])
+
+
+def slow_sp(s: Tensor, t: Tensor) -> float:
+    s_rows, t_rows = ([unit([dot(a, b) for b in f]) for a in f] for f in (s.flatten(1).tolist(), t.flatten(1).tolist()))
+    return mean([(x - y) ** 2 for a, b in zip(s_rows, t_rows, strict=True) for x, y in zip(a, b, strict=True)])
+
+
+def slow_cc(s: Tensor, t: Tensor) -> float:
+    d = [[abs(x - y) for x, y in zip(a, b, strict=True)] for a, b in zip(s.tolist(), t.tolist(), strict=True)]
+    return mean([dot(a, b) for a, b in itertools.pairwise(d)])
+
+
+def slow_pkt(s: Tensor, t: Tensor) -> float:
+    def probabilities(rows: list[list[float]]) -> list[list[float]]:
+        near = [[(dot(unit(a), unit(b)) + 1) / 2 for b in rows] for a in rows]
+        return [[x / sum(row) for x in row] for row in near]
+
+    p, q = probabilities(t.tolist()), probabilities(s.tolist())
+    return mean([x * math.log(x / y) for a, b in zip(p, q, strict=True) for x, y in zip(a, b, strict=True)])
+
+
+def slow_rkd(s: Tensor, t: Tensor) -> float:
+    def distances(rows: list[list[float]]) -> list[float]:
+        pairs = [math.dist(a, b) for a in rows for b in rows]
+        # of an image to itself it is 0 and does not count
+        return [d / mean([d for d in pairs if d]) for d in pairs]
+
+    def angles(rows: list[list[float]]) -> list[float]:
+        values = []
+        for i, j, k in itertools.product(range(len(rows)), repeat=3):
+            left, right = ([x - y for x, y in zip(rows[other], rows[i], strict=True)] for other in (j, k))
+            values.append(dot(unit(left), unit(right)) if i not in (j, k) else 0.0)
+        return values
+
+    s_rows, t_rows = s.tolist(), t.tolist()
+    distance = mean([smooth_l1(x - y) for x, y in zip(distances(s_rows), distances(t_rows), strict=True)])
+    angle = mean([smooth_l1(x - y) for x, y in zip(angles(s_rows), angles(t_rows), strict=True)])
+    return 25 * distance + 50 * angle
+
+
+def slow_nst(s: Tensor, t: Tensor) -> float:
+    def kernel(a: list[list[float]], b: list[list[float]]) -> float:
+        return mean([dot(unit(x), unit(y)) ** 2 for x in a for y in b])
+
+    images = [(a.flatten(1).tolist(), b.flatten(1).tolist()) for a, b in zip(*to_one_size(s, t), strict=True)]
+    return mean([kernel(a, a) + kernel(b, b) - 2 * kernel(a, b) for a, b in images])
+
+
+SLOW = {
+    AttentionTransferLoss: slow_at,
+    FactorTransferLoss: slow_ft,
+    SPLoss: slow_sp,
+    CCLoss: slow_cc,
+    PKTLoss: slow_pkt,
+    RKDLoss: slow_rkd,
+    NSTLoss: slow_nst,
+}
+
+
+@pytest.mark.parametrize(
+    ('loss', 's_shape', 't_shape'),
+    [
+        (AttentionTransferLoss, (3, 4, 8, 8), (3, 6, 4, 4)),
+        (AttentionTransferLoss, (2, 4, 2, 6), (2, 4, 4, 12)),
+        (FactorTransferLoss, (3, 4, 8, 8), (3, 6, 4, 4)),
+        (FactorTransferLoss, (3, 4, 4, 4), (3, 4, 8, 8)),
+        (SPLoss, (4, 3, 4, 4), (4, 5, 8, 8)),
+        (SPLoss, (5, 7), (5, 3)),
+        (CCLoss, (5, 7), (5, 7)),
+        (CCLoss, (2, 3), (2, 3)),
+        (PKTLoss, (5, 7), (5, 3)),
+        (RKDLoss, (6, 7), (6, 3)),
+        (RKDLoss, (2, 7), (2, 3)),
+        (NSTLoss, (2, 4, 8, 8), (2, 6, 4, 4)),
+        # few pixels and many channels: summed over pixels inside
+        (NSTLoss, (2, 7, 2, 2), (2, 9, 4, 4)),
+        (NSTLoss, (2, 2, 2, 2), (2, 12, 2, 2)),
+    ],
+    ids=str,
+)
+def test_equals_the_formula(loss: type, s_shape: tuple, t_shape: tuple) -> None:
+    s, t = torch.randn(s_shape).double(), torch.randn(t_shape).double()
+    # PKT adds 1e-7 to numbers around 0.1 so that no logarithm is infinite
+    bar = 1e-5 if loss is PKTLoss else 1e-9
+    assert loss(loss_weight=2.0)(s, t).item() == pytest.approx(2 * SLOW[loss](s, t), rel=bar, abs=1e-12)
+
+
+@pytest.mark.parametrize('sizes', [(8, 4, 8, 4), (4, 4, 8, 4), (4, 8, 2, 4)], ids=str)
+def test_flow_equals_the_formula(sizes: tuple[int, ...]) -> None:
+    names, channels = ('s_bottom', 's_top', 't_bottom', 't_top'), (3, 2, 3, 2)
+    maps = [torch.randn(2, c, size, size).double() for c, size in zip(channels, sizes, strict=True)]
+
+    def flow(bottom: Tensor, top: Tensor) -> list[float]:
+        bottom, top = to_one_size(bottom, top)
+        pairs = itertools.product(range(len(bottom)), range(bottom.shape[1]), range(top.shape[1]))
+        return [mean([x * y for x, y in zip(bottom[n, i].flatten(), top[n, j].flatten())]) for n, i, j in pairs]  # noqa: B905
+
+    want = mean([(a - b) ** 2 for a, b in zip(flow(*maps[:2]), flow(*maps[2:]), strict=True)])
+    got = FSPLoss(loss_weight=50.0)(**dict(zip(names, maps, strict=True)))
+    assert got.item() == pytest.approx(50 * want.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize('shapes', [((4, 5, 3, 3), (4, 5, 3, 3)), ((4, 5, 3, 3), (4, 5, 6, 6))], ids=str)
+def test_vid_is_a_gaussian_likelihood(shapes: tuple) -> None:
+    mean_of_t, t = (torch.randn(shape).double() for shape in shapes)
+    loss = VIDLoss((5, 6, 6), loss_weight=0.5).double()
+    loss.log_scale.data.copy_(torch.linspace(-3, 30, 5))
+    pooled = t if t.shape == mean_of_t.shape else halved(t)
+    variance = (loss.log_scale.detach().exp() + 1).log() + 1e-5
+    want = F.gaussian_nll_loss(mean_of_t, pooled, variance.view(1, 5, 1, 1).expand_as(pooled))
+    assert loss(mean_of_t, t).item() == pytest.approx(0.5 * want.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize('variance', [1e-4, 0.1, 5.0, 1000.0])
+def test_vid_starts_with_the_variance_it_is_given(variance: float) -> None:
+    loss = VIDLoss((3, 4, 4), init_variance=variance)
+    torch.testing.assert_close(F.softplus(loss.log_scale) + 1e-5, torch.full((3,), variance))
+
+
+@pytest.mark.parametrize('name', LOSSES)
+def test_gradients_are_those_of_the_value(name: str) -> None:
+    loss, s_shape, t_shape = LOSSES[name]
+    s, t = (torch.randn(3, *shape).double().requires_grad_() for shape in (s_shape, t_shape))
+    assert torch.autograd.gradcheck(loss().double(), (s, t))
+
+
+def test_gradients_of_the_flow_are_those_of_the_value() -> None:
+    maps = [torch.randn(2, c, size, size).double().requires_grad_() for c, size in ((3, 4), (2, 2), (3, 2), (2, 4))]
+    assert torch.autograd.gradcheck(FSPLoss(), maps)
+
+
+@pytest.mark.parametrize(
+    'case', ['all zero', 'one image zero', 'one channel zero', 'all images equal', 'as the teacher']
+)
+@pytest.mark.parametrize('name', LOSSES)
+def test_gradients_are_finite_where_a_norm_is_zero(name: str, case: str) -> None:
+    loss, s_shape, t_shape = LOSSES[name]
+    s, t = torch.randn(4, *s_shape), torch.randn(4, *t_shape)
+    if case == 'all zero':
+        s, t = 0 * s, 0 * t
+    elif case == 'image zero':
+        s[0] = 0
+    elif case == 'channel zero':
+        s[:, 0] = 0
+    elif case == 'images equal':
+        s = s[:1].repeat(4, *[1] * len(s_shape))
+    else:
+        t = s.clone()
+    s.requires_grad_()
+    value = loss()(s, t)
+    value.backward()
+    assert torch.isfinite(value)
+    assert torch.isfinite(s.grad).all()
+    if case == 'as the teacher' and name != 'VID':
+        assert value.item() == pytest.approx(0.0, abs=1e-5)
+
+
+@pytest.mark.parametrize('name', ['SP', 'CC', 'RKD', 'PKT'])
+def test_batch_of_one_has_no_relations(name: str) -> None:
+    loss, s_shape, t_shape = LOSSES[name]
+    s = torch.randn(1, *s_shape).requires_grad_()
+    value = loss()(s, torch.randn(1, *t_shape))
+    value.backward()
+    assert value.item() == pytest.approx(0.0, abs=1e-6)
+    assert s.grad.abs().max().item() == pytest.approx(0.0, abs=1e-5)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, HALF_ON_CPU])
+@pytest.mark.parametrize('name', LOSSES)
+def test_autocast_computes_in_float32(name: str, dtype: torch.dtype) -> None:
+    build_loss, s_shape, t_shape = LOSSES[name]
+    loss = build_loss()
+    # the square of 1000 is no number of half precision
+    s, t = (1000 * torch.randn(8, *s_shape)).to(dtype).requires_grad_(), (1000 * torch.randn(8, *t_shape)).to(dtype)
+    with torch.autocast('cpu', dtype=dtype):
+        value = loss(s, t)
+    assert value.dtype == torch.float32
+    assert value.item() == loss(s.float(), t.float()).item()
+    assert math.isfinite(value.item())
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, HALF_ON_CPU])
+def test_autocast_computes_the_flow_in_float32(dtype: torch.dtype) -> None:
+    maps = [(1000 * torch.randn(2, 3, 4, 4)).to(dtype) for _ in range(4)]
+    with torch.autocast('cpu', dtype=dtype):
+        value = FSPLoss()(*maps)
+    assert value.item() == FSPLoss()(*(m.float() for m in maps)).item()
+    assert math.isfinite(value.item())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('name', LOSSES)
+def test_gpu_equals_cpu(name: str) -> None:
+    build_loss, s_shape, t_shape = LOSSES[name]
+    loss = build_loss()
+    s, t = torch.randn(16, *s_shape), torch.randn(16, *t_shape)
+    want = loss(s, t).item()
+    with torch.autocast('cuda', dtype=torch.float16):
+        got = loss.cuda()(s.cuda(), t.cuda())
+    assert got.item() == pytest.approx(want, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('cfg', 's_shape', 't_shape', 'message'),
+    [
+        (dict(type='SPLoss'), (4, 8), (5, 8), 'SPLoss compares features of the same images'),
+        (dict(type='NSTLoss'), (4, 8, 2, 2), (5, 8, 2, 2), 'NSTLoss .* batch sizes differ'),
+        (dict(type='CCLoss'), (4, 8), (4, 9), 'CCLoss .* widths differ.*LinearProjection'),
+        (
+            dict(type='VIDLoss', teacher_shape=(9,)),
+            (4, 8, 2, 2),
+            (4, 9, 4, 4),
+            'VIDLoss .* widths differ.*VIDRegressor',
+        ),
+        (dict(type='VIDLoss', teacher_shape=(8,)), (4, 9, 2, 2), (4, 9, 2, 2), r'teacher_shape=\(8,\).*9 channels'),
+        (dict(type='AttentionTransferLoss'), (4, 8), (4, 8), 'AttentionTransferLoss takes two maps.*Record a stage'),
+        (dict(type='FactorTransferLoss'), (4, 8, 2, 2), (4, 8), 'FactorTransferLoss takes two maps'),
+        (dict(type='PKTLoss'), (0, 8), (0, 8), 'PKTLoss takes two features'),
+        (dict(type='RKDLoss'), (8,), (8,), 'RKDLoss takes two features'),
+    ],
+    ids=str,
+)
+def test_refuses_features_that_it_cannot_compare(cfg: dict, s_shape: tuple, t_shape: tuple, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        build(cfg)(torch.randn(s_shape), torch.randn(t_shape))
+
+
+@pytest.mark.parametrize(
+    ('t_bottom', 't_top', 'message'),
+    [
+        ((2, 4, 4, 4), (2, 5, 4, 4), 'have 3 and 5 channels, those of the teacher 4 and 5.*another method'),
+        ((2, 3, 4, 4), (2, 6, 4, 4), 'those of the teacher 3 and 6'),
+        ((1, 3, 4, 4), (1, 5, 4, 4), 'batch sizes differ'),
+        ((2, 3, 4, 4), (2, 5), 'takes four maps'),
+    ],
+)
+def test_flow_refuses_maps_that_it_cannot_compare(t_bottom: tuple, t_top: tuple, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        FSPLoss()(torch.randn(2, 3, 8, 8), torch.randn(2, 5, 4, 4), torch.randn(t_bottom), torch.randn(t_top))
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'message'),
+    [
+        (dict(type='SPLoss', loss_weight=math.nan), 'SPLoss: loss_weight=nan'),
+        (dict(type='NSTLoss', loss_weight=None), 'NSTLoss: loss_weight=None'),
+        (dict(type='RKDLoss', angle_weight='50'), "RKDLoss: angle_weight='50'"),
+        (dict(type='RKDLoss', distance_weight=math.inf), 'RKDLoss: distance_weight=inf'),
+        (dict(type='VIDLoss', teacher_shape=(8,), init_variance=0.0), 'init_variance=0.0 must be more than'),
+        (dict(type='VIDLoss', teacher_shape=8), 'VIDLoss: teacher_shape=8 must be'),
+    ],
+    ids=str,
+)
+def test_refuses_settings_out_of_range(cfg: dict, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        build(cfg)

@@ -1,0 +1,133 @@
+"""RRD against golden numbers of the published implementation, a slow rewrite, and properties of its memory."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import DATA, HALF_ON_CPU
+from mmengine.runner.checkpoint import load_state_dict
+from mmrazor.registry import MODELS
+
+from icd_mmrazor.models.losses import RRDLoss
+from icd_mmrazor.utils import SettingError
+
+
+def test_golden_numbers() -> None:
+    arrays = np.load(DATA / 'comparator_loss_vectors.npz')
+    golden = {name: torch.from_numpy(arrays[name]) for name in arrays.files if name.startswith(('rrd/', 'vec_'))}
+    student = golden['vec_student'].requires_grad_()
+    s, t = (
+        F.linear(feature, golden[f'rrd/embed_{name}.weight'], golden[f'rrd/embed_{name}.bias'])
+        for name, feature in (('s', student), ('t', golden['vec_teacher']))
+    )
+    loss = RRDLoss(memory_size=32, embed_dims=8).double()
+    loss.memory.copy_(golden['rrd/queue_before'])
+    value = loss(s, t)
+    value.backward()
+    assert value.item() == pytest.approx(golden['rrd/loss'].item(), rel=1e-8)
+    for got, name in ((student.grad, 'rrd/grad_vec_student'), (loss.memory, 'rrd/queue_after')):
+        assert (got - golden[name]).abs().max() <= 1e-8 * golden[name].abs().max(), name
+
+
+def slow_rrd(s: list, t: list, memory: list) -> float:
+    """Return the loss at the published temperatures, number by number."""
+    total = 0.0
+    for u, v in zip(s, t, strict=True):
+        to_student = [sum(a * b for a, b in zip(u, row, strict=True)) / math.hypot(*u) / 0.1 for row in memory]
+        to_teacher = [sum(a * b for a, b in zip(v, row, strict=True)) / math.hypot(*v) / 0.02 for row in memory]
+        p, q = (sum(math.exp(z) for z in logits) for logits in (to_student, to_teacher))
+        total -= sum(math.exp(y) / q * (x - math.log(p)) for x, y in zip(to_student, to_teacher, strict=True))
+    return total / len(s)
+
+
+@pytest.mark.parametrize('sizes', [(4, 4, 4), (3, 5, 1, 2, 4), (9, 17, 2)], ids=str)
+def test_equals_the_formula_over_batches_of_any_size(sizes: tuple[int, ...]) -> None:
+    loss = RRDLoss(memory_size=7, embed_dims=5, loss_weight=0.5).double()
+    memory, oldest = loss.memory.tolist(), 0
+    for size in sizes:
+        s, t = torch.randn(2, size, 5).double()
+        for row in t.tolist():
+            memory[oldest] = [x / math.hypot(*row) for x in row]
+            oldest = (oldest + 1) % 7
+        assert loss(s, t).item() == pytest.approx(0.5 * slow_rrd(s.tolist(), t.tolist(), memory), rel=1e-10)
+        assert torch.allclose(loss.memory, torch.tensor(memory).double(), atol=1e-6)
+        assert loss.oldest.item() == oldest
+
+
+def test_starts_with_columns_of_length_one() -> None:
+    assert torch.allclose(RRDLoss(memory_size=100, embed_dims=4).memory.square().sum(dim=0), torch.ones(4))
+
+
+def test_only_the_student_learns() -> None:
+    s, t = (torch.randn(4, 8, requires_grad=True) for _ in range(2))
+    loss = RRDLoss(memory_size=8, embed_dims=8)
+    loss(s, t).backward()
+    assert s.grad.abs().sum() > 0
+    assert t.grad is None
+    assert not loss.memory.requires_grad
+
+
+def test_two_batches_before_one_backward_pass() -> None:
+    """As with accumulated gradients."""
+    loss, s, t = RRDLoss(memory_size=8, embed_dims=8), torch.randn(2, 4, 8, requires_grad=True), torch.randn(2, 4, 8)
+    (loss(s[0], t[0]) + loss(s[1], t[1])).backward()
+    assert torch.isfinite(s.grad).all()
+
+
+def test_resumed_loss_goes_on(tmp_path: Path) -> None:
+    loss, resumed = (RRDLoss(memory_size=7, embed_dims=8) for _ in range(2))
+    batches = torch.randn(4, 2, 3, 8)
+    for batch in batches[:3]:
+        loss(*batch)
+    torch.save(loss.state_dict(), tmp_path / 'loss.pth')
+    load_state_dict(resumed, torch.load(tmp_path / 'loss.pth', weights_only=True), strict=True)
+    assert resumed(*batches[3]).item() == loss(*batches[3]).item()
+    for name, tensor in loss.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, HALF_ON_CPU])
+def test_autocast_computes_in_float32(dtype: torch.dtype) -> None:
+    loss, plain = RRDLoss(memory_size=9, embed_dims=8), RRDLoss(memory_size=9, embed_dims=8)
+    plain.load_state_dict(loss.state_dict())
+    s, t = (100 * torch.randn(4, 8)).to(dtype).requires_grad_(), (1e-3 * torch.randn(4, 8)).to(dtype)
+    with torch.autocast('cpu', dtype=dtype):
+        value = loss(s, t)
+    assert value.dtype == loss.memory.dtype == torch.float32
+    assert value.item() == plain(s.float(), t.float()).item()
+    value.backward()
+    assert torch.isfinite(s.grad).all()
+
+
+@pytest.mark.parametrize(
+    'setting',
+    [
+        {'memory_size': 0},
+        {'memory_size': 2.5},
+        {'student_temperature': 0},
+        {'teacher_temperature': -0.02},
+        {'teacher_temperature': math.inf},
+        {'embed_dims': True},
+        {'loss_weight': math.nan},
+    ],
+)
+def test_refuses_settings_out_of_range(setting: dict) -> None:
+    (name, value), *_ = setting.items()
+    with pytest.raises(SettingError, match=f'{name}={value!r}'):
+        MODELS.build({'_scope_': 'mmrazor', 'type': 'RRDLoss', **setting})
+
+
+@pytest.mark.parametrize(
+    ('s_shape', 't_shape', 'message'),
+    [
+        ((4, 8), (5, 8), 'batch sizes differ'),
+        ((4, 8), (4, 9), 'widths differ'),
+        ((4, 9), (4, 9), 'embed_dims=8.*out_features=8'),
+    ],
+)
+def test_refuses_features_that_do_not_match(s_shape: tuple, t_shape: tuple, message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        RRDLoss(memory_size=16, embed_dims=8)(torch.randn(s_shape), torch.randn(t_shape))

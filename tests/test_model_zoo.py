@@ -1,0 +1,212 @@
+"""The model zoo: its pages, metafiles and example configs agree with the published table and the benchmark."""
+
+import csv
+import inspect
+import json
+import re
+from pathlib import Path
+
+import pytest
+from helpers import CONFIGS, DATA, ROOT, TOOLS
+from mmengine.config import Config
+from mmengine.config.utils import _get_cfg_metainfo
+from mmengine.fileio import load
+from mmengine.hub import get_config
+
+from icd_mmrazor import benchmark
+from icd_mmrazor.models.distillers import FeatureDistiller
+
+ZOO = ROOT / 'docs' / 'model_zoo.md'
+METHODS = sorted(file.stem for file in (CONFIGS / '_base_' / 'methods').glob('*.py'))
+# demo and mixed hold examples of the README
+FOLDERS = sorted(folder for folder in CONFIGS.iterdir() if folder.name not in ('_base_', 'demo', 'mixed'))
+PAGES = [ZOO, *(folder / 'README.md' for folder in FOLDERS)]
+NOT_RUN = '**None of these cells has been run by us**'
+NOT_PUBLISHED = '-'
+ARCHITECTURES = json.loads((DATA / 'repdistiller_architectures.json').read_text())
+
+Table = list[list[str]]
+
+
+def page_name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def published() -> dict[str, dict[str, str]]:
+    """Return the published accuracies by method and pair, the pairs under the names of our configs."""
+    lines = (TOOLS / 'benchmarks' / 'published_cifar100.csv').read_text().splitlines()
+    rows = list(csv.reader(line for line in lines if not line.startswith('#')))
+    pairs = [pair.replace('mobilev', 'mobilenetv').replace('shufflev', 'shufflenetv') for pair in rows[0][1:]]
+    return {
+        method: {pair: value or NOT_PUBLISHED for pair, value in zip(pairs, values, strict=True)}
+        for method, *values in rows[1:]
+    }
+
+
+def tables(page: Path) -> list[Table]:
+    """Return the tables of a Markdown page, each as its rows without the line below the header."""
+    blocks = re.findall(r'(?:^\|.*\|\n)+', page.read_text(), re.MULTILINE)
+    rows_of = [[row for row in block.splitlines() if not row.startswith('|--')] for block in blocks]
+    return [[[cell.strip() for cell in row.strip('|').split('|')] for row in rows] for rows in rows_of]
+
+
+def config_files(folder: Path) -> set[str]:
+    return {f'configs/{folder.name}/{file.name}' for file in folder.glob('*.py')}
+
+
+def metafile(folder: Path) -> dict:
+    return load(folder / 'metafile.yml')
+
+
+def test_every_method_has_its_folder() -> None:
+    assert {folder.name for folder in FOLDERS} == {*METHODS, 'vanilla'}
+    for page in PAGES:
+        assert page.is_file(), page
+
+
+@pytest.mark.parametrize('folder', FOLDERS, ids=lambda folder: folder.name)
+def test_metafile(folder: Path) -> None:
+    content = metafile(folder)
+    collections = {collection['Name'] for collection in content['Collections']}
+    for collection in content['Collections']:
+        assert collection['README'] == f'configs/{folder.name}/README.md'
+        assert collection['Paper']['Title']
+        assert collection['Paper']['URL'] in (folder / 'README.md').read_text()
+    assert sorted(model['Config'] for model in content['Models']) == sorted(config_files(folder))
+    for model in content['Models']:
+        assert model['In Collection'] in collections
+        assert model['Name'] == Path(model['Config']).stem
+        # none of them was trained by us
+        assert not {'Results', 'Weights'} & model.keys()
+
+
+@pytest.mark.parametrize('folder', FOLDERS, ids=lambda folder: folder.name)
+def test_metafile_names_the_networks(folder: Path) -> None:
+    published_names = {ours: row[1].strip('`') for row in network_table(ZOO) for ours in [link_text(row[0])]}
+    for model in metafile(folder)['Models']:
+        *networks, data = model['Name'].split('_')
+        student = networks[-1]
+        assert model['Metadata']['Training Data'] == {'cifar100': 'CIFAR-100', 'cifar10': 'CIFAR-10'}[data]
+        network = ARCHITECTURES[published_names[student]]
+        fewer_classes = {'cifar100': 0, 'cifar10': 90}[data]
+        assert model['Metadata']['Parameters'] == network['params'] - fewer_classes * (network['feature_dim'] + 1)
+        if folder.name == 'vanilla':
+            continue
+        for role, name in (('Teacher', networks[-2]), ('Student', student)):
+            config = model['Metadata'][role]['Config']
+            assert config == f'icd_mmrazor::vanilla/{name}_{data}.py'
+            assert (CONFIGS / config.removeprefix('icd_mmrazor::')).is_file()
+
+
+def test_index_names_every_metafile() -> None:
+    index = ROOT / 'icd_mmrazor' / '.mim' / 'model-index.yml'
+    assert sorted(load(index)['Import']) == sorted(f'configs/{folder.name}/metafile.yml' for folder in FOLDERS)
+    assert (ROOT / 'model-index.yml').read_text() == index.read_text()
+
+
+def link_text(cell: str) -> str:
+    return re.fullmatch(r'\[`(.+)`\]\(.+\)', cell).group(1)
+
+
+def network_table(page: Path) -> Table:
+    (table,) = [table for table in tables(page) if table[0][0] == 'network']
+    return table[1:]
+
+
+@pytest.mark.parametrize('page', [ZOO, CONFIGS / 'vanilla' / 'README.md'], ids=page_name)
+def test_networks(page: Path) -> None:
+    accuracies = {}
+    for pair in published()['teacher']:
+        for network, role in zip(pair.split('_'), ('teacher', 'student'), strict=True):
+            accuracy = published()[role][pair]
+            assert accuracies.setdefault(network, accuracy) == accuracy
+    rows = network_table(page)
+    assert {row[1].strip('`') for row in rows} == set(ARCHITECTURES)
+    for link, published_name, parameters, width, lr, accuracy in rows:
+        network, architecture = link_text(link), ARCHITECTURES[published_name.strip('`')]
+        assert int(parameters.replace(',', '')) == architecture['params']
+        assert int(width) == architecture['feature_dim']
+        assert accuracy == accuracies.get(network, NOT_PUBLISHED)
+        cfg = Config.fromfile(CONFIGS / 'vanilla' / f'{network}_cifar100.py')
+        assert float(lr) == cfg.optim_wrapper.optimizer.lr
+        assert cfg.model.head.in_channels == architecture['feature_dim']
+
+
+def test_zoo_has_the_whole_published_table() -> None:
+    shown: dict[str, dict[str, str]] = {}
+    for header, *rows in tables(ZOO):
+        pairs = [cell.replace('<br>', '_') for cell in header[1:]]
+        if not set(pairs) <= set(published()['teacher']):
+            continue
+        for method, *values in rows:
+            shown.setdefault(method, {}).update(zip(pairs, values, strict=True))
+    assert shown == published()
+
+
+def test_zoo_names_every_method() -> None:
+    (table,) = [table for table in tables(ZOO) if table[0][0] == 'name']
+    assert sorted(link_text(row[0]) for row in table[1:]) == METHODS
+    for row in table[1:]:
+        (collection,) = metafile(CONFIGS / link_text(row[0]))['Collections']
+        assert row[1].startswith(collection['Paper']['Title'])
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_published_values_of_a_method(method: str) -> None:
+    page = CONFIGS / method / 'README.md'
+    (collection,) = metafile(page.parent)['Collections']
+    (table,) = [table for table in tables(page) if table[0][0] == 'pair']
+    columns = [{'student alone': 'student'}.get(cell, cell) for cell in table[0][1:]]
+    of_method = {name for name in published() if re.split(r'\+|_', name)[0] == collection['Name']}
+    assert set(columns) == {'teacher', 'student', *of_method}
+    shown = {row[0].strip('`'): dict(zip(columns, row[1:], strict=True)) for row in table[1:]}
+    assert shown == {pair: {name: published()[name][pair] for name in columns} for pair in published()['teacher']}
+
+
+def test_published_pairs_are_those_of_the_benchmark() -> None:
+    assert {f'{pair}_cifar100' for pair in published()['teacher']} == {
+        pair for pair in benchmark.pair_names() if pair.endswith('_cifar100')
+    }
+
+
+@pytest.mark.parametrize('page', PAGES, ids=page_name)
+def test_page(page: Path) -> None:
+    text = page.read_text()
+    assert NOT_RUN in text
+    for target in re.findall(r'\]\(([^)\s]+)\)', text):
+        path, _, heading = target.partition('#')
+        if path.startswith('https://'):
+            continue
+        assert (page.parent / path).is_file(), target
+        if heading:
+            headings = re.findall(r'^#+ (.+)$', (page.parent / path).read_text(), re.MULTILINE)
+            assert heading in [re.sub(r'[^\w -]', '', title.lower()).replace(' ', '-') for title in headings], target
+    for file in re.findall(r'(?:tools|configs)/[\w./-]+\.(?:py|sh)', text):
+        assert (ROOT / file).is_file(), file
+    for names in re.findall(r'tools/benchmarks/train\.py (?!-)(\S+)', text):
+        assert set(names.split('+')) <= set(benchmark.method_names()), names
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_example_is_what_the_benchmark_composes(method: str) -> None:
+    example = Config.fromfile(CONFIGS / method / f'{method}_res32x4_res8x4_cifar100.py')
+    composed = benchmark.compose('res32x4_res8x4_cifar100', [method])
+    assert example.to_dict() == composed.to_dict()
+
+
+def test_hub_finds_configs_by_the_index() -> None:
+    name = 'kd/kd_res32x4_res8x4_cifar100.py'
+    assert _get_cfg_metainfo(ROOT / 'icd_mmrazor', name)['Name'] == Path(name).stem
+    assert get_config(f'icd_mmrazor::{name}').to_dict() == Config.fromfile(CONFIGS / name).to_dict()
+    # what the index does not name is found all the same
+    assert 'res20' in get_config('icd_mmrazor::_base_/models/res20.py')
+    with pytest.raises(AssertionError, match='Weights'):
+        get_config(f'icd_mmrazor::{name}', pretrained=True)
+
+
+def test_a_users_file_inherits_an_example(tmp_path: Path) -> None:
+    (tmp_path / 'mine.py').write_text("_base_ = ['icd_mmrazor::ab/ab_res32x4_res8x4_cifar100.py']\n")
+    inherited = Config.fromfile(tmp_path / 'mine.py')
+    example = Config.fromfile(CONFIGS / 'ab' / 'ab_res32x4_res8x4_cifar100.py')
+    assert inherited.train_cfg == example.train_cfg
+    assert inherited.model.distiller.keys() - {'_scope_'} == example.model.distiller.keys() - {'_scope_'}

@@ -1,0 +1,70 @@
+#!/usr/bin/env python3
+"""Train one cell of the benchmark: a method, or several mixed (icd+kd), on a pair of networks.
+
+    train.py METHODS PAIR [OPTIONS OF tools/train.py]
+    train.py --list
+
+Composes the config, writes it into the work folder and trains it with tools/train.py. With --dump it only writes it:
+for tools/dist_train.sh, tools/slurm_train.sh, or as a beginning of your own.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from icd_mmrazor import benchmark  # first: it says what to install where the stack is missing
+
+# isort: split
+from icd_mmrazor.utils.command_line import run
+from icd_mmrazor.utils.errors import SettingError
+
+TRAIN = Path(__file__).resolve().parents[1] / 'train.py'
+
+
+def parse_args() -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('methods', metavar='METHODS', nargs='?', help='a method, or several: icd+kd')
+    parser.add_argument('pair', metavar='PAIR', nargs='?', help='TEACHER_STUDENT_DATASET')
+    parser.add_argument('--list', action='store_true', help='show all methods and pairs, and what each needs')
+    parser.add_argument('--dump', metavar='FILE', help='write the composed config to FILE and stop')
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: ./work_dirs/METHODS_PAIR)')
+    args, options = parser.parse_known_args()
+    if not args.list and args.pair is None:
+        parser.error('METHODS and PAIR are needed; --list shows them')
+    return args, options
+
+
+def show_list() -> None:
+    print('methods (several: icd+kd)')
+    for method in benchmark.method_names():
+        print(f'  {method:<10}{benchmark.describe_method(method)}')
+    print('pairs')
+    for pair in benchmark.pair_names():
+        print(f'  {pair:<32}{benchmark.describe_pair(pair)}')
+
+
+def main() -> None:
+    args, options = parse_args()
+    if args.list:
+        show_list()
+        return
+    cfg = benchmark.compose(args.pair, args.methods.split('+'))
+    name = f'{args.methods}_{args.pair}'
+    if args.dump:
+        if Path(args.dump).exists():
+            raise SettingError(f'--dump {args.dump} exists and is kept. Give another path.')
+        cfg.dump(args.dump)
+        return
+    work_dir = Path(args.work_dir or Path('work_dirs', name))
+    if work_dir.is_file():
+        raise SettingError(f'--work-dir {work_dir} is a file. Give a folder.')
+    work_dir.mkdir(parents=True, exist_ok=True)
+    config = work_dir / f'{name}.py'
+    cfg.dump(config)
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, str(TRAIN), str(config), '--work-dir', str(work_dir), *options])
+
+
+if __name__ == '__main__':
+    run(main)
