@@ -41,7 +41,7 @@ def load(name: str) -> Config:
 
 @pytest.mark.parametrize('file', FILES, ids=lambda file: f'{file.parent.name}/{file.stem}')
 def test_every_key_is_read(file: Path) -> None:
-    read = {*inspect.signature(Runner.__init__).parameters, 'custom_imports', 'find_unused_parameters'} - {'self', 'cfg'}
+    read = {*inspect.signature(Runner.__init__).parameters, 'custom_imports', 'find_unused_parameters'}
     assert set(Config.fromfile(file)) <= read
 
 
@@ -70,8 +70,9 @@ def test_pair(teacher: str, student: str) -> None:
     assert cfg.model.architecture == load(f'vanilla/{student}_cifar100').model
     assert cfg.model.teacher == load(f'vanilla/{teacher}_cifar100').model
     assert cfg.model.teacher_ckpt == f'work_dirs/{teacher}_cifar100/epoch_240.pth'
-    assert cfg.model.distiller == {'type': 'ICDDistiller'}
-    assert with_kd.model.distiller == {'type': 'ICDDistiller', 'kd': {'type': 'KLDivergence', 'tau': 4.0}}
+    icd = {'_scope_': 'mmrazor', 'type': 'ICDDistiller'}
+    assert cfg.model.distiller == icd
+    assert with_kd.model.distiller == {**icd, 'kd': {'type': 'KLDivergence', 'tau': 4.0}}
     for key in ('train_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg'):
         assert cfg[key] == load(f'vanilla/{student}_cifar100')[key] == with_kd[key]
 

@@ -1,7 +1,6 @@
 """The model zoo: its pages, metafiles and example configs agree with the published table and the benchmark."""
 
 import csv
-import inspect
 import json
 import re
 from pathlib import Path
@@ -14,7 +13,6 @@ from mmengine.fileio import load
 from mmengine.hub import get_config
 
 from icd_mmrazor import benchmark
-from icd_mmrazor.models.distillers import FeatureDistiller
 
 ZOO = ROOT / 'docs' / 'model_zoo.md'
 METHODS = sorted(file.stem for file in (CONFIGS / '_base_' / 'methods').glob('*.py'))

@@ -1,6 +1,7 @@
 """The README's examples are run, not believed."""
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from helpers import CONFIGS, ROOT
 from mmengine.config import Config
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
+
+from icd_mmrazor import benchmark
 
 README = (ROOT / 'README.md').read_text()
 EXAMPLES = [code for code in re.findall(r'```python\n(.*?)```', README, re.DOTALL) if code.startswith('_base_')]
@@ -29,7 +32,7 @@ model = dict(
 
 
 def test_there_are_examples_and_no_placeholders() -> None:
-    assert (len(EXAMPLES), len(DISTILLATIONS)) == (4, 3)
+    assert (len(EXAMPLES), len(DISTILLATIONS)) == (5, 3)
     assert not re.findall(r'\b[A-Z]+_TABLE\b|TODO|THIS_REPOSITORY', README)
 
 
@@ -50,7 +53,7 @@ def test_distillation_trains_a_step(example: str, teacher_file: Callable, tmp_pa
 
 
 def test_images_of_ones_own_are_trained_on(runner: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (example,) = set(EXAMPLES) - set(DISTILLATIONS)
+    (example,) = (code for code in EXAMPLES if 'pathmnist' in code)
     monkeypatch.chdir(tmp_path)
     Path('example.py').write_text(example)
     Path('data').mkdir()
@@ -65,8 +68,38 @@ def test_images_of_ones_own_are_trained_on(runner: Callable, tmp_path: Path, mon
     assert Path('work/epoch_1.pth').is_file()
 
 
+def test_a_method_and_a_pair_in_a_config_of_ones_own(tmp_path: Path) -> None:
+    (example,) = (code for code in EXAMPLES if 'methods/crd.py' in code)
+    (tmp_path / 'example.py').write_text(example)
+    model = Config.fromfile(tmp_path / 'example.py').model
+    model.update(teacher_ckpt=None, random_teacher=True)
+    algorithm = MODELS.build(model)
+    composed = benchmark.compose('vgg13_vgg8_cifar100', ['crd'])
+    composed.model.update(teacher_ckpt=None, random_teacher=True)
+    assert repr(algorithm) == repr(MODELS.build(composed.model))
+    algorithm.distiller.distill_losses['loss_crd'].set_dataset(torch.arange(40) % 10)
+    samples = [DataSample(metainfo=dict(sample_idx=i)).set_gt_label(i) for i in range(4)]
+    assert algorithm(torch.randn(4, 3, 32, 32), samples, mode='loss')['distill.loss_crd'].isfinite()
+
+
+def test_a_method_of_ones_own(teacher_file: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the two files where the README says, in a copy of the base configs, and mix the method with ICD."""
+    loss, method = re.findall(r'```python\n# (?:icd_mmrazor|configs)/\S*centroid.*?\n(.*?)```', README, re.DOTALL)
+    exec(loss, {})
+    shutil.copytree(CONFIGS, tmp_path / 'configs')
+    (tmp_path / 'configs' / '_base_' / 'methods' / 'centroid.py').write_text(method)
+    monkeypatch.setattr(benchmark, 'BASE', tmp_path / 'configs' / '_base_')
+    assert 'centroid' in benchmark.method_names()
+    model = benchmark.compose('res56_res20_cifar100', ['centroid', 'icd']).model
+    model.teacher_ckpt = teacher_file('res56', 100)
+    images, samples = torch.randn(4, 3, 32, 32), [DataSample().set_gt_label(i) for i in range(4)]
+    losses = MODELS.build(model)(images, samples, mode='loss')
+    assert {'student.loss', 'distill.icd.loss_icd', 'distill.centroid.loss_centroid'} <= set(losses)
+
+
 def test_files_it_names_exist() -> None:
     for name in re.findall(r'(?:tools|configs|requirements)/[\w./-]+\.(?:py|sh|txt)', README):
-        assert (ROOT / name).is_file(), name
+        # that of a method of one's own
+        assert 'centroid' in name or (ROOT / name).is_file(), name
     for name in re.findall(r'`((?:vanilla|icd)/res\w+\.py)`', README):
         assert (CONFIGS / name).is_file(), name

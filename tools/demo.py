@@ -6,16 +6,10 @@ it left unfinished is resumed.
 """
 
 import argparse
-import concurrent.futures
-import json
 import os
 import statistics
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator
-from functools import cached_property
 from pathlib import Path
 
 from icd_mmrazor.utils.checkpoints import read_checkpoint, weights_of
@@ -26,6 +20,7 @@ from mmengine.config import Config
 
 from icd_mmrazor.utils.command_line import run as run_tool
 from icd_mmrazor.utils.errors import UserError
+from icd_mmrazor.utils.trials import Progress, Trial, run_trials
 
 ROOT = Path(__file__).resolve().parent.parent
 # where the configs look for it
@@ -34,24 +29,17 @@ TEACHER = 'res20_digits'
 STUDENTS = {'student alone': 'res8_digits', 'ICD': 'icd_res20_res8_digits', 'ICD+KD': 'icd-kd_res20_res8_digits'}
 
 
-class Run:
+class Run(Trial):
     """One training: a row of the table with a seed."""
 
     def __init__(self, name: str, config: str, seed: int, folder: Path, options: dict[str, object]) -> None:
-        self.name = f'{name} (seed {seed})'
+        options = {**options, 'randomness.seed': seed, 'randomness.deterministic': True}
         self.config = f'configs/demo/{config}.py'
-        self.folder = folder
-        self.options = {**options, 'randomness.seed': seed, 'randomness.deterministic': True}
-
-    @cached_property
-    def cfg(self) -> Config:
-        cfg = Config.fromfile(ROOT / self.config)
-        cfg.merge_from_dict(self.options)
-        return cfg
-
-    @property
-    def max_epochs(self) -> int:
-        return self.cfg.train_cfg.max_epochs
+        self.cfg = Config.fromfile(ROOT / self.config)
+        self.cfg.merge_from_dict(options)
+        command = [sys.executable, ROOT / 'tools' / 'train.py', ROOT / self.config, '--work-dir', folder, '--resume']
+        command += ['--cfg-options', *(f'{name}={value}' for name, value in options.items())]
+        super().__init__(f'{name} (seed {seed})', folder, command, self.cfg.train_cfg.max_epochs)
 
     @property
     def checkpoint(self) -> Path:
@@ -59,9 +47,8 @@ class Run:
 
     @property
     def result(self) -> dict | None:
-        """Accuracy and seconds of a finished run."""
-        file = self.folder / 'result.json'
-        return json.loads(file.read_text()) if file.is_file() and self.checkpoint.is_file() else None
+        """Accuracy and seconds of a finished run that is still there to be tested."""
+        return super().result if self.checkpoint.is_file() else None
 
     @property
     def network(self) -> str:
@@ -79,87 +66,17 @@ class Run:
         buffers = ('running_mean', 'running_var', 'num_batches_tracked')
         return sum(weight.numel() for name, weight in weights.items() if not name.endswith(buffers))
 
-    def epochs(self) -> Iterator[tuple[int, float]]:
-        """Yield each validated epoch and its accuracy from mmengine's log."""
-        for log in sorted(self.folder.glob('*/vis_data/scalars.json')):
-            for line in log.read_text().splitlines(keepends=True):
-                if line.endswith('\n') and 'accuracy/top1' in line:
-                    values = json.loads(line)
-                    yield values['step'], values['accuracy/top1']
-
-    def train(self, threads: int) -> None:
-        """Train, leaving the log in the folder and the result beside it.
-
-        Raises:
-            UserError: The training failed; the message has the end of its log.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        log, start = self.folder / 'train.log', time.monotonic()
-        tool, options = str(ROOT / 'tools' / 'train.py'), [f'{name}={value}' for name, value in self.options.items()]
-        command = [sys.executable, tool, str(ROOT / self.config), '--work-dir', str(self.folder), '--resume']
-        environment = {**os.environ, 'OMP_NUM_THREADS': str(threads)}
-        with log.open('w') as file:
-            command += ['--cfg-options', *options]
-            code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment).returncode
-        if code:
-            end = '\n'.join(log.read_text().splitlines()[-15:])
-            raise UserError(f'{self.name}: the training failed. The end of {log}:\n{end}')
-        result = {'accuracy': dict(self.epochs())[self.max_epochs], 'seconds': time.monotonic() - start}
-        (self.folder / 'result.json').write_text(json.dumps(result))
-
-
-class Progress:
-    """Say what is running: every second in a line that is rewritten on a terminal, every ten in a new one elsewhere."""
-
-    def __init__(self, runs: list[Run]) -> None:
-        self.runs = runs
-        self.running: list[Run] = []
-        self.stopped = threading.Event()
-        self.terminal = sys.stdout.isatty()
-        self.width = 0
-
-    def show(self, text: str, end: str = '\n') -> None:
-        print(f'\r{text:<{self.width}}' if self.terminal else text, end=end, flush=True)
-        self.width = len(text) if end == '' else 0
-
-    def watch(self) -> None:
-        """Report until stopped."""
-        while not self.stopped.wait(1 if self.terminal else 10):
-            states = []
-            for run in list(self.running):
-                epoch, accuracy = max(run.epochs(), default=(0, None))
-                state = 'starts' if accuracy is None else f'epoch {epoch}/{run.max_epochs}, {accuracy:.1f} %'
-                states.append(f'{run.name} {state}')
-            done = sum(run.result is not None for run in self.runs)
-            self.show(f'  {done}/{len(self.runs)} done; {"; ".join(states)}', end='' if self.terminal else '\n')
-
 
 def train_all(runs: list[Run], workers: int) -> None:
-    """Train those runs that are not finished, several at a time."""
-    progress = Progress(runs)
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    """Train those runs that are not finished, several at a time.
 
-    def train(run: Run) -> Run:
-        progress.running.append(run)
-        try:
-            run.train(threads)
-        finally:
-            progress.running.remove(run)
-        return run
-
-    watcher = threading.Thread(target=progress.watch, daemon=True)
-    watcher.start()
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(train, run) for run in runs if run.result is None]
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                run = future.result()
-                progress.show(f'  {run.name}: {run.result["accuracy"]:.1f} % in {run.result["seconds"]:.0f} s')
-        finally:
-            for future in futures:
-                future.cancel()
-            progress.stopped.set()
-            watcher.join()
+    Raises:
+        UserError: A training failed; the message has the end of its log.
+    """
+    slots = [{'OMP_NUM_THREADS': str(max(1, (os.cpu_count() or 1) // workers))}] * workers
+    failed = run_trials(runs, slots, Progress(runs, workers, eta=False), keep_going=False)
+    if failed:
+        raise UserError(failed[0].failure)
 
 
 def print_table(rows: dict[str, list[Run]]) -> None:

@@ -1,2 +1,2 @@
-_base_ = ['../_base_/pairs/res110_res32_cifar100.py']
-model = dict(distiller=dict(type='ICDDistiller'))
+_base_ = ['../_base_/pairs/res110_res32_cifar100.py', '../_base_/methods/icd.py']
+model = dict(distiller=_base_.pop('icd'))

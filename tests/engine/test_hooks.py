@@ -226,3 +226,25 @@ def test_mixed_precision_run_on_a_gpu(demo_config: Callable, runner: Callable) -
     run.train()
     assert all(torch.isfinite(p).all() for p in run.model.parameters())
     assert np.isfinite(scalars(cfg)[0]['distill.loss_icd'])
+
+
+def test_report_tells_stages_and_weights(demo_config: Callable, runner: Callable) -> None:
+    cfg = demo_config()
+    losses = dict(
+        ab=dict(
+            stage='initial',
+            loss=dict(type='ABLoss'),
+            features='last_map',
+            student_connector=dict(type='ConvRegressor'),
+        ),
+        kd=dict(loss=dict(type='KLDivergence', loss_weight=0.9), features='logits'),
+    )
+    cfg.model.distiller = dict(
+        type='FeatureDistiller', losses=losses, initial_epochs=1, student_loss_weight=0.1, image_shape=(3, 16, 16)
+    )
+    cfg.train_cfg.max_epochs = 2
+    runner(cfg).train()
+    text = logged(cfg)
+    assert 'student.loss: CrossEntropyLoss() with weight 1.0, times 0.1' in text
+    assert 'distill.loss_ab: ABLoss() with weight 1.0, in the first 1 epochs alone' in text
+    assert 'distill.loss_kd: KLDivergence() with weight 0.9\n' in text

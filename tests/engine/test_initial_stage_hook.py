@@ -31,7 +31,7 @@ def staged(demo_config: Callable) -> Callable[..., Config]:
     return config
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """The run was ended from outside."""
 
 
@@ -41,13 +41,13 @@ def train(run: Runner, stop_after: int | None = None) -> list[dict[str, torch.Te
 
     def spy(fn_name: str, **kwargs: object) -> None:
         if fn_name == 'before_train_epoch' and run.epoch == stop_after:
-            raise Stopped
+            raise StoppedError
         call_hook(fn_name, **kwargs)
         if fn_name in ('before_train', 'after_train_epoch'):
             weights.append({name: p.detach().clone() for name, p in run.model.named_parameters()})
 
     run.call_hook = spy
-    with contextlib.suppress(Stopped):
+    with contextlib.suppress(StoppedError):
         run.train()
     return weights
 

@@ -13,6 +13,7 @@ from helpers import DATA, TOOLS, TORCH_VERSION
 from mmrazor.registry import MODELS
 
 from icd_mmrazor.utils.checkpoints import read_checkpoint
+from icd_mmrazor.utils.errors import CheckpointError
 
 SCRIPT = TOOLS / 'model_converters' / 'repdistiller_to_mmpretrain.py'
 OURS = {'resnet8': 'res8', 'wrn_16_1': 'wrn16-1'}
@@ -63,18 +64,47 @@ def test_logits_equal_the_published(
 
 
 def synthetic(tensors: dict[str, list[int]], classes: int) -> dict[str, torch.Tensor]:
-    shapes = {name: [classes, *shape[1:]] if name.startswith('fc.') else shape for name, shape in tensors.items()}
+    classifier = ('fc.', 'linear.', 'classifier.')
+    shapes = {name: [classes, *shape[1:]] if name.startswith(classifier) else shape for name, shape in tensors.items()}
     return {name: torch.rand(shape) for name, shape in shapes.items()}
 
 
-@pytest.mark.parametrize('classes', [100, 10])
-def test_every_architecture_is_recognised(classes: int, convert: Callable, architectures: dict, tmp_path: Path) -> None:
+def test_every_architecture_is_recognised(architectures: dict) -> None:
     tool = runpy.run_path(str(SCRIPT))
-    for name in tool['ARCHITECTURES']:
-        weights = synthetic(architectures[name]['state_dict'], classes)
+    assert set(tool['ARCHITECTURES']) == set(architectures)
+    for name in architectures:
+        weights = synthetic(architectures[name]['state_dict'], 10)
         converted = tool['convert']({'model': weights}, 'file')
         assert converted['meta']['architecture'] == name
         assert len(converted['state_dict']) == len(weights)
+
+
+def test_few_networks_are_built_to_recognise_one(monkeypatch: pytest.MonkeyPatch, architectures: dict) -> None:
+    tool = runpy.run_path(str(SCRIPT))
+    built, build = [], tool['build']
+    monkeypatch.setitem(
+        tool['convert'].__globals__, 'build', lambda name, classes: built.append(name) or build(name, classes)
+    )
+    for name in ('MobileNetV2', 'ShuffleV2'):
+        tool['convert']({'model': synthetic(architectures[name]['state_dict'], 100)}, 'file')
+    # one to recognise it and one to fill it; the tensors of V2 begin like those of V1
+    assert built == ['MobileNetV2', 'MobileNetV2', 'ShuffleV1', 'ShuffleV2', 'ShuffleV2']
+
+
+FAMILIES = ['resnet8', 'wrn_16_1', 'vgg8', 'ResNet50', 'MobileNetV2', 'ShuffleV1', 'ShuffleV2']
+
+
+@pytest.mark.parametrize('other', FAMILIES)
+def test_refuses_the_tensors_of_another_architecture(other: str, architectures: dict) -> None:
+    tool = runpy.run_path(str(SCRIPT))
+    weights = synthetic(architectures['resnet14' if other == 'resnet8' else other]['state_dict'], 100)
+    for name in FAMILIES:
+        if name != other:
+            with pytest.raises(CheckpointError, match=f'as {name} does not fit|has no .*, the classifier of {name}'):
+                tool['convert']({'model': weights}, 'file', name)
+    weights['extra.weight'] = torch.zeros(1)
+    with pytest.raises(CheckpointError, match=r'fits none of resnet8, .*ShuffleV2; its first tensors: '):
+        tool['convert']({'model': weights}, 'file')
 
 
 def test_refuses_what_does_not_fit(convert: Callable, architectures: dict, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 # AB: activation boundaries (Heo et al., AAAI 2019); first 30 epochs of its own
 ab = dict(
+    _scope_='mmrazor',
     type='FeatureDistiller',
     initial_epochs=30,
     losses=dict(

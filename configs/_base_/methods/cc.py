@@ -1,5 +1,6 @@
 # CC: correlation congruence (Peng et al., ICCV 2019)
 cc = dict(
+    _scope_='mmrazor',
     type='FeatureDistiller',
     losses=dict(
         cc=dict(

@@ -1,5 +1,6 @@
 # CRD: contrastive representation distillation (Tian et al., ICLR 2020), with a memory of all images
 crd = dict(
+    _scope_='mmrazor',
     type='FeatureDistiller',
     losses=dict(
         crd=dict(

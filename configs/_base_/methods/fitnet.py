@@ -1,5 +1,6 @@
 # FitNet: FitNets, hints for thin deep nets (Romero et al., ICLR 2015)
 fitnet = dict(
+    _scope_='mmrazor',
     type='FeatureDistiller',
     losses=dict(
         fitnet=dict(

@@ -1,5 +1,6 @@
 # FSP: flow of solution procedure (Yim et al., CVPR 2017); equal widths only; first 30 epochs of its own
 fsp = dict(
+    _scope_='mmrazor',
     type='FeatureDistiller',
     initial_epochs=30,
     losses=dict(

@@ -1,5 +1,6 @@
 # FT: factor transfer (Kim et al., NeurIPS 2018); first 30 epochs of its own
 ft = dict(
+    _scope_='mmrazor',
     type='FeatureDistiller',
     initial_epochs=30,
     initial_lr=0.01,

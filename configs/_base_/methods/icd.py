@@ -1,2 +1,2 @@
 # ICD: Invariant Consistency Distillation (arXiv 2407.11802)
-icd = dict(type='ICDDistiller')
+icd = dict(_scope_='mmrazor', type='ICDDistiller')

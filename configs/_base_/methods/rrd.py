@@ -1,5 +1,6 @@
 # RRD: relational representation distillation (arXiv 2407.12073), with a queue of the last teacher features
 rrd = dict(
+    _scope_='mmrazor',
     type='FeatureDistiller',
     # no gradient reaches the teacher's embedding: it stays as it begins, as published
     frozen=['teacher_embedding'],

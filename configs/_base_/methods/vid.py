@@ -1,5 +1,6 @@
 # VID: variational information distillation (Ahn et al., CVPR 2019)
 vid = dict(
+    _scope_='mmrazor',
     type='FeatureDistiller',
     losses=dict(
         vid=dict(

@@ -101,14 +101,22 @@ def loss_terms(algorithm: nn.Module) -> list[str]:
     if getattr(algorithm, 'calculate_student_loss', True):
         head = getattr(algorithm.architecture, 'head', None)
         task_loss = getattr(head, 'loss_module', None)
-        terms.append(f'student.loss: {_weighted(task_loss)}' if task_loss is not None else "the student's own loss")
+        term = f'student.loss: {_weighted(task_loss)}' if task_loss is not None else "the student's own loss"
+        factor = getattr(algorithm.distiller, 'student_loss_weight', 1.0)
+        terms.append(term if factor == 1.0 else f'{term}, times {factor}')
     return terms + _distillation_terms(algorithm.distiller, 'distill')
 
 
 def _distillation_terms(distiller: nn.Module, prefix: str) -> list[str]:
     children = getattr(distiller, 'distillers', {})
     own = getattr(distiller, 'distill_losses', {})
-    terms = [f'{prefix}.{name}: {_weighted(loss)}' for name, loss in own.items() if 'loss' in name]
+    initial = getattr(distiller, 'stage_mappings', {}).get('initial', {})
+    terms = [
+        f'{prefix}.{name}: {_weighted(loss)}'
+        + (f', in the first {distiller.initial_epochs} epochs alone' if name in initial else '')
+        for name, loss in own.items()
+        if 'loss' in name
+    ]
     return terms + [term for name, child in children.items() for term in _distillation_terms(child, f'{prefix}.{name}')]
 
 

@@ -331,5 +331,5 @@ def _built(cfg: Mapping[str, Any], given: dict[str, Any]) -> nn.Module:
 def _class_of(cfg: Mapping[str, Any]) -> Callable:
     cls = MODELS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
     if cls is None:
-        raise SettingError(f"FeatureDistiller: type={cfg['type']!r} is no registered loss or connector.")
+        raise SettingError(f'FeatureDistiller: type={cfg["type"]!r} is no registered loss or connector.')
     return cls

@@ -1,0 +1,61 @@
+"""tools/benchmarks/train.py: one command for a cell."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, TOOLS, run_python
+from mmengine.config import Config
+
+from icd_mmrazor import benchmark
+
+FRONT = TOOLS / 'benchmarks' / 'train.py'
+
+
+def test_list_shows_both_axes() -> None:
+    process = run_python(FRONT, '--list', cwd=ROOT)
+    assert process.returncode == 0, process.stderr
+    for name in [*benchmark.method_names(), *benchmark.pair_names()]:
+        assert f'  {name} ' in process.stdout
+    assert 'teacher work_dirs/wrn40-2_cifar100/epoch_240.pth' in process.stdout
+
+
+def test_a_mixed_cell_is_trained(images_file: Path, teacher_file: Callable, tmp_path: Path) -> None:
+    data = [f'{split}_dataloader.dataset.data_file={images_file}' for split in ('train', 'val', 'test')]
+    options = [
+        *data,
+        f'model.teacher_ckpt={teacher_file("res20")}',
+        'train_cfg.max_epochs=1',
+        'train_cfg.val_interval=1',
+    ]
+    process = run_python(
+        FRONT, 'icd+kd+at', 'res20_res8_digits', '--work-dir', 'cell', '--cfg-options', *options, cwd=tmp_path
+    )
+    assert process.returncode == 0, process.stderr
+    for term in ('icd.loss_icd', 'kd.loss_kd', 'at.loss_at3'):
+        assert f'distill.{term}' in process.stdout
+    assert (tmp_path / 'cell' / 'epoch_1.pth').is_file()
+
+
+def test_dump_writes_the_config_and_keeps_what_is_there(tmp_path: Path) -> None:
+    file = tmp_path / 'ab.py'
+    for _ in range(2):
+        process = run_python(FRONT, 'ab', 'vgg13_vgg8_cifar100', '--dump', file)
+    assert Config.fromfile(file).to_dict() == benchmark.compose('vgg13_vgg8_cifar100', ['ab']).to_dict()
+    assert f'--dump {file} exists and is kept' in process.stderr
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['icdd', 'res56_res20_cifar100'], "there is no method 'icdd'. Did you mean icd"),
+        (['fsp', 'res50_vgg8_cifar100'], 'fsp does not fit res50_vgg8_cifar100'),
+        (['icd'], 'METHODS and PAIR are needed; --list shows them'),
+    ],
+)
+def test_bad_input(arguments: list[str], message: str, tmp_path: Path) -> None:
+    process = run_python(FRONT, *arguments, cwd=tmp_path)
+    assert process.returncode != 0
+    assert message in process.stderr
+    assert 'Traceback' not in process.stderr
+    assert not list(tmp_path.iterdir())

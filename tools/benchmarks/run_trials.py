@@ -1,0 +1,240 @@
+#!/usr/bin/env python3
+"""Train a part of the benchmark: each method on each pair with each seed, several at a time.
+
+Every cell is trained by tools/benchmarks/train.py in WORK_DIR/METHODS/PAIR/seed_S. The runner can be stopped at any
+time: the same command goes on where it ended. tools/analysis/collect_results.py WORK_DIR makes the table.
+"""
+
+import argparse
+import difflib
+import itertools
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from icd_mmrazor.utils.command_line import run
+from icd_mmrazor.utils.errors import SettingError, UserError
+from icd_mmrazor.utils.trials import Progress, Trial, locked, number_of_cores, run_trials, write_json
+
+# isort: split
+import torch
+from mmengine.config import Config, DictAction
+
+TRAIN = Path(__file__).resolve().with_name('train.py')
+COLLECT = Path(__file__).resolve().parents[1] / 'analysis' / 'collect_results.py'
+# what the runner itself gives to each cell
+OWN_OPTIONS = ('randomness.seed', 'work_dir', 'resume', 'launcher')
+# settings that a student alone does not have
+TEACHING = ('model.teacher', 'model.random_teacher', 'model.distiller')
+SHOWN_DIFFERENCES = 4
+
+
+class Cell(Trial):
+    """One cell of the benchmark with one seed; its folder says in ``trial.json`` what was asked of it."""
+
+    def __init__(
+        self, methods: str, pair: str, seed: int, cfg: Config, work_dir: Path, options: Sequence[str], train: Path
+    ) -> None:
+        folder = work_dir / methods / pair / f'seed_{seed}'
+        command = [sys.executable, train, methods, pair, '--work-dir', folder, '--resume']
+        command += ['--cfg-options', f'randomness.seed={seed}', *options]
+        super().__init__(f'{methods} {pair} seed {seed}', folder, command, cfg.train_cfg.max_epochs, kind=pair)
+        # as JSON gives it back: tuples as lists
+        self.asked = json.loads(json.dumps(cfg.to_dict(), default=str))
+
+    def start(self, environment: Mapping[str, str], keep_open: Sequence[int] = ()) -> None:
+        """Say in the folder what it holds, then start."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.asked, self.folder / 'trial.json')
+        super().start(environment, keep_open)
+
+    def problem(self) -> str | None:
+        """Return why the folder cannot be used, or None if it can."""
+        record = self.folder / 'trial.json'
+        if not record.is_file():
+            if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.glob('[!.]*'))):
+                return f'{self.folder} holds something that this tool did not begin.'
+            return None
+        try:
+            there = flat(json.loads(record.read_text()))
+        except ValueError:
+            return f'{record} is broken.'
+        asked = flat(self.asked)
+        differences = [
+            f'{name} is {there.get(name, "not set")} there, {asked.get(name, "not set")} asked'
+            for name in sorted(there.keys() | asked.keys())
+            if there.get(name, ...) != asked.get(name, ...)
+        ]
+        if not differences:
+            return None
+        more = len(differences) - SHOWN_DIFFERENCES
+        shown = '; '.join(differences[:SHOWN_DIFFERENCES]) + (f'; and {more} more' if more > 0 else '')
+        return f'{self.folder} holds a run with another configuration: {shown}.'
+
+
+def flat(values: Any, prefix: str = '') -> dict[str, Any]:
+    """Return nested settings by their names with dots, as ``--cfg-options`` takes them."""
+    if not isinstance(values, dict) or not values:
+        return {prefix: values}
+    return {
+        name: value
+        for key, inner in values.items()
+        for name, value in flat(inner, f'{prefix}.{key}' if prefix else str(key)).items()
+    }
+
+
+def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--methods', nargs='+', required=True, metavar='METHODS', help='icd icd+kd fitnet ...')
+    parser.add_argument('--pairs', nargs='+', required=True, metavar='PAIR', help='res32x4_res8x4_cifar100 ...')
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0], metavar='SEED', help='default: 0')
+    parser.add_argument('--gpus', metavar='0,1', help='run one cell at a time on each of these GPUs (default: the CPU)')
+    parser.add_argument('--jobs', type=int, metavar='N', help='on the CPU: run N cells at a time, sharing the cores')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/benchmark'), help='default: %(default)s')
+    parser.add_argument('--skip-unfit', action='store_true', help='leave out the methods that do not fit a pair')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        default=[],
+        metavar='KEY=VALUE',
+        help='change settings of every cell (those of teacher and distiller: where there is one)',
+    )
+    return parser.parse_args(arguments)
+
+
+def check_names(kind: str, given: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Return what is wrong with names, each with the nearest ones."""
+    problems = []
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name.lower(), known, cutoff=0.5)
+            hint = f'Did you mean {" or ".join(near)}?' if near else f'There are: {", ".join(known)}.'
+            problems.append(f'there is no {kind} {name!r}. {hint}')
+    return problems
+
+
+def read_options(options: Sequence[str]) -> dict[str, Any]:
+    """Read ``--cfg-options`` as the training will."""
+    for option in options:
+        name, equals, _ = option.partition('=')
+        if not equals:
+            raise SettingError(f'--cfg-options {option}: give KEY=VALUE.')
+        if name in OWN_OPTIONS:
+            remedy = 'give --seeds' if name == 'randomness.seed' else 'leave it out'
+            raise SettingError(f'--cfg-options {option}: every cell gets its own {name}; {remedy}.')
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='*', action=DictAction)
+    return parser.parse_args(['--cfg-options', *options]).cfg_options
+
+
+def applies(option: str, cfg: Config) -> bool:
+    return 'teacher' in cfg.model or not option.startswith(TEACHING)
+
+
+def slots_for(gpus: str | None, jobs: int | None) -> list[dict[str, str]]:
+    """Return the environment of each cell that runs at a time."""
+    if jobs is not None and (gpus or jobs < 1):
+        raise SettingError('--jobs is the number of cells at a time on the CPU, at least 1; with --gpus leave it out.')
+    cores, available = number_of_cores(), torch.cuda.device_count()
+    if gpus is None:
+        jobs = jobs or min(4, cores)
+        return [{'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': str(max(1, cores // jobs))}] * jobs
+    numbers = gpus.split(',')
+    wrong = [number for number in numbers if not number.isdecimal() or int(number) >= available]
+    if wrong or len(set(map(int, numbers))) < len(numbers):
+        shown = f'0 to {available - 1}' if available else 'none'
+        raise SettingError(f'--gpus {gpus}: give different numbers with commas between. The GPUs here: {shown}.')
+    # the numbers count the GPUs that this process sees
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES', '')
+    names = visible.split(',') if visible else [str(number) for number in range(available)]
+    threads = str(max(1, cores // len(numbers)))
+    return [{'CUDA_VISIBLE_DEVICES': names[int(number)], 'OMP_NUM_THREADS': threads} for number in numbers]
+
+
+def compose_cells(args: argparse.Namespace, train: Path) -> list[Cell]:
+    """Return all cells, the first seed of every method and pair first.
+
+    Raises:
+        SettingError: A name is unknown, a method does not fit a pair, or a teacher is missing; all cases are listed.
+    """
+    from icd_mmrazor import benchmark
+
+    methods, pairs, seeds = (list(dict.fromkeys(values)) for values in (args.methods, args.pairs, args.seeds))
+    single = dict.fromkeys(method for mixed in methods for method in mixed.split('+'))
+    problems = check_names('pair', pairs, benchmark.pair_names())
+    problems += check_names('method', list(single), benchmark.method_names())
+    problems += [f'seed {seed}: give a number from 0 to 2^32 - 1.' for seed in seeds if not 0 <= seed < 2**32]
+    if problems:
+        raise refusal(problems)
+
+    options, configs, unfit = read_options(args.cfg_options), {}, []
+    for mixed, pair in itertools.product(methods, pairs):
+        try:
+            cfg = benchmark.compose(pair, mixed.split('+'))
+        except SettingError as error:
+            unfit.append(str(error))
+            continue
+        try:
+            cfg.merge_from_dict({name: value for name, value in options.items() if applies(name, cfg)})
+        except (TypeError, KeyError, IndexError) as error:
+            raise SettingError(f'--cfg-options do not fit the config of {mixed} on {pair}: {error}') from error
+        configs[mixed, pair] = cfg
+    if unfit and args.skip_unfit:
+        print('\n  '.join(['left out:', *unfit]))
+        unfit = []
+    wanted = Counter(cfg.model.get('teacher_ckpt') for cfg in configs.values() if lacks_teacher(cfg))
+    problems = [*unfit, *(['--skip-unfit leaves these out.'] if unfit else [])] + [
+        f'teacher {file}: there is no such file ({count} methods x pairs want it). Train it, convert a published one '
+        'with tools/model_converters/repdistiller_to_mmpretrain.py, or name another: --cfg-options '
+        'model.teacher_ckpt=FILE.'
+        for file, count in wanted.items()
+    ]
+    if problems or not configs:
+        raise refusal(problems or ['no cell is left.'])
+    cells = []
+    for seed, ((mixed, pair), cfg) in itertools.product(seeds, configs.items()):
+        cfg.merge_from_dict({'randomness.seed': seed})
+        given = [option for option in args.cfg_options if applies(option, cfg)]
+        cells.append(Cell(mixed, pair, seed, cfg, args.work_dir.resolve(), given, train))
+    return cells
+
+
+def lacks_teacher(cfg: Config) -> bool:
+    if 'teacher' not in cfg.model or cfg.model.get('random_teacher'):
+        return False
+    file = cfg.model.get('teacher_ckpt') or ''
+    return not file.startswith('https://') and not Path(file).expanduser().is_file()
+
+
+def refusal(problems: Sequence[str]) -> SettingError:
+    return SettingError('\n  '.join(['nothing was started:', *problems]))
+
+
+def main(arguments: Sequence[str] | None = None, train: Path = TRAIN) -> None:
+    args = parse_args(arguments)
+    slots = slots_for(args.gpus, args.jobs)
+    cells = compose_cells(args, train)
+    if args.work_dir.is_file():
+        raise SettingError(f'--work-dir {args.work_dir} is a file. Give a folder.')
+    with locked(args.work_dir.resolve()) as lock:
+        problems = [problem for cell in cells if (problem := cell.problem())]
+        if problems:
+            raise refusal([*problems, 'Give the settings of that run, another --work-dir, or delete the folder.'])
+        before = sum(cell.result is not None for cell in cells)
+        where = f'GPUs {args.gpus}' if args.gpus else 'the CPU'
+        print(f'{len(cells)} cells in {args.work_dir}, {before} finished before; {len(slots)} at a time on {where}')
+        if not args.gpus and torch.cuda.is_available():
+            print(f'this machine shows {torch.cuda.device_count()} GPUs; --gpus takes them')
+        failed = run_trials(cells, slots, Progress(cells, len(slots), seconds=60), keep_open=[lock])
+    if failed:
+        count = f'{len(failed)} of {len(cells)} cells failed; the same command tries them again.'
+        raise UserError('\n\n'.join([count, *(cell.failure for cell in failed)]))
+    print(f'all {len(cells)} cells are done. The table:\n  {sys.executable} {COLLECT} {args.work_dir}')
+
+
+if __name__ == '__main__':
+    run(main)
