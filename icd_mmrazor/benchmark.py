@@ -3,7 +3,7 @@
 A pair lies in ``configs/_base_/pairs/PAIR.py``: everything but the distiller. A method lies in
 ``configs/_base_/methods/METHOD.py`` and is the config of a distiller in a variable of the method's name; a variable
 ``METHOD_beside``, where there is one, is used in its place beside other methods. Where a pair wants a method otherwise,
-it has a variable ``override_METHOD``.
+it has a variable ``override_METHOD``, and where its images are not 3 x 32 x 32, ``image_shape``.
 """
 
 import difflib
@@ -71,16 +71,17 @@ def compose(pair: str, methods: Sequence[str]) -> Config:
     Raises:
         SettingError: A name is unknown, or a method does not fit the pair; the message has the reason.
     """
-    _check_name('pair', pair, pair_names())
+    check_name('pair', pair, pair_names())
     if not methods:
         raise SettingError(f'no method is given. There are: {", ".join(method_names())}.')
     for method in methods:
-        _check_name('method', method, method_names())
+        check_name('method', method, method_names())
     twice = sorted({method for method in methods if list(methods).count(method) > 1})
     if twice:
         raise SettingError(f'method {", ".join(twice)} is given more than once.')
     cfg = Config.fromfile(BASE / 'pairs' / f'{pair}.py')
     overrides = {key: cfg.pop(key) for key in list(cfg) if key.startswith('override_')}
+    image_shape = cfg.pop('image_shape', None)
     if STUDENT_ALONE in methods:
         if len(methods) > 1:
             raise SettingError(f'method {STUDENT_ALONE} is the student alone and cannot be mixed with others.')
@@ -90,35 +91,62 @@ def compose(pair: str, methods: Sequence[str]) -> Config:
         method: {**_distiller(method, alone=len(methods) == 1), **overrides.get(f'override_{method}', {})}
         for method in methods
     }
-    image_shape = _image_shape(cfg)
     for distiller in distillers.values():
-        if distiller['type'] == 'FeatureDistiller' and image_shape != (3, 32, 32):
+        if image_shape and distiller['type'] == 'FeatureDistiller':
             distiller['image_shape'] = image_shape
     cfg.model.distiller = (
         distillers[methods[0]] if len(methods) == 1 else dict(type='MixedDistiller', distillers=distillers)
     )
     try:
         initial_epochs = _fit(pair, cfg.model.distiller)
-    except SettingError as error:
+    except (SettingError, KeyError) as error:  # a KeyError of the registry: a type is not registered
         raise SettingError(f'{"+".join(methods)} does not fit {pair}. {error}') from None
     if initial_epochs:
-        cfg.train_cfg.max_epochs += initial_epochs
-        cfg.param_scheduler.begin = initial_epochs
-        # in each stage something is idle
-        cfg.find_unused_parameters = True
+        _begin_later(cfg, initial_epochs)
     return cfg
+
+
+def check_name(kind: str, name: str, known: Sequence[str]) -> None:
+    """Refuse a name that is not known.
+
+    Args:
+        kind: What it names, for the message.
+        name: The name.
+        known: All names.
+
+    Raises:
+        SettingError: It is not among them; the message has those that are near.
+    """
+    if name in known:
+        return
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.4)
+    hint = f'Did you mean {" or ".join(near)}?' if near else f'There are: {", ".join(known)}.'
+    raise SettingError(f'there is no {kind} {name!r}. {hint}')
 
 
 def _distiller(method: str, alone: bool) -> dict:
     cfg = Config.fromfile(BASE / 'methods' / f'{method}.py')
+    if method not in cfg:
+        raise SettingError(f'{cfg.filename} must hold the distiller in a variable {method}; it has {", ".join(cfg)}.')
     beside = cfg.get(f'{method}_beside')
     return cfg[method] if alone or beside is None else beside
 
 
-def _image_shape(cfg: Config) -> tuple[int, int, int]:
-    """Return the shape of a training image: every pair crops."""
-    (size,) = (step.crop_size for step in cfg.train_dataloader.dataset.pipeline if 'crop_size' in step)
-    return (3, size, size)
+def _begin_later(cfg: Config, epochs: int) -> None:
+    """Let the pair's schedule begin after some epochs."""
+    schedules = cfg.get('param_scheduler') or []
+    for schedule in schedules if isinstance(schedules, list) else [schedules]:
+        if not schedule.get('by_epoch', True):
+            raise SettingError(
+                f'param_scheduler {schedule.type} counts iterations; a method with {epochs} epochs of its own first '
+                'needs one that counts epochs: by_epoch=True.'
+            )
+        schedule.begin = schedule.get('begin', 0) + epochs
+        if 'end' in schedule:
+            schedule.end += epochs
+    cfg.train_cfg.max_epochs += epochs
+    # in each stage something is idle
+    cfg.find_unused_parameters = True
 
 
 def _fit(pair: str, distiller_cfg: dict) -> int:
@@ -134,11 +162,3 @@ def _fit(pair: str, distiller_cfg: dict) -> int:
 def _untrained(pair: str) -> dict[str, nn.Module]:
     model = Config.fromfile(BASE / 'pairs' / f'{pair}.py').model
     return {name: MODELS.build(model[name]) for name in ('architecture', 'teacher')}
-
-
-def _check_name(kind: str, name: str, known: list[str]) -> None:
-    if name in known:
-        return
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    hint = f'Did you mean {" or ".join(near)}?' if near else f'There are: {", ".join(known)}.'
-    raise SettingError(f'there is no {kind} {name!r}. {hint}')

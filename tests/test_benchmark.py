@@ -1,9 +1,12 @@
 """Any method on any pair, and any two methods together."""
 
 import itertools
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from helpers import CONFIGS
 from mmengine.config import Config
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
@@ -50,11 +53,12 @@ def batch(size: int, pixels: int) -> tuple[torch.Tensor, list[DataSample]]:
 def steps(algorithm: torch.nn.Module, images: torch.Tensor, samples: list[DataSample]) -> None:
     """Train a step in each stage; every loss must be finite and every trained part get its gradient."""
     distiller = algorithm.distiller
+    optimizer = torch.optim.SGD(algorithm.parameters(), lr=0.01, momentum=0.9)
     got_gradient: set[str] = set()
     for stage in ['initial', 'main'] if getattr(distiller, 'initial_epochs', 0) else ['main']:
         if stage == 'initial' or hasattr(distiller, 'set_stage'):
             distiller.set_stage(stage)
-        algorithm.zero_grad()
+        optimizer.zero_grad()
         losses = algorithm.loss(images, samples)
         total, _ = algorithm.parse_losses(losses)
         assert torch.isfinite(total), losses
@@ -64,6 +68,7 @@ def steps(algorithm: torch.nn.Module, images: torch.Tensor, samples: list[DataSa
             if parameter.grad is not None:
                 assert torch.isfinite(parameter.grad).all(), name
                 got_gradient.add(name)
+        optimizer.step()
     left_out = {name for name, p in algorithm.named_parameters() if p.requires_grad} - got_gradient
     assert not left_out
 
@@ -71,12 +76,12 @@ def steps(algorithm: torch.nn.Module, images: torch.Tensor, samples: list[DataSa
 @pytest.mark.parametrize('pair', PAIRS)
 def test_every_method_trains_on_every_pair(pair: str) -> None:
     networks = {}
-    for method in METHODS:
-        if method == 'fsp' and pair not in EQUAL_WIDTHS:
+    for methods in [*([method] for method in METHODS), ['icd', 'kd']]:
+        if methods == ['fsp'] and pair not in EQUAL_WIDTHS:
             with pytest.raises(SettingError, match=f'fsp does not fit {pair}.*channels'):
-                benchmark.compose(pair, [method])
+                benchmark.compose(pair, methods)
             continue
-        cfg = benchmark.compose(pair, [method])
+        cfg = benchmark.compose(pair, methods)
         if not networks:
             scope = {'_scope_': 'mmpretrain'}
             networks = {n: MODELS.build({**scope, **cfg.model[n]}) for n in ('architecture', 'teacher')}
@@ -116,6 +121,7 @@ def test_kd_alone_and_beside_others_has_the_published_weights() -> None:
     [
         ('res56_res21_cifar100', ['kd'], r"no pair 'res56_res21_cifar100'\. Did you mean res56_res20_cifar100"),
         ('res56_res20_cifar100', ['fitnets'], r"no method 'fitnets'\. Did you mean fitnet"),
+        ('res56_res20_cifar100', ['ICD'], r"no method 'ICD'\. Did you mean icd"),
         ('res56_res20_cifar100', ['kd', 'kd'], 'kd is given more than once'),
         ('res56_res20_cifar100', ['student', 'kd'], 'student is the student alone'),
         ('res56_res20_cifar100', [], 'no method is given. There are: ab, at'),
@@ -129,6 +135,37 @@ def test_bad_names(pair: str, methods: list[str], message: str) -> None:
 def test_the_initial_stage_comes_before_the_schedule() -> None:
     cfg = benchmark.compose('res56_res20_cifar100', ['ab'])
     assert (cfg.train_cfg.max_epochs, cfg.param_scheduler.begin, cfg.param_scheduler.milestones[0]) == (270, 30, 150)
+
+
+def own_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: str) -> None:
+    """Add a pair, mine, to a copy of the base configs."""
+    shutil.copytree(CONFIGS, tmp_path / 'configs')
+    base = tmp_path / 'configs' / '_base_'
+    (base / 'pairs' / 'mine.py').write_text(f"_base_ = ['./res56_res20_cifar100.py']\n{lines}")
+    monkeypatch.setattr(benchmark, 'BASE', base)
+    benchmark._untrained.cache_clear()
+
+
+def test_schedules_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedules = [
+        dict(type='LinearLR', start_factor=0.1, by_epoch=True, end=5),
+        dict(type='CosineAnnealingLR', by_epoch=True, begin=5, end=100),
+    ]
+    own_pair(tmp_path, monkeypatch, f"_base_.pop('param_scheduler')\nparam_scheduler = {schedules}\n")
+    assert [(s.get('begin'), s.end) for s in benchmark.compose('mine', ['kd']).param_scheduler] == [(None, 5), (5, 100)]
+    assert [(s.begin, s.end) for s in benchmark.compose('mine', ['fsp']).param_scheduler] == [(30, 35), (35, 130)]
+    (tmp_path / 'configs/_base_/methods/half.py').write_text('other = dict()\n')
+    with pytest.raises(SettingError, match='must hold the distiller in a variable half; it has other'):
+        benchmark.compose('mine', ['half'])
+    (tmp_path / 'configs/_base_/methods/half.py').write_text("half = dict(_scope_='mmrazor', type='Nothing')\n")
+    with pytest.raises(SettingError, match=r'half does not fit mine.*Nothing is not in'):
+        benchmark.compose('mine', ['half'])
+
+
+def test_a_schedule_that_counts_iterations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_pair(tmp_path, monkeypatch, 'param_scheduler = dict(by_epoch=False)\n')
+    with pytest.raises(SettingError, match='counts iterations'):
+        benchmark.compose('mine', ['ft'])
 
 
 def test_the_student_alone() -> None:

@@ -20,7 +20,9 @@ from mmengine.config import Config
 
 from icd_mmrazor.utils.command_line import run as run_tool
 from icd_mmrazor.utils.errors import UserError
-from icd_mmrazor.utils.trials import Progress, Trial, run_trials
+from icd_mmrazor.utils.progress import Progress
+from icd_mmrazor.utils.trial_pool import run_trials
+from icd_mmrazor.utils.trials import Trial
 
 ROOT = Path(__file__).resolve().parent.parent
 # where the configs look for it

@@ -13,8 +13,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 
-from icd_mmrazor.engine.hooks import check_labels_hook
 from icd_mmrazor.utils import DatasetError, NonFiniteLossError
+from icd_mmrazor.utils.datasets import image_labels
 
 
 def logged(cfg: Config) -> str:
@@ -97,7 +97,7 @@ def test_several_labels_an_image_are_not_checked(tmp_path: Path) -> None:
     file = tmp_path / 'annotation.json'
     file.write_text(json.dumps(annotation))
     dataset = DATASETS.build(dict(type='MultiLabelDataset', ann_file=str(file)))
-    assert check_labels_hook._labels(dataset) is None
+    assert image_labels(dataset) is None
 
 
 def test_a_loss_that_is_no_number_stops_the_run(demo_config: Callable, runner: Callable) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import run_python
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from icd_mmrazor import benchmark
 from icd_mmrazor.utils import SettingError
 
 
@@ -95,3 +97,16 @@ def test_no_epoch_left_for_the_main_stage(staged: Callable, runner: Callable) ->
     cfg = staged(**{'train_cfg.max_epochs': 2, 'param_scheduler.begin': 0})
     with pytest.raises(SettingError, match='max_epochs=2, but the initial stage of the distiller alone has 2'):
         runner(cfg).train()
+
+
+def test_several_processes_train_one_paraphraser(tmp_path: Path) -> None:
+    """What the main stage freezes must be known to DDP as trained."""
+    cfg = benchmark.compose('res20_res8_digits', ['ft'])
+    cfg.model.update(teacher_ckpt=None, random_teacher=True)
+    cfg.dump(tmp_path / 'ft.py')
+    script = Path(__file__).with_name('staged_training.py')
+    process = run_python(
+        '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', 2, script, tmp_path / 'ft.py'
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip() == '[]'

@@ -7,7 +7,9 @@ What is missing, unfinished or broken is named and not averaged. Nothing in the 
 
 import argparse
 import csv
+import shlex
 import statistics
+import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,9 +17,10 @@ from pathlib import Path
 
 from icd_mmrazor.utils.command_line import run as run_tool
 from icd_mmrazor.utils.errors import SettingError
-from icd_mmrazor.utils.training_logs import read_log, read_setting
+from icd_mmrazor.utils.training_logs import read_cfg_options, read_log, read_setting, read_settings
 
 PUBLISHED = Path(__file__).resolve().parents[1] / 'benchmarks' / 'published_cifar100.csv'
+# of the main stage: AB, FT and FSP train 30 more before it
 PUBLISHED_EPOCHS = 240
 # the published tables' names of networks
 PUBLISHED_NAMES = {'mobilenetv2': 'mobilev2', 'shufflenetv1': 'shufflev1', 'shufflenetv2': 'shufflev2'}
@@ -31,10 +34,14 @@ Published = dict[tuple[str, str], float]
 
 @dataclass
 class Run:
-    """One seed: its accuracy if it has finished, or what it is instead."""
+    """One seed: its accuracy if it has finished, or what it is instead.
+
+    ``remark`` says what a reader should know; ``initial_epochs`` of the ``epochs`` are not of the main stage.
+    """
 
     accuracy: float | None = None
     epochs: int | None = None
+    initial_epochs: int = 0
     state: str = 'finished'
     remark: str = ''
 
@@ -53,8 +60,9 @@ class Cell:
         return [run.accuracy for run in self.runs.values() if run.accuracy is not None]
 
     @property
-    def epochs(self) -> set[int]:
-        return {run.epochs for run in self.runs.values() if run.accuracy is not None}
+    def epochs(self) -> set[tuple[int, int]]:
+        """All epochs, and those of the initial stage among them."""
+        return {(run.epochs, run.initial_epochs) for run in self.runs.values() if run.accuracy is not None}
 
     @property
     def mean(self) -> float | None:
@@ -76,13 +84,23 @@ class Cell:
             if run.state != 'finished' or run.remark:
                 seeds[f'{run.state} ({run.remark})' if run.remark else run.state].append(seed)
         notes = [f'seed {", ".join(map(str, numbers))}: {state}' for state, numbers in seeds.items()]
-        if self.published is not None and any(epochs < PUBLISHED_EPOCHS for epochs in self.epochs):
-            notes.append(f'trained for {min(self.epochs)} epochs, the published value is of {PUBLISHED_EPOCHS}')
+        for epochs, initial in sorted(self.epochs):
+            if self.published is not None and epochs - initial != PUBLISHED_EPOCHS:
+                before = f', {initial} of them before the main stage' if initial else ''
+                wanted = f' + {initial}' if initial else ''
+                notes.append(
+                    f'trained for {epochs} epochs{before}, the published value is of {PUBLISHED_EPOCHS}{wanted}'
+                )
         return notes
+
+    @property
+    def state(self) -> str:
+        """What its seeds are, each once."""
+        return ', '.join(dict.fromkeys(run.state for run in self.runs.values()))
 
     def __str__(self) -> str:
         if self.mean is None:
-            text = ', '.join(dict.fromkeys(run.state for run in self.runs.values()))
+            text = self.state
         else:
             spread = '' if self.deviation is None else f' ± {self.deviation:.2f}'
             text = f'{self.mean:.2f}{spread} (n={len(self.accuracies)})' + (' †' if self.notes else '')
@@ -127,6 +145,7 @@ def read_run(folder: Path, seed: int) -> Run:
     """Read one seed's folder; it counts only if the last epoch's accuracy is beyond doubt."""
     log = read_log(folder)
     epochs, given_seed = read_setting(folder, 'train_cfg', 'max_epochs'), read_setting(folder, 'randomness', 'seed')
+    initial_epochs = max(read_settings(folder, 'model', 'initial_epochs'), default=0)
     problems = '; '.join(log.problems)
     if epochs is None or epochs < 1:
         if not log.accuracies and not problems:
@@ -137,10 +156,23 @@ def read_run(folder: Path, seed: int) -> Run:
         return Run(state='broken', remark=f'its config says randomness.seed={given_seed}')
     if log.epoch > epochs:
         return Run(state='broken', remark=f'epoch {log.epoch} in the log, {epochs} epochs in the config')
+    deviations = find_deviations(folder)
     if log.epoch == epochs:
-        return Run(log.accuracies[epochs], epochs, remark=problems and f'{problems}; epoch {epochs} counts')
+        scars = [f'{problems}; epoch {epochs} counts'] if problems else []
+        return Run(log.accuracies[epochs], epochs, initial_epochs, remark='; '.join([*scars, *deviations]))
     state = f'epoch {log.epoch}/{epochs}'
-    return Run(state=f'broken, {state}' if problems else state, remark=problems)
+    return Run(state=f'broken, {state}' if problems else state, remark='; '.join([*log.problems, *deviations]))
+
+
+def find_deviations(folder: Path) -> list[str]:
+    """Return what makes a run another than the benchmark's."""
+    deviations = ['the teacher is random'] if any(read_settings(folder, 'model', 'random_teacher')) else []
+    options = read_cfg_options(folder)
+    if options is None:
+        deviations.append('trial.json does not say with which --cfg-options')
+    elif options:
+        deviations.append(f'with --cfg-options {shlex.join(options)}')
+    return deviations
 
 
 def find_runs(work_dirs: Sequence[Path]) -> dict[tuple[str, str, int], Path]:
@@ -182,7 +214,8 @@ def collect(work_dirs: Sequence[Path], published: Published) -> list[Cell]:
                 for run in cell.runs.values():
                     if run.accuracy is not None:
                         remark = f'{run.accuracy:.2f} % after {run.epochs} epochs; other seeds have other epochs'
-                        run.accuracy, run.state, run.remark = None, 'not comparable', remark
+                        run.remark = f'{remark}; {run.remark}' if run.remark else remark
+                        run.accuracy, run.state = None, 'not comparable'
             cells.append(cell)
     return cells
 
@@ -215,7 +248,7 @@ def write_csv(cells: Sequence[Cell], file: Path) -> None:
         for cell in cells:
             numbers = [cell.mean, cell.deviation, cell.published, cell.difference]
             rounded = ['' if number is None else round(number, 4) for number in numbers]
-            epochs = next(iter(cell.epochs), '')
+            epochs = next((epochs for epochs, _ in cell.epochs), '')
             writer.writerow([cell.methods, cell.pair, len(cell.accuracies), epochs, *rounded, '; '.join(cell.notes)])
 
 
@@ -252,7 +285,14 @@ def draw(cells: Sequence[Cell], file: Path) -> None:
                 )
     for panel in panels[len(pairs) :]:
         panel.set_visible(False)
-    figure.supxlabel('top-1 accuracy after the last epoch (%)', fontsize=9)
+    label = 'top-1 accuracy after the last epoch (%)'
+    # a published value alone must not be taken for one of ours
+    empty = [f'{cell.methods} on {cell.pair} ({cell.state})' for cell in cells if cell.mean is None]
+    if empty:
+        caption = textwrap.wrap(f'no value of ours: {"; ".join(empty)}', width=round(13 * size[0]))
+        label = '\n'.join([label, *caption])
+        figure.set_figheight(size[1] + 0.14 * len(caption))
+    figure.supxlabel(label, fontsize=8, parse_math=False)
     grey = dict(color='grey', linestyle='none', marker='o')
     handles = [Line2D([], [], label='ours: mean and standard deviation over seeds', markersize=5, **grey)]
     if any(cell.published is not None for cell in cells):

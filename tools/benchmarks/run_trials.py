@@ -3,10 +3,18 @@
 
 Every cell is trained by tools/benchmarks/train.py in WORK_DIR/METHODS/PAIR/seed_S. The runner can be stopped at any
 time: the same command goes on where it ended. tools/analysis/collect_results.py WORK_DIR makes the table.
+
+--cfg-options KEY=VALUE changes a setting of every cell. A student alone gets those of its network,
+model.architecture.X, as its model.X, and none of teacher and distiller. METHODS:KEY=VALUE changes it in the cells of
+exactly these METHODS, and counts more:
+
+    --methods ab icd+kd --cfg-options train_cfg.max_epochs=10 ab:model.distiller.initial_epochs=2
+                                      ab:param_scheduler.begin=2 icd+kd:model.distiller.distillers.icd.embed_dims=64
+
+Whatever is changed stands as a note in the table.
 """
 
 import argparse
-import difflib
 import itertools
 import json
 import os
@@ -16,20 +24,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icd_mmrazor.utils.command_line import run
-from icd_mmrazor.utils.errors import SettingError, UserError
-from icd_mmrazor.utils.trials import Progress, Trial, locked, number_of_cores, run_trials, write_json
+from icd_mmrazor import benchmark  # first: it says what to install where the stack is missing
 
 # isort: split
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
+
+from icd_mmrazor.utils.cell_options import check_options, merge_options, options_of
+from icd_mmrazor.utils.command_line import run
+from icd_mmrazor.utils.errors import SettingError, UserError
+from icd_mmrazor.utils.files import write_json
+from icd_mmrazor.utils.locks import locked
+from icd_mmrazor.utils.progress import Progress
+from icd_mmrazor.utils.trial_pool import number_of_cores, run_trials
+from icd_mmrazor.utils.trials import Trial
 
 TRAIN = Path(__file__).resolve().with_name('train.py')
 COLLECT = Path(__file__).resolve().parents[1] / 'analysis' / 'collect_results.py'
-# what the runner itself gives to each cell
-OWN_OPTIONS = ('randomness.seed', 'work_dir', 'resume', 'launcher')
-# settings that a student alone does not have
-TEACHING = ('model.teacher', 'model.random_teacher', 'model.distiller')
 SHOWN_DIFFERENCES = 4
 
 
@@ -45,11 +56,13 @@ class Cell(Trial):
         super().__init__(f'{methods} {pair} seed {seed}', folder, command, cfg.train_cfg.max_epochs, kind=pair)
         # as JSON gives it back: tuples as lists
         self.asked = json.loads(json.dumps(cfg.to_dict(), default=str))
+        self.options = list(options)
 
     def start(self, environment: Mapping[str, str], keep_open: Sequence[int] = ()) -> None:
         """Say in the folder what it holds, then start."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.asked, self.folder / 'trial.json')
+        # the options: for the table, which names them
+        write_json({'cfg_options': self.options, **self.asked}, self.folder / 'trial.json')
         super().start(environment, keep_open)
 
     def problem(self) -> str | None:
@@ -60,8 +73,11 @@ class Cell(Trial):
                 return f'{self.folder} holds something that this tool did not begin.'
             return None
         try:
-            there = flat(json.loads(record.read_text()))
-        except ValueError:
+            there = json.loads(record.read_text())
+            # other options may lead to the same configuration
+            there.pop('cfg_options', None)
+            there = flat(there)
+        except (ValueError, AttributeError):
             return f'{record} is broken.'
         asked = flat(self.asked)
         differences = [
@@ -100,8 +116,8 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
         '--cfg-options',
         nargs='+',
         default=[],
-        metavar='KEY=VALUE',
-        help='change settings of every cell (those of teacher and distiller: where there is one)',
+        metavar='[METHODS:]KEY=VALUE',
+        help='change settings of every cell, or of those of METHODS; see above',
     )
     return parser.parse_args(arguments)
 
@@ -110,29 +126,11 @@ def check_names(kind: str, given: Sequence[str], known: Sequence[str]) -> list[s
     """Return what is wrong with names, each with the nearest ones."""
     problems = []
     for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name.lower(), known, cutoff=0.5)
-            hint = f'Did you mean {" or ".join(near)}?' if near else f'There are: {", ".join(known)}.'
-            problems.append(f'there is no {kind} {name!r}. {hint}')
+        try:
+            benchmark.check_name(kind, name, known)
+        except SettingError as error:
+            problems.append(str(error))
     return problems
-
-
-def read_options(options: Sequence[str]) -> dict[str, Any]:
-    """Read ``--cfg-options`` as the training will."""
-    for option in options:
-        name, equals, _ = option.partition('=')
-        if not equals:
-            raise SettingError(f'--cfg-options {option}: give KEY=VALUE.')
-        if name in OWN_OPTIONS:
-            remedy = 'give --seeds' if name == 'randomness.seed' else 'leave it out'
-            raise SettingError(f'--cfg-options {option}: every cell gets its own {name}; {remedy}.')
-    parser = argparse.ArgumentParser()
-    parser.add_argument('--cfg-options', nargs='*', action=DictAction)
-    return parser.parse_args(['--cfg-options', *options]).cfg_options
-
-
-def applies(option: str, cfg: Config) -> bool:
-    return 'teacher' in cfg.model or not option.startswith(TEACHING)
 
 
 def slots_for(gpus: str | None, jobs: int | None) -> list[dict[str, str]]:
@@ -161,8 +159,6 @@ def compose_cells(args: argparse.Namespace, train: Path) -> list[Cell]:
     Raises:
         SettingError: A name is unknown, a method does not fit a pair, or a teacher is missing; all cases are listed.
     """
-    from icd_mmrazor import benchmark
-
     methods, pairs, seeds = (list(dict.fromkeys(values)) for values in (args.methods, args.pairs, args.seeds))
     single = dict.fromkeys(method for mixed in methods for method in mixed.split('+'))
     problems = check_names('pair', pairs, benchmark.pair_names())
@@ -171,7 +167,10 @@ def compose_cells(args: argparse.Namespace, train: Path) -> list[Cell]:
     if problems:
         raise refusal(problems)
 
-    options, configs, unfit = read_options(args.cfg_options), {}, []
+    check_options(args.cfg_options, methods)
+    configs: dict[tuple[str, str], Config] = {}
+    unfit: list[str] = []
+    wrong: list[str] = []
     for mixed, pair in itertools.product(methods, pairs):
         try:
             cfg = benchmark.compose(pair, mixed.split('+'))
@@ -179,10 +178,13 @@ def compose_cells(args: argparse.Namespace, train: Path) -> list[Cell]:
             unfit.append(str(error))
             continue
         try:
-            cfg.merge_from_dict({name: value for name, value in options.items() if applies(name, cfg)})
-        except (TypeError, KeyError, IndexError) as error:
-            raise SettingError(f'--cfg-options do not fit the config of {mixed} on {pair}: {error}') from error
+            merge_options(cfg, mixed, options_of(mixed, args.cfg_options))
+        except SettingError as error:
+            wrong.append(str(error))
         configs[mixed, pair] = cfg
+    if wrong:
+        # the same for each pair
+        raise refusal(list(dict.fromkeys(wrong)))
     if unfit and args.skip_unfit:
         print('\n  '.join(['left out:', *unfit]))
         unfit = []
@@ -198,7 +200,7 @@ def compose_cells(args: argparse.Namespace, train: Path) -> list[Cell]:
     cells = []
     for seed, ((mixed, pair), cfg) in itertools.product(seeds, configs.items()):
         cfg.merge_from_dict({'randomness.seed': seed})
-        given = [option for option in args.cfg_options if applies(option, cfg)]
+        given = options_of(mixed, args.cfg_options)
         cells.append(Cell(mixed, pair, seed, cfg, args.work_dir.resolve(), given, train))
     return cells
 

@@ -18,6 +18,7 @@ from icd_mmrazor import benchmark  # first: it says what to install where the st
 # isort: split
 from icd_mmrazor.utils.command_line import run
 from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.utils.files import write_whole
 
 TRAIN = Path(__file__).resolve().parents[1] / 'train.py'
 
@@ -39,9 +40,30 @@ def show_list() -> None:
     print('methods (several: icd+kd)')
     for method in benchmark.method_names():
         print(f'  {method:<10}{benchmark.describe_method(method)}')
-    print('pairs')
-    for pair in benchmark.pair_names():
-        print(f'  {pair:<32}{benchmark.describe_pair(pair)}')
+    print('pairs, and what each needs (fsp: whether the widths are equal, as it wants)')
+    lines = [
+        (pair, f'fsp: {"yes" if fits(pair, "fsp") else "no"}', data_of(pair), benchmark.describe_pair(pair))
+        for pair in benchmark.pair_names()
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print('  ' + '  '.join(f'{text:<{width}}' for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def fits(pair: str, method: str) -> bool:
+    """Return whether a method can be composed with a pair."""
+    try:
+        benchmark.compose(pair, [method])
+    except SettingError:
+        return False
+    return True
+
+
+def data_of(pair: str) -> str:
+    """Return the file or folder of the images, and whether it is there."""
+    dataset = benchmark.compose(pair, ['student']).train_dataloader.dataset
+    path = dataset.get('data_file') or dataset.get('data_root')
+    return f'data {path}' + ('' if Path(path).exists() else ' (not there)')
 
 
 def main() -> None:
@@ -56,12 +78,18 @@ def main() -> None:
             raise SettingError(f'--dump {args.dump} exists and is kept. Give another path.')
         cfg.dump(args.dump)
         return
+    if os.environ.get('WORLD_SIZE', '') not in ('', '1'):
+        raise SettingError(
+            f'WORLD_SIZE={os.environ["WORLD_SIZE"]}: this tool is one process. To train on several GPUs, write the '
+            f'config with --dump FILE and train it with tools/dist_train.sh FILE GPUS --work-dir FOLDER.'
+        )
     work_dir = Path(args.work_dir or Path('work_dirs', name))
     if work_dir.is_file():
         raise SettingError(f'--work-dir {work_dir} is a file. Give a folder.')
     work_dir.mkdir(parents=True, exist_ok=True)
     config = work_dir / f'{name}.py'
-    cfg.dump(config)
+    # whole: another cell in the same folder may be reading it
+    write_whole(cfg.pretty_text, config)
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, str(TRAIN), str(config), '--work-dir', str(work_dir), *options])
 

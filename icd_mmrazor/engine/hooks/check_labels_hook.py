@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from icd_mmrazor.utils.datasets import image_labels
 from icd_mmrazor.utils.errors import DatasetError
 
 REMEDY = (
@@ -49,7 +49,7 @@ class CheckLabelsHook(Hook):
 
     @staticmethod
     def _check(runner: Runner, setting: str, dataset: Any, classes: int) -> None:
-        labels = _labels(dataset)
+        labels = image_labels(dataset)
         if labels is None:
             return
         named, low, high = dataset.metainfo.get('classes'), labels.min(), labels.max()
@@ -71,14 +71,3 @@ def _plain_datasets(dataset: Any) -> Iterator[Any]:
     else:
         for part in inside:
             yield from _plain_datasets(part)
-
-
-def _labels(dataset: Any) -> np.ndarray | None:
-    """Return one label an image, or None where a dataset has none or several."""
-    if not hasattr(dataset, 'get_gt_labels') or not len(dataset):
-        return None
-    try:
-        labels = dataset.get_gt_labels()
-    except (KeyError, ValueError):  # no labels, or rows of different length
-        return None
-    return labels if labels.ndim == 1 and labels.dtype.kind in 'iu' else None

@@ -48,9 +48,12 @@ class InitialStageHook(Hook):
         if runner.epoch == epochs:
             optimizer.state.clear()
             runner.logger.info(f'The initial stage is over after {epochs} epochs; the main stage begins.')
-        if distiller.initial_lr is not None and runner.epoch <= epochs:
-            for group in optimizer.param_groups:
-                group['lr'] = distiller.initial_lr if initial else group['initial_lr']
+        if distiller.initial_lr is None or runner.epoch > epochs:
+            return
+        for group in optimizer.param_groups:
+            # mmengine's schedules keep the rate that a run begins with under this name; without one it is kept here
+            group.setdefault('initial_lr', group['lr'])
+            group['lr'] = distiller.initial_lr if initial else group['initial_lr']
 
 
 def _distiller(runner: Runner) -> object:

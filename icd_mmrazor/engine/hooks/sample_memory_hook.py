@@ -8,7 +8,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 from torch import Tensor
 
-from icd_mmrazor.engine.hooks.check_labels_hook import _labels
+from icd_mmrazor.utils.datasets import image_labels
 from icd_mmrazor.utils.errors import DatasetError
 
 
@@ -66,7 +66,7 @@ def training_labels(dataset: Any, wanted_by: str) -> Tensor:
             f'{wanted_by} remembers every training image, but {name} does not number its images. Wrap it: '
             "train_dataloader.dataset=dict(type='IndexedDataset', dataset=...)."
         )
-    labels = _labels(dataset)
+    labels = image_labels(dataset)
     if labels is None:
         raise DatasetError(
             f'{wanted_by} needs the class of every training image, but {name} has not one integer label for each '

@@ -143,7 +143,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 self.teacher(batch_inputs, data_samples, mode='tensor')
         distiller.set_deliveries_override(True)
         losses = {}
-        if getattr(distiller, 'stage', 'main') == 'main':
+        if getattr(distiller, 'stage', None) != 'initial':
             with distiller.student_recorders, distiller.deliveries:
                 losses = self._student_losses(batch_inputs, data_samples)
         elif 'student' in needed:

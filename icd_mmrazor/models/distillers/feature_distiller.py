@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.models.task_modules import RecorderManager
 from mmrazor.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from icd_mmrazor.models.feature_points import (
     FeaturePoints,
@@ -76,16 +76,17 @@ class FeatureDistiller(ConfigurableDistiller):
             * ``inputs`` instead of ``features``: for each argument of the loss ``dict(network=..., feature=...,
               connector=..., method=...)``; ``method`` is called of the connector in place of its ``forward``.
         connectors: Connectors that several losses share, by name.
-        student_loss_weight: Weight of the student's own loss beside these; a ``MixedDistiller`` ignores it.
-        initial_epochs: Length of the initial stage in epochs.
+        student_loss_weight: Weight of the student's own loss beside these; only ``FrozenTeacherDistill`` reads it, and
+            only where this distiller is alone.
+        initial_epochs: Length of the initial stage in epochs; more than 0 just where a loss is of that stage.
         initial_lr: Learning rate of the initial stage; that of the run unless given.
         frozen: Names of connectors that the main stage does not train.
         image_shape: ``C x H x W`` of the images, for which the shapes are found.
         init_cfg: As of every mmengine module.
 
     Raises:
-        SettingError: A feature, network or stage is unknown, or the features of the two networks do not fit the loss
-            or connector.
+        SettingError: A name is unknown or used twice, a setting is out of range, or the features of the two networks
+            do not fit the loss or connector.
 
     Config example, FitNets (ICLR 2015) and attention transfer (ICLR 2017) at once::
 
@@ -118,20 +119,30 @@ class FeatureDistiller(ConfigurableDistiller):
                 f'FeatureDistiller: losses={losses!r} must name at least one: '
                 "losses=dict(at=dict(loss=dict(type='AttentionTransferLoss'), features='maps'))."
             )
-        self.loss_cfgs = losses
+        self.loss_cfgs = {name: _entry(name, cfg) for name, cfg in losses.items()}
         self.shared_connectors = connectors or {}
-        self.student_loss_weight = student_loss_weight
-        self.initial_epochs = initial_epochs
-        self.initial_lr = initial_lr
-        self.frozen = tuple(frozen)
-        unknown = sorted({*self.frozen} - {*self.shared_connectors})
+        unknown = sorted({*frozen} - {*self.shared_connectors})
         if unknown:
             raise SettingError(
                 f'FeatureDistiller: {", ".join(unknown)} in frozen is not in connectors: '
                 f'{", ".join(self.shared_connectors) or "there are none"}.'
             )
+        initial = [name for name, entry in self.loss_cfgs.items() if entry['stage'] == 'initial']
+        if not isinstance(initial_epochs, int) or initial_epochs < 0 or bool(initial) != (initial_epochs > 0):
+            raise SettingError(
+                f'FeatureDistiller: initial_epochs={initial_epochs!r}, and losses of the stage initial: '
+                f'{", ".join(initial) or "none"}. Where there are such losses it must be a positive number of epochs, '
+                'otherwise 0.'
+            )
+        if len(image_shape) != 3 or not all(isinstance(size, int) and size > 0 for size in image_shape):
+            raise SettingError(f'FeatureDistiller: image_shape={image_shape!r} must be C x H x W, such as (3, 32, 32).')
+        self.student_loss_weight = student_loss_weight
+        self.initial_epochs = initial_epochs
+        self.initial_lr = initial_lr
+        self.frozen = tuple(frozen)
         self.image_shape = tuple(image_shape)
-        self.stage = 'main'
+        # with two stages InitialStageHook sets it; until then what is frozen later must be known to DDP as trained
+        self.stage = None if initial_epochs else 'main'
         self.stage_mappings: dict[str, dict] = {stage: {} for stage in STAGES}
 
     @property
@@ -163,7 +174,7 @@ class FeatureDistiller(ConfigurableDistiller):
         """
         networks = {**self._unprepared, 'teacher': model}
         del self._unprepared
-        maps = any(cfg.get('features') not in OF_CLASSIFIER for cfg in self.loss_cfgs.values())
+        maps = any(name not in OF_CLASSIFIER for entry in self.loss_cfgs.values() for name in _feature_names(entry))
         points = {name: feature_points(network, maps) for name, network in networks.items()}
         terms = [term for name, cfg in self.loss_cfgs.items() for term in _terms(name, cfg, points)]
         used = {
@@ -174,14 +185,24 @@ class FeatureDistiller(ConfigurableDistiller):
             network: {name: _resolve(points[network], name, network) for name in names}
             for network, names in used.items()
         }
-        shapes = {
-            network: dict(zip(names, feature_shapes(networks[network], names.values(), self.image_shape), strict=True))
-            for network, names in found.items()
-        }
+        shapes = {network: self._shapes(networks[network], names) for network, names in found.items()}
         for term in terms:
             self._build(term, found, shapes)
+        unused = sorted({*self.shared_connectors} - {*self.connectors})
+        if unused:
+            raise SettingError(f'FeatureDistiller: no loss names the connector {", ".join(unused)} in connectors.')
         self._start_recorders(networks, found)
-        self.set_stage(self.stage)
+        if self.stage == 'main':
+            self.set_stage('main')
+
+    def _shapes(self, network: nn.Module, points: dict[str, Point]) -> dict[str, tuple[int, ...]]:
+        try:
+            return dict(zip(points, feature_shapes(network, points.values(), self.image_shape), strict=True))
+        except RuntimeError as error:
+            raise SettingError(
+                f'FeatureDistiller: image_shape={self.image_shape} does not fit the network: {error}. Give the shape '
+                'of the images, C x H x W, as distiller.image_shape.'
+            ) from None
 
     def _build(self, term: Term, found: dict[str, dict[str, Point]], shapes: dict[str, dict[str, tuple]]) -> None:
         """Build a loss and the connectors of its arguments."""
@@ -198,17 +219,23 @@ class FeatureDistiller(ConfigurableDistiller):
             if item.connector is None:
                 continue
             shared = isinstance(item.connector, str)
-            name = item.connector if shared else f'{term.name}_{item.network}'
-            if shared and name not in self.shared_connectors:
+            name = item.connector if shared else f'{term.name}_{argument}'
+            if shared != (name in self.shared_connectors):
                 raise SettingError(
-                    f'FeatureDistiller: connector {name!r} of {term.name} is not in connectors: '
-                    f'{", ".join(self.shared_connectors) or "there are none"}.'
+                    f'FeatureDistiller: connector {name!r} of {term.name} '
+                    + (
+                        f'is not in connectors: {", ".join(self.shared_connectors) or "there are none"}.'
+                        if shared
+                        else 'has the name of one in connectors. Rename that one.'
+                    )
                 )
             if name not in self.connectors:
                 cfg = self.shared_connectors[name] if shared else item.connector
                 width = shapes[item.network][item.feature][0]
                 self.connectors[name] = _built(cfg, {**given, 'in_features': width})
             mapping[argument].update(connector=name, method=item.method)
+        if f'loss_{term.name}' in self.distill_losses:
+            raise SettingError(f'FeatureDistiller: two losses are called {term.name}. Rename one in losses.')
         loss = _built(term.loss, given)
         if hasattr(loss, 'check_shapes'):
             loss.check_shapes(**{name: shapes[item.network][item.feature] for name, item in term.inputs.items()})
@@ -227,6 +254,22 @@ class FeatureDistiller(ConfigurableDistiller):
             manager.initialize(networks[network])
             setattr(self, f'{network}_recorders', manager)
 
+    def compute_distill_losses(self) -> dict[str, Tensor]:
+        """Compute the losses of the stage.
+
+        Returns:
+            Each loss by its name: ``loss_at1``.
+
+        Raises:
+            SettingError: There are two stages and nothing has said which it is.
+        """
+        if self.stage is None:
+            raise SettingError(
+                f'FeatureDistiller: initial_epochs={self.initial_epochs}, but nothing begins the stages. Add '
+                "default_hooks=dict(initial_stage=dict(type='InitialStageHook')) to the config."
+            )
+        return super().compute_distill_losses()
+
     def set_stage(self, stage: str) -> None:
         """Let the losses of a stage count.
 
@@ -240,56 +283,101 @@ class FeatureDistiller(ConfigurableDistiller):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> 'FeatureDistiller':
-        """Set the mode; what is frozen stays in eval mode."""
+        """Set the mode; what is frozen stays in eval mode.
+
+        Args:
+            mode: Whether to train.
+
+        Returns:
+            The distiller.
+        """
         super().train(mode)
         if self.stage == 'main':
             for name in self.frozen:
-                if name in self.connectors:
-                    self.connectors[name].eval()
+                self.connectors[name].eval()
         return self
 
     def get_record(self, *args: Any, connector: str | None = None, method: str | None = None, **kwargs: Any) -> Any:
-        """Get a feature as mmrazor does, or through a method of its connector."""
+        """Get a feature as mmrazor does, or through a method of its connector.
+
+        Args:
+            *args: As of the base class.
+            connector: Name of the connector.
+            method: Name of its method; ``None`` calls the connector itself.
+            **kwargs: As of the base class.
+
+        Returns:
+            The feature.
+        """
         if method is None:
             return super().get_record(*args, connector=connector, **kwargs)
         return getattr(self.connectors[connector], method)(super().get_record(*args, **kwargs))
 
 
-def _terms(name: str, cfg: dict, points: dict[str, FeaturePoints]) -> list[Term]:
-    """Write out an entry of ``losses``: one term a feature."""
-    cfg = dict(cfg)
-    stage = cfg.pop('stage', 'main')
-    if stage not in STAGES:
-        raise SettingError(f'FeatureDistiller: stage={stage!r} of {name} must be one of {", ".join(STAGES)}.')
-    loss, features, inputs = cfg.pop('loss', None), cfg.pop('features', None), cfg.pop('inputs', None)
-    if not isinstance(loss, Mapping) or (features is None) == (inputs is None):
+def _entry(name: str, cfg: Any) -> dict:
+    """Check an entry of ``losses`` and fill in what it leaves out."""
+    known = ('loss', 'features', 'inputs', 'student_connector', 'teacher_connector', 'decay', 'stage')
+    if not name.isidentifier():
+        raise SettingError(f'FeatureDistiller: {name!r} in losses cannot be a name: it must be one word.')
+    if not isinstance(cfg, Mapping) or {*cfg} - {*known}:
+        raise SettingError(f'FeatureDistiller: {name}={cfg!r} in losses must be a dict of these: {", ".join(known)}.')
+    loss, features, inputs = cfg.get('loss'), cfg.get('features'), cfg.get('inputs')
+    if not isinstance(loss, Mapping) or 'type' not in loss or (features is None) == (inputs is None):
         raise SettingError(
             f'FeatureDistiller: {name} in losses needs loss=dict(type=...) and either features or inputs.'
         )
-    decay = cfg.pop('decay', 1.0)
-    connectors = {network: cfg.pop(f'{network}_connector', None) for network in NETWORKS}
-    if cfg:
-        raise SettingError(
-            f'FeatureDistiller: {", ".join(cfg)} of {name} in losses is unknown. Known: loss, features, '
-            'student_connector, teacher_connector, decay, stage, inputs.'
-        )
-    if inputs is not None:
-        return [Term(name, dict(loss), {argument: Input(**i) for argument, i in inputs.items()}, stage)]
+    stage, decay = cfg.get('stage', 'main'), cfg.get('decay', 1.0)
+    if stage not in STAGES:
+        raise SettingError(f'FeatureDistiller: stage={stage!r} of {name} must be one of {", ".join(STAGES)}.')
+    if not isinstance(decay, int | float) or decay <= 0:
+        raise SettingError(f'FeatureDistiller: decay={decay!r} of {name} must be a positive number.')
+    for argument, i in (inputs or {}).items():
+        whole = isinstance(i, Mapping) and {'network', 'feature'} <= {*i} <= {*Input._fields}
+        if not whole or i['network'] not in NETWORKS:
+            raise SettingError(
+                f'FeatureDistiller: inputs of {name}: {argument}={i!r} must be dict(network=..., feature=...), perhaps '
+                f'with connector and method; network is one of {", ".join(NETWORKS)}.'
+            )
+    return {**cfg, 'stage': stage, 'decay': decay}
 
-    arguments = [a for a in inspect.signature(_class_of(loss).forward).parameters if a != 'self']
-    groups = _groups(name, features, points)
+
+def _feature_names(entry: dict) -> list[str]:
+    return [entry['features']] if 'features' in entry else [i['feature'] for i in entry['inputs'].values()]
+
+
+def _terms(name: str, entry: dict, points: dict[str, FeaturePoints]) -> list[Term]:
+    """Write out an entry of ``losses``: one term a feature."""
+    loss = dict(entry['loss'])
+    parameters = inspect.signature(_class_of(loss).forward).parameters.values()
+    arguments = [p.name for p in parameters if p.name not in ('self', 'data_samples')]
+    needed = [p.name for p in parameters if p.name in arguments and p.default is p.empty]
+    if 'inputs' in entry:
+        inputs = {argument: Input(**i) for argument, i in entry['inputs'].items()}
+        if {*inputs} - {*arguments} or {*needed} - {*inputs}:
+            raise SettingError(
+                f'FeatureDistiller: inputs of {name} are {", ".join(inputs)}; {loss["type"]} takes '
+                f'{", ".join(arguments)}.'
+            )
+        return [Term(name, loss, inputs, entry['stage'])]
+
+    groups = _groups(name, entry['features'], points)
     terms = []
     for i, group in enumerate(groups):
-        items = [Input(network, feature, connectors[network]) for network in NETWORKS for feature in group]
-        weight = loss.get('loss_weight', 1.0) * decay ** (len(groups) - 1 - i)
-        terms.append(
-            Term(
-                f'{name}{i + 1}' if len(groups) > 1 else name,
-                {**loss, 'loss_weight': weight},
-                dict(zip(arguments, items, strict=False)),
-                stage,
+        items = [
+            Input(network, feature, entry.get(f'{network}_connector')) for network in NETWORKS for feature in group
+        ]
+        if not len(needed) <= len(items) <= len(arguments):
+            raise SettingError(
+                f'FeatureDistiller: {name} has features={entry["features"]!r}, {len(items)} at once; {loss["type"]} '
+                f'takes {len(needed)}: {", ".join(needed)}.'
             )
-        )
+        weight = entry['decay'] ** (len(groups) - 1 - i)
+        if weight != 1.0:
+            loss = {**entry['loss'], 'loss_weight': weight * entry['loss'].get('loss_weight', 1.0)}
+        else:
+            loss = dict(entry['loss'])
+        numbered = f'{name}{i + 1}' if len(groups) > 1 else name
+        terms.append(Term(numbered, loss, dict(zip(arguments, items, strict=False)), entry['stage']))
     return terms
 
 

@@ -78,7 +78,6 @@ class MixedDistiller(BaseDistiller):
                     'torch does not use itself. Call it by its method, for example: "icd".'
                 )
         self.distillers = nn.ModuleDict({name: MODELS.build(cfg) for name, cfg in distillers.items()})
-        self.stage = 'main'
         self.staged = {name: d for name, d in self.distillers.items() if getattr(d, 'initial_epochs', 0)}
         epochs = {name: distiller.initial_epochs for name, distiller in self.staged.items()}
         if len(set(epochs.values())) > 1:
@@ -89,6 +88,7 @@ class MixedDistiller(BaseDistiller):
         self.initial_epochs = next(iter(epochs.values()), 0)
         rates = [distiller.initial_lr for distiller in self.staged.values() if distiller.initial_lr is not None]
         self.initial_lr = min(rates, default=None)
+        self.stage = None if self.staged else 'main'
 
     @property
     def student_recorders(self) -> contextlib.AbstractContextManager:
@@ -130,7 +130,7 @@ class MixedDistiller(BaseDistiller):
         return set().union(*(networks_needed_by(distiller) for distiller in self._active().values()))
 
     def _active(self) -> dict[str, nn.Module]:
-        return dict(self.distillers.items()) if self.stage == 'main' else self.staged
+        return self.staged if self.stage == 'initial' else dict(self.distillers.items())
 
     def prepare_from_student(self, model: nn.Module) -> None:
         """Prepare each distiller from the student.

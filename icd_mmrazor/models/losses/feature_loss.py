@@ -136,4 +136,14 @@ def pool_to_smaller(*maps: Tensor) -> list[Tensor]:
         The same with one ``H x W``; those that have it already are not touched.
     """
     size = min(m.shape[2] for m in maps), min(m.shape[3] for m in maps)
-    return [m if m.shape[2:] == size else F.adaptive_avg_pool2d(m, size) for m in maps]
+    return [_pooled(m, size) for m in maps]
+
+
+def _pooled(feature: Tensor, size: tuple[int, int]) -> Tensor:
+    if feature.shape[2:] == size:
+        return feature
+    steps = [large // small for large, small in zip(feature.shape[2:], size, strict=True)]
+    if all(step * small == large for step, small, large in zip(steps, size, feature.shape[2:], strict=True)):
+        # the same, and on a GPU it has a deterministic gradient
+        return F.avg_pool2d(feature, steps)
+    return F.adaptive_avg_pool2d(feature, size)

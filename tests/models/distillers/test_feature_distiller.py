@@ -128,6 +128,7 @@ def test_a_network_that_nothing_looks_at_is_not_run(algorithm: Callable, batch: 
     model = algorithm({'it': remembering(stage='initial', features='pooled')}, initial_epochs=1)
     calls = []
     model.teacher.register_forward_hook(lambda *_: calls.append(model.distiller.stage))
+    model.distiller.set_stage('main')
     assert set(model.loss(*batch(3))) == {'student.loss'}
     model.distiller.set_stage('initial')
     model.loss(*batch(3))
@@ -162,16 +163,56 @@ def test_pooled_features_of_a_backbone_whose_maps_are_not_known(network: Callabl
     [
         ({}, {}, r'losses=\{\} must name at least one'),
         ({'it': dict(loss=dict(type='PKTLoss'))}, {}, 'needs loss=.* and either features or inputs'),
+        ({'it': dict(loss=dict(loss_weight=1.0), features='pooled')}, {}, 'needs loss=dict'),
+        ({'it': 'PKTLoss'}, {}, "it='PKTLoss' in losses must be a dict"),
+        ({'it.is': remembering(features='pooled')}, {}, "'it.is' in losses cannot be a name"),
         ({'it': dict(loss=dict(type='PKTLos'), features='pooled')}, {}, "type='PKTLos' is no registered loss"),
-        ({'it': dict(loss=dict(type='PKTLoss'), feature='pooled')}, {}, 'either features or inputs'),
-        ({'it': dict(loss=dict(type='PKTLoss'), features='pooled', weight=1)}, {}, 'weight of it in losses is unknown'),
+        ({'it': dict(loss=dict(type='PKTLoss'), features='pooled', weight=1)}, {}, 'must be a dict of these: loss'),
         ({'it': remembering(features='map7')}, {}, "student has no feature 'map7'. It has: map0, map1, map2, map3"),
         ({'it': remembering(features='pooled', stage='late')}, {}, "stage='late' of it must be one of initial, main"),
+        ({'it': remembering(features='maps', decay='x')}, {}, "decay='x' of it must be a positive number"),
         ({'it': remembering(features='pooled', student_connector='x')}, {}, "connector 'x' of it is not in connectors"),
         ({'it': remembering(features='pooled')}, {'frozen': ['x']}, 'x in frozen is not in connectors'),
+        (
+            {'it': remembering(features='pooled')},
+            {'connectors': dict(x=dict(type='LinearProjection'))},
+            'no loss names the connector x',
+        ),
         ({'it': remembering(features='maps')}, {'teacher': 'res50'}, 'student has 4 of them and the teacher 5'),
+        ({'it': remembering(features='consecutive_maps')}, {}, "features='consecutive_maps', 4 at once; Rem.* takes 2"),
+        ({'it': dict(loss=dict(type='FSPLoss'), features='maps')}, {}, "features='maps', 2 at once; FSPLoss takes 4"),
+        ({'it': remembering(features='maps'), 'it1': remembering(features='map1')}, {}, 'two losses are called it1'),
+        (
+            {'it': remembering(inputs=dict(s_feature=dict(network='s', feature='map1')))},
+            {},
+            'network is one of student',
+        ),
+        (
+            {'it': remembering(inputs=dict(x=dict(network='student', feature='map1')))},
+            {},
+            'inputs of it are x; RememberingLoss takes s_feature, t_feature',
+        ),
+        ({'it': remembering(features='map1', stage='initial')}, {}, 'initial_epochs=0, and losses of .* initial: it'),
+        ({'it': remembering(features='map1')}, {'initial_epochs': 2}, 'initial_epochs=2, and losses of .*: none'),
+        ({'it': remembering(features='map1')}, {'image_shape': (1, 32, 32)}, r'image_shape=\(1, 32, 32\) does not fit'),
     ],
 )
 def test_bad_input(losses: dict, settings: dict, message: str, algorithm: Callable) -> None:
     with pytest.raises(SettingError, match=message):
         algorithm(losses, **settings)
+
+
+def test_stages_that_nothing_begins_are_refused(algorithm: Callable, batch: Callable) -> None:
+    model = algorithm({'it': remembering(stage='initial', features='pooled')}, initial_epochs=1)
+    with pytest.raises(SettingError, match='InitialStageHook'):
+        model.loss(*batch(3))
+
+
+def test_a_loss_without_a_weight_is_given_none(algorithm: Callable, batch: Callable) -> None:
+    @MODELS.register_module(force=True)
+    class WeightlessLoss(nn.Module):
+        def forward(self, s_feature: Tensor, t_feature: Tensor) -> Tensor:
+            return (s_feature.sum() - t_feature.sum()).abs()
+
+    model = algorithm({'it': dict(loss=dict(type='WeightlessLoss'), features='pooled')})
+    assert torch.isfinite(model.loss(*batch(3))['distill.loss_it'])
