@@ -27,5 +27,5 @@ def run_python(*args: object, cwd: Path | None = None, **environment: str) -> su
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
