@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, TOOLS, run_python
+from helpers import TOOLS, run_python
 from mmengine.config import Config
 
 from icd_mmrazor import benchmark
@@ -12,12 +12,30 @@ from icd_mmrazor import benchmark
 FRONT = TOOLS / 'benchmarks' / 'train.py'
 
 
-def test_list_shows_both_axes() -> None:
-    process = run_python(FRONT, '--list', cwd=ROOT)
+def test_list_shows_both_axes_and_what_is_there(tmp_path: Path) -> None:
+    for file in ('data/cifar100/train', 'work_dirs/wrn40-2_cifar100/epoch_240.pth'):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).touch()
+    process = run_python(FRONT, '--list', cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     for name in [*benchmark.method_names(), *benchmark.pair_names()]:
         assert f'  {name} ' in process.stdout
-    assert 'teacher work_dirs/wrn40-2_cifar100/epoch_240.pth' in process.stdout
+    lines = {line.split()[0]: ' '.join(line.split()[1:]) for line in process.stdout.splitlines()}
+    teacher = 'teacher work_dirs/wrn40-2_cifar100/epoch_240.pth'
+    assert lines['wrn40-2_wrn16-2_cifar100'] == f'fsp: yes data data/cifar100 {teacher}'
+    assert lines['wrn40-2_wrn40-1_cifar100'] == f'fsp: no data data/cifar100 {teacher}'
+    assert lines['res20_res8_digits'] == (
+        'fsp: yes data work_dirs/demo/digits.npz (not there) teacher work_dirs/demo/teacher/epoch_20.pth (not there)'
+    )
+
+
+def test_several_processes_are_refused(tmp_path: Path) -> None:
+    process = run_python(FRONT, 'icd', 'res20_res8_digits', cwd=tmp_path, WORLD_SIZE='2')
+    assert process.returncode == 1
+    assert 'WORLD_SIZE=2: this tool is one process' in process.stderr
+    assert '--dump FILE' in process.stderr
+    assert 'tools/dist_train.sh FILE GPUS' in process.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_mixed_cell_is_trained(images_file: Path, teacher_file: Callable, tmp_path: Path) -> None:
@@ -35,6 +53,7 @@ def test_a_mixed_cell_is_trained(images_file: Path, teacher_file: Callable, tmp_
     for term in ('icd.loss_icd', 'kd.loss_kd', 'at.loss_at3'):
         assert f'distill.{term}' in process.stdout
     assert (tmp_path / 'cell' / 'epoch_1.pth').is_file()
+    assert not list((tmp_path / 'cell').glob('.*'))
 
 
 def test_dump_writes_the_config_and_keeps_what_is_there(tmp_path: Path) -> None:

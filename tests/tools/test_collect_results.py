@@ -27,11 +27,18 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
     """Write what a training leaves; return its first log."""
 
     def write(
-        method: str, pair: str, seed: int, accuracies: Sequence[float], epochs: int = 240, root: str = 'runs'
+        method: str,
+        pair: str,
+        seed: int,
+        accuracies: Sequence[float],
+        epochs: int = 240,
+        root: str = 'runs',
+        model: str = '',
     ) -> Path:
         logs = tmp_path / root / method / pair / f'seed_{seed}' / '20260101_000000' / 'vis_data'
         logs.mkdir(parents=True)
         config = (
+            f'model = dict({model})\n'
             f'train_cfg = dict(by_epoch=True, max_epochs={epochs}, val_interval=1)\nrandomness = dict(seed={seed})\n'
         )
         (logs / 'config.py').write_text(config)
@@ -191,6 +198,41 @@ def test_unlike_runs_are_not_averaged(write_run: Callable, collect: Callable) ->
     assert 'not comparable' in printed
 
 
+def test_an_initial_stage_is_beside_the_published_epochs(write_run: Callable, collect: Callable) -> None:
+    staged = 'distiller=dict(\n        distillers=dict(\n            kd=dict(type="KD"), x=dict(initial_epochs=30)))'
+    for method, epochs, model in (
+        ('ab', 270, staged), ('ft', 240, staged), ('fitnet', 270, ''), ('at', 300, ''), ('kd', 240, ''),
+    ):  # fmt: skip
+        write_run(method, PAIR, 0, [70.0], epochs=epochs, model=model)
+    _, rows = collect()
+    assert {row['method']: row['notes'] for row in rows} == {
+        'ab': '',
+        'kd': '',
+        'ft': 'trained for 240 epochs, 30 of them before the main stage, the published value is of 240 + 30',
+        'fitnet': 'trained for 270 epochs, the published value is of 240',
+        'at': 'trained for 300 epochs, the published value is of 240',
+    }
+    assert {row['method']: row['epochs'] for row in rows}['ab'] == '270'
+
+
+def test_what_is_not_the_published_cell_is_told(write_run: Callable, collect: Callable) -> None:
+    write_run('icd', PAIR, 0, [74.0], model='distiller=dict(),\n    random_teacher=True')
+    write_run('icd', OTHER, 0, [67.0], model='random_teacher=False')
+    for seed in range(3):
+        record = write_run('kd', PAIR, seed, [73.0]).parents[2] / 'trial.json'
+        record.write_text(json.dumps({'cfg_options': ['a.b=2', 'c=[1, "x y"]'][: 2 * (seed < 2)], 'model': {'b': []}}))
+    record = write_run('kd', OTHER, 0, [67.0]).parents[2] / 'trial.json'
+    record.write_text('{"model": {}}')
+    printed, rows = collect()
+    assert '| icd | 74.00 (n=1) † [74.23, -0.23]        | 67.00 (n=1) [68.35, -1.35]   |' in printed
+    assert {(row['method'], row['pair']): row['notes'] for row in rows} == {
+        ('icd', PAIR): 'seed 0: finished (the teacher is random); seed 1, 2: missing',
+        ('icd', OTHER): 'seed 1, 2: missing',
+        ('kd', PAIR): """seed 0, 1: finished (with --cfg-options a.b=2 'c=[1, "x y"]')""",
+        ('kd', OTHER): 'seed 0: finished (trial.json does not say with which --cfg-options); seed 1, 2: missing',
+    }
+
+
 def test_several_folders_are_one_table(write_run: Callable, collect: Callable) -> None:
     write_run('icd', PAIR, 0, [74.0])
     write_run('icd', PAIR, 1, [75.0], root='more')
@@ -226,6 +268,19 @@ def test_figure(suffix: str, write_run: Callable, collect: Callable, tmp_path: P
     assert content.startswith({'.png': b'\x89PNG', '.svg': b'<?xml', '.pdf': b'%PDF'}[suffix])
     if suffix == '.png':
         assert min(struct.unpack('>II', content[16:24])) > 300
+
+
+def test_the_figure_names_what_is_missing(write_run: Callable, collect: Callable, tmp_path: Path) -> None:
+    write_run('icd', PAIR, 0, [74.0])
+    write_run('kd', OTHER, 0, [67.0])
+    file = tmp_path / 'figure.svg'
+    collect('--figure', file)
+    # the picture's letters are shapes, each line a comment before them
+    texts = [line.removeprefix('<!-- ').removesuffix(' -->') for line in map(str.strip, file.read_text().splitlines())]
+    caption = ' '.join(texts[texts.index('top-1 accuracy after the last epoch (%)') :])
+    for cell in (f'icd on {OTHER} (missing)', f'kd on {PAIR} (missing)'):
+        assert cell in caption
+    assert f'icd on {PAIR}' not in caption
 
 
 def test_bad_arguments_are_messages(collect: Callable, tool: dict, tmp_path: Path) -> None:

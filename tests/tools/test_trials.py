@@ -30,7 +30,7 @@ run(lambda: main(sys.argv[3:], train=Path(sys.argv[2])))
 """
 # a real process that resumes and leaves what a training does; it waits after the epoch that the file `hold` names
 STAND_IN = """
-import argparse, json, os, sys, time
+import argparse, json, os, sys, time, zipfile
 from pathlib import Path
 parser = argparse.ArgumentParser()
 parser.add_argument('methods'), parser.add_argument('pair'), parser.add_argument('--work-dir', type=Path)
@@ -52,7 +52,7 @@ logs.mkdir(parents=True)
     f'train_cfg = dict(by_epoch=True, max_epochs={epochs}, val_interval=1)\\n')
 for epoch in range(done + 1, epochs + 1):
     checkpoint = args.work_dir / f'epoch_{epoch}.pth'
-    checkpoint.touch()
+    zipfile.ZipFile(checkpoint, 'w').close()
     last.write_text(str(checkpoint))
     with (logs / 'scalars.json').open('a') as log:
         log.write(json.dumps({'lr': 0.05, 'loss': 1.0, 'epoch': epoch, 'iter': 2 * epoch, 'step': 2 * epoch}) + '\\n')
@@ -161,9 +161,10 @@ def test_a_stopped_benchmark_goes_on(
 
     runpy.run_path(str(TOOLS / 'analysis' / 'collect_results.py'))['main']([str(root)])
     table = capsys.readouterr().out
-    assert '| student | 31.20 ± 0.71 (n=2) |' in table
-    assert '| kd+icd  | 31.10 ± 0.71 (n=2) |' in table
-    assert 'Notes' not in table
+    assert '| student | 31.20 ± 0.71 (n=2) † |' in table
+    assert '| kd+icd  | 31.10 ± 0.71 (n=2) † |' in table
+    assert f'- student on {PAIR}: seed 0, 1: finished (with --cfg-options train_cfg.max_epochs=3)' in table
+    assert f'- kd+icd on {PAIR}: seed 0, 1: finished (with --cfg-options train_cfg.max_epochs=3 model.teach' in table
 
 
 def test_a_failed_cell_stops_no_other_and_is_named(arguments: list[str], run_here: Callable, tmp_path: Path) -> None:
@@ -211,6 +212,12 @@ def test_a_folder_with_another_configuration_is_refused(
         (['--cfg-options', 'model.teacher_ckpt=a.pth'], ['teacher a.pth: there is no such file .1 methods x pairs']),
         (['--cfg-options', 'randomness.seed=3'], ['give --seeds']),
         (['--cfg-options', 'seed'], ['give KEY=VALUE']),
+        (['--cfg-options', 'kd:a.b=1'], ["for the cells of 'kd' alone, and --methods has: kd.icd, student"]),
+        (
+            ['--methods', 'ab', 'kd', 'icd', '--cfg-options', 'model.distiller.initial_epochs=2'],
+            ['does not fit kd: ', 'does not fit icd: ', 'METHODS:model.distiller.initial_epochs=2'],
+        ),
+        (['--methods', 'ab', '--cfg-options', 'train_cfg.max_epochs=2'], ['max_epochs=2 and model.distiller.initial_']),
         (['--cfg-options', 'train_cfg.max_epochs.x=1'], ['--cfg-options do not fit the config of kd.icd on']),
         (['--jobs', '0'], ['at least 1']),
         (['--gpus', '0', '--jobs', '1'], ['with --gpus leave it out']),
@@ -225,6 +232,30 @@ def test_refused_before_anything_starts(
     for message in messages:
         assert re.search(message, str(refused.value))
     assert not (tmp_path / 'runs').exists()
+
+
+def test_options_of_one_method(arguments: list[str], run_here: Callable, tmp_path: Path) -> None:
+    """Others are not touched, and what stands in the folder does not depend on how it was asked."""
+    more = [
+        *arguments,
+        'model.architecture.backbone.depth=14',
+        'kd+icd:optim_wrapper.optimizer.lr=0.01',
+        '--seeds',
+        '3',
+    ]
+    run_here(more)
+    kd, student = (
+        json.loads((tmp_path / 'runs' / methods / PAIR / 'seed_3' / 'trial.json').read_text())
+        for methods in ('kd+icd', 'student')
+    )
+    assert kd['optim_wrapper']['optimizer']['lr'] == 0.01 != student['optim_wrapper']['optimizer']['lr']
+    assert kd['model']['architecture']['backbone']['depth'] == student['model']['backbone']['depth'] == 14
+    assert student['cfg_options'] == [f'train_cfg.max_epochs={EPOCHS}', 'model.backbone.depth=14']
+    same = [option.replace('depth=14', 'depth=0xE') for option in more]
+    with pytest.raises(SettingError, match='backbone.depth is 14 there, 0xE asked'):
+        run_here(same)
+    index = more.index('--cfg-options') + 1
+    assert '2 finished before' in run_here([*more[:index], f'train_cfg.max_epochs={EPOCHS}', *more[index:]])
 
 
 def test_what_does_not_fit_is_refused_or_left_out(

@@ -138,7 +138,10 @@ def test_settings_are_found_at_any_depth(tmp_path: Path) -> None:
     ('text', 'options'),
     [
         ('{"cfg_options": [], "model": {}}', []),
-        (json.dumps({'a': {'b': [1]}, 'cfg_options': ['a=1', 'b="x", [\\"y\\"]'], 'c': 2}), ['a=1', 'b="x", [\\"y\\"]']),
+        (
+            json.dumps({'a': {'b': [1]}, 'cfg_options': ['a=1', 'b="x", [\\"y\\"]'], 'c': 2}),
+            ['a=1', 'b="x", [\\"y\\"]'],
+        ),
         ('{"model": {}}', None),
         ('{"cfg_options": ["a=1", ', None),
         ('{"cfg_options": [["a=1"]]}', None),

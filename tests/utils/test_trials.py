@@ -1,7 +1,5 @@
 """Trainings as processes: how they are run, stopped and gone on with."""
 
-import json
-import os
 import signal
 import sys
 import time
@@ -136,3 +134,38 @@ time.sleep(60)
     assert signal.getsignal(number) is before
     wait_for(lambda: not alive(tmp_path / 'parent') and not alive(tmp_path / 'child'))
     assert not trials[1].folder.exists()
+
+
+def test_a_training_that_cannot_go_on_is_a_failure_and_starts_nothing(trial: Callable) -> None:
+    cut_off, other = trial('a'), trial('b')
+    cut_off.folder.mkdir()
+    (cut_off.folder / 'epoch_3.pth').write_bytes(b'PK')
+    for _ in range(2):
+        trials = [cut_off, other]
+        assert run_trials(trials, slots(1), Progress(trials, 1)) == [cut_off]
+        assert 'a: ' in cut_off.failure
+        assert 'epoch_3.pth: cut off' in cut_off.failure
+    assert 'epoch_3.pth: cut off' in cut_off.log.read_text()
+    assert not (cut_off.folder / 'starts').exists()
+    assert other.result['accuracy'] == 53.0
+    # mended by hand
+    (cut_off.folder / 'epoch_3.pth').unlink()
+    assert run_trials([cut_off], slots(1), Progress([cut_off], 1)) == []
+
+
+def test_the_log_keeps_every_attempt_and_the_message_has_the_last(trial: Callable) -> None:
+    script = "import sys; print('says', sys.argv[3]); sys.exit(1)"
+    for attempt in ('first', 'second'):
+        one = trial('a', attempt, script=script)
+        run_trials([one], slots(1), Progress([one], 1))
+    lines = one.log.read_text().splitlines()
+    assert [line for line in lines if line.startswith('says')] == ['says first', 'says second']
+    assert sum(line.startswith(SEPARATOR) for line in lines) == 1
+    assert 'says second' in one.failure
+    assert 'says first' not in one.failure
+
+
+def test_another_metric_is_named(trial: Callable) -> None:
+    one = trial('a', script=TRAINING.replace("'accuracy/top1': 50.0", "'data_time': 1, 'accuracy/top5': 50.0"))
+    assert run_trials([one], slots(1), Progress([one], 1)) == [one]
+    assert 'its validation gives accuracy/top5, not accuracy/top1' in one.failure

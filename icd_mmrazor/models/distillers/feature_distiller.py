@@ -1,47 +1,30 @@
 """From names of features to recorders, connectors and losses."""
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.models.task_modules import RecorderManager
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from icd_mmrazor.models.feature_points import (
-    FeaturePoints,
-    Point,
-    feature_points,
-    feature_shapes,
-    keep_preactivations,
+from icd_mmrazor.models.distillers.feature_terms import (
+    NETWORKS,
+    OF_CLASSIFIER,
+    STAGES,
+    Term,
+    checked_entry,
+    class_of,
+    feature_names,
+    find_point,
+    terms_of,
 )
+from icd_mmrazor.models.feature_points import Point, feature_points, feature_shapes, keep_preactivations
 from icd_mmrazor.utils.errors import SettingError
 
-NETWORKS = ('student', 'teacher')
-STAGES = ('initial', 'main')
-# features that lie in every classifier, whatever its backbone
-OF_CLASSIFIER = ('pooled', 'logits')
 # the labels and indices of the batch, as the student gets them: a loss that wants them names them so
 DATA_SAMPLES = Point('ModuleInputs', '', data_idx=1)
-
-
-class Input(NamedTuple):
-    """One argument of a loss: a feature of a network, through a connector."""
-
-    network: str
-    feature: str
-    connector: str | dict | None = None
-    method: str | None = None
-
-
-class Term(NamedTuple):
-    """One loss with its arguments."""
-
-    name: str
-    loss: dict
-    inputs: dict[str, Input]
-    stage: str
 
 
 @MODELS.register_module()
@@ -119,7 +102,7 @@ class FeatureDistiller(ConfigurableDistiller):
                 f'FeatureDistiller: losses={losses!r} must name at least one: '
                 "losses=dict(at=dict(loss=dict(type='AttentionTransferLoss'), features='maps'))."
             )
-        self.loss_cfgs = {name: _entry(name, cfg) for name, cfg in losses.items()}
+        self.loss_cfgs = {name: checked_entry(name, cfg) for name, cfg in losses.items()}
         self.shared_connectors = connectors or {}
         unknown = sorted({*frozen} - {*self.shared_connectors})
         if unknown:
@@ -174,15 +157,15 @@ class FeatureDistiller(ConfigurableDistiller):
         """
         networks = {**self._unprepared, 'teacher': model}
         del self._unprepared
-        maps = any(name not in OF_CLASSIFIER for entry in self.loss_cfgs.values() for name in _feature_names(entry))
+        maps = any(name not in OF_CLASSIFIER for entry in self.loss_cfgs.values() for name in feature_names(entry))
         points = {name: feature_points(network, maps) for name, network in networks.items()}
-        terms = [term for name, cfg in self.loss_cfgs.items() for term in _terms(name, cfg, points)]
+        terms = [term for name, cfg in self.loss_cfgs.items() for term in terms_of(name, cfg, points)]
         used = {
             network: {i.feature: None for term in terms for i in term.inputs.values() if i.network == network}
             for network in NETWORKS
         }
         found = {
-            network: {name: _resolve(points[network], name, network) for name in names}
+            network: {name: find_point(points[network], name, network) for name in names}
             for network, names in used.items()
         }
         shapes = {network: self._shapes(networks[network], names) for network, names in found.items()}
@@ -314,110 +297,7 @@ class FeatureDistiller(ConfigurableDistiller):
         return getattr(self.connectors[connector], method)(super().get_record(*args, **kwargs))
 
 
-def _entry(name: str, cfg: Any) -> dict:
-    """Check an entry of ``losses`` and fill in what it leaves out."""
-    known = ('loss', 'features', 'inputs', 'student_connector', 'teacher_connector', 'decay', 'stage')
-    if not name.isidentifier():
-        raise SettingError(f'FeatureDistiller: {name!r} in losses cannot be a name: it must be one word.')
-    if not isinstance(cfg, Mapping) or {*cfg} - {*known}:
-        raise SettingError(f'FeatureDistiller: {name}={cfg!r} in losses must be a dict of these: {", ".join(known)}.')
-    loss, features, inputs = cfg.get('loss'), cfg.get('features'), cfg.get('inputs')
-    if not isinstance(loss, Mapping) or 'type' not in loss or (features is None) == (inputs is None):
-        raise SettingError(
-            f'FeatureDistiller: {name} in losses needs loss=dict(type=...) and either features or inputs.'
-        )
-    stage, decay = cfg.get('stage', 'main'), cfg.get('decay', 1.0)
-    if stage not in STAGES:
-        raise SettingError(f'FeatureDistiller: stage={stage!r} of {name} must be one of {", ".join(STAGES)}.')
-    if not isinstance(decay, int | float) or decay <= 0:
-        raise SettingError(f'FeatureDistiller: decay={decay!r} of {name} must be a positive number.')
-    for argument, i in (inputs or {}).items():
-        whole = isinstance(i, Mapping) and {'network', 'feature'} <= {*i} <= {*Input._fields}
-        if not whole or i['network'] not in NETWORKS:
-            raise SettingError(
-                f'FeatureDistiller: inputs of {name}: {argument}={i!r} must be dict(network=..., feature=...), perhaps '
-                f'with connector and method; network is one of {", ".join(NETWORKS)}.'
-            )
-    return {**cfg, 'stage': stage, 'decay': decay}
-
-
-def _feature_names(entry: dict) -> list[str]:
-    return [entry['features']] if 'features' in entry else [i['feature'] for i in entry['inputs'].values()]
-
-
-def _terms(name: str, entry: dict, points: dict[str, FeaturePoints]) -> list[Term]:
-    """Write out an entry of ``losses``: one term a feature."""
-    loss = dict(entry['loss'])
-    parameters = inspect.signature(_class_of(loss).forward).parameters.values()
-    arguments = [p.name for p in parameters if p.name not in ('self', 'data_samples')]
-    needed = [p.name for p in parameters if p.name in arguments and p.default is p.empty]
-    if 'inputs' in entry:
-        inputs = {argument: Input(**i) for argument, i in entry['inputs'].items()}
-        if {*inputs} - {*arguments} or {*needed} - {*inputs}:
-            raise SettingError(
-                f'FeatureDistiller: inputs of {name} are {", ".join(inputs)}; {loss["type"]} takes '
-                f'{", ".join(arguments)}.'
-            )
-        return [Term(name, loss, inputs, entry['stage'])]
-
-    groups = _groups(name, entry['features'], points)
-    terms = []
-    for i, group in enumerate(groups):
-        items = [
-            Input(network, feature, entry.get(f'{network}_connector')) for network in NETWORKS for feature in group
-        ]
-        if not len(needed) <= len(items) <= len(arguments):
-            raise SettingError(
-                f'FeatureDistiller: {name} has features={entry["features"]!r}, {len(items)} at once; {loss["type"]} '
-                f'takes {len(needed)}: {", ".join(needed)}.'
-            )
-        weight = entry['decay'] ** (len(groups) - 1 - i)
-        if weight != 1.0:
-            loss = {**entry['loss'], 'loss_weight': weight * entry['loss'].get('loss_weight', 1.0)}
-        else:
-            loss = dict(entry['loss'])
-        numbered = f'{name}{i + 1}' if len(groups) > 1 else name
-        terms.append(Term(numbered, loss, dict(zip(arguments, items, strict=False)), entry['stage']))
-    return terms
-
-
-def _groups(name: str, features: str, points: dict[str, FeaturePoints]) -> list[list[str]]:
-    """Return what each of the losses of an entry compares."""
-    if features not in ('maps', 'preactivations', 'consecutive_maps'):
-        return [[features]]
-    counts = {network: len(points[network].maps) for network in NETWORKS}
-    if counts['student'] != counts['teacher']:
-        raise SettingError(
-            f'FeatureDistiller: {name} compares {features}, but the student has {counts["student"]} of them and the '
-            f'teacher {counts["teacher"]}. Name the features to compare, or use a method that compares pooled ones.'
-        )
-    count = counts['student']
-    if features == 'consecutive_maps':
-        return [[f'map{i}', f'map{i + 1}'] for i in range(count - 1)]
-    return [[f'{features[:-1]}{i}'] for i in range(1, count)]
-
-
-def _resolve(points: FeaturePoints, name: str, network: str) -> Point:
-    known = {
-        **{f'map{i}': point for i, point in enumerate(points.maps)},
-        **{f'preactivation{i}': point for i, point in enumerate(points.preactivations, start=1)},
-        **({'last_map': points.maps[-1]} if points.maps else {}),
-        'pooled': points.pooled,
-        'logits': points.logits,
-    }
-    if name not in known:
-        raise SettingError(f'FeatureDistiller: the {network} has no feature {name!r}. It has: {", ".join(known)}.')
-    return known[name]
-
-
 def _built(cfg: Mapping[str, Any], given: dict[str, Any]) -> nn.Module:
     """Build a loss or connector, with what its constructor asks for."""
-    accepted = inspect.signature(_class_of(cfg)).parameters
+    accepted = inspect.signature(class_of(cfg)).parameters
     return MODELS.build({**{name: value for name, value in given.items() if name in accepted}, **cfg})
-
-
-def _class_of(cfg: Mapping[str, Any]) -> Callable:
-    cls = MODELS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
-    if cls is None:
-        raise SettingError(f'FeatureDistiller: type={cfg["type"]!r} is no registered loss or connector.')
-    return cls
