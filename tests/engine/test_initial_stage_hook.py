@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,6 +92,15 @@ def test_the_rates_of_the_stages(staged: Callable, runner: Callable) -> None:
     assert rates[::batches] == pytest.approx([0.02, 0.02, 0.05, 0.005])
     # the optimizer begins the main stage without the momentum of the initial one
     assert states[batches * 2] == 0 < states[batches]
+    # and the log shows the losses of its stage alone
+    (file,) = Path(run.work_dir).glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for line in lines:
+        if 'loss' in line:
+            assert ('distill.loss_paraphraser' in line) == (line['epoch'] <= 2)
+            assert line['loss'] == pytest.approx(
+                sum(value for name, value in line.items() if '.loss' in name), rel=1e-5
+            )
 
 
 def test_no_epoch_left_for_the_main_stage(staged: Callable, runner: Callable) -> None:

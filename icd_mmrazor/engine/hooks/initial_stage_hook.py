@@ -47,6 +47,10 @@ class InitialStageHook(Hook):
         distiller.set_stage('initial' if initial else 'main')
         if runner.epoch == epochs:
             optimizer.state.clear()
+            # or the log would go on with their last values, and the loss with a mean over both stages
+            scalars = runner.message_hub.log_scalars
+            for name in [name for name in scalars if name.startswith('train/') and 'loss' in name]:
+                del scalars[name]
             runner.logger.info(f'The initial stage is over after {epochs} epochs; the main stage begins.')
         if distiller.initial_lr is None or runner.epoch > epochs:
             return
