@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import LOOPS, Registry
 from mmrazor.registry import MODELS
@@ -110,6 +111,7 @@ def merge_options(cfg: Config, methods: str, options: Sequence[str]) -> None:
         raise SettingError(f'--cfg-options do not fit the config of {methods}: {error}') from error
     for option in options:
         _check_arguments(cfg, methods, option)
+    _check_distiller(cfg, methods, options)
     _check_epochs(cfg, methods)
 
 
@@ -130,8 +132,7 @@ def _check_arguments(cfg: Config, methods: str, option: str) -> None:
         if taken and word not in taken | NO_ARGUMENTS:
             raise SettingError(
                 f'--cfg-options {option} does not fit {methods}: {".".join(words[:depth])} is a {built.__name__}, '
-                f'which takes no {word!r}, but {", ".join(sorted(taken))}. If the option is for other cells, put '
-                f'their methods before it: METHODS:{option}.'
+                f'which takes no {word!r}, but {", ".join(sorted(taken))}. {_for_others(option)}'
             )
         section, default = section.get(word), None
 
@@ -157,6 +158,24 @@ def _arguments(built: Callable) -> set[str]:
         if all(one.kind is not one.VAR_KEYWORD for one in parameters):
             return names
     return set()
+
+
+def _check_distiller(cfg: Config, methods: str, options: Sequence[str]) -> None:
+    """Build the distiller, if options change it: it refuses itself what does not go together."""
+    changes = [option for option in options if option.startswith('model.distiller.')]
+    if not changes:
+        return
+    try:
+        with torch.random.fork_rng(devices=[]), MODELS.switch_scope_and_registry('mmrazor'):
+            MODELS.build(cfg.model.distiller)
+    except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
+        raise SettingError(
+            f'--cfg-options {" ".join(changes)} does not fit {methods}: {error} {_for_others(changes[0])}'
+        ) from error
+
+
+def _for_others(option: str) -> str:
+    return f'If the option is for other cells, put their methods before it: METHODS:{option}.'
 
 
 def _check_epochs(cfg: Config, methods: str) -> None:

@@ -29,19 +29,18 @@ def prepare_resume(folder: Path, max_epochs: int) -> str | None:
             f'{_names(files)}: cut off, and no other checkpoint is there to go on from. Delete it and '
             f'{folder / "last_checkpoint"} to train from the beginning.'
         )
-    unfinished = [file for file in whole if _epoch(file) < max_epochs]
-    if len(unfinished) < len(whole) and max_epochs not in log.accuracies:
-        last = whole[-1]
+    last = whole[-1] if whole else None
+    if last and _epoch(last) == max_epochs not in log.accuracies:
         if log.other_metrics.get(max_epochs):
             return f'{last}: trained, but {wrong_metric(log.other_metrics[max_epochs])}.'
-        if not unfinished:
+        if len(whole) == 1:
             config = next(iter(sorted(folder.glob('*.py'))), 'CONFIG')
             return (
                 f'{last} is the last epoch, the log has no accuracy of it (the training was ended while it validated), '
                 f'and no earlier checkpoint is there to go on from. Test it: tools/test.py {config} {last}; or delete '
                 f'it and {folder / "last_checkpoint"} to train from the beginning.'
             )
-        whole = unfinished
+        whole.pop()
     pointer = folder / 'last_checkpoint'
     if pointer.is_file():
         named = Path(pointer.read_text().strip() or '-')

@@ -224,7 +224,7 @@ def test_what_is_not_the_published_cell_is_told(write_run: Callable, collect: Ca
     record = write_run('kd', OTHER, 0, [67.0]).parents[2] / 'trial.json'
     record.write_text('{"model": {}}')
     printed, rows = collect()
-    assert '| icd | 74.00 (n=1) † [74.23, -0.23]        | 67.00 (n=1) [68.35, -1.35]   |' in printed
+    assert '| icd | 74.00 (n=1) † [74.23, -0.23]        | 67.00 (n=1) † [68.35, -1.35] |' in printed
     assert {(row['method'], row['pair']): row['notes'] for row in rows} == {
         ('icd', PAIR): 'seed 0: finished (the teacher is random); seed 1, 2: missing',
         ('icd', OTHER): 'seed 1, 2: missing',
@@ -272,7 +272,7 @@ def test_figure(suffix: str, write_run: Callable, collect: Callable, tmp_path: P
 
 def test_the_figure_names_what_is_missing(write_run: Callable, collect: Callable, tmp_path: Path) -> None:
     write_run('icd', PAIR, 0, [74.0])
-    write_run('kd', OTHER, 0, [67.0])
+    write_run('kd', OTHER, 0, [67.0], model='random_teacher=True')
     file = tmp_path / 'figure.svg'
     collect('--figure', file)
     # the picture's letters are shapes, each line a comment before them
@@ -281,6 +281,7 @@ def test_the_figure_names_what_is_missing(write_run: Callable, collect: Callable
     for cell in (f'icd on {OTHER} (missing)', f'kd on {PAIR} (missing)'):
         assert cell in caption
     assert f'icd on {PAIR}' not in caption
+    assert f"see the table's notes: kd on {OTHER}" in caption
 
 
 def test_bad_arguments_are_messages(collect: Callable, tool: dict, tmp_path: Path) -> None:

@@ -77,19 +77,24 @@ def test_what_fits_is_merged() -> None:
 @pytest.mark.parametrize(
     ('methods', 'option', 'message'),
     [
-        ('kd', 'model.distiller.initial_epochs=2', r'takes no .initial_epochs.*METHODS:model.distiller.initial_ep'),
+        ('kd', 'model.distiller.initial_epochs=2', r'fit kd: .*initial_epochs=2.* METHODS:model.distiller.init'),
         ('icd+kd', 'model.distiller.embed_dims=2', 'model.distiller is a MixedDistiller, which takes no .embed_dims.'),
-        ('icd+kd', 'model.distiller.distillers.kd.embed_dims=2', 'model.distiller.distillers.kd is a Configurable'),
+        ('icd+kd', 'model.distiller.distillers.kd.embed_dims=2', 'model.distiller.distillers.kd is a Feature'),
+        (
+            'icd',
+            'model.distiller.initial_epochs=2',
+            'model.distiller is a ICDDistiller, which takes no .initial_e',
+        ),
         (
             'icd',
             'model.random_techer=True',
-            'model is a FrozenTeacherDistill, which takes no .random_techer., but arch',
+            'model is a FrozenTeacherDistill, which takes no .random_techer.',
         ),
         ('student', 'student:model.teacher_ckpt=a.pth', 'model is a ImageClassifier, which takes no .teacher_ckpt'),
         ('student', 'model.architecture.backbon.depth=8', 'takes no .backbon.'),
         ('icd', 'train_cfg.max_epoch=3', 'train_cfg is a EpochBasedTrainLoop, which takes no .max_epoch., but'),
         ('icd', 'train_cfg.max_epochs.x=3', '--cfg-options do not fit the config of icd:'),
-        ('ab', 'train_cfg.max_epochs=10', r'train_cfg.max_epochs=10 and model.distiller.initial_epochs=\d+.*Give more'),
+        ('ab', 'train_cfg.max_epochs=10', r'train_cfg.max_epochs=10 and model.distiller.initial_epochs=\d+, which'),
         ('ab+kd', 'train_cfg.max_epochs=2', r'max_epochs=2 and model.distiller.distillers.ab.initial_epochs=\d+'),
     ],
 )

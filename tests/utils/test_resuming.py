@@ -54,6 +54,8 @@ OTHER = ({'accuracy/top5': 50.0, 'single-label/f1-score': 40.0, 'step': EPOCHS},
         (dict(whole=(2, 3), pointer='epoch_3.pth'), 'epoch_2.pth'),
         (dict(whole=(2, 3), pointer='epoch_3.pth', log=LAST), 'epoch_3.pth'),
         (dict(whole=(3,), pointer='epoch_3.pth', log=LAST), 'epoch_3.pth'),
+        # of a longer training: it is for the training to say what it makes of that
+        (dict(whole=(3, 4), pointer='epoch_4.pth'), 'epoch_4.pth'),
     ],
 )
 def test_it_goes_on_from_the_last_checkpoint_that_helps(given: dict, pointer: str | None, prepared: Callable) -> None:

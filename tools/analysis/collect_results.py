@@ -288,11 +288,15 @@ def draw(cells: Sequence[Cell], file: Path) -> None:
     label = 'top-1 accuracy after the last epoch (%)'
     # a published value alone must not be taken for one of ours
     empty = [f'{cell.methods} on {cell.pair} ({cell.state})' for cell in cells if cell.mean is None]
-    if empty:
-        caption = textwrap.wrap(f'no value of ours: {"; ".join(empty)}', width=round(13 * size[0]))
-        label = '\n'.join([label, *caption])
-        figure.set_figheight(size[1] + 0.14 * len(caption))
-    figure.supxlabel(label, fontsize=8, parse_math=False)
+    noted = [f'{cell.methods} on {cell.pair}' for cell in cells if cell.mean is not None and cell.notes]
+    caption = [
+        line
+        for head, names in (('no value of ours', empty), ("see the table's notes", noted))
+        if names
+        for line in textwrap.wrap(f'{head}: {"; ".join(names)}', width=round(13 * size[0]))
+    ]
+    figure.set_figheight(size[1] + 0.14 * len(caption))
+    figure.supxlabel('\n'.join([label, *caption]), fontsize=8, parse_math=False)
     grey = dict(color='grey', linestyle='none', marker='o')
     handles = [Line2D([], [], label='ours: mean and standard deviation over seeds', markersize=5, **grey)]
     if any(cell.published is not None for cell in cells):
