@@ -1,5 +1,6 @@
 """The VGG networks of the CIFAR experiments."""
 
+import warnings
 from typing import Any
 
 from mmpretrain.models.backbones import VGG
@@ -35,6 +36,9 @@ class CIFARVGG(VGG):
         if depth not in self.arch_settings:
             depths = ', '.join(map(str, self.arch_settings))
             raise SettingError(f'CIFARVGG: depth={depth} must be one of {depths}.')
-        super().__init__(depth, **{'norm_cfg': dict(type='BN'), 'with_last_pool': False, **kwargs})
+        with warnings.catch_warnings():
+            # the published networks have these biases
+            warnings.filterwarnings('ignore', message='Unnecessary conv bias before batch/instance norm')
+            super().__init__(depth, **{'norm_cfg': dict(type='BN'), 'with_last_pool': False, **kwargs})
         fourth_pool = self.range_sub_modules[3][1] - 1
         self.features[fourth_pool] = nn.Identity()
