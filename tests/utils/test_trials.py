@@ -3,7 +3,7 @@
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -111,7 +111,16 @@ def alive(pid_file: Path) -> bool:
         return False
 
 
+@pytest.fixture
+def _not_ignored() -> Iterator[None]:
+    """Let SIGINT count: a shell's background job, as the tests may be one, begins with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+@pytest.mark.usefixtures('_not_ignored')
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_trainings_and_their_children(
     number: signal.Signals, trial: Callable, tmp_path: Path, capsys: pytest.CaptureFixture

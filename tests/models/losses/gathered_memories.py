@@ -8,10 +8,13 @@ import sys
 import numpy as np
 import torch
 import torch.distributed as dist
-from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-import icd_mmrazor  # noqa: F401
+import icd_mmrazor  # noqa: F401  # before the stack, which it mends
+
+# isort: split
+from mmpretrain.structures import DataSample
+
 from icd_mmrazor.models import LinearProjection
 from icd_mmrazor.models.losses import ContrastiveRepresentationLoss, RRDLoss
 
