@@ -142,8 +142,8 @@ def pool_to_smaller(*maps: Tensor) -> list[Tensor]:
 def _pooled(feature: Tensor, size: tuple[int, int]) -> Tensor:
     if feature.shape[2:] == size:
         return feature
-    steps = [large // small for large, small in zip(feature.shape[2:], size, strict=True)]
-    if all(step * small == large for step, small, large in zip(steps, size, feature.shape[2:], strict=True)):
+    height, width = feature.shape[2:]
+    if height % size[0] == 0 and width % size[1] == 0:
         # the same, and on a GPU it has a deterministic gradient
-        return F.avg_pool2d(feature, steps)
+        return F.avg_pool2d(feature, (height // size[0], width // size[1]))
     return F.adaptive_avg_pool2d(feature, size)
