@@ -9,6 +9,7 @@ from unittest import mock
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / 'tests' / 'data'
@@ -34,9 +35,14 @@ def run_python(*args: object, cwd: Path | None = None, **environment: str) -> su
 
 
 def exit_status(tool: Path, *arguments: object) -> int | str | None:
-    """Run a tool in this process, without the seconds that a new one takes to import the stack."""
+    """Run a tool in this process, without the seconds that a new one takes to import the stack.
+
+    mmengine names a run's logger by its config and the second it starts in: two runs within a second would share one,
+    and the later would write to the captured stream of the earlier test. So a tool's loggers end with it.
+    """
     status = None
-    with mock.patch.object(sys, 'argv', [str(tool), *map(str, arguments)]):
+    arguments = [str(tool), *map(str, arguments)]
+    with mock.patch.object(sys, 'argv', arguments), mock.patch.dict(MMLogger._instance_dict):
         try:
             runpy.run_path(str(tool), run_name='__main__')
         except SystemExit as end:
