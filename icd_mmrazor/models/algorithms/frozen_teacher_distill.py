@@ -1,10 +1,12 @@
 """Distillation from a teacher that is really frozen."""
 
 import contextlib
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmrazor.models.algorithms import SingleTeacherDistill
 from mmrazor.models.utils import add_prefix
@@ -13,8 +15,11 @@ from torch import Tensor, nn
 
 from icd_mmrazor.compat import in_mmpretrain_scope
 from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher, networks_needed_by
+from icd_mmrazor.models.frozen_network import FrozenNetwork
+from icd_mmrazor.models.records import forget, make_plain, recorders_of
 from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of
 from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.utils.samples import as_one_sample
 
 
 @MODELS.register_module()
@@ -43,13 +48,23 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         architecture: Config of the student, or the built model. Without a scope it is mmpretrain's too.
         data_preprocessor: What both networks see the images through. Its type is mmpretrain's
             ``ClsDataPreprocessor`` unless it names another.
+        teacher_precision: What the teacher computes in: ``'fp32'`` (the precision of its weights, also where the
+            student trains under autocast), ``'bf16'`` or ``'fp16'`` (GPU). Losses get its features in float32.
+        fold_teacher_norms: Whether the teacher's batch norms are folded into its convolutions, in a copy. Features
+            stay equal to 1e-5.
+        channels_last: Whether images and weights of both networks lie in memory channels last, which convolutions
+            are faster with. Losses get features laid out as always.
+        torch_compile: Whether ``torch.compile`` makes one graph of teacher, student and losses; or a dictionary of its
+            options: ``dict(mode='max-autotune')``. It takes a minute at the start. Where it fails, the log says so
+            and the run goes on without it.
         random_teacher: Take the teacher as it is, without a checkpoint: for tests of the plumbing.
         student_trainable: As of the base class.
         calculate_student_loss: As of the base class.
         **kwargs: Other arguments of the base class.
 
     Raises:
-        SettingError: ``teacher_ckpt`` is not given, or teacher and student have different numbers of classes.
+        SettingError: ``teacher_ckpt`` is not given, teacher and student have different numbers of classes, or the
+            device cannot compute in ``teacher_precision``.
         CheckpointError: The checkpoint is missing, is not a plain weights file, or is of another network.
 
     Config example::
@@ -71,6 +86,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         *,
         architecture: BaseModel | dict,
         data_preprocessor: nn.Module | dict | None = None,
+        teacher_precision: str = 'fp32',
+        fold_teacher_norms: bool = True,
+        channels_last: bool = True,
+        torch_compile: bool | dict = False,
         random_teacher: bool = False,
         student_trainable: bool = True,
         calculate_student_loss: bool = True,
@@ -111,6 +130,13 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         object.__setattr__(self, 'teacher', teacher.eval())
         initialise_from_teacher(self.distiller, teacher)
         self._check_classes()
+        self.channels_last = channels_last
+        if channels_last:
+            teacher.to(memory_format=torch.channels_last)
+            self.architecture.to(memory_format=torch.channels_last)
+        self.frozen_teacher = FrozenNetwork(teacher, fold_teacher_norms, teacher_precision)
+        self.torch_compile = torch_compile
+        self._compiled_losses: Callable | None = None
 
     def _check_classes(self) -> None:
         student, teacher = (
@@ -133,14 +159,24 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         Returns:
             The student's own losses under ``student.``, the distiller's under ``distill.``.
         """
+        if self.channels_last:
+            batch_inputs = batch_inputs.contiguous(memory_format=torch.channels_last)
         if self.distillation_stopped:
             return self._student_losses(batch_inputs, data_samples)
+        if 'teacher' in networks_needed_by(self.distiller):
+            self.frozen_teacher.prepare(batch_inputs)
+        if not self.torch_compile:
+            return self._losses(batch_inputs, data_samples)
+        return self._losses_compiled(batch_inputs, as_one_sample(data_samples))
+
+    def _losses(self, batch_inputs: Tensor, data_samples: list | None) -> dict[str, Tensor]:
         distiller, needed = self.distiller, networks_needed_by(self.distiller)
         # deliveries record from the teacher and hand to the student
         distiller.set_deliveries_override(False)
         if 'teacher' in needed:
-            with distiller.teacher_recorders, distiller.deliveries, torch.no_grad():
-                self.teacher(batch_inputs, data_samples, mode='tensor')
+            with distiller.teacher_recorders, distiller.deliveries:
+                self.frozen_teacher(batch_inputs)
+            make_plain(recorders_of(distiller, 'teacher'), full_precision=True)
         distiller.set_deliveries_override(True)
         losses = {}
         if getattr(distiller, 'stage', None) != 'initial':
@@ -149,7 +185,29 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         elif 'student' in needed:
             with distiller.student_recorders, distiller.deliveries:
                 self.student(batch_inputs, data_samples, mode='tensor')
-        return {**losses, **add_prefix(distiller.compute_distill_losses(), 'distill')}
+        make_plain(recorders_of(distiller, 'student'))
+        losses.update(add_prefix(distiller.compute_distill_losses(), 'distill'))
+        for network in needed:
+            forget(recorders_of(distiller, network))
+        return losses
+
+    def _losses_compiled(self, batch_inputs: Tensor, data_samples: list | None) -> dict[str, Tensor]:
+        try:
+            if self._compiled_losses is None:
+                options = self.torch_compile if isinstance(self.torch_compile, dict) else {}
+                self._compiled_losses = torch.compile(self._losses, **options)
+            return self._compiled_losses(batch_inputs, data_samples)
+        except Exception as error:
+            if self._compiled_losses is not None and not _is_of_compiler(error):
+                raise
+            print_log(
+                f'FrozenTeacherDistill: torch_compile={self.torch_compile} does not work here, so the run goes on '
+                f'without it. {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}',
+                logger='current',
+                level=logging.WARNING,
+            )
+            self.torch_compile = False
+            return self._losses(batch_inputs, data_samples)
 
     def _student_losses(self, batch_inputs: Tensor, data_samples: list | None) -> dict[str, Tensor]:
         trained = self.calculate_student_loss or self.student_trainable
@@ -170,5 +228,11 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
         """Move or cast the teacher with the rest (``to``, ``cuda``, ``double``, ... all come through here)."""
+        self.frozen_teacher.reset()
         self.teacher._apply(fn, *args, **kwargs)
         return super()._apply(fn, *args, **kwargs)
+
+
+def _is_of_compiler(error: Exception) -> bool:
+    # by name: importing torch's compiler takes seconds
+    return any(cls.__module__.startswith(('torch._dynamo', 'torch._inductor')) for cls in type(error).__mro__)

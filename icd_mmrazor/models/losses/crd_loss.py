@@ -231,7 +231,9 @@ class ContrastiveRepresentationLoss(MemoryLoss):
                 f'{self.num_samples} images. Wrap the whole training set, not its parts: '
                 "train_dataloader.dataset=dict(type='IndexedDataset', dataset=...)."
             )
-        return torch.tensor(indices, device=features.device)
+        index = torch.tensor(indices)
+        # from pinned memory the host need not wait for the GPU
+        return (index.pin_memory() if features.is_cuda else index).to(features.device, non_blocking=True)
 
     def _scores(self, embeddings: Tensor, memory: Tensor, columns: Tensor) -> Tensor:
         # a copy: the backward pass needs the memory as it was before the update

@@ -1,10 +1,15 @@
 """Relational knowledge distillation (RKD)."""
 
-from mmrazor.models.losses import AngleWiseRKD, DistanceWiseRKD
+import torch
+import torch.nn.functional as F
+from mmrazor.models.losses import AngleWiseRKD
 from mmrazor.registry import MODELS
 from torch import Tensor
 
 from icd_mmrazor.models.losses.feature_loss import FeatureLoss
+
+# as published: of two images at least, or the gradient of the square root would be infinite
+MIN_SQUARED_DISTANCE = 1e-12
 
 
 @MODELS.register_module()
@@ -14,7 +19,8 @@ class RKDLoss(FeatureLoss):
     The smooth L1 difference between student and teacher of the distances of all pairs (divided by their mean) and of
     the cosines of the angles of all triples of a batch. These are mmrazor's ``DistanceWiseRKD`` and ``AngleWiseRKD``
     without their normalisation, with the published weights, in float32 at least (in half precision the angle at an
-    image itself is 0 / 0). The widths may differ. Published on the pooled features, with weight 1.
+    image itself is 0 / 0). The distances are computed here: mmrazor's selects those that are not 0, for which the host
+    waits for the GPU. The widths may differ. Published on the pooled features, with weight 1.
 
     Args:
         loss_weight: Weight of the whole.
@@ -28,7 +34,7 @@ class RKDLoss(FeatureLoss):
 
     def __init__(self, loss_weight: float = 1.0, distance_weight: float = 25.0, angle_weight: float = 50.0) -> None:
         super().__init__(loss_weight)
-        self.distance = DistanceWiseRKD(self._finite('distance_weight', distance_weight), with_l2_norm=False)
+        self.distance_weight = self._finite('distance_weight', distance_weight)
         self.angle = AngleWiseRKD(self._finite('angle_weight', angle_weight), with_l2_norm=False)
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -43,9 +49,20 @@ class RKDLoss(FeatureLoss):
         """
         if len(student) == 1:
             return 0 * student.sum()
-        return self.distance(student, teacher) + self.angle(student, teacher)
+        distances = F.smooth_l1_loss(_relative_distances(student), _relative_distances(teacher))
+        return self.distance_weight * distances + self.angle(student, teacher)
 
     def extra_repr(self) -> str:
         """Show the weights in the printed model and in the report at the start of a run."""
-        weights = f'distance_weight={self.distance.loss_weight}, angle_weight={self.angle.loss_weight}'
+        weights = f'distance_weight={self.distance_weight}, angle_weight={self.angle.loss_weight}'
         return f'{weights}, {super().extra_repr()}'
+
+
+def _relative_distances(feature: Tensor) -> Tensor:
+    """Return the distances of all pairs over their mean, ``B x B``."""
+    squares = feature.square().sum(dim=1)
+    squared = (squares[:, None] + squares - 2 * feature @ feature.T).clamp(min=MIN_SQUARED_DISTANCE)
+    images = len(feature)
+    # of an image to itself it is 0, whatever rounding says
+    distances = squared.sqrt() * (1 - torch.eye(images, dtype=feature.dtype, device=feature.device))
+    return distances * (images * (images - 1) / distances.sum())

@@ -1,21 +1,27 @@
 """FrozenTeacherDistill: the published trajectory, the frozen teacher, and what it refuses."""
 
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from helpers import DATA, TOOLS, run_python
+from helpers import DATA, TOOLS, exit_status
 from mmengine.optim import OptimWrapper
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import nn
 
+from icd_mmrazor.models.records import recorders_of
 from icd_mmrazor.utils import CheckpointError, SettingError
 from icd_mmrazor.utils.checkpoints import read_checkpoint
+
+# one graph from the images to the losses, or an error
+COMPILED = dict(backend='aot_eager', fullgraph=True)
 
 
 @pytest.fixture
@@ -30,13 +36,18 @@ def algorithm(network: Callable, teacher_file: Callable) -> Callable[..., nn.Mod
     return build
 
 
-def test_published_trajectory(network: Callable, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    'settings',
+    [{}, dict(fold_teacher_norms=False, channels_last=False), dict(torch_compile=COMPILED)],
+    ids=['defaults', 'plain', 'compiled'],
+)
+def test_published_trajectory(settings: dict, network: Callable, tmp_path: Path) -> None:
     """Five SGD steps equal those of the published implementation, in every recorded quantity."""
     files = {}
     for name in ('resnet8', 'wrn_16_1'):
         files[name] = tmp_path / f'{name}.pth'
         source = DATA / f'{name}_ckpt_epoch_240.pth'
-        run_python(TOOLS / 'model_converters/repdistiller_to_mmpretrain.py', source, files[name]).check_returncode()
+        assert not exit_status(TOOLS / 'model_converters/repdistiller_to_mmpretrain.py', source, files[name])
     z = np.load(DATA / 'trajectory_icd.npz')
     torch.set_default_dtype(torch.float64)
     try:
@@ -59,6 +70,7 @@ def test_published_trajectory(network: Callable, tmp_path: Path) -> None:
                         distill_losses=dict(kd=dict(type='KLDivergence', tau=4.0)),
                         loss_forward_mappings=kd,
                     ),
+                    **settings,
                 )
             ).double()
         model.architecture.load_state_dict(read_checkpoint(files['resnet8'])['state_dict'])
@@ -68,8 +80,8 @@ def test_published_trajectory(network: Callable, tmp_path: Path) -> None:
             linear = connectors[f'icd_{side}'].linear
             linear.weight.data.copy_(torch.from_numpy(z[f'init/embed_{side[0]}.weight']))
             linear.bias.data.copy_(torch.from_numpy(z[f'init/embed_{side[0]}.bias']))
-        settings = {name: float(z[name]) for name in ('lr', 'momentum', 'weight_decay')}
-        wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), **settings))
+        sgd = {name: float(z[name]) for name in ('lr', 'momentum', 'weight_decay')}
+        wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), **sgd))
         model.train()
         for i, (x, y) in enumerate(zip(z['x'], z['y'], strict=True)):
             samples = [DataSample().set_gt_label(int(label)) for label in y]
@@ -86,6 +98,7 @@ def test_published_trajectory(network: Callable, tmp_path: Path) -> None:
             wrapper.update_params(total)
     finally:
         torch.set_default_dtype(torch.float32)
+    assert model.torch_compile == settings.get('torch_compile', False), 'it was given up'
     student, icd = model.architecture, model.distiller.distill_losses['loss_icd']
     finals = {
         'conv1.weight': student.backbone.conv1.weight,
@@ -274,3 +287,83 @@ def test_ofd_works_without_an_algorithm_of_its_own(algorithm: Callable, batch: C
     )
     losses = algorithm(distiller=distiller)(*batch(), mode='loss')
     assert losses['distill.loss_ofd'].item() > 0
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+def test_losses_see_plain_features(precision: str, algorithm: Callable, batch: Callable) -> None:
+    """Float32 in the usual layout, whatever the networks compute with; and nothing stays recorded."""
+    recorder = dict(map=dict(type='ModuleOutputs', source='backbone.layer1'))
+    mapping = dict(
+        t_feature=dict(recorder='map', from_student=False), s_feature=dict(recorder='map', from_student=True)
+    )
+    model = algorithm(
+        teacher_precision=precision,
+        distiller=dict(
+            type='ConfigurableDistiller',
+            student_recorders=recorder,
+            teacher_recorders=recorder,
+            distill_losses=dict(loss_it=dict(type='L2Loss')),
+            loss_forward_mappings=dict(loss_it=mapping),
+        ),
+    )
+    seen = []
+
+    def keep(s_feature: torch.Tensor, t_feature: torch.Tensor) -> torch.Tensor:
+        seen.extend((t_feature, s_feature))
+        return s_feature.view(-1).sum() + t_feature.view(-1).sum()
+
+    model.distiller.distill_losses['loss_it'].forward = keep
+    model.loss(*batch())
+    assert all(feature.dtype == torch.float32 and feature.is_contiguous() for feature in seen)
+    assert seen[1].requires_grad
+    assert not seen[0].requires_grad
+    for network in ('student', 'teacher'):
+        assert [recorder.data_buffer for recorder in recorders_of(model.distiller, network)] == [[]]
+
+
+def test_the_teacher_keeps_its_precision_under_the_students_autocast(algorithm: Callable, batch: Callable) -> None:
+    model = algorithm()
+    dtypes = []
+    model.teacher.head.fc.register_forward_hook(lambda *args: dtypes.append(args[-1].dtype))
+    model.student.head.fc.register_forward_hook(lambda *args: dtypes.append(args[-1].dtype))
+    with torch.autocast('cpu', torch.bfloat16):
+        model.loss(*batch())
+    assert dtypes == [torch.float32, torch.bfloat16]
+
+
+def test_moving_the_model_moves_what_the_teacher_computes_with(algorithm: Callable, batch: Callable) -> None:
+    model = algorithm()
+    images, samples = batch()
+    model.loss(images, samples)
+    losses = model.double().loss(images.double(), samples)
+    assert losses['distill.loss_icd'].dtype == torch.float64
+
+
+def test_a_compiler_that_fails_is_said_and_done_without(
+    algorithm: Callable, teacher_file: Callable, batch: Callable
+) -> None:
+    def backend(*_: Any) -> None:
+        raise RuntimeError('no C++ compiler on this machine')
+
+    # in float64, where the order of sums does not show
+    file = teacher_file('res20')
+    model = algorithm(teacher_ckpt=file, torch_compile=dict(backend=backend)).double()
+    plain = algorithm(teacher_ckpt=file).double()
+    plain.load_state_dict(model.state_dict())
+    images, samples = batch()
+    want = plain.loss(images.double(), samples)
+    with mock.patch('icd_mmrazor.models.algorithms.frozen_teacher_distill.print_log') as print_log:
+        got = [model.loss(images.double(), samples) for _ in range(2)]
+    torch.testing.assert_close(got[0], want)
+    (message,) = (call.args[0] for call in print_log.call_args_list)
+    assert re.search('torch_compile=.* goes on without it.*no C[+][+] compiler on this machine', message)
+    assert model.torch_compile is False
+
+
+def test_errors_that_are_not_the_compilers_are_raised(algorithm: Callable, batch: Callable) -> None:
+    model = algorithm(torch_compile=COMPILED)
+    images, samples = batch()
+    model._compiled_losses = lambda *_: model.architecture(images[:, :1], mode='tensor')
+    with pytest.raises(RuntimeError, match='channels'):
+        model.loss(images, samples)
+    assert model.torch_compile == COMPILED

@@ -1,9 +1,9 @@
 """The losses of the comparators against golden numbers of the published implementations, and their formulas in loops.
 
-Which loss is whose: KD, FitNet and AB are mmrazor's as they are (``KLDivergence``, ``L2Loss``, ``ABLoss``). AT and RKD
-are mmrazor's inside ours, which adds float32 under autocast, checks, and what mmrazor's leave out: maps of different
-sizes (AT), a batch of one image (RKD). SP, CC, VID, PKT, FSP and NST do not exist there; its ``FTLoss`` is another
-loss than the published one.
+Which loss is whose: KD, FitNet and AB are mmrazor's as they are (``KLDivergence``, ``L2Loss``, ``ABLoss``). AT and the
+angles of RKD are mmrazor's inside ours, which adds float32 under autocast, checks, and what mmrazor's leave out: maps
+of different sizes (AT), a batch of one image (RKD). The distances of RKD are mmrazor's formula without a wait for the
+GPU. SP, CC, VID, PKT, FSP and NST do not exist there; its ``FTLoss`` is another loss than the published one.
 """
 
 import itertools

@@ -1,0 +1,55 @@
+"""What recorders hold between the forward passes and the losses."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
+from torch import Tensor, nn
+
+
+def recorders_of(distiller: nn.Module, network: str) -> Iterator[BaseRecorder]:
+    """Yield the recorders of a distiller, or of all those in a ``MixedDistiller``.
+
+    Args:
+        distiller: Any distiller.
+        network: ``'student'`` or ``'teacher'``.
+    """
+    for inner in getattr(distiller, 'distillers', {}).values():
+        yield from recorders_of(inner, network)
+    manager = getattr(distiller, f'{network}_recorders')
+    yield from getattr(manager, 'recorders', {}).values()
+
+
+def make_plain(recorders: Iterable[BaseRecorder], full_precision: bool = False) -> None:
+    """Give what was recorded the form that losses expect, whatever the networks were made to compute with.
+
+    Args:
+        recorders: Their buffers are changed in place.
+        full_precision: Whether features in half precision become float32.
+    """
+    for recorder in recorders:
+        buffer = recorder.data_buffer
+        if isinstance(buffer, list):
+            buffer[:] = [_plain(record, full_precision) for record in buffer]
+
+
+def forget(recorders: Iterable[BaseRecorder]) -> None:
+    """Let go of what was recorded, so that it does not stay in memory over the backward pass.
+
+    Args:
+        recorders: Their buffers are emptied.
+    """
+    for recorder in recorders:
+        recorder.reset_data_buffer()
+
+
+def _plain(record: Any, full_precision: bool) -> Any:
+    if isinstance(record, Tensor) and not isinstance(record, nn.Parameter):
+        if full_precision and record.dtype in (torch.bfloat16, torch.float16):
+            record = record.float()
+        # many losses view a map as rows, which needs the usual layout
+        return record.contiguous()
+    if isinstance(record, list | tuple):
+        return type(record)(_plain(item, full_precision) for item in record)
+    return record

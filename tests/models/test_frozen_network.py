@@ -1,0 +1,154 @@
+"""The teacher's pass: folded, cast and watched by recorders, against the network as it is."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from mmengine.model import BaseModel
+from mmrazor.models.task_modules import RecorderManager
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from icd_mmrazor.models.feature_points import feature_points
+from icd_mmrazor.models.frozen_network import FrozenNetwork
+from icd_mmrazor.models.records import make_plain
+from icd_mmrazor.utils import SettingError
+
+
+def with_statistics(model: nn.Module) -> nn.Module:
+    """Give the batch norms statistics and weights as training would."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    return model.eval()
+
+
+def recorded(model: nn.Module, run: Callable, images: Tensor) -> list[Tensor]:
+    points = feature_points(model)
+    found = {}
+    for i, point in enumerate((*points.maps, *points.preactivations, points.pooled, points.logits)):
+        found[f'r{i}'] = (point, dict(type=f'mmrazor.{point.type}', source=point.source))
+    manager = RecorderManager({name: cfg for name, (_, cfg) in found.items()})
+    manager.initialize(model)
+    with manager, torch.no_grad():
+        run(images)
+    make_plain(manager.recorders.values(), full_precision=True)
+    return [
+        manager.get_recorder(name).get_record_data(point.record_idx, point.data_idx)
+        for name, (point, _) in found.items()
+    ]
+
+
+# of each network: how many of its batch norms are left, since something else looks at what they take or give
+@pytest.mark.parametrize(
+    ('name', 'left'),
+    [('res8', 0), ('wrn16-1', 7), ('vgg8', 0), ('mobilenetv2', 0), ('shufflenetv1', 0), ('shufflenetv2', 0)],
+)
+def test_features_stay_the_same(name: str, left: int, network: Callable) -> None:
+    model = with_statistics(MODELS.build(network(name))).double()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    images = torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    want = recorded(model, lambda x: model(x, mode='tensor'), images)
+
+    frozen = FrozenNetwork(model)
+    frozen.prepare(images)
+    got = recorded(model, frozen, images)
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+    norms = [module for module in frozen._prepared.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(norms) == left
+    # the network itself is as it was
+    assert before.keys() == model.state_dict().keys()
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+def test_single_precision_is_kept_to_1e_5(network: Callable) -> None:
+    model = with_statistics(MODELS.build(network('res20')))
+    images = torch.randn(4, 3, 32, 32)
+    want = recorded(model, lambda x: model(x, mode='tensor'), images)
+    frozen = FrozenNetwork(model)
+    frozen.prepare(images)
+    for a, b in zip(recorded(model, frozen, images), want, strict=True):
+        assert (a - b).abs().max() <= 1e-5 * b.abs().max()
+
+
+def test_bfloat16_is_near_and_comes_out_as_float32(network: Callable) -> None:
+    model = with_statistics(MODELS.build(network('wrn16-1')))
+    images = torch.randn(4, 3, 32, 32)
+    want = recorded(model, lambda x: model(x, mode='tensor'), images)
+    frozen = FrozenNetwork(model, precision='bf16')
+    frozen.prepare(images)
+    got = recorded(model, frozen, images)
+    for a, b in zip(got, want, strict=True):
+        assert a.dtype == torch.float32
+        assert not torch.equal(a, b)
+        assert (a - b).norm() <= 0.03 * b.norm()
+    assert frozen._prepared.head.fc.weight.dtype == torch.bfloat16
+    assert model.head.fc.weight.dtype == torch.float32
+
+
+class Tangled(BaseModel):
+    """Convolutions with a batch norm behind them that may not be folded, each for a reason of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+        class Standardised(nn.Conv2d):
+            def forward(self, x: Tensor) -> Tensor:
+                return nn.functional.conv2d(x, self.weight - self.weight.mean(), padding=1)
+
+        self.convs = nn.ModuleDict({name: nn.Conv2d(4, 4, 3, padding=1) for name in ('used', 'twice', 'plain', 'seen')})
+        self.convs['other'] = Standardised(4, 4, 3, padding=1, bias=False)
+        self.norms = nn.ModuleDict({name: nn.BatchNorm2d(4) for name in self.convs})
+
+    def forward(self, x: Tensor, mode: str = 'tensor') -> Tensor:
+        used = self.convs['used'](x)
+        x = self.norms['used'](used) + used
+        x = self.convs['twice'](self.norms['twice'](self.convs['twice'](x)))
+        for name in ('plain', 'seen', 'other'):
+            x = self.norms[name](self.convs[name](x))
+        return x
+
+
+def test_only_what_nothing_else_looks_at_is_folded() -> None:
+    model = with_statistics(Tangled())
+    images = torch.randn(2, 4, 8, 8)
+    want = model(images)
+    manager = RecorderManager(dict(seen=dict(type='mmrazor.ModuleOutputs', source='convs.seen')))
+    manager.initialize(model)
+    with manager:
+        model(images)
+        seen = manager.get_recorder('seen').get_record_data()
+    frozen = FrozenNetwork(model)
+    frozen.prepare(images)
+    folded = [name for name, norm in frozen._prepared.norms.items() if isinstance(norm, nn.Identity)]
+    assert folded == ['plain']
+    outputs = []
+    model.register_forward_hook(lambda _, __, output: outputs.append(output))  # a later hook is called too
+    frozen.reset()
+    frozen.prepare(images)
+    with manager:
+        frozen(images)
+        torch.testing.assert_close(manager.get_recorder('seen').get_record_data(), seen)
+    torch.testing.assert_close(outputs, [want])
+
+
+def test_a_copy_of_the_whole_has_recorders_of_its_own(network: Callable) -> None:
+    model = with_statistics(MODELS.build(network('res8')))
+    frozen = FrozenNetwork(model)
+    frozen.prepare(torch.randn(2, 3, 32, 32))
+    other = copy.deepcopy(frozen)
+    assert other.network is not model
+    assert other._prepared is not frozen._prepared
+
+
+def test_precisions_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(SettingError, match="teacher_precision='int8' must be one of fp32, bf16, fp16"):
+        FrozenNetwork(nn.Identity(), precision='int8')
+    frozen = FrozenNetwork(nn.Identity(), precision='fp16')
+    with pytest.raises(SettingError, match=r"teacher_precision: a CPU has no float16 .*'bf16'"):
+        frozen.prepare(torch.zeros(1, 3, 8, 8))
