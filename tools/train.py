@@ -2,6 +2,7 @@
 """Train a config: a teacher, a plain student, or a distillation."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from icd_mmrazor import compat  # first: it says what to install where the stack is missing
@@ -24,14 +25,25 @@ def parse_args() -> argparse.Namespace:
         metavar='CHECKPOINT',
         help='go on from this checkpoint, or from the latest one in the work folder',
     )
-    parser.add_argument('--amp', action='store_true', help='train with automatic mixed precision (needs a GPU)')
+    parser.add_argument(
+        '--amp',
+        nargs='?',
+        const='fp16',
+        choices=('fp16', 'bf16'),
+        help='train with automatic mixed precision: fp16 (the default; needs a GPU) or bf16; a frozen teacher too',
+    )
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
         help='scale the learning rate by the whole batch size over auto_scale_lr.base_batch_size',
     )
     add_common_arguments(parser)
-    return parser.parse_args()
+    arguments = sys.argv[1:]
+    for i, following in enumerate(arguments[1:]):
+        # the config is not what follows --amp
+        if arguments[i] == '--amp' and following.endswith('.py'):
+            arguments[i] = '--amp=fp16'
+    return parser.parse_args(arguments)
 
 
 def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
@@ -41,13 +53,7 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     if args.amp:
-        if not compat.accelerator_available():
-            raise SettingError('--amp needs a GPU, and this machine shows none. Leave it out: a CPU trains in float32.')
-        wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
-        if wrapper not in ('OptimWrapper', 'AmpOptimWrapper'):
-            raise SettingError(f'--amp: the config has optim_wrapper.type={wrapper!r}, with a precision of its own.')
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+        use_mixed_precision(cfg, args.amp)
     if args.auto_scale_lr:
         if not cfg.get('auto_scale_lr', {}).get('base_batch_size'):
             raise SettingError(
@@ -55,6 +61,25 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
                 'Add auto_scale_lr = dict(base_batch_size=64) to it.'
             )
         cfg.auto_scale_lr.enable = True
+
+
+def use_mixed_precision(cfg: Config, precision: str) -> None:
+    if precision == 'fp16' and not compat.accelerator_available():
+        raise SettingError(
+            '--amp needs a GPU, and this machine shows none. Leave it out: a CPU trains in float32. '
+            '--amp bf16 works on a CPU too.'
+        )
+    name = {'fp16': 'AmpOptimWrapper', 'bf16': 'AutocastOptimWrapper'}[precision]
+    wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if wrapper not in ('OptimWrapper', name):
+        raise SettingError(
+            f'--amp {precision}: the config has optim_wrapper.type={wrapper!r}, with a precision of its own.'
+        )
+    cfg.optim_wrapper.type = name
+    if precision == 'fp16':
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if cfg.get('model', {}).get('type') == 'FrozenTeacherDistill':
+        cfg.model.setdefault('teacher_precision', precision)
 
 
 def main() -> None:

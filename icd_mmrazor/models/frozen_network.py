@@ -56,7 +56,7 @@ class FrozenNetwork:
         if self._prepared is not None:
             return
         if self.dtype:
-            check_precision(self.dtype, images.device, 'teacher_precision')
+            check_precision(self.dtype, images.device, 'model.teacher_precision')
         if not self.fold_norms and not self.dtype:
             self._prepared = self.network
             return

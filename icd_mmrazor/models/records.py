@@ -21,17 +21,18 @@ def recorders_of(distiller: nn.Module, network: str) -> Iterator[BaseRecorder]:
     yield from getattr(manager, 'recorders', {}).values()
 
 
-def make_plain(recorders: Iterable[BaseRecorder], full_precision: bool = False) -> None:
+def make_plain(recorders: Iterable[BaseRecorder]) -> None:
     """Give what was recorded the form that losses expect, whatever the networks were made to compute with.
+
+    Features in half precision become float32: on a CPU autocast leaves a softmax of logits, for one, as it is.
 
     Args:
         recorders: Their buffers are changed in place.
-        full_precision: Whether features in half precision become float32.
     """
     for recorder in recorders:
         buffer = recorder.data_buffer
         if isinstance(buffer, list):
-            buffer[:] = [_plain(record, full_precision) for record in buffer]
+            buffer[:] = [_plain(record) for record in buffer]
 
 
 def forget(recorders: Iterable[BaseRecorder]) -> None:
@@ -44,12 +45,12 @@ def forget(recorders: Iterable[BaseRecorder]) -> None:
         recorder.reset_data_buffer()
 
 
-def _plain(record: Any, full_precision: bool) -> Any:
+def _plain(record: Any) -> Any:
     if isinstance(record, Tensor) and not isinstance(record, nn.Parameter):
-        if full_precision and record.dtype in (torch.bfloat16, torch.float16):
+        if record.dtype in (torch.bfloat16, torch.float16):
             record = record.float()
         # many losses view a map as rows, which needs the usual layout
         return record.contiguous()
     if isinstance(record, list | tuple):
-        return type(record)(_plain(item, full_precision) for item in record)
+        return type(record)(_plain(item) for item in record)
     return record

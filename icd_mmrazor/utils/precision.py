@@ -1,6 +1,9 @@
 """Half precision, and where it works."""
 
+import logging
+
 import torch
+from mmengine.logging import print_log
 
 from icd_mmrazor.utils.errors import SettingError
 
@@ -8,7 +11,7 @@ PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
 def check_precision(dtype: torch.dtype, device: torch.device, setting: str) -> None:
-    """Refuse a precision that a device cannot compute in.
+    """Refuse a precision that a device cannot compute in; warn where it is slower than float32.
 
     Args:
         dtype: ``torch.bfloat16`` or ``torch.float16``.
@@ -16,12 +19,26 @@ def check_precision(dtype: torch.dtype, device: torch.device, setting: str) -> N
         setting: What asks for it, for the message.
 
     Raises:
-        SettingError: fp16 on a CPU, or bf16 on a GPU that has none.
+        SettingError: float16 on a CPU, or bfloat16 on a GPU that has none.
     """
     if dtype == torch.float16 and device.type == 'cpu':
-        raise SettingError(f"{setting}: a CPU has no float16 convolutions worth using. Set it to 'bf16' or 'fp32'.")
+        raise SettingError(f'{setting}: a CPU computes float16 no faster than float32. Set it to bfloat16 or float32.')
     if dtype == torch.bfloat16 and device.type == 'cuda' and not torch.cuda.is_bf16_supported():
         raise SettingError(
-            f'{setting}: {torch.cuda.get_device_name(device)} does not compute in bfloat16. '
-            "Set it to 'fp16' (with AmpOptimWrapper for the student) or 'fp32'."
+            f'{setting}: {torch.cuda.get_device_name(device)} does not compute in bfloat16. Set it to float16 (for the '
+            "student: optim_wrapper.type='AmpOptimWrapper', tools/train.py --amp fp16) or float32."
         )
+    if dtype == torch.bfloat16 and device.type == 'cpu' and not _cpu_computes_in_bfloat16():
+        print_log(
+            f'{setting}: this CPU has no instructions for bfloat16, and float32 is faster on it.',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def _cpu_computes_in_bfloat16() -> bool:
+    """Ask torch; an older one does not know, and gets no warning."""
+    if not hasattr(torch.cpu, 'get_capabilities'):
+        return True
+    # avx512_bf16 and amx_bf16, or bf16 and sve_bf16
+    return any(has for name, has in torch.cpu.get_capabilities().items() if name.endswith('bf16'))

@@ -30,3 +30,19 @@ def as_one_sample(data_samples: list | None) -> list | None:
     if all('sample_idx' in sample for sample in data_samples):
         joined.set_metainfo({'sample_idx': [sample.sample_idx for sample in data_samples]})
     return [joined]
+
+
+def positions_of(data_samples: list) -> list[int | None]:
+    """Return which images of the training set a batch has.
+
+    Args:
+        data_samples: Those of the batch: one an image with its ``sample_idx``, or one for all with a list of them.
+
+    Returns:
+        The positions in the order of the batch; ``None`` for a data sample without any.
+    """
+    positions = []
+    for sample in data_samples:
+        position = sample.get('sample_idx')
+        positions.extend(position if isinstance(position, list | tuple) else [position])
+    return positions

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from helpers import CONFIGS, TOOLS, exit_status, run_python
 from mmengine.config import Config, ConfigDict
 from mmpretrain.registry import DATASETS
 from mmrazor.registry import MODELS
+
+from icd_mmrazor.utils import SettingError
 
 DEMO = CONFIGS / 'demo' / 'icd_res20_res8_digits.py'
 SHELL_SCRIPTS = sorted(TOOLS.glob('*.sh'))
@@ -140,7 +143,50 @@ def test_bad_input_is_a_message_and_not_a_trace(
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
 def test_amp_without_a_gpu_says_so(capsys: pytest.CaptureFixture) -> None:
     assert exit_status(TOOLS / 'train.py', DEMO, '--amp') == 1
-    assert 'error: --amp needs a GPU' in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert 'error: --amp needs a GPU' in printed
+    assert '--amp bf16 works on a CPU too' in printed
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'precision'),
+    [
+        (['demo.py'], None),
+        (['demo.py', '--amp'], 'fp16'),
+        (['--amp', 'demo.py'], 'fp16'),
+        (['--amp', 'bf16', 'demo.py'], 'bf16'),
+        (['demo.py', '--amp=bf16', '--resume'], 'bf16'),
+        (['--amp', '--auto-scale-lr', 'demo.py'], 'fp16'),
+    ],
+    ids=str,
+)
+def test_amp_takes_a_precision_and_no_config(arguments: list[str], precision: str | None) -> None:
+    tool = runpy.run_path(str(TOOLS / 'train.py'))
+    with mock.patch.object(sys, 'argv', ['train.py', *arguments]):
+        args = tool['parse_args']()
+    assert (args.config, args.amp) == ('demo.py', precision)
+
+
+def test_amp_takes_no_other_precision(capsys: pytest.CaptureFixture) -> None:
+    assert exit_status(TOOLS / 'train.py', DEMO, '--amp', 'fp8') == 2
+    assert "argument --amp: invalid choice: 'fp8'" in capsys.readouterr().err
+
+
+def test_amp_sets_the_wrapper() -> None:
+    use_mixed_precision = runpy.run_path(str(TOOLS / 'train.py'))['use_mixed_precision']
+    for precision, wanted in (
+        ('bf16', dict(type='AutocastOptimWrapper')),
+        ('fp16', dict(type='AmpOptimWrapper', loss_scale='dynamic')),
+    ):
+        cfg = Config(dict(optim_wrapper={}, model=dict(type='FrozenTeacherDistill')))
+        with mock.patch('icd_mmrazor.compat.accelerator_available', return_value=True):
+            use_mixed_precision(cfg, precision)
+            use_mixed_precision(cfg, precision)
+            assert cfg.optim_wrapper == wanted
+            assert cfg.model.teacher_precision == precision
+            cfg.optim_wrapper.type = 'ApexOptimWrapper'
+            with pytest.raises(SettingError, match=f"--amp {precision}: .* optim_wrapper.type='ApexOptimWrapper'"):
+                use_mixed_precision(cfg, precision)
 
 
 def test_two_processes_train_and_test(options: list[str], tmp_path: Path) -> None:

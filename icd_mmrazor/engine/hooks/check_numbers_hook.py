@@ -1,7 +1,9 @@
 """Stop where the numbers stop making sense."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.hooks import Hook
@@ -10,6 +12,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import Tensor
 
+from icd_mmrazor.engine.hooks.deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from icd_mmrazor.utils.errors import NonFiniteLossError
 
 
@@ -17,12 +20,15 @@ from icd_mmrazor.utils.errors import NonFiniteLossError
 class CheckNumbersHook(Hook):
     """Stop a run at the first infinite or undefined loss, and keep such weights out of the checkpoints.
 
+    It looks at the losses that reach mmengine's message hub, so that no iteration waits for the device because of it:
+    at once, or, where ``DeferredRuntimeInfoHook`` keeps them back, at the next log line, validation or checkpoint.
+
     mmengine's ``CheckInvalidLossHook`` looks every 50 iterations and names nothing, and lets a checkpoint be written
     in between.
 
     Raises:
         NonFiniteLossError: The loss, or a weight at the end of an epoch, is not finite. The message has the
-            iteration, the terms and the last checkpoint.
+            iteration in which the loss went wrong, its terms and the last checkpoint.
 
     Config example::
 
@@ -32,32 +38,56 @@ class CheckNumbersHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
     ) -> None:
-        """Look at the loss of the iteration."""
-        if not outputs or 'loss' not in outputs or math.isfinite(outputs['loss'].item()):
-            return
-        terms = ', '.join(f'{name}={value.item():.4g}' for name, value in outputs.items() if name != 'loss')
-        raise NonFiniteLossError(
-            f'iteration {runner.iter + 1} (epoch {runner.epoch + 1}): the loss is {outputs["loss"].item()}. '
-            f'Its terms: {terms}. {_remedy(runner)}'
-        )
+        """Look at the losses that have become known."""
+        self._check_losses(runner, outputs)
+
+    def before_val(self, runner: Runner) -> None:
+        """Look at the losses that have become known."""
+        self._check_losses(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Look at the weights, before ``CheckpointHook`` deletes an old checkpoint and writes a new one."""
+        self._check_losses(runner)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self._check_weights(runner, model.state_dict())
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Look at the weights of a checkpoint that is written between the ends of epochs."""
+        self._check_losses(runner)
         self._check_weights(runner, checkpoint['state_dict'])
 
     @staticmethod
+    def _check_losses(runner: Runner, outputs: Mapping[str, Any] | None = None) -> None:
+        for iteration, numbers in _known_numbers(runner, outputs):
+            if math.isfinite(numbers.get('loss', 0.0)):
+                continue
+            terms = ', '.join(f'{name}={float(value):.4g}' for name, value in numbers.items() if name != 'loss')
+            raise NonFiniteLossError(
+                f'iteration {iteration + 1} (epoch {runner.epoch + 1}): the loss is {numbers["loss"]}. '
+                f'Its terms: {terms}. {_remedy(runner)}'
+            )
+
+    @staticmethod
     def _check_weights(runner: Runner, weights: dict[str, Tensor]) -> None:
-        for name, weight in weights.items():
-            if not torch.isfinite(weight).all():
+        finite = [torch.isfinite(weight).all() for weight in weights.values()]
+        # asked once: each answer is a wait for the device
+        answers = torch.stack([answer.to(finite[0].device) for answer in finite]).tolist()
+        for name, is_finite in zip(weights, answers, strict=True):
+            if not is_finite:
                 raise NonFiniteLossError(
                     f'after iteration {runner.iter}: the weight {name} is no longer finite; no checkpoint was '
                     f'written. {_remedy(runner)}'
                 )
+
+
+def _known_numbers(runner: Runner, outputs: Mapping[str, Any] | None) -> list[tuple[int, dict[str, Any]]]:
+    """Return what reached the message hub just now: iterations, counted from 0, and their numbers by name."""
+    for hook in runner.hooks:
+        if isinstance(hook, DeferredRuntimeInfoHook):
+            return hook.passed_on
+    scalars = runner.message_hub.log_scalars
+    names = [name for name in outputs or {} if f'train/{name}' in scalars]
+    return [(runner.iter, {name: scalars[f'train/{name}'].current() for name in names})]
 
 
 def _remedy(runner: Runner) -> str:

@@ -49,7 +49,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         data_preprocessor: What both networks see the images through. Its type is mmpretrain's
             ``ClsDataPreprocessor`` unless it names another.
         teacher_precision: What the teacher computes in: ``'fp32'`` (the precision of its weights, also where the
-            student trains under autocast), ``'bf16'`` or ``'fp16'`` (GPU). Losses get its features in float32.
+            student trains under autocast), ``'bf16'`` or ``'fp16'`` (GPU). Losses get features in float32 in any case.
         fold_teacher_norms: Whether the teacher's batch norms are folded into its convolutions, in a copy. Features
             stay equal to 1e-5.
         channels_last: Whether images and weights of both networks lie in memory channels last, which convolutions
@@ -176,7 +176,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         if 'teacher' in needed:
             with distiller.teacher_recorders, distiller.deliveries:
                 self.frozen_teacher(batch_inputs)
-            make_plain(recorders_of(distiller, 'teacher'), full_precision=True)
+            make_plain(recorders_of(distiller, 'teacher'))
         distiller.set_deliveries_override(True)
         losses = {}
         if getattr(distiller, 'stage', None) != 'initial':
@@ -195,14 +195,16 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         try:
             if self._compiled_losses is None:
                 options = self.torch_compile if isinstance(self.torch_compile, dict) else {}
-                self._compiled_losses = torch.compile(self._losses, **options)
+                # the last batch of an epoch may be smaller: a graph of its own, not a slower one for all sizes
+                self._compiled_losses = torch.compile(self._losses, **{'dynamic': False, **options})
             return self._compiled_losses(batch_inputs, data_samples)
         except Exception as error:
             if self._compiled_losses is not None and not _is_of_compiler(error):
                 raise
+            reason = ' '.join(str(error).split('\n')[:2])  # "backend raised:" and what it raised
             print_log(
                 f'FrozenTeacherDistill: torch_compile={self.torch_compile} does not work here, so the run goes on '
-                f'without it. {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}',
+                f'without it. {type(error).__name__}: {reason}',
                 logger='current',
                 level=logging.WARNING,
             )

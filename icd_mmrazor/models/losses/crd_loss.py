@@ -14,6 +14,7 @@ from torch import Tensor
 from icd_mmrazor.models.losses.feature_loss import full_precision
 from icd_mmrazor.models.losses.memories import MemoryLoss, of_all_ranks
 from icd_mmrazor.utils.errors import CheckpointError, DatasetError, SettingError
+from icd_mmrazor.utils.samples import positions_of
 
 NAME = 'ContrastiveRepresentationLoss'
 EPS = 1e-7
@@ -172,7 +173,7 @@ class ContrastiveRepresentationLoss(MemoryLoss):
         Args:
             s_feature: Embeddings of the student's features, ``B x embed_dims``; need not be normalised.
             t_feature: Embeddings of the teacher's features of the same images, ``B x embed_dims``.
-            data_samples: Data samples of the images, each with its ``sample_idx``.
+            data_samples: Data samples of the images, each with its ``sample_idx``; or one for all, with a list of them.
             negatives: Indices of the negatives of each image, ``B x k``; drawn if not given.
 
         Returns:
@@ -214,16 +215,16 @@ class ContrastiveRepresentationLoss(MemoryLoss):
             return self.loss_weight * loss
 
     def _indices(self, data_samples: list[DataSample], features: Tensor) -> Tensor:
-        if not isinstance(data_samples, list | tuple) or len(data_samples) != len(features):
-            raise SettingError(
-                f'{NAME}: data_samples must be the data samples of these {len(features)} images. Record the inputs of '
-                "the whole student: data_samples=dict(type='ModuleInputs', source=''), with data_idx=1."
-            )
-        indices = [sample.get('sample_idx') for sample in data_samples]
+        indices = positions_of(data_samples) if isinstance(data_samples, list | tuple) else []
         if None in indices:
             raise SettingError(
                 f'{NAME}: the data samples carry no sample_idx. Wrap the training set: '
                 "train_dataloader.dataset=dict(type='IndexedDataset', dataset=...)."
+            )
+        if len(indices) != len(features):
+            raise SettingError(
+                f'{NAME}: data_samples must be the data samples of these {len(features)} images. Record the inputs of '
+                "the whole student: data_samples=dict(type='ModuleInputs', source=''), with data_idx=1."
             )
         if not 0 <= min(indices) <= max(indices) < self.num_samples:
             raise SettingError(

@@ -267,6 +267,21 @@ def test_refuses_settings_out_of_range(setting: dict) -> None:
         MODELS.build({'_scope_': 'mmrazor', 'type': 'ContrastiveRepresentationLoss', **setting})
 
 
+def test_one_data_sample_may_stand_for_the_batch() -> None:
+    features, negatives = torch.randn(2, 4, 8), torch.randint(40, (4, 6))
+    losses = [prepared(), prepared()]
+    losses[1].load_state_dict(losses[0].state_dict())
+    (one,) = samples(0)
+    one.set_metainfo({'sample_idx': [7, 3, 39, 0]})
+    values = [
+        loss(*features, data_samples, negatives)
+        for loss, data_samples in zip(losses, (samples(7, 3, 39, 0), [one]), strict=True)
+    ]
+    assert torch.equal(*values)
+    assert torch.equal(losses[0].student_memory, losses[1].student_memory)
+    assert not torch.equal(losses[0].student_memory, prepared().student_memory)
+
+
 @pytest.mark.parametrize(
     ('data_samples', 'message'),
     [

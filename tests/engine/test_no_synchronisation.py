@@ -1,0 +1,168 @@
+"""An iteration that does not log asks the device for nothing.
+
+On a GPU torch itself says so. On a CPU, where asking costs nothing, everything is recorded that would wait for a GPU:
+Python numbers made of tensors, and operations whose result has a size that depends on values.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.utils import apply_to
+from mmpretrain.structures import DataSample
+from mmrazor.registry import MODELS
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from icd_mmrazor import benchmark
+
+# of 8 in an epoch; the last one is always passed on
+INTERVAL = 3
+QUIET = (0, 1, 3, 4, 6)
+NUMBERS = {'item', 'tolist', 'numpy', 'cpu', '__bool__', '__int__', '__float__', '__index__', '__array__'}
+OPERATIONS = {
+    '_local_scalar_dense', 'equal', 'masked_select', 'nonzero', 'nonzero_numpy', '_unique2', 'unique_dim',
+    'unique_consecutive', 'repeat_interleave',
+}  # fmt: skip
+
+
+class Requests(TorchDispatchMode):
+    """Record what would wait for a GPU, in operations of torch."""
+
+    def __init__(self, found: list[str]) -> None:
+        super().__init__()
+        self.found = found
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        name = func.overloadpacket.__name__
+        # indexing with a mask looks for what is set in it
+        masks = name in ('index', 'index_put', 'index_put_') and any(
+            i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]
+        )
+        if name in OPERATIONS or masks:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+class Calls(TorchFunctionMode):
+    """Record what would wait for a GPU, in calls from Python."""
+
+    def __init__(self, found: list[str]) -> None:
+        super().__init__()
+        self.found = found
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        name = getattr(func, '__name__', '')
+        if name in NUMBERS:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[list[str]]:
+    """Fill a list with what is asked inside."""
+    found: list[str] = []
+    with Requests(found), Calls(found):
+        yield found
+
+
+def trained(run: Runner) -> dict[int, list[str]]:
+    """Train a run; return what was asked in each iteration."""
+    found: dict[int, list[str]] = {}
+    run_iter = EpochBasedTrainLoop.run_iter
+
+    def watched(loop: EpochBasedTrainLoop, index: int, batch: Any) -> None:
+        with recorded() as found[loop.iter]:
+            run_iter(loop, index, batch)
+
+    with mock.patch.object(EpochBasedTrainLoop, 'run_iter', watched):
+        run.train()
+    return found
+
+
+@pytest.fixture
+def short_batches(demo_config: Callable) -> Callable[..., Config]:
+    """A config of 8 iterations an epoch, without what takes time and is not wanted."""
+
+    def config(name: str = 'icd-kd_res20_res8_digits', **options: object) -> Config:
+        cfg = demo_config(name, **{'default_hooks.logger.interval': INTERVAL, 'train_cfg.val_interval': 100, **options})
+        # as the tools set it
+        cfg.train_dataloader.update(batch_size=8, collate_fn=dict(type='default_collate'))
+        cfg.default_hooks.runtime_info = dict(type='DeferredRuntimeInfoHook', defer=True)
+        cfg.default_hooks.pop('distillation_report')
+        cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=100, save_last=False)
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+        return cfg
+
+    return config
+
+
+def test_icd_with_kd(short_batches: Callable, runner: Callable) -> None:
+    found = trained(runner(short_batches()))
+    assert [found[i] for i in QUIET] == [[]] * len(QUIET)
+    # one copy for all numbers of three iterations
+    assert [found[i] for i in (2, 5)] == [['tolist']] * 2
+
+
+@pytest.mark.parametrize('stage', ['initial', 'main'])
+def test_every_other_method(stage: str) -> None:
+    """All together, the step alone."""
+    methods = [name for name in benchmark.method_names() if name not in ('student', 'icd')]
+    cfg = benchmark.compose('res20_res8_digits', methods)
+    cfg.model.update(teacher_ckpt=None, random_teacher=True, data_preprocessor=cfg.data_preprocessor)
+    model = MODELS.build(cfg.model).train()
+    model.distiller.set_stage(stage)
+    for module in model.modules():
+        if hasattr(module, 'set_dataset'):
+            module.set_dataset(torch.arange(40) % 10)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    asked = {}
+    # the first step prepares the teacher
+    for step in range(2):
+        samples = [DataSample(metainfo=dict(sample_idx=i)).set_gt_label(i % 10) for i in range(8)]
+        batch = dict(inputs=torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8), data_samples=samples)
+        with recorded() as asked[step]:
+            numbers = model.train_step(batch, wrapper)
+    assert len(numbers) > (5 if stage == 'initial' else 15)
+    assert asked[1] == []
+
+
+def test_mmengines_hook_asks_in_every_iteration(short_batches: Callable, runner: Callable) -> None:
+    """What is recorded is recorded."""
+    cfg = short_batches('res8_digits')
+    cfg.default_hooks.runtime_info = dict(type='RuntimeInfoHook')
+    cfg.default_hooks.check_numbers = dict(type='CheckNumbersHook')
+    found = trained(runner(cfg))
+    assert all({'item', '_local_scalar_dense'} <= {*found[i]} for i in QUIET)
+
+
+@pytest.fixture
+def errors_of_synchronisations() -> Iterator[Callable[[str], None]]:
+    yield torch.cuda.set_sync_debug_mode
+    torch.cuda.set_sync_debug_mode('default')
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_on_a_gpu(short_batches: Callable, runner: Callable, errors_of_synchronisations: Callable) -> None:
+    cfg = short_batches(**{'train_cfg.max_epochs': 2})
+    cfg.default_hooks.runtime_info = dict(type='DeferredRuntimeInfoHook')
+    run_iter = EpochBasedTrainLoop.run_iter
+
+    def watched(loop: EpochBasedTrainLoop, index: int, batch: Any) -> None:
+        # mmpretrain's data preprocessor waits for its copies to the device, so they are there before
+        batch = apply_to(batch, lambda x: isinstance(x, Tensor), lambda x: x.cuda())
+        batch['data_samples'] = [sample.cuda() for sample in batch['data_samples']]
+        # the first epoch tries algorithms
+        errors_of_synchronisations('error' if loop.epoch == 1 and index in QUIET else 'default')
+        run_iter(loop, index, batch)
+        errors_of_synchronisations('default')
+
+    with mock.patch.object(EpochBasedTrainLoop, 'run_iter', watched):
+        runner(cfg).train()
