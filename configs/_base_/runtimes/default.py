@@ -1,6 +1,8 @@
 custom_imports = dict(imports=['icd_mmrazor'])
 default_scope = 'mmpretrain'
 default_hooks = dict(
+    # mmengine's, without a wait for the GPU in every iteration
+    runtime_info=dict(type='DeferredRuntimeInfoHook'),
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=100),
     param_scheduler=dict(type='ParamSchedulerHook'),
@@ -12,6 +14,8 @@ default_hooks = dict(
     # those methods that need it: the memories of CRD, the initial stage of AB, FT and FSP
     sample_memory=dict(type='SampleMemoryHook'),
     initial_stage=dict(type='InitialStageHook'),
+    # training images that fit in memory are cropped and flipped a batch at a time, on the training device
+    whole_batches=dict(type='WholeBatchHook'),
     check_labels=dict(type='CheckLabelsHook'),
     check_numbers=dict(type='CheckNumbersHook'),
     plain_checkpoint=dict(type='PlainCheckpointHook'),

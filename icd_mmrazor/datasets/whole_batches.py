@@ -1,0 +1,253 @@
+"""Whole batches of images, cropped and flipped at once, from datasets that fit in memory."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmcv.transforms import CenterCrop, LoadImageFromFile, Pad, RandomFlip, Resize
+from mmengine.dataset import BaseDataset
+from mmpretrain.datasets.transforms import EfficientNetCenterCrop, PackInputs, RandomCrop, ResizeEdge
+from mmpretrain.structures import DataSample
+from torch import Tensor
+
+from icd_mmrazor.datasets.indexed import IndexedDataset
+from icd_mmrazor.utils.memory import free_memory
+
+# transforms that do the same to an image every time
+FIXED = (LoadImageFromFile, Resize, ResizeEdge, Pad, CenterCrop, EfficientNetCenterCrop)
+GB = 1e9
+
+
+class NoWholeBatchesError(Exception):
+    """A dataset cannot be read as whole batches; the message says why."""
+
+
+def crop_and_flip(
+    images: Tensor, indices: Tensor, tops: Tensor, lefts: Tensor, flipped: Tensor, size: tuple[int, int]
+) -> Tensor:
+    """Take a crop of each of several images, some of them mirrored, all at once.
+
+    Args:
+        images: All images, with their padding, ``N x H x W x C``, contiguous.
+        indices: Which images, integers, ``B``.
+        tops: First row of each crop, integers, ``B``.
+        lefts: First column of each crop, integers, ``B``.
+        flipped: Whether each crop is mirrored, left to right, boolean, ``B``.
+        size: Height ``h`` and width ``w`` of the crops.
+
+    Returns:
+        The crops, ``B x C x h x w``, in memory channels last.
+    """
+    height, width = size
+    rows = tops[:, None] + torch.arange(height, device=images.device)
+    columns = torch.arange(width, device=images.device)
+    columns = lefts[:, None] + torch.where(flipped[:, None], width - 1 - columns, columns)
+    # the images as one table of pixels: on a CPU up to three times as fast as images[indices, rows, columns]
+    pixels = (indices[:, None] * images.shape[1] + rows)[:, :, None] * images.shape[2] + columns[:, None, :]
+    crops = images.flatten(0, 2).index_select(0, pixels.flatten())
+    return crops.unflatten(0, pixels.shape).permute(0, 3, 1, 2)
+
+
+class WholeBatches:
+    """The batches of a dataset as its pipeline would make them image by image, with the same distribution.
+
+    All images and labels are read once, with what the pipeline does to an image every time (loading, resizing, the
+    padding of the crop), and stay on a device. The crops of a batch are one gather there. How a batch is cropped and
+    flipped is drawn on the CPU from ``seed``, ``rank`` and the iteration alone, so it is the same on every device and
+    after a resume, whatever was drawn before.
+
+    The pipeline is one of mmpretrain's: transforms without randomness, then ``RandomCrop`` or none, then a horizontal
+    ``RandomFlip`` or none, then ``PackInputs``. All images are uint8 and of one shape, each has one label.
+
+    Args:
+        dataset: A dataset of mmpretrain, or an :class:`IndexedDataset` around one.
+        device: Where images and labels stay.
+        seed: Not negative.
+        rank: Rank of this process.
+        max_memory: How much memory the images may take, in GB; half of what is free unless given.
+        sample_each: Whether a batch has a data sample for each image, which mixup wants, instead of one for all.
+
+    Raises:
+        NoWholeBatchesError: The dataset, its pipeline or its images are not as described, or take too much memory.
+
+    Attributes:
+        images (Tensor): All images with their padding, ``N x H x W x C``.
+        size (tuple[int, int]): Height and width of the images of a batch.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        device: torch.device | str = 'cpu',
+        seed: int = 0,
+        rank: int = 0,
+        max_memory: float | None = None,
+        sample_each: bool = False,
+    ) -> None:
+        self.device = torch.device(device)
+        self.seed, self.rank, self.sample_each = seed, rank, sample_each
+        fixed, crop, flip = split_pipeline(dataset)
+        images, labels, self._positions = _read(
+            dataset, [*fixed, *([_Padding(crop)] if crop else [])], self.device, max_memory
+        )
+        self.images, self._labels = images.to(self.device), labels.to(self.device)
+        self.size = tuple(images.shape[1:3])
+        if crop:  # of an image that is smaller than the crop RandomCrop takes what there is
+            self.size = tuple(map(min, self.size, crop.crop_size))
+        self._flip_probability = flip.prob if flip else 0.0
+
+    def __call__(self, indices: Sequence[int], iteration: int) -> dict[str, Any]:
+        """Make a batch.
+
+        Args:
+            indices: The images, by their place in the dataset.
+            iteration: Number of the iteration, on which the random numbers depend.
+
+        Returns:
+            ``inputs``: images, ``B x C x h x w``, uint8, in memory channels last. ``data_samples``: a list of one data
+            sample whose ``gt_label`` has the labels of the batch and whose ``sample_idx`` is a list of their
+            positions; with ``sample_each`` of a data sample for each image.
+        """
+        numbers = torch.from_numpy(np.stack([indices, *self.draw(len(indices), iteration)]))
+        if self.device.type == 'cuda':  # from pinned memory a copy does not wait for the GPU
+            numbers = numbers.pin_memory()
+        chosen, tops, lefts, flipped = numbers.to(self.device, non_blocking=True)
+        labels = self._labels.index_select(0, chosen)
+        positions = self._positions[indices].tolist()
+        if self.sample_each:
+            samples = [_sample(label, at) for label, at in zip(labels.split(1), positions, strict=True)]
+        else:
+            samples = [_sample(labels, positions)]
+        return {
+            'inputs': crop_and_flip(self.images, chosen, tops, lefts, flipped.bool(), self.size),
+            'data_samples': samples,
+        }
+
+    def draw(self, number: int, iteration: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Draw how the images of a batch are cropped and flipped.
+
+        Args:
+            number: How many images.
+            iteration: Number of the iteration.
+
+        Returns:
+            First row and first column of each crop, and whether it is flipped.
+        """
+        generator = np.random.default_rng((self.seed, self.rank, iteration))
+        tops, lefts = (
+            generator.integers(whole - part + 1, size=number)
+            for whole, part in zip(self.images.shape[1:3], self.size, strict=True)
+        )
+        return tops, lefts, generator.random(number) < self._flip_probability
+
+
+def split_pipeline(dataset: Any) -> tuple[list[Any], RandomCrop | None, RandomFlip | None]:
+    """Find what a dataset's pipeline does to its images.
+
+    Args:
+        dataset: A dataset of mmpretrain, or an :class:`IndexedDataset` around one.
+
+    Returns:
+        Its transforms without randomness, then its crop and its flip, each if it has one.
+
+    Raises:
+        NoWholeBatchesError: There is anything else in the pipeline, or the dataset makes its samples in its own way.
+    """
+    plain = dataset.dataset if isinstance(dataset, IndexedDataset) else dataset
+    if not isinstance(plain, BaseDataset) or any(
+        getattr(type(plain), method) is not getattr(BaseDataset, method) for method in ('__getitem__', 'prepare_data')
+    ):
+        raise NoWholeBatchesError(f'{type(plain).__name__} makes its samples in its own way')
+    transforms = list(plain.pipeline.transforms)
+    names = ', '.join(type(transform).__name__ for transform in transforms)
+    fixed = list(itertools.takewhile(lambda transform: type(transform) in FIXED, transforms))
+    rest = transforms[len(fixed) :]
+    crop = rest.pop(0) if rest and type(rest[0]) is RandomCrop else None
+    flip = rest.pop(0) if rest and _is_horizontal_flip(rest[0]) else None
+    if len(rest) != 1 or not _packs_as_usual(rest[0]):
+        raise NoWholeBatchesError(
+            f'the pipeline ({names}) has more than transforms without randomness, RandomCrop, a horizontal RandomFlip '
+            'and PackInputs with its defaults, in this order'
+        )
+    return fixed, crop, flip
+
+
+def _is_horizontal_flip(transform: Any) -> bool:
+    return type(transform) is RandomFlip and transform.direction == 'horizontal' and isinstance(transform.prob, float)
+
+
+def _packs_as_usual(transform: Any) -> bool:
+    return (
+        type(transform) is PackInputs
+        and (transform.input_key, tuple(transform.algorithm_keys)) == ('img', ())
+        and tuple(transform.meta_keys) == PackInputs.DEFAULT_META_KEYS
+    )
+
+
+class _Padding(RandomCrop):
+    """The padding of a ``RandomCrop``, without the crop."""
+
+    def __init__(self, crop: RandomCrop) -> None:
+        super().__init__(crop.crop_size, crop.padding, crop.pad_if_needed, crop.pad_val, crop.padding_mode)
+
+    def rand_crop_params(self, img: np.ndarray) -> tuple[int, int, int, int]:
+        """Take all of the image."""
+        return 0, 0, *img.shape[:2]
+
+
+def _read(
+    dataset: Any, transforms: Sequence[Any], device: torch.device, max_memory: float | None
+) -> tuple[Tensor, Tensor, np.ndarray]:
+    """Read all images, ``N x H x W x C``, with their labels and positions."""
+    number = len(dataset)
+    if not number:
+        raise NoWholeBatchesError('the dataset has no images')
+    images = None
+    labels, positions = np.empty((2, number), dtype=np.int64)
+    for i in range(number):
+        image, labels[i], positions[i] = _prepared(dataset.get_data_info(i), transforms)
+        if images is None:
+            _check_memory(number * image.nbytes, device, max_memory)
+            images = np.empty((number, *image.shape), dtype=np.uint8)
+        if image.shape != images.shape[1:]:
+            raise NoWholeBatchesError(
+                f'image {i} is {_shape(image)}, those before it are {_shape(images[0])}; Resize makes them equal'
+            )
+        images[i] = image
+    return torch.from_numpy(images), torch.from_numpy(labels), positions
+
+
+def _prepared(sample: dict, transforms: Sequence[Any]) -> tuple[np.ndarray, int, int]:
+    for transform in transforms:
+        sample = transform(sample)
+        if sample is None:
+            raise NoWholeBatchesError(f'{type(transform).__name__} leaves out images')
+    image, label = sample.get('img'), sample.get('gt_label')
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3):
+        raise NoWholeBatchesError('the images are not uint8 arrays, H x W x C')
+    if not isinstance(label, int | np.integer) or not sample.keys().isdisjoint(('gt_score', 'mask')):
+        raise NoWholeBatchesError('the samples have more or less than one label each')
+    return image.reshape(*image.shape[:2], -1), label, sample['sample_idx']
+
+
+def _check_memory(size: int, device: torch.device, max_memory: float | None) -> None:
+    free = free_memory(device)
+    limit = max_memory * GB if max_memory is not None else free and free / 2
+    if limit is not None and size > limit:
+        raise NoWholeBatchesError(
+            f'the images take {size / GB:.3g} GB with their padding, more than '
+            + (f'{max_memory=}' if max_memory is not None else f'half of the {free / GB:.3g} GB free on {device}')
+            + '. default_hooks.whole_batches.max_memory is how many GB they may take'
+        )
+
+
+def _sample(labels: Tensor, positions: int | list[int]) -> DataSample:
+    sample = DataSample().set_gt_label(labels)
+    sample.set_field(positions, 'sample_idx', field_type='metainfo')
+    return sample
+
+
+def _shape(image: np.ndarray) -> str:
+    return ' x '.join(map(str, image.shape))

@@ -1,0 +1,138 @@
+"""Training batches that are made whole, on the training device."""
+
+from typing import Any
+
+import torch
+from mmengine.dataset import default_collate, pseudo_collate
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from mmpretrain.models import ClsDataPreprocessor, ClsHead
+from torch import nn
+from torch.utils.data import DataLoader
+
+from icd_mmrazor.datasets.whole_batches import NoWholeBatchesError, WholeBatches, split_pipeline
+from icd_mmrazor.utils.errors import SettingError
+
+MB = 1e6
+
+
+@HOOKS.register_module()
+class WholeBatchHook(Hook):
+    """Crop and flip each training batch at once where the training images fit in memory.
+
+    The images lie on the training device. What a batch looks like has the same distribution as with the pipeline's
+    transforms image by image, but other random numbers, drawn from the run's seed and the iteration: a resumed run
+    sees what it would have seen. :class:`WholeBatches` says which datasets and pipelines it is for. Where it is not for
+    a run, or the images take too much memory, they are prepared one by one as always, and the log says why. Validation
+    is never touched.
+
+    It is for ``num_workers=0`` in ``train_dataloader``: with workers the images are theirs. A batch has one data sample
+    with all labels; of the metadata of the images it keeps ``sample_idx`` alone.
+
+    Args:
+        device: Where the images lie; where the model is unless given. With ``'cpu'`` they take no memory of a GPU, but
+            each batch is copied to it.
+        max_memory: How much memory they may take, in GB, padding included; half of what is free on the device unless
+            given. With 0 they are prepared one by one.
+
+    Raises:
+        SettingError: There is no such device, or ``max_memory`` is negative or no number.
+
+    Config example::
+
+        default_hooks=dict(whole_batches=dict(type='WholeBatchHook'))
+    """
+
+    # after the hooks that refuse bad input, before those that take long
+    priority = 'BELOW_NORMAL'
+
+    def __init__(self, device: str | None = None, max_memory: float | None = None) -> None:
+        number = isinstance(max_memory, int | float) and not isinstance(max_memory, bool)
+        if max_memory is not None and not (number and max_memory >= 0):
+            raise SettingError(
+                f'WholeBatchHook: max_memory={max_memory!r} must be a number of GB, 0 or more. With 0 the images are '
+                'prepared one by one.'
+            )
+        try:
+            if device is not None:
+                torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).partition('\n')[0]
+            raise SettingError(
+                f"WholeBatchHook: device={device!r} cannot be used ({reason}). Give 'cpu', or no device for that of "
+                'the model.'
+            ) from None
+        self.device = device
+        self.max_memory = max_memory
+        self._before: tuple[Any, bool] | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Read the training images, or say why not."""
+        loader = runner.train_dataloader
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        try:
+            _check(loader, model, self.max_memory)
+            batches = WholeBatches(
+                loader.dataset,
+                self.device or next(model.parameters()).device,
+                seed=runner.seed,
+                rank=get_rank(),
+                max_memory=self.max_memory,
+                sample_each=_wants_sample_each(model),
+            )
+        except NoWholeBatchesError as reason:
+            runner.logger.info(f'WholeBatchHook: the training images are prepared one by one: {reason}.')
+            return
+        height, width = batches.size
+        runner.logger.info(
+            f'WholeBatchHook: {len(batches.images):,} training images lie on {batches.device} '
+            f'({batches.images.nbytes / MB:,.1f} MB); each batch, {height} x {width}, is made there at once.'
+        )
+        self._before = loader.collate_fn, loader.pin_memory
+        # torch's DataLoader asks a dataset that has this method for a whole batch
+        loader.dataset.__getitems__ = lambda indices: batches(indices, runner.iter)
+        loader.collate_fn = _as_it_is
+        loader.pin_memory = loader.pin_memory and batches.device.type == 'cpu'
+        if hasattr(runner.train_loop, 'dataloader_iterator'):
+            # that of an IterBasedTrainLoop was made with the loader as it was
+            runner.train_loop.dataloader_iterator = type(runner.train_loop.dataloader_iterator)(loader)
+
+    def after_train(self, runner: Runner) -> None:
+        """Leave the DataLoader as it was, and the memory."""
+        if self._before is not None:
+            loader = runner.train_dataloader
+            loader.collate_fn, loader.pin_memory = self._before
+            del loader.dataset.__getitems__
+            self._before = None
+
+
+def _check(loader: Any, model: nn.Module, max_memory: float | None) -> None:
+    """Check everything but the images."""
+    if max_memory == 0:
+        raise NoWholeBatchesError('default_hooks.whole_batches.max_memory=0')
+    if not isinstance(loader, DataLoader) or loader.batch_sampler is None:
+        raise NoWholeBatchesError('train_dataloader is no DataLoader that makes batches')
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    if not isinstance(preprocessor, ClsDataPreprocessor):
+        raise NoWholeBatchesError(f'the data_preprocessor is {type(preprocessor).__name__}, not ClsDataPreprocessor')
+    if getattr(loader.collate_fn, 'func', loader.collate_fn) not in (default_collate, pseudo_collate):
+        raise NoWholeBatchesError('train_dataloader has a collate_fn of its own')
+    split_pipeline(loader.dataset)
+    if loader.num_workers:
+        raise NoWholeBatchesError(
+            f'train_dataloader.num_workers={loader.num_workers}. Its pipeline can be done for whole batches, if the '
+            'images fit in memory: set train_dataloader.num_workers=0'
+        )
+
+
+def _wants_sample_each(model: nn.Module) -> bool:
+    """Whether labels are made to scores, or the head is not one that concatenates the labels of the data samples."""
+    head = getattr(getattr(model, 'architecture', model), 'head', None)
+    return model.data_preprocessor.to_onehot or not isinstance(head, ClsHead)
+
+
+def _as_it_is(batch: dict) -> dict:
+    return batch
