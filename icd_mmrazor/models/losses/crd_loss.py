@@ -214,6 +214,7 @@ class ContrastiveRepresentationLoss(MemoryLoss):
             self._update(*everyone)
             return self.loss_weight * loss
 
+    @torch.compiler.disable  # it would be compiled anew for each batch, since it reads Python numbers
     def _indices(self, data_samples: list[DataSample], features: Tensor) -> Tensor:
         indices = positions_of(data_samples) if isinstance(data_samples, list | tuple) else []
         if None in indices:

@@ -248,6 +248,25 @@ def test_gpu_equals_cpu() -> None:
     assert near(gpu.normalisers.cpu(), cpu.normalisers.numpy(), 1e-12)
 
 
+def test_compiled_once_for_all_batches() -> None:
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    loss = prepared()
+    compiled = torch.compile(loss, backend=backend, dynamic=False)
+    counts = []
+    for indices in ([0, 1, 2], [3, 4, 5], [7, 0, 8], [20, 30, 10]):
+        embeddings = torch.randn(2, 3, 8, dtype=torch.float64)
+        compiled(*embeddings, [DataSample(metainfo={'sample_idx': indices})])
+        counts.append(len(graphs))
+    # the second batch meets normalisers that are set
+    assert 0 < counts[1] == counts[2] == counts[3]
+
+
+
 @pytest.mark.parametrize(
     'setting',
     [
