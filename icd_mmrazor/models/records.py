@@ -15,10 +15,11 @@ def recorders_of(distiller: nn.Module, network: str) -> Iterator[BaseRecorder]:
         distiller: Any distiller.
         network: ``'student'`` or ``'teacher'``.
     """
-    for inner in getattr(distiller, 'distillers', {}).values():
-        yield from recorders_of(inner, network)
-    manager = getattr(distiller, f'{network}_recorders')
-    yield from getattr(manager, 'recorders', {}).values()
+    if hasattr(distiller, 'distillers'):
+        for inner in distiller.distillers.values():
+            yield from recorders_of(inner, network)
+    else:
+        yield from getattr(distiller, f'{network}_recorders').recorders.values()
 
 
 def make_plain(recorders: Iterable[BaseRecorder]) -> None:
@@ -51,6 +52,8 @@ def _plain(record: Any) -> Any:
             record = record.float()
         # many losses view a map as rows, which needs the usual layout
         return record.contiguous()
-    if isinstance(record, list | tuple):
-        return type(record)(_plain(item) for item in record)
+    if type(record) in (list, tuple):
+        return type(record)(map(_plain, record))
+    if type(record) is dict:
+        return {name: _plain(value) for name, value in record.items()}
     return record

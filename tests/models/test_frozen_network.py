@@ -1,7 +1,7 @@
 """The teacher's pass: folded, cast and watched by recorders, against the network as it is."""
 
-import copy
 from collections.abc import Callable
+from unittest import mock
 
 import pytest
 import torch
@@ -105,7 +105,7 @@ class Tangled(BaseModel):
         self.convs['other'] = Standardised(4, 4, 3, padding=1, bias=False)
         self.norms = nn.ModuleDict({name: nn.BatchNorm2d(4) for name in self.convs})
 
-    def forward(self, x: Tensor, mode: str = 'tensor') -> Tensor:
+    def forward(self, x: Tensor, data_samples: list | None = None, mode: str = 'tensor') -> Tensor:
         used = self.convs['used'](x)
         x = self.norms['used'](used) + used
         x = self.convs['twice'](self.norms['twice'](self.convs['twice'](x)))
@@ -129,21 +129,81 @@ def test_only_what_nothing_else_looks_at_is_folded() -> None:
     assert folded == ['plain']
     outputs = []
     model.register_forward_hook(lambda _, __, output: outputs.append(output))  # a later hook is called too
-    frozen.reset()
-    frozen.prepare(images)
     with manager:
         frozen(images)
         torch.testing.assert_close(manager.get_recorder('seen').get_record_data(), seen)
     torch.testing.assert_close(outputs, [want])
 
 
-def test_a_copy_of_the_whole_has_recorders_of_its_own(network: Callable) -> None:
-    model = with_statistics(MODELS.build(network('res8')))
+class Unwatchable(BaseModel):
+    """A convolution whose output is taken twice, once where it is not seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor, data_samples: list | None = None, mode: str = 'tensor') -> Tensor:
+        x = self.conv(x)
+        return self.norm(x) + torch.from_numpy(x.numpy()).relu()
+
+
+def test_a_fold_that_changes_the_network_is_undone() -> None:
+    model = with_statistics(Unwatchable())
+    images = torch.randn(4, 3, 8, 8)
+    frozen = FrozenNetwork(model.requires_grad_(False))
+    with mock.patch('icd_mmrazor.models.frozen_network.print_log') as print_log:
+        frozen.prepare(images)
+    assert 'so they are not folded' in print_log.call_args.args[0]
+    torch.testing.assert_close(frozen._prepared(images), model(images), rtol=0, atol=0)
+
+
+def test_a_norm_of_two_names_stays() -> None:
+    model = Tangled()
+    model.alias = model.norms['plain']
+    with_statistics(model)
+    frozen = FrozenNetwork(model)
+    frozen.prepare(torch.randn(2, 4, 8, 8))
+    assert isinstance(frozen._prepared.alias, nn.BatchNorm2d)
+    assert frozen._prepared.alias is frozen._prepared.norms['plain']
+
+
+def test_what_is_not_folded_is_shared(network: Callable) -> None:
+    model = with_statistics(MODELS.build(network('wrn16-1')))
     frozen = FrozenNetwork(model)
     frozen.prepare(torch.randn(2, 3, 32, 32))
-    other = copy.deepcopy(frozen)
-    assert other.network is not model
-    assert other._prepared is not frozen._prepared
+    own = {id(tensor) for tensor in model.state_dict(keep_vars=True).values()}
+    new = [name for name, weight in frozen._prepared.named_parameters() if id(weight) not in own]
+    # in each of the six blocks the first convolution has its norm behind it
+    assert len(new) == 2 * 6
+    assert all('.conv1.' in name for name in new)
+
+
+def test_other_weights_are_taken_over(network: Callable) -> None:
+    model = with_statistics(MODELS.build(network('res8')))
+    other = with_statistics(MODELS.build(network('res8')))
+    images = torch.randn(2, 3, 32, 32)
+    frozen = FrozenNetwork(model)
+    frozen.prepare(images)
+    model.load_state_dict(other.state_dict())
+    frozen.prepare(images)
+    torch.testing.assert_close(frozen._prepared(images), other(images), rtol=1e-4, atol=1e-4)
+
+
+def test_networks_get_their_data_samples() -> None:
+    class Wanting(BaseModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self, inputs: dict, data_samples: list, mode: str = 'tensor') -> Tensor:
+            self.seen = inputs['img'], data_samples
+            return self.weight
+
+    model = Wanting()
+    frozen = FrozenNetwork(model)
+    frozen.prepare({'img': 1}, ['a'])
+    frozen({'img': 1}, ['a'])
+    assert frozen._prepared.seen == (1, ['a'])
 
 
 def test_precisions_that_do_not_exist_are_refused() -> None:

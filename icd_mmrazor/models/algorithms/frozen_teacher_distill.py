@@ -1,6 +1,7 @@
 """Distillation from a teacher that is really frozen."""
 
 import contextlib
+import inspect
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -50,8 +51,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             ``ClsDataPreprocessor`` unless it names another.
         teacher_precision: What the teacher computes in: ``'fp32'`` (the precision of its weights, also where the
             student trains under autocast), ``'bf16'`` or ``'fp16'`` (GPU). Losses get features in float32 in any case.
-        fold_teacher_norms: Whether the teacher's batch norms are folded into its convolutions, in a copy. Features
-            stay equal to 1e-5.
+        fold_teacher_norms: Whether the teacher's batch norms are folded into its convolutions, in a copy. In float32
+            features stay equal to 1e-5.
         channels_last: Whether images and weights of both networks lie in memory channels last, which convolutions
             are faster with. Losses get features laid out as always.
         torch_compile: Whether ``torch.compile`` makes one graph of teacher, student and losses; or a dictionary of its
@@ -63,8 +64,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         **kwargs: Other arguments of the base class.
 
     Raises:
-        SettingError: ``teacher_ckpt`` is not given, teacher and student have different numbers of classes, or the
-            device cannot compute in ``teacher_precision``.
+        SettingError: ``teacher_ckpt`` is not given, teacher and student have different numbers of classes,
+            ``torch_compile`` has options that ``torch.compile`` has not, or the device cannot compute in
+            ``teacher_precision``.
         CheckpointError: The checkpoint is missing, is not a plain weights file, or is of another network.
 
     Config example::
@@ -108,6 +110,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                     f'FrozenTeacherDistill: {name}={kwargs[name]}, but its teacher is frozen. Remove the setting, or '
                     "use mmrazor's SingleTeacherDistill."
                 )
+        _check_compile_options(torch_compile)
         # strictly and first: the base class loads leniently, and after the distiller could have read the weights
         teacher = in_mmpretrain_scope(teacher)
         teacher = MODELS.build(teacher) if isinstance(teacher, dict) else teacher
@@ -159,23 +162,23 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         Returns:
             The student's own losses under ``student.``, the distiller's under ``distill.``.
         """
-        if self.channels_last:
+        if self.channels_last and isinstance(batch_inputs, Tensor) and batch_inputs.ndim == 4:
             batch_inputs = batch_inputs.contiguous(memory_format=torch.channels_last)
-        if self.distillation_stopped:
-            return self._student_losses(batch_inputs, data_samples)
-        if 'teacher' in networks_needed_by(self.distiller):
-            self.frozen_teacher.prepare(batch_inputs)
+        if not self.distillation_stopped and 'teacher' in networks_needed_by(self.distiller):
+            self.frozen_teacher.prepare(batch_inputs, data_samples)
         if not self.torch_compile:
             return self._losses(batch_inputs, data_samples)
         return self._losses_compiled(batch_inputs, as_one_sample(data_samples))
 
     def _losses(self, batch_inputs: Tensor, data_samples: list | None) -> dict[str, Tensor]:
+        if self.distillation_stopped:
+            return self._student_losses(batch_inputs, data_samples)
         distiller, needed = self.distiller, networks_needed_by(self.distiller)
         # deliveries record from the teacher and hand to the student
         distiller.set_deliveries_override(False)
         if 'teacher' in needed:
             with distiller.teacher_recorders, distiller.deliveries:
-                self.frozen_teacher(batch_inputs)
+                self.frozen_teacher(batch_inputs, data_samples)
             make_plain(recorders_of(distiller, 'teacher'))
         distiller.set_deliveries_override(True)
         losses = {}
@@ -187,7 +190,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 self.student(batch_inputs, data_samples, mode='tensor')
         make_plain(recorders_of(distiller, 'student'))
         losses.update(add_prefix(distiller.compute_distill_losses(), 'distill'))
-        for network in needed:
+        for network in ('teacher', 'student'):
             forget(recorders_of(distiller, network))
         return losses
 
@@ -195,11 +198,12 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         try:
             if self._compiled_losses is None:
                 options = self.torch_compile if isinstance(self.torch_compile, dict) else {}
-                # the last batch of an epoch may be smaller: a graph of its own, not a slower one for all sizes
-                self._compiled_losses = torch.compile(self._losses, **{'dynamic': False, **options})
-            return self._compiled_losses(batch_inputs, data_samples)
+                # the last batch of an epoch may be smaller: a graph of its own, not a slower one for all sizes. The
+                # function, not the method of this model, since a copy of the model takes it along
+                self._compiled_losses = torch.compile(type(self)._losses, **{'dynamic': False, **options})
+            return self._compiled_losses(self, batch_inputs, data_samples)
         except Exception as error:
-            if self._compiled_losses is not None and not _is_of_compiler(error):
+            if not (_is_of_compiler(error) or (self._compiled_losses is None and isinstance(error, RuntimeError))):
                 raise
             reason = ' '.join(str(error).split('\n')[:2])  # "backend raised:" and what it raised
             print_log(
@@ -235,6 +239,15 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         return super()._apply(fn, *args, **kwargs)
 
 
+def _check_compile_options(options: bool | dict) -> None:
+    offered = set(inspect.signature(torch.compile).parameters) - {'model'}
+    if not isinstance(options, bool | dict) or (isinstance(options, dict) and options.keys() - offered):
+        raise SettingError(
+            f'FrozenTeacherDistill: torch_compile={options!r} must be True, False or options of torch.compile, a '
+            f'dictionary of {", ".join(sorted(offered))}: torch_compile=dict(mode="max-autotune").'
+        )
+
+
 def _is_of_compiler(error: Exception) -> bool:
-    # by name: importing torch's compiler takes seconds
+    # by name: the modules are private
     return any(cls.__module__.startswith(('torch._dynamo', 'torch._inductor')) for cls in type(error).__mro__)

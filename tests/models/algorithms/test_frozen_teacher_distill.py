@@ -1,5 +1,6 @@
 """FrozenTeacherDistill: the published trajectory, the frozen teacher, and what it refuses."""
 
+import copy
 import pickle
 import re
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import nn
 
+from icd_mmrazor.benchmark import compose, method_names
 from icd_mmrazor.models.records import recorders_of
 from icd_mmrazor.utils import CheckpointError, SettingError
 from icd_mmrazor.utils.checkpoints import read_checkpoint
@@ -364,7 +366,47 @@ def test_a_compiler_that_fails_is_said_and_done_without(
 def test_errors_that_are_not_the_compilers_are_raised(algorithm: Callable, batch: Callable) -> None:
     model = algorithm(torch_compile=COMPILED)
     images, samples = batch()
-    model._compiled_losses = lambda *_: model.architecture(images[:, :1], mode='tensor')
+    model._compiled_losses = lambda self, *_: self.architecture(images[:, :1], mode='tensor')
     with pytest.raises(RuntimeError, match='channels'):
         model.loss(images, samples)
     assert model.torch_compile == COMPILED
+
+
+@pytest.mark.parametrize('options', ['max-autotune', dict(mod='max-autotune')])
+def test_options_that_the_compiler_has_not_are_refused(options: object, algorithm: Callable) -> None:
+    with pytest.raises(SettingError, match=r'torch_compile=.*max-autotune.* must be True, False or options.*mode'):
+        algorithm(torch_compile=options)
+
+
+def test_every_method_but_one_is_one_graph() -> None:
+    """All at once, in both stages; CRD looks up its memories between two graphs."""
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, _: list) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    methods = set(method_names()) - {'crd', 'student'}
+    cfg = compose('res56_res20_cifar100', sorted(methods))
+    cfg.model.update(teacher_ckpt=None, random_teacher=True, torch_compile=dict(backend=backend, fullgraph=True))
+    model = MODELS.build(cfg.model).train()
+    stages = {'initial': {'ab', 'fsp', 'ft'}, 'main': methods - {'ab', 'fsp'}}
+    for number, (stage, at_work) in enumerate(stages.items(), start=1):
+        model.distiller.set_stage(stage)
+        for _ in range(2):
+            losses = model.loss(torch.randn(4, 3, 32, 32), [DataSample().set_gt_label(torch.arange(4))])
+            assert len(graphs) == number
+        assert {name.split('.')[1] for name in losses if name.startswith('distill.')} == at_work
+    assert model.torch_compile
+
+
+def test_a_copy_of_the_model_records_for_itself(algorithm: Callable, batch: Callable) -> None:
+    model = algorithm(torch_compile=COMPILED)
+    images, samples = batch()
+    before = model.loss(images, samples)
+    other = copy.deepcopy(model)
+    nn.init.zeros_(other.teacher.head.fc.weight)
+    nn.init.constant_(other.distiller.connectors['icd_teacher'].linear.weight, 0.5)
+    changed = other.loss(images, samples)
+    assert changed['distill.loss_icd'] != before['distill.loss_icd']
+    torch.testing.assert_close(model.loss(images, samples)['distill.loss_icd'], before['distill.loss_icd'])
