@@ -2,7 +2,6 @@
 """Train a config: a teacher, a plain student, or a distillation."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from icd_mmrazor import compat  # first: it says what to install where the stack is missing
@@ -14,10 +13,13 @@ from mmengine.runner import Runner
 from icd_mmrazor.utils.command_line import add_common_arguments, load_config, run
 from icd_mmrazor.utils.errors import SettingError
 
+WRAPPERS = {'fp16': 'AmpOptimWrapper', 'bf16': 'AutocastOptimWrapper'}
+
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('config', help='config file')
+    # not required: it may be what follows --amp
+    parser.add_argument('config', nargs='?', help='config file')
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -29,7 +31,7 @@ def parse_args() -> argparse.Namespace:
         '--amp',
         nargs='?',
         const='fp16',
-        choices=('fp16', 'bf16'),
+        metavar='{fp16,bf16}',
         help='train with automatic mixed precision: fp16 (the default; needs a GPU) or bf16; a frozen teacher too',
     )
     parser.add_argument(
@@ -38,12 +40,14 @@ def parse_args() -> argparse.Namespace:
         help='scale the learning rate by the whole batch size over auto_scale_lr.base_batch_size',
     )
     add_common_arguments(parser)
-    arguments = sys.argv[1:]
-    for i, following in enumerate(arguments[1:]):
-        # the config is not what follows --amp
-        if arguments[i] == '--amp' and following.endswith('.py'):
-            arguments[i] = '--amp=fp16'
-    return parser.parse_args(arguments)
+    args = parser.parse_args()
+    if not args.config and args.amp not in (None, *WRAPPERS):
+        args.config, args.amp = args.amp, 'fp16'
+    if not args.config:
+        parser.error('the following arguments are required: config')
+    if args.amp not in (None, *WRAPPERS):
+        parser.error(f'argument --amp: invalid choice: {args.amp!r} (choose from fp16, bf16)')
+    return args
 
 
 def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
@@ -69,7 +73,7 @@ def use_mixed_precision(cfg: Config, precision: str) -> None:
             '--amp needs a GPU, and this machine shows none. Leave it out: a CPU trains in float32. '
             '--amp bf16 works on a CPU too.'
         )
-    name = {'fp16': 'AmpOptimWrapper', 'bf16': 'AutocastOptimWrapper'}[precision]
+    name = WRAPPERS[precision]
     wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
     if wrapper not in ('OptimWrapper', name):
         raise SettingError(
@@ -78,7 +82,7 @@ def use_mixed_precision(cfg: Config, precision: str) -> None:
     cfg.optim_wrapper.type = name
     if precision == 'fp16':
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    if cfg.get('model', {}).get('type') == 'FrozenTeacherDistill':
+    if cfg.get('model', {}).get('type') in ('FrozenTeacherDistill', 'mmrazor.FrozenTeacherDistill'):
         cfg.model.setdefault('teacher_precision', precision)
 
 

@@ -18,6 +18,9 @@ class IndexedDataset:
     ``ClassBalancedDataset`` may be outside, where an image keeps one index however often it comes, or inside, where
     each repetition has its own.
 
+    A batch may have one data sample for all its images, with a list of their positions (``WholeBatchHook``): read them
+    with ``icd_mmrazor.utils.positions_of(data_samples)``.
+
     Args:
         dataset: The dataset or its config.
 

@@ -13,7 +13,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from icd_mmrazor.datasets.indexed import IndexedDataset
-from icd_mmrazor.utils.memory import free_memory
+from icd_mmrazor.utils.memory import free_memory, processes_sharing
 
 # transforms that do the same to an image every time
 FIXED = (LoadImageFromFile, Resize, ResizeEdge, Pad, CenterCrop, EfficientNetCenterCrop)
@@ -66,7 +66,8 @@ class WholeBatches:
         device: Where images and labels stay.
         seed: Not negative.
         rank: Rank of this process.
-        max_memory: How much memory the images may take, in GB; half of what is free unless given.
+        max_memory: How much memory the images may take, in GB; half of what is free unless given, of the CPU's the
+            part of this process.
         sample_each: Whether a batch has a data sample for each image, which mixup wants, instead of one for all.
 
     Raises:
@@ -89,11 +90,11 @@ class WholeBatches:
         self.device = torch.device(device)
         self.seed, self.rank, self.sample_each = seed, rank, sample_each
         fixed, crop, flip = split_pipeline(dataset)
-        images, labels, self._positions = _read(
+        self.images, labels, self._positions = _read(
             dataset, [*fixed, *([_Padding(crop)] if crop else [])], self.device, max_memory
         )
-        self.images, self._labels = images.to(self.device), labels.to(self.device)
-        self.size = tuple(images.shape[1:3])
+        self._labels = labels.to(self.device)
+        self.size = tuple(self.images.shape[1:3])
         if crop:  # of an image that is smaller than the crop RandomCrop takes what there is
             self.size = tuple(map(min, self.size, crop.crop_size))
         self._flip_probability = flip.prob if flip else 0.0
@@ -210,13 +211,15 @@ def _read(
         image, labels[i], positions[i] = _prepared(dataset.get_data_info(i), transforms)
         if images is None:
             _check_memory(number * image.nbytes, device, max_memory)
-            images = np.empty((number, *image.shape), dtype=np.uint8)
+            # on the device at once: the CPU need not have room for all of them
+            images = torch.empty((number, *image.shape), dtype=torch.uint8, device=device)
         if image.shape != images.shape[1:]:
             raise NoWholeBatchesError(
                 f'image {i} is {_shape(image)}, those before it are {_shape(images[0])}; Resize makes them equal'
             )
-        images[i] = image
-    return torch.from_numpy(images), torch.from_numpy(labels), positions
+        # a copy: what is mirrored in memory or read-only is no tensor as it is
+        images[i] = torch.from_numpy(image.copy())
+    return images, torch.from_numpy(labels), positions
 
 
 def _prepared(sample: dict, transforms: Sequence[Any]) -> tuple[np.ndarray, int, int]:
@@ -233,21 +236,23 @@ def _prepared(sample: dict, transforms: Sequence[Any]) -> tuple[np.ndarray, int,
 
 
 def _check_memory(size: int, device: torch.device, max_memory: float | None) -> None:
-    free = free_memory(device)
-    limit = max_memory * GB if max_memory is not None else free and free / 2
+    free, processes = free_memory(device), processes_sharing(device)
+    limit = max_memory * GB if max_memory is not None else free and free / 2 / processes
     if limit is not None and size > limit:
         raise NoWholeBatchesError(
             f'the images take {size / GB:.3g} GB with their padding, more than '
             + (f'{max_memory=}' if max_memory is not None else f'half of the {free / GB:.3g} GB free on {device}')
+            + (f', which {processes} processes share' if max_memory is None and processes > 1 else '')
             + '. default_hooks.whole_batches.max_memory is how many GB they may take'
         )
 
 
 def _sample(labels: Tensor, positions: int | list[int]) -> DataSample:
     sample = DataSample().set_gt_label(labels)
+    # what set_metainfo does, without a deep copy of the positions in every batch
     sample.set_field(positions, 'sample_idx', field_type='metainfo')
     return sample
 
 
-def _shape(image: np.ndarray) -> str:
+def _shape(image: np.ndarray | Tensor) -> str:
     return ' x '.join(map(str, image.shape))

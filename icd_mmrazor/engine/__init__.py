@@ -1,12 +1,5 @@
 """What happens around the training loop."""
 
-from icd_mmrazor.engine.hooks import CheckLabelsHook, CheckNumbersHook, DistillationReportHook, PlainCheckpointHook
-from icd_mmrazor.engine.optim_wrappers import AutocastOptimWrapper
+from icd_mmrazor.engine import hooks, optim_wrappers
 
-__all__ = [
-    'AutocastOptimWrapper',
-    'CheckLabelsHook',
-    'CheckNumbersHook',
-    'DistillationReportHook',
-    'PlainCheckpointHook',
-]
+__all__ = ['hooks', 'optim_wrappers']

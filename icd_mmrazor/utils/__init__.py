@@ -1,6 +1,7 @@
 """Helpers: checkpoints, errors, several processes, the tools' common part."""
 
 from icd_mmrazor.utils.errors import CheckpointError, DatasetError, NonFiniteLossError, SettingError, UserError
+from icd_mmrazor.utils.samples import positions_of
 
 __all__ = [
     'CheckpointError',
@@ -8,6 +9,7 @@ __all__ = [
     'NonFiniteLossError',
     'SettingError',
     'UserError',
+    'positions_of',
     'register_all_modules',
 ]
 

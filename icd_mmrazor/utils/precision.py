@@ -1,5 +1,6 @@
 """Half precision, and where it works."""
 
+import inspect
 import logging
 
 import torch
@@ -22,8 +23,8 @@ def check_precision(dtype: torch.dtype, device: torch.device, setting: str) -> N
         SettingError: float16 on a CPU, or bfloat16 on a GPU that has none.
     """
     if dtype == torch.float16 and device.type == 'cpu':
-        raise SettingError(f'{setting}: a CPU computes float16 no faster than float32. Set it to bfloat16 or float32.')
-    if dtype == torch.bfloat16 and device.type == 'cuda' and not torch.cuda.is_bf16_supported():
+        raise SettingError(f'{setting}: float16 is not supported here on a CPU. Set it to bfloat16 or float32.')
+    if dtype == torch.bfloat16 and device.type == 'cuda' and not _gpu_computes_in_bfloat16():
         raise SettingError(
             f'{setting}: {torch.cuda.get_device_name(device)} does not compute in bfloat16. Set it to float16 (for the '
             "student: optim_wrapper.type='AmpOptimWrapper', tools/train.py --amp fp16) or float32."
@@ -34,6 +35,14 @@ def check_precision(dtype: torch.dtype, device: torch.device, setting: str) -> N
             logger='current',
             level=logging.WARNING,
         )
+
+
+def _gpu_computes_in_bfloat16() -> bool:
+    """Ask torch; a newer one counts emulation unless told not to."""
+    supported = torch.cuda.is_bf16_supported
+    if 'including_emulation' in inspect.signature(supported).parameters:
+        return supported(including_emulation=False)
+    return supported()
 
 
 def _cpu_computes_in_bfloat16() -> bool:

@@ -1,14 +1,42 @@
 """The labels of a batch: one data sample an image, or one for all."""
 
 import torch
+from mmpretrain.models import ClsHead, ImageClassifier
 from mmpretrain.structures import DataSample
+from torch import nn
+
+
+def takes_joined_labels(model: nn.Module) -> bool:
+    """Return whether a model may be given one data sample with all labels of a batch (:func:`as_one_sample`).
+
+    It may where the networks' losses are computed by ``ClsHead`` of mmpretrain, which concatenates labels, and the data
+    preprocessor leaves labels as they are. Other heads may count on a data sample for each image: those for several
+    labels an image, for example, stack the targets that they make of each.
+
+    Args:
+        model: A classifier, or an algorithm of mmrazor with the student as ``architecture``, perhaps a ``teacher``.
+
+    Returns:
+        ``False`` also for networks and heads with a loss of their own, of which nothing is known.
+    """
+    if getattr(getattr(model, 'data_preprocessor', None), 'to_onehot', False):
+        return False
+    parts = [getattr(model, name) for name in ('architecture', 'teacher') if hasattr(model, name)]
+    return all(
+        _inherits(network, ImageClassifier, 'loss') and _inherits(network.head, ClsHead, 'loss', '_get_loss')
+        for network in parts or [model]
+    )
+
+
+def _inherits(module: nn.Module | None, base: type, *methods: str) -> bool:
+    return isinstance(module, base) and all(getattr(type(module), name) is getattr(base, name) for name in methods)
 
 
 def as_one_sample(data_samples: list | None) -> list | None:
     """Join the data samples of a batch into one that holds all labels.
 
-    mmpretrain's heads concatenate the labels of the samples, so one sample with all of them means the same; a compiler
-    has one object to look at, not one an image.
+    Most of mmpretrain's heads concatenate the labels of the samples (:func:`takes_joined_labels`), so one sample with
+    all of them means the same; a compiler has one object to look at, not one an image.
 
     Args:
         data_samples: mmpretrain's, each with ``gt_label``.
@@ -34,6 +62,12 @@ def as_one_sample(data_samples: list | None) -> list | None:
 
 def positions_of(data_samples: list) -> list[int | None]:
     """Return which images of the training set a batch has.
+
+    A loss with an argument ``data_samples`` reads them so, in either form of a batch::
+
+        def forward(self, s_feature, t_feature, data_samples):
+            positions = positions_of(data_samples)
+            labels = torch.cat([sample.gt_label for sample in data_samples])
 
     Args:
         data_samples: Those of the batch: one an image with its ``sample_idx``, or one for all with a list of them.

@@ -16,7 +16,6 @@ from scipy.stats import chi2_contingency
 from torch.utils.data import DataLoader
 
 from icd_mmrazor.datasets import NoWholeBatchesError, WholeBatches, crop_and_flip
-from icd_mmrazor.utils import memory
 
 CROP = dict(type='RandomCrop', crop_size=8, padding=2)
 FLIP = dict(type='RandomFlip', prob=0.5, direction='horizontal')
@@ -237,18 +236,26 @@ def test_what_takes_too_much_memory_is_refused_unread(data: Callable, monkeypatc
     with pytest.raises(NoWholeBatchesError, match='more than half of the 8e-06 GB free on cpu'):
         WholeBatches(dataset)
     assert WholeBatches(dataset, max_memory=1)
+    monkeypatch.setattr('icd_mmrazor.datasets.whole_batches.free_memory', lambda device: 20000)
+    assert WholeBatches(dataset)
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '2')
+    with pytest.raises(NoWholeBatchesError, match='half of the 2e-05 GB free on cpu, which 2 processes share'):
+        WholeBatches(dataset)
 
 
-def test_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = torch.device('cpu')
-    assert memory.free_memory(cpu) > 1e6
-    file = tmp_path / 'meminfo'
-    file.write_text('MemFree:  10 kB\nMemAvailable:     2000 kB\n')
-    monkeypatch.setattr(memory, 'MEMINFO', file)
-    assert memory.free_memory(cpu) == 2000 * 1024
-    monkeypatch.setattr(memory, 'MEMINFO', tmp_path / 'nothing')
-    assert memory.free_memory(cpu) is None or memory.free_memory(cpu) > 1e6
-    assert memory.free_memory(torch.device('meta')) is None
+def test_arrays_are_read_however_they_lie_in_memory(data: Callable) -> None:
+    dataset = data(PACK)
+    info = dataset.get_data_info
+    wanted = np.stack([info(i)['img'][:, :, ::-1] for i in range(len(dataset))])
+
+    def mirrored(index: int) -> dict:
+        sample = info(index)
+        image = sample['img'][:, :, ::-1]
+        image.flags.writeable = False
+        return sample | {'img': image}
+
+    with mock.patch.object(dataset, 'get_data_info', mirrored):
+        assert (WholeBatches(dataset).images.numpy() == wanted).all()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU here')

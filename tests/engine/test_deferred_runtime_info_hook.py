@@ -104,6 +104,17 @@ def test_the_hub_forgets_what_no_log_looks_back_at() -> None:
             DeferredRuntimeInfoHook(history=wrong)
 
 
+def test_no_more_numbers_wait_than_are_remembered() -> None:
+    for history, most in ((3, 3), (None, 1000)):
+        hook = DeferredRuntimeInfoHook(defer=True, history=history)
+        runner = stand_in(f'full {history}', hook, LoggerHook(interval=10**6))
+        runner.train_dataloader = range(10**6)
+        for i in range(most):
+            assert on_hub(runner) == {}
+            hook.after_train_iter(runner, i, outputs={'loss': torch.tensor(float(i))})
+        assert on_hub(runner)['train/loss'] == list(range(most))
+
+
 @pytest.fixture
 def short_batches(demo_config: Callable) -> Callable[..., Config]:
     """A config of 8 iterations an epoch with deferred numbers."""
@@ -163,13 +174,17 @@ def test_a_late_look_names_the_iteration(checkpoint: dict, short_batches: Callab
     assert not list(Path(cfg.work_dir).glob('*.pth'))
 
 
-def test_without_the_hook_losses_are_still_looked_at(short_batches: Callable, runner: Callable) -> None:
+@pytest.mark.parametrize('hook', [dict(type='RuntimeInfoHook'), None], ids=['mmengine', 'none'])
+def test_without_the_hook_losses_are_still_looked_at(
+    hook: dict | None, short_batches: Callable, runner: Callable
+) -> None:
     cfg = short_batches()
-    cfg.default_hooks.runtime_info = dict(type='RuntimeInfoHook')
+    cfg.default_hooks.runtime_info = hook
     run = runner(cfg)
     run.register_hook(Poison())
     with pytest.raises(
-        NonFiniteLossError, match=r'iteration 6 \(epoch 1\).*student\.loss=[0-9.]+, distill\.loss_icd=nan'
+        NonFiniteLossError,
+        match=r'iteration 6 \(epoch 1\): the loss is nan\..*student\.loss=[0-9.]+, distill.loss_icd=nan',
     ):
         run.train()
     assert run.iter == 5

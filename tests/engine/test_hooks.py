@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 
+from icd_mmrazor.engine.hooks import CheckNumbersHook
 from icd_mmrazor.utils import DatasetError, NonFiniteLossError
 from icd_mmrazor.utils.datasets import image_labels
 
@@ -159,6 +161,10 @@ def test_weights_that_are_no_numbers_are_not_saved(demo_config: Callable, runner
     assert run.optim_wrapper.get_lr()['lr'] == [1e-3]
 
 
+def test_a_checkpoint_without_weights_is_nothing_to_look_at() -> None:
+    CheckNumbersHook().before_save_checkpoint(SimpleNamespace(hooks=[], iter=0), {'state_dict': {}})
+
+
 def test_report_leaves_mmrazors_own_teacher_as_it_is(demo_config: Callable, runner: Callable) -> None:
     cfg = demo_config(**{'model.type': 'SingleTeacherDistill'})
     run = runner(cfg)
@@ -195,6 +201,33 @@ def test_resumed_run_goes_on(demo_config: Callable, runner: Callable) -> None:
     teacher = torch.load(cfg.model.teacher_ckpt, weights_only=True)['state_dict']
     for name, weight in run.model.teacher.state_dict().items():
         assert torch.equal(weight, teacher[name]), name
+
+
+def test_the_memory_layout_stays_out_of_checkpoints(demo_config: Callable, runner: Callable) -> None:
+    first = runner(demo_config())
+    first.train()
+    assert not first.model.architecture.backbone.conv1.weight.is_contiguous()
+    file = Path(first.work_dir, 'epoch_1.pth')
+    checkpoint = torch.load(file, weights_only=True)
+    momenta = {i: state['momentum_buffer'] for i, state in checkpoint['optimizer']['state'].items()}
+    assert momenta
+    assert all(tensor.is_contiguous() for tensor in [*checkpoint['state_dict'].values(), *momenta.values()])
+    for name, weight in first.model.state_dict().items():
+        assert torch.equal(checkpoint['state_dict'][name], weight), name
+
+    # as a checkpoint of another hook, or of an earlier run
+    for i, momentum in momenta.items():
+        if momentum.dim() == 4 and i % 2:
+            checkpoint['optimizer']['state'][i]['momentum_buffer'] = momentum.to(memory_format=torch.channels_last)
+    torch.save(checkpoint, file)
+    for channels_last in (True, False):
+        # nothing is left to train
+        run = runner(demo_config(**{'resume': True, 'model.channels_last': channels_last}))
+        run.train()
+        state = run.optim_wrapper.optimizer.state
+        for i, weight in enumerate(run.optim_wrapper.optimizer.param_groups[0]['params']):
+            assert state[weight]['momentum_buffer'].stride() == weight.stride()
+            assert torch.equal(state[weight]['momentum_buffer'], momenta[i])
 
 
 def test_resuming_a_hostile_checkpoint_runs_nothing(demo_config: Callable, runner: Callable, tmp_path: Path) -> None:

@@ -26,9 +26,11 @@ class Seen(Hook):
     def __init__(self) -> None:
         self.training: list[dict] = []
         self.validation: list[dict] = []
+        self.workers: set[int] = set()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         self.training.append(data_batch)
+        self.workers.add(runner.train_dataloader.num_workers)
 
     def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         self.validation.append(data_batch)
@@ -59,7 +61,10 @@ def trained(cfg: Config, runner: Callable) -> tuple[Runner, Seen]:
 
 
 def test_a_run_trains_on_whole_batches(plain_config: Callable, runner: Callable) -> None:
+    # settings of workers, of which none is started
+    workers = dict(num_workers=2, persistent_workers=True, timeout=60, multiprocessing_context='spawn')
     cfg = plain_config(**{'train_cfg.max_epochs': 2})
+    cfg.train_dataloader.update(workers)
     run, seen = trained(cfg, runner)
     loader = run.train_dataloader
     batches = WholeBatches(loader.dataset, seed=0)
@@ -72,10 +77,14 @@ def test_a_run_trains_on_whole_batches(plain_config: Callable, runner: Callable)
     for epoch in (seen.training[:3], seen.training[3:]):
         assert sorted(i for batch in epoch for i in batch['data_samples'][0].sample_idx) == list(range(64))
     message = 'WholeBatchHook: 64 training images lie on cpu (0.1 MB); each batch, 16 x 16, is made there at once.'
+    assert 'WholeBatchHook: reads the 64 training images.' in logged(cfg).partition(message)[0]
     assert message in logged(cfg)
     # validation is as ever, and so is the loader afterwards
     assert {(type(batch['inputs']), len(batch['data_samples'])) for batch in seen.validation} == {(list, 40)}
     assert loader.collate_fn.func is pseudo_collate
+    assert seen.workers == {0}
+    assert (loader.num_workers, loader.timeout) == (2, 60)
+    loader.num_workers, loader.timeout = 0, 0
     assert len(next(iter(loader))['data_samples']) == 24
 
 
@@ -89,6 +98,7 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(loop: str, plain_config: 
             # stopped in the middle of an epoch
             cfg.train_cfg = dict(by_epoch=False, max_iters=4 * length)
             cfg.train_dataloader.sampler = dict(type='InfiniteSampler', shuffle=True)
+            cfg.train_dataloader.num_workers = 1  # in mmengine 0.10.7 at work before the hook is called
             cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=4, by_epoch=False)
             cfg.param_scheduler = None
         return cfg
@@ -97,6 +107,7 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(loop: str, plain_config: 
     resumed, seen = trained(config(2, resume=True), runner)
     at_once, wanted = trained(config(2, work_dir=str(Path(resumed.work_dir, 'again'))), runner)
     both = first + seen.training
+    assert sorted([i for batch in both for i in batch['data_samples'][0].sample_idx][:64]) == list(range(64))
     assert len(both) == len(wanted.training) == (6 if loop == 'epochs' else 8)
     for batch, other in zip(both, wanted.training, strict=True):
         assert torch.equal(batch['inputs'], other['inputs'])
@@ -122,7 +133,6 @@ def test_mixup_has_a_data_sample_for_each_image(plain_config: Callable, runner: 
 @pytest.mark.parametrize(
     ('options', 'reason'),
     [
-        ({'train_dataloader.num_workers': 1}, r'num_workers=1\. Its pipeline .* set train_dataloader\.num_workers=0'),
         ({'train_dataloader.collate_fn': dict(type=list)}, 'train_dataloader has a collate_fn of its own'),
         ({'train_dataloader.dataset.pipeline': [dict(type='PackInputs', meta_keys=())]}, r'the pipeline \(PackInputs'),
         ({'default_hooks.whole_batches.max_memory': 0}, 'max_memory=0'),
@@ -138,15 +148,15 @@ def test_other_runs_say_why_they_stay_as_they_are(options: dict, reason: str, pl
     run = mock.Mock(seed=0, model=MODELS.build(cfg.model))
     run.model.data_preprocessor = MODELS.build(cfg.data_preprocessor)
     run.train_dataloader = Runner.build_dataloader(cfg.train_dataloader)
-    collate = run.train_dataloader.collate_fn
+    settings = dict(vars(run.train_dataloader))
     hook = HOOKS.build(cfg.default_hooks.whole_batches)
     hook.before_train(run)
-    assert run.train_dataloader.collate_fn is collate
+    assert vars(run.train_dataloader) == settings
     assert not hasattr(run.train_dataloader.dataset, '__getitems__')
     ((message,), _) = run.logger.info.call_args
     assert re.search(f'the training images are prepared one by one: .*{reason}', message), message
     hook.after_train(run)
-    assert run.train_dataloader.collate_fn is collate
+    assert vars(run.train_dataloader) == settings
 
 
 def test_bad_input_is_refused_before_the_images_are_read(plain_config: Callable, runner: Callable) -> None:

@@ -19,6 +19,7 @@ from mmengine.config import Config, ConfigDict
 from mmpretrain.registry import DATASETS
 from mmrazor.registry import MODELS
 
+from icd_mmrazor.datasets import WholeBatches
 from icd_mmrazor.utils import SettingError
 
 DEMO = CONFIGS / 'demo' / 'icd_res20_res8_digits.py'
@@ -155,8 +156,12 @@ def test_amp_without_a_gpu_says_so(capsys: pytest.CaptureFixture) -> None:
         (['demo.py', '--amp'], 'fp16'),
         (['--amp', 'demo.py'], 'fp16'),
         (['--amp', 'bf16', 'demo.py'], 'bf16'),
+        (['demo.py', '--amp', 'bf16'], 'bf16'),
         (['demo.py', '--amp=bf16', '--resume'], 'bf16'),
         (['--amp', '--auto-scale-lr', 'demo.py'], 'fp16'),
+        (['--amp', 'demo.py', '--auto-scale-lr'], 'fp16'),
+        (['--auto-scale-lr', 'demo.py', '--amp'], 'fp16'),
+        (['--amp', 'demo.json'], 'fp16'),
     ],
     ids=str,
 )
@@ -164,21 +169,28 @@ def test_amp_takes_a_precision_and_no_config(arguments: list[str], precision: st
     tool = runpy.run_path(str(TOOLS / 'train.py'))
     with mock.patch.object(sys, 'argv', ['train.py', *arguments]):
         args = tool['parse_args']()
-    assert (args.config, args.amp) == ('demo.py', precision)
+    assert (args.config in arguments, Path(args.config).stem, args.amp) == (True, 'demo', precision)
 
 
-def test_amp_takes_no_other_precision(capsys: pytest.CaptureFixture) -> None:
-    assert exit_status(TOOLS / 'train.py', DEMO, '--amp', 'fp8') == 2
+@pytest.mark.parametrize('arguments', [[DEMO, '--amp', 'fp8'], ['--amp', 'fp8', DEMO], [DEMO, '--amp=fp8']], ids=str)
+def test_amp_takes_no_other_precision(arguments: list, capsys: pytest.CaptureFixture) -> None:
+    assert exit_status(TOOLS / 'train.py', *arguments) == 2
     assert "argument --amp: invalid choice: 'fp8'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('arguments', [[], ['--amp'], ['--amp', 'bf16']], ids=str)
+def test_amp_is_no_config(arguments: list, capsys: pytest.CaptureFixture) -> None:
+    assert exit_status(TOOLS / 'train.py', *arguments) == 2
+    assert 'the following arguments are required: config' in capsys.readouterr().err
 
 
 def test_amp_sets_the_wrapper() -> None:
     use_mixed_precision = runpy.run_path(str(TOOLS / 'train.py'))['use_mixed_precision']
-    for precision, wanted in (
-        ('bf16', dict(type='AutocastOptimWrapper')),
-        ('fp16', dict(type='AmpOptimWrapper', loss_scale='dynamic')),
+    for precision, algorithm, wanted in (
+        ('bf16', 'mmrazor.FrozenTeacherDistill', dict(type='AutocastOptimWrapper')),
+        ('fp16', 'FrozenTeacherDistill', dict(type='AmpOptimWrapper', loss_scale='dynamic')),
     ):
-        cfg = Config(dict(optim_wrapper={}, model=dict(type='FrozenTeacherDistill')))
+        cfg = Config(dict(optim_wrapper={}, model=dict(type=algorithm)))
         with mock.patch('icd_mmrazor.compat.accelerator_available', return_value=True):
             use_mixed_precision(cfg, precision)
             use_mixed_precision(cfg, precision)
@@ -189,14 +201,31 @@ def test_amp_sets_the_wrapper() -> None:
                 use_mixed_precision(cfg, precision)
 
 
-def test_two_processes_train_and_test(options: list[str], tmp_path: Path) -> None:
+def test_two_processes_train_and_test(options: list[str], images_file: Path, tmp_path: Path) -> None:
+    config = tmp_path / 'shared.py'
+    config.write_text(
+        f"_base_ = ['{DEMO}']\ncustom_imports = dict(imports=['icd_mmrazor', 'seen_batches'])\n"
+        "default_hooks = dict(seen=dict(type='SeenBatchesHook'))\n"
+    )
     gather = ['model.distiller.icd.gather_distributed=True', 'train_dataloader.dataset.indices=60']
-    trained = run_shell('dist_train.sh', DEMO, 2, *options, *gather, cwd=tmp_path)
+    paths = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get('PYTHONPATH')]))
+    trained = run_shell('dist_train.sh', config, 2, *options, *gather, cwd=tmp_path, PYTHONPATH=paths)
     assert trained.returncode == 0, trained.stderr
-    work_dir = tmp_path / 'work_dirs' / 'icd_res20_res8_digits'
+    work_dir = tmp_path / 'work_dirs' / 'shared'
     output = trained.stdout + trained.stderr
     assert 'gather_distributed=True' in output
     assert 'GPU number: 2' in output
+    # the processes share the images of an epoch, each with crops of its own
+    cfg = Config.fromfile(DEMO).train_dataloader.dataset
+    dataset = DATASETS.build({**cfg, 'data_file': str(images_file), 'indices': 60})
+    positions = []
+    for rank in (0, 1):
+        batches = WholeBatches(dataset, seed=0, rank=rank)
+        seen = torch.load(work_dir / f'seen_{rank}.pth', weights_only=True)
+        for iteration, batch in enumerate(seen):
+            assert torch.equal(batch['images'], batches(batch['positions'], iteration)['inputs'])
+        positions += [position for batch in seen if batch['epoch'] == 0 for position in batch['positions']]
+    assert sorted(positions) == list(range(60))
     data = [option for option in options if 'data_file' in option]
     tested = run_shell(
         'dist_test.sh', DEMO, work_dir / 'epoch_2.pth', 2, '--out', tmp_path / 'out.json', '--cfg-options', *data,

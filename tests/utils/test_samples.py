@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 
+import pytest
 import torch
+from mmpretrain.models import ClsHead, ImageClassifier
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 
-from icd_mmrazor.utils.samples import as_one_sample, positions_of
+from icd_mmrazor.utils.samples import as_one_sample, positions_of, takes_joined_labels
 
 
 def test_one_sample_means_the_same_to_a_head(network: Callable, batch: Callable) -> None:
@@ -36,3 +38,52 @@ def test_positions_are_read_from_either_form(batch: Callable) -> None:
     for position, sample in enumerate(samples):
         sample.set_metainfo({'sample_idx': position + 10})
     assert positions_of(samples) == positions_of(as_one_sample(samples)) == [10, 11, 12, 13, 14, 15]
+
+
+BACKBONE = dict(type='ResNet_CIFAR', depth=18)
+FEATURES = dict(num_classes=10, in_channels=512)
+MIXUP = dict(type='ClsDataPreprocessor', num_classes=10, batch_augments=dict(augments=dict(type='Mixup', alpha=1.0)))
+
+
+class OwnLoss(ClsHead):
+    def _get_loss(self, cls_score: torch.Tensor, data_samples: list, **kwargs: object) -> dict:
+        return {}
+
+
+class OwnClassifier(ImageClassifier):
+    def loss(self, inputs: torch.Tensor, data_samples: list) -> dict:
+        return {}
+
+
+@pytest.mark.parametrize(
+    ('changes', 'wanted'),
+    [
+        ({}, True),
+        ({'head': dict(type='ClsHead')}, True),
+        ({'head': dict(type='VisionTransformerClsHead', **FEATURES)}, True),
+        ({'head': dict(type='MultiLabelLinearClsHead', **FEATURES)}, False),
+        ({'head': dict(type='MultiTaskHead', task_heads=dict(a=dict(type='ClsHead')))}, False),
+        ({'head': dict(type='ArcFaceClsHead', **FEATURES)}, False),
+        ({'head': dict(type=OwnLoss)}, False),
+        ({'head': None}, False),
+        ({'type': OwnClassifier}, False),
+        ({'data_preprocessor': MIXUP}, False),
+    ],
+    ids=str,
+)
+def test_only_heads_that_concatenate_labels_take_them_joined(changes: dict, wanted: bool) -> None:
+    cfg = dict(type='ImageClassifier', backbone=BACKBONE, head=dict(type='LinearClsHead', **FEATURES))
+    assert takes_joined_labels(MODELS.build({**cfg, **changes})) is wanted
+
+
+@pytest.mark.parametrize('algorithm', ['FrozenTeacherDistill', 'SingleTeacherDistill'])
+def test_both_networks_of_an_algorithm_are_asked(algorithm: str, demo_config: Callable) -> None:
+    cfg = demo_config(**{'model.type': algorithm}).model
+    assert takes_joined_labels(MODELS.build(cfg))
+    for network in ('architecture', 'teacher'):
+        model = MODELS.build(cfg)
+        getattr(model, network).head = OwnLoss()
+        assert not takes_joined_labels(model)
+    model = MODELS.build(cfg)
+    model.data_preprocessor.to_onehot = True
+    assert not takes_joined_labels(model)

@@ -4,7 +4,7 @@ data_preprocessor = dict(
 )
 train_dataloader = dict(
     batch_size=64,
-    num_workers=0,  # the images stay in memory: WholeBatchHook
+    num_workers=2,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='VerifiedCIFAR10',

@@ -20,8 +20,8 @@ from icd_mmrazor.utils.errors import NonFiniteLossError
 class CheckNumbersHook(Hook):
     """Stop a run at the first infinite or undefined loss, and keep such weights out of the checkpoints.
 
-    It looks at the losses that reach mmengine's message hub, so that no iteration waits for the device because of it:
-    at once, or, where ``DeferredRuntimeInfoHook`` keeps them back, at the next log line, validation or checkpoint.
+    Where ``DeferredRuntimeInfoHook`` keeps the losses back, it looks at them at the next log line, validation or
+    checkpoint, so that no iteration waits for the device because of it; otherwise at once.
 
     mmengine's ``CheckInvalidLossHook`` looks every 50 iterations and names nothing, and lets a checkpoint be written
     in between.
@@ -63,12 +63,14 @@ class CheckNumbersHook(Hook):
                 continue
             terms = ', '.join(f'{name}={float(value):.4g}' for name, value in numbers.items() if name != 'loss')
             raise NonFiniteLossError(
-                f'iteration {iteration + 1} (epoch {runner.epoch + 1}): the loss is {numbers["loss"]}. '
+                f'iteration {iteration + 1} (epoch {runner.epoch + 1}): the loss is {float(numbers["loss"])}. '
                 f'Its terms: {terms}. {_remedy(runner)}'
             )
 
     @staticmethod
     def _check_weights(runner: Runner, weights: dict[str, Tensor]) -> None:
+        if not weights:
+            return
         finite = [torch.isfinite(weight).all() for weight in weights.values()]
         # asked once: each answer is a wait for the device
         answers = torch.stack([answer.to(finite[0].device) for answer in finite]).tolist()
@@ -81,13 +83,12 @@ class CheckNumbersHook(Hook):
 
 
 def _known_numbers(runner: Runner, outputs: Mapping[str, Any] | None) -> list[tuple[int, dict[str, Any]]]:
-    """Return what reached the message hub just now: iterations, counted from 0, and their numbers by name."""
+    """Return what has become known just now: iterations, counted from 0, and their numbers by name."""
     for hook in runner.hooks:
         if isinstance(hook, DeferredRuntimeInfoHook):
             return hook.passed_on
-    scalars = runner.message_hub.log_scalars
-    names = [name for name in outputs or {} if f'train/{name}' in scalars]
-    return [(runner.iter, {name: scalars[f'train/{name}'].current() for name in names})]
+    numbers = {name: v.detach() if isinstance(v, Tensor) else v for name, v in (outputs or {}).items()}
+    return [(runner.iter, numbers)]
 
 
 def _remedy(runner: Runner) -> str:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from icd_mmrazor.utils.errors import SettingError
 
+HISTORY = 1000
+
 
 @HOOKS.register_module()
 class DeferredRuntimeInfoHook(RuntimeInfoHook):
@@ -18,8 +20,8 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
 
     mmengine's makes a Python number of each loss term in each iteration. For each the host waits until the GPU has
     computed it, and the GPU then waits for the host. This hook keeps the tensors and passes those of all iterations on
-    together, with one copy from the device: where ``LoggerHook`` logs, before a validation and a checkpoint, and at
-    the end of an epoch. The log has the same numbers.
+    together, with one copy from the device: where ``LoggerHook`` logs, before a validation and a checkpoint, at the
+    end of an epoch, and in any case after ``history`` iterations. The log has the same numbers.
 
     It also limits what the message hub remembers. mmengine keeps every number of a run and copies all of them to add
     one: 0.8 ms a number after 240 epochs of CIFAR-100 (measured on a CPU), and an iteration has ten. Nothing is
@@ -28,6 +30,7 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
     Args:
         defer: Whether numbers wait. ``None``: those that are not on the CPU, where nothing is gained.
         history: How many of the last values of a number the message hub keeps at least; ``None``: all, as mmengine.
+            Also the most iterations whose numbers wait; ``None``: 1000.
 
     Raises:
         SettingError: ``history`` is no positive integer.
@@ -41,7 +44,7 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
         default_hooks=dict(runtime_info=dict(type='DeferredRuntimeInfoHook'))
     """
 
-    def __init__(self, defer: bool | None = None, history: int | None = 1000) -> None:
+    def __init__(self, defer: bool | None = None, history: int | None = HISTORY) -> None:
         if history is not None and (not isinstance(history, int) or isinstance(history, bool) or history < 1):
             raise SettingError(
                 f'DeferredRuntimeInfoHook: history={history!r} must be a positive integer, or None to keep all values.'
@@ -54,14 +57,15 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: Mapping[str, Any] | None = None
     ) -> None:
-        """Keep the numbers of the iteration; pass on what waits if they are logged in this one."""
+        """Keep the numbers of the iteration; pass on what waits if they are logged in this one, or too many wait."""
         self.passed_on = []
         # detached, or the tensors would keep the graph of their iteration
         numbers = {name: v.detach() if isinstance(v, Tensor) else v for name, v in (outputs or {}).items()}
         self._waiting.append((runner.iter, numbers))
         on_device = any(isinstance(value, Tensor) and value.device.type != 'cpu' for value in numbers.values())
         defer = on_device if self.defer is None else self.defer
-        if not defer or self._is_logged(runner, batch_idx):
+        full = len(self._waiting) >= (self.history or HISTORY)
+        if not defer or full or self._is_logged(runner, batch_idx):
             self._pass_on(runner)
 
     def before_val(self, runner: Runner) -> None:

@@ -3,18 +3,19 @@
 from typing import Any
 
 import torch
-from mmengine.dataset import default_collate, pseudo_collate
+from mmengine.dataset import InfiniteSampler, default_collate, pseudo_collate
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from mmpretrain.models import ClsDataPreprocessor, ClsHead
+from mmpretrain.models import ClsDataPreprocessor
 from torch import nn
 from torch.utils.data import DataLoader
 
 from icd_mmrazor.datasets.whole_batches import NoWholeBatchesError, WholeBatches, split_pipeline
 from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.utils.samples import takes_joined_labels
 
 MB = 1e6
 
@@ -29,14 +30,17 @@ class WholeBatchHook(Hook):
     a run, or the images take too much memory, they are prepared one by one as always, and the log says why. Validation
     is never touched.
 
-    It is for ``num_workers=0`` in ``train_dataloader``: with workers the images are theirs. A batch has one data sample
-    with all labels; of the metadata of the images it keeps ``sample_idx`` alone.
+    While it is at work ``train_dataloader`` has no workers, whatever its ``num_workers``: there is nothing to prepare.
+    A batch has one data sample with all labels, or one for each image where the network's head wants them so
+    (:func:`icd_mmrazor.utils.samples.takes_joined_labels`); of the metadata of the images it keeps ``sample_idx``
+    alone.
 
     Args:
         device: Where the images lie; where the model is unless given. With ``'cpu'`` they take no memory of a GPU, but
             each batch is copied to it.
-        max_memory: How much memory they may take, in GB, padding included; half of what is free on the device unless
-            given. With 0 they are prepared one by one.
+        max_memory: How much memory they may take in each process, in GB, padding included; half of what is free on
+            the device unless given, of the CPU's divided by the processes on the machine. With 0 they are prepared
+            one by one.
 
     Raises:
         SettingError: There is no such device, or ``max_memory`` is negative or no number.
@@ -67,7 +71,7 @@ class WholeBatchHook(Hook):
             ) from None
         self.device = device
         self.max_memory = max_memory
-        self._before: tuple[Any, bool] | None = None
+        self._before: dict[str, Any] = {}
 
     def before_train(self, runner: Runner) -> None:
         """Read the training images, or say why not."""
@@ -75,13 +79,15 @@ class WholeBatchHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         try:
             _check(loader, model, self.max_memory)
+            # first: it may take a while
+            runner.logger.info(f'WholeBatchHook: reads the {len(loader.dataset):,} training images.')
             batches = WholeBatches(
                 loader.dataset,
                 self.device or next(model.parameters()).device,
                 seed=runner.seed,
                 rank=get_rank(),
                 max_memory=self.max_memory,
-                sample_each=_wants_sample_each(model),
+                sample_each=not takes_joined_labels(model),
             )
         except NoWholeBatchesError as reason:
             runner.logger.info(f'WholeBatchHook: the training images are prepared one by one: {reason}.')
@@ -91,22 +97,30 @@ class WholeBatchHook(Hook):
             f'WholeBatchHook: {len(batches.images):,} training images lie on {batches.device} '
             f'({batches.images.nbytes / MB:,.1f} MB); each batch, {height} x {width}, is made there at once.'
         )
-        self._before = loader.collate_fn, loader.pin_memory
+        settings = dict(
+            collate_fn=_as_it_is,
+            pin_memory=loader.pin_memory and batches.device.type == 'cpu',
+            num_workers=0,
+            timeout=0,  # of waiting for workers: an error without any
+        )
+        self._before = {name: getattr(loader, name) for name in settings}
+        _set(loader, settings)
         # torch's DataLoader asks a dataset that has this method for a whole batch
         loader.dataset.__getitems__ = lambda indices: batches(indices, runner.iter)
-        loader.collate_fn = _as_it_is
-        loader.pin_memory = loader.pin_memory and batches.device.type == 'cpu'
         if hasattr(runner.train_loop, 'dataloader_iterator'):
-            # that of an IterBasedTrainLoop was made with the loader as it was
+            # an IterBasedTrainLoop of mmengine 0.10.7 makes it before this hook is called: with the loader as it was,
+            # whose workers have begun with an endless sampler, which ends with them
+            sampler = loader.sampler
+            if isinstance(sampler, InfiniteSampler):
+                sampler.indices = InfiniteSampler(loader.dataset, sampler.shuffle, sampler.seed).indices
             runner.train_loop.dataloader_iterator = type(runner.train_loop.dataloader_iterator)(loader)
 
     def after_train(self, runner: Runner) -> None:
         """Leave the DataLoader as it was, and the memory."""
-        if self._before is not None:
-            loader = runner.train_dataloader
-            loader.collate_fn, loader.pin_memory = self._before
-            del loader.dataset.__getitems__
-            self._before = None
+        if self._before:
+            _set(runner.train_dataloader, self._before)
+            del runner.train_dataloader.dataset.__getitems__
+            self._before = {}
 
 
 def _check(loader: Any, model: nn.Module, max_memory: float | None) -> None:
@@ -121,17 +135,11 @@ def _check(loader: Any, model: nn.Module, max_memory: float | None) -> None:
     if getattr(loader.collate_fn, 'func', loader.collate_fn) not in (default_collate, pseudo_collate):
         raise NoWholeBatchesError('train_dataloader has a collate_fn of its own')
     split_pipeline(loader.dataset)
-    if loader.num_workers:
-        raise NoWholeBatchesError(
-            f'train_dataloader.num_workers={loader.num_workers}. Its pipeline can be done for whole batches, if the '
-            'images fit in memory: set train_dataloader.num_workers=0'
-        )
 
 
-def _wants_sample_each(model: nn.Module) -> bool:
-    """Whether labels are made to scores, or the head is not one that concatenates the labels of the data samples."""
-    head = getattr(getattr(model, 'architecture', model), 'head', None)
-    return model.data_preprocessor.to_onehot or not isinstance(head, ClsHead)
+def _set(loader: DataLoader, settings: dict[str, Any]) -> None:
+    for name, value in settings.items():
+        setattr(loader, name, value)
 
 
 def _as_it_is(batch: dict) -> dict:

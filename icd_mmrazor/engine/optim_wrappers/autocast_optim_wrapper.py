@@ -13,8 +13,6 @@ from torch.optim import Optimizer
 from icd_mmrazor.utils.errors import SettingError
 from icd_mmrazor.utils.precision import check_precision
 
-NAME = 'AutocastOptimWrapper'
-
 
 @OPTIM_WRAPPERS.register_module()
 class AutocastOptimWrapper(OptimWrapper):
@@ -40,17 +38,15 @@ class AutocastOptimWrapper(OptimWrapper):
     """
 
     def __init__(self, optimizer: Optimizer, dtype: str = 'bfloat16', **kwargs: Any) -> None:
-        if dtype == 'float16':
-            raise SettingError(
-                f"{NAME}: dtype='float16' needs scaled gradients, which this wrapper has not. Use mmengine's: "
-                "optim_wrapper.type='AmpOptimWrapper' (tools/train.py --amp fp16), on a GPU."
-            )
         if dtype != 'bfloat16':
-            raise SettingError(f"{NAME}: dtype={dtype!r} must be 'bfloat16'. For float32 use OptimWrapper.")
+            raise SettingError(
+                f"AutocastOptimWrapper: dtype={dtype!r} must be 'bfloat16'. For float16, which needs scaled gradients, "
+                "set optim_wrapper.type='AmpOptimWrapper' (tools/train.py --amp fp16), on a GPU; for float32 "
+                "'OptimWrapper'."
+            )
         super().__init__(optimizer, **kwargs)
-        self.dtype = torch.bfloat16
         self.device = optimizer.param_groups[0]['params'][0].device
-        check_precision(self.dtype, self.device, "optim_wrapper.type='AutocastOptimWrapper'")
+        check_precision(torch.bfloat16, self.device, "optim_wrapper.type='AutocastOptimWrapper'")
 
     @contextlib.contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -62,5 +58,5 @@ class AutocastOptimWrapper(OptimWrapper):
         Yields:
             Nothing; inside, autocast is on.
         """
-        with super().optim_context(model), torch.autocast(self.device.type, self.dtype):
+        with super().optim_context(model), torch.autocast(self.device.type, torch.bfloat16):
             yield

@@ -20,7 +20,7 @@ from icd_mmrazor.models.frozen_network import FrozenNetwork
 from icd_mmrazor.models.records import forget, make_plain, recorders_of
 from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of
 from icd_mmrazor.utils.errors import SettingError
-from icd_mmrazor.utils.samples import as_one_sample
+from icd_mmrazor.utils.samples import as_one_sample, takes_joined_labels
 
 
 @MODELS.register_module()
@@ -168,7 +168,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             self.frozen_teacher.prepare(batch_inputs, data_samples)
         if not self.torch_compile:
             return self._losses(batch_inputs, data_samples)
-        return self._losses_compiled(batch_inputs, as_one_sample(data_samples))
+        if takes_joined_labels(self):
+            data_samples = as_one_sample(data_samples)
+        return self._losses_compiled(batch_inputs, data_samples)
 
     def _losses(self, batch_inputs: Tensor, data_samples: list | None) -> dict[str, Tensor]:
         if self.distillation_stopped:

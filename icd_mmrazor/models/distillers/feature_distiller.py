@@ -41,8 +41,12 @@ class FeatureDistiller(ConfigurableDistiller):
       with the next, beginning with the stem's).
 
     A connector or a loss whose constructor has ``student_shape``, ``teacher_shape`` (``C x H x W``, or ``C``) or
-    ``in_features`` is given them. A loss whose ``forward`` has ``data_samples`` is given those of the batch, and one
-    with a method ``check_shapes`` may refuse the shapes of its arguments.
+    ``in_features`` is given them. A loss with a method ``check_shapes`` may refuse the shapes of its arguments.
+
+    A loss whose ``forward`` has ``data_samples`` is given those of the batch: a list of one for each image, or, as a
+    rule, of one for all, whose ``gt_label`` holds the labels (``B``) and whose ``sample_idx`` is a list of ``B``
+    positions. For both, ``torch.cat([sample.gt_label for sample in data_samples])`` are the labels, and
+    ``icd_mmrazor.utils.positions_of(data_samples)`` the positions.
 
     Some methods train in two stages, the first without the task: terms of the stage ``initial`` count in the first
     ``initial_epochs`` epochs, those of ``main`` after them (``InitialStageHook``).

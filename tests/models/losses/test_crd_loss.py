@@ -266,7 +266,6 @@ def test_compiled_once_for_all_batches() -> None:
     assert 0 < counts[1] == counts[2] == counts[3]
 
 
-
 @pytest.mark.parametrize(
     'setting',
     [
