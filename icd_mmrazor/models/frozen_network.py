@@ -110,8 +110,9 @@ class FrozenNetwork:
         return next(self.network.parameters(), torch.empty(0)).device
 
     def _copy(self) -> nn.Module:
-        """Copy the modules, without their hooks, whose recorders a deepcopy would copy too, but not the weights."""
-        memo: dict[int, Any] = {id(self): self}
+        """Copy the modules, but neither the weights nor the hooks: what these belong to would be copied too."""
+        attributes = [item for module in self.network.modules() for item in vars(module).items()]
+        memo: dict[int, Any] = {id(value): OrderedDict() for name, value in attributes if name.endswith('_hooks')}
         memo |= {id(hooks): OrderedDict() for module in self.network.modules() for hooks in _hooks_of(module)}
         memo |= {id(tensor): tensor for tensor in (*self.network.parameters(), *self.network.buffers())}
         return copy.deepcopy(self.network, memo)

@@ -189,6 +189,16 @@ def test_other_weights_are_taken_over(network: Callable) -> None:
     torch.testing.assert_close(frozen._prepared(images), other(images), rtol=1e-4, atol=1e-4)
 
 
+def test_a_copy_takes_no_earlier_copies_along(network: Callable) -> None:
+    """Of a network that is the teacher of several models one after the other."""
+    model = with_statistics(MODELS.build(network('res8')))
+    for _ in range(3):
+        frozen = FrozenNetwork(model)
+        frozen.prepare(torch.randn(2, 3, 32, 32))
+    assert len(model._load_state_dict_post_hooks) == 3
+    assert not frozen._prepared._load_state_dict_post_hooks
+
+
 def test_networks_get_their_data_samples() -> None:
     class Wanting(BaseModel):
         def __init__(self) -> None:
