@@ -25,7 +25,7 @@ help:
 
 $(STAMP): $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --progress-bar off -c requirements/constraints.txt -e '.[onedl,demo,test,lint]'
+	$(VENV)/bin/pip install --quiet --progress-bar off -c requirements/constraints.txt -e '.[onedl,demo,test,docs,lint]'
 	@touch $@
 
 $(STAMP_OPENMMLAB): $(SOURCES)
