@@ -1,6 +1,7 @@
 """tools/benchmarks/step_time.py: what it measures with, what it writes and what it refuses; times are not tested."""
 
 import copy
+import importlib
 import json
 import os
 import runpy
@@ -35,6 +36,15 @@ def load(name: str) -> dict:
     return runpy.run_path(str(BENCHMARKS / f'{name}.py'))
 
 
+@pytest.fixture
+def _small_operations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure the machine with small operations: bfloat16 takes minutes on a CPU that has no instructions for it."""
+    arithmetic = importlib.import_module('step_arithmetic')
+    monkeypatch.setattr(arithmetic, 'PRODUCT_SIZES', dict.fromkeys(arithmetic.PRODUCT_SIZES, 32))
+    monkeypatch.setattr(arithmetic, 'CONVOLUTION_SIZES', dict.fromkeys(arithmetic.CONVOLUTION_SIZES, (1, 2)))
+
+
+@pytest.mark.usefixtures('_small_operations')
 def test_a_pair_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     options = '--pairs res20_res8_digits --batch-sizes 4 --rounds 1 --steps 2 --warm-up 1 --images 5 --workers 0'
     options += ' --contender unfolded model.fold_teacher_norms=False --out results'
