@@ -14,14 +14,15 @@ WORKERS := --numprocesses 2 --dist worksteal
 FAMILY_FREE := tests/models/losses tests/models/connectors tests/test_benchmark.py tests/test_model_zoo.py tests/utils \
 	tests/tools/test_benchmark_front.py tests/tools/test_collect_results.py tests/tools/test_trials.py
 
-.PHONY: help demo test test-openmmlab lint format clean
+.PHONY: help demo test test-openmmlab docs lint format clean
 
 help:
 	@echo 'make demo            distil on digits: teacher, student alone, ICD, ICD+KD; prints one table'
 	@echo 'make test            run the tests'
 	@echo "make test-openmmlab  run the tests that concern it with OpenMMLab's own last releases"
+	@echo 'make docs            build the documentation: docs/_build/html/index.html'
 	@echo 'make lint, format    check, or mend, style with ruff'
-	@echo 'make clean           remove the environments and what the demo made'
+	@echo 'make clean           remove the environments and what the demo and the docs made'
 
 $(STAMP): $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
@@ -43,6 +44,11 @@ test-openmmlab: $(STAMP_OPENMMLAB)
 	OMP_NUM_THREADS=1 $(VENV_OPENMMLAB)/bin/pytest $(WORKERS) $(FAMILY_FREE:%=--ignore=%) \
 		--deselect tests/tools/test_training_tools.py::test_demo
 
+# every page is read from the top: links between docs/, README.md and configs/ are the same on a code host
+docs: $(STAMP)
+	$(VENV)/bin/sphinx-build -W --keep-going --quiet -b html -c docs . docs/_build/html
+	@echo 'docs/_build/html/index.html'
+
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -52,4 +58,4 @@ format: $(STAMP)
 	$(VENV)/bin/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VENV_OPENMMLAB) work_dirs/demo
+	rm -rf $(VENV) $(VENV_OPENMMLAB) work_dirs/demo docs/_build

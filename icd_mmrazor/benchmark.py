@@ -6,16 +6,20 @@ A pair lies in ``configs/_base_/pairs/PAIR.py``: everything but the distiller. A
 it has a variable ``override_METHOD``, and where its images are not 3 x 32 x 32, ``image_shape``.
 """
 
+import contextlib
 import difflib
 import functools
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmrazor.registry import MODELS
 from torch import nn
 
+from icd_mmrazor.models.networks import name_networks_in_full
 from icd_mmrazor.utils.errors import SettingError
 
 BASE = Path(__file__).resolve().parent / '.mim' / 'configs' / '_base_'
@@ -52,7 +56,8 @@ def describe_pair(pair: str) -> str:
         pair: One of :func:`pair_names`.
     """
     teacher = Config.fromfile(BASE / 'pairs' / f'{pair}.py').model.teacher_ckpt
-    return f'teacher {teacher}' + ('' if Path(teacher).is_file() else ' (not there)')
+    there = teacher.startswith('https://') or Path(teacher).is_file()
+    return f'teacher {teacher}' + ('' if there else ' (not there)')
 
 
 def compose(pair: str, methods: Sequence[str]) -> Config:
@@ -80,6 +85,7 @@ def compose(pair: str, methods: Sequence[str]) -> Config:
     if twice:
         raise SettingError(f'method {", ".join(twice)} is given more than once.')
     cfg = Config.fromfile(BASE / 'pairs' / f'{pair}.py')
+    name_networks_in_full(cfg.model)
     overrides = {key: cfg.pop(key) for key in list(cfg) if key.startswith('override_')}
     image_shape = cfg.pop('image_shape', None)
     if STUDENT_ALONE in methods:
@@ -151,14 +157,27 @@ def _begin_later(cfg: Config, epochs: int) -> None:
 
 def _fit(pair: str, distiller_cfg: dict) -> int:
     """Prepare a distiller on the untrained networks of a pair; return its initial epochs."""
-    with torch.random.fork_rng(devices=[]), MODELS.switch_scope_and_registry('mmrazor'):
+    with torch.random.fork_rng(devices=[]), _quiet(), MODELS.switch_scope_and_registry('mmrazor'):
         distiller, networks = MODELS.build(distiller_cfg), _untrained(pair)
         distiller.prepare_from_student(networks['architecture'])
         distiller.prepare_from_teacher(networks['teacher'])
     return getattr(distiller, 'initial_epochs', 0)
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep out of the log what is for the log of the run."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 @functools.cache
 def _untrained(pair: str) -> dict[str, nn.Module]:
     model = Config.fromfile(BASE / 'pairs' / f'{pair}.py').model
+    name_networks_in_full(model)
     return {name: MODELS.build(model[name]) for name in ('architecture', 'teacher')}

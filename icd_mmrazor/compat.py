@@ -11,12 +11,14 @@ import gc
 import importlib
 import importlib.metadata
 import importlib.util
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 PACKAGE = 'icd_mmrazor'
 OPENMMLAB_PACKAGES = ('mmengine', 'mmcv', 'mmpretrain')
+REMEMBERED_CONFIGS = 8
 
 
 def prepare_stack() -> None:
@@ -35,6 +37,7 @@ def prepare_stack() -> None:
     register_config_package()
     load_checkpoints_as_plain_weights()
     format_a_config_once()
+    name_weights_of_wrapped_networks_alike()
 
 
 def require_stack() -> None:
@@ -213,10 +216,10 @@ def load_checkpoints_as_plain_weights() -> None:
 
 
 def format_a_config_once() -> None:
-    """Remember the text of the last config that was formatted.
+    """Remember the texts of the last few configs that were formatted.
 
     Where: mmengine, both families, ``Config.pretty_text``: it runs a formatter, yapf, for every checkpoint, 0.05 s for
-    a config of ours and 0.4 s for one with long paths, though a run's config does not change.
+    a config of ours and 0.4 s for one with long paths, though those of a run and of its student do not change.
     """
     from mmengine.config import Config
 
@@ -227,11 +230,29 @@ def format_a_config_once() -> None:
         """Return the config as Python text."""
         config = f'{self._cfg_dict!r} {getattr(self, "_format_python_code", True)}'
         if config not in known:
-            known.clear()
+            if len(known) >= REMEMBERED_CONFIGS:
+                known.clear()
             known[config] = format_config(self)
         return known[config]
 
     Config.pretty_text = property(pretty_text)
+
+
+def name_weights_of_wrapped_networks_alike() -> None:
+    """Let mmpretrain's wrappers of networks of timm and Hugging Face be a student.
+
+    Where: mmpretrain, both families, ``TimmClassifier`` and ``HuggingFaceClassifier``: their state dict leaves out the
+    ``model.`` before each name, in a copy, which torch heeds in the outermost model only. In a distillation the names
+    keep it, and loading, which adds it, then finds none: no resuming, no student.
+    """
+    from mmpretrain.models import HuggingFaceClassifier, TimmClassifier
+
+    def without_model(_: Any, state_dict: dict, prefix: str, local_metadata: dict) -> None:  # noqa: ARG001
+        for name in [name for name in state_dict if name.startswith(f'{prefix}model.')]:
+            state_dict[prefix + name.removeprefix(f'{prefix}model.')] = state_dict.pop(name)
+
+    for wrapper in (TimmClassifier, HuggingFaceClassifier):
+        wrapper._remove_state_dict_prefix = staticmethod(without_model)
 
 
 @contextlib.contextmanager
@@ -299,6 +320,22 @@ def in_mmpretrain_scope(network: Any) -> Any:
     name = network['type']
     known = not isinstance(name, str) or (not name.startswith('mmpretrain.') and MODELS.get(name) is not None)
     return network if known else {'_scope_': 'mmpretrain', **network}
+
+
+def drop_log_noise(logger: logging.Logger) -> None:
+    """Keep lines out of a run's log that tell its reader nothing.
+
+    Where: mmengine, both families. ``LoggerHook`` repeats the experiment's name after every epoch, and
+    ``CheckpointHook`` warns at every start of mmengine's own old interface, which no user has chosen.
+
+    Args:
+        logger: The run's.
+    """
+    logger.addFilter(_tells_something)
+
+
+def _tells_something(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(('Exp name: ', '"FileClient" will be', '"HardDiskBackend" is the alias'))
 
 
 def accelerator_available() -> bool:

@@ -7,9 +7,13 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+import torch
 from helpers import CONFIGS, ROOT, run_python
 from mmengine.config import Config
+from mmengine.hub import get_config
 from mmengine.runner import Runner
 from mmrazor.registry import MODELS
 
@@ -75,6 +79,63 @@ def test_pair(teacher: str, student: str) -> None:
     assert with_kd.model.distiller == {**icd, 'kd': {'type': 'KLDivergence', 'tau': 4.0}}
     for key in ('train_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg'):
         assert cfg[key] == load(f'vanilla/{student}_cifar100')[key] == with_kd[key]
+
+
+@pytest.mark.parametrize(('teacher', 'student'), [('resnet34', 'resnet18'), ('resnet50', 'mobilenet-v2')])
+def test_imagenet_pair(teacher: str, student: str) -> None:
+    name = f'icd/icd_{teacher}_{student}_8xb32_in1k'
+    cfg, with_kd = load(name), load(name.replace('icd_', 'icd-kd_', 1))
+    # what mmpretrain trains its ResNet-18 with
+    want = get_config('mmpretrain::resnet/resnet18_8xb32_in1k.py')
+    for key in ('train_dataloader', 'val_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'auto_scale_lr'):
+        assert without_scopes(cfg[key]) == without_scopes(want[key]), key
+    assert cfg.data_preprocessor == want.data_preprocessor
+    assert Path(cfg.model.teacher_ckpt).name.startswith(f'{teacher}_8xb32_in1k_')
+    assert with_kd.model.distiller.pop('kd') == {'type': 'KLDivergence', 'tau': 4.0}
+    assert with_kd.to_dict() == cfg.to_dict()
+    for network, role in ((teacher, 'teacher'), (student, 'architecture')):
+        assert Path(cfg.model[role].cfg_path).name == f'{network}_8xb32_in1k.py'
+
+
+def without_scopes(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: without_scopes(item) for key, item in value.items() if key != '_scope_'}
+    return [without_scopes(item) for item in value] if isinstance(value, list) else value
+
+
+def test_imagenet_end_to_end(tmp_path: Path, runner: Callable) -> None:
+    """A folder of images as mmpretrain reads it, one epoch and its validation."""
+    data = tmp_path / 'imagenet'
+    generator = np.random.default_rng(0)
+    for split, names in (
+        ('train', [f'n0000000{i}/{i}.JPEG' for i in range(4)]),
+        ('val', [f'{i}.JPEG' for i in range(4)]),
+    ):
+        for name in names:
+            file = data / split / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            pixels = generator.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+            file.write_bytes(cv2.imencode('.jpg', pixels)[1].tobytes())
+        (data / 'meta').mkdir(exist_ok=True)
+        labels = ''.join(f'{name} {250 * i}\n' for i, name in enumerate(names))
+        (data / 'meta' / f'{split}.txt').write_text(labels)
+    cfg = load('icd/icd-kd_resnet34_resnet18_8xb32_in1k')
+    for split in ('train', 'val', 'test'):
+        cfg[f'{split}_dataloader'].dataset.data_root = str(data)
+        cfg[f'{split}_dataloader'].num_workers = 0
+    cfg.merge_from_dict({'train_cfg.max_epochs': 1, 'work_dir': str(tmp_path / 'work'), 'randomness.seed': 0})
+    cfg.model.update(teacher_ckpt=None, random_teacher=True)
+    # this run is about images and losses
+    cfg.default_hooks.checkpoint = None
+    run = runner(cfg)
+    model = run.train()
+    seen = run.train_dataloader.dataset[0]['inputs']
+    assert (tuple(seen.shape), seen.dtype) == ((3, 224, 224), torch.uint8)
+    assert model.data_preprocessor.mean.flatten().tolist() == pytest.approx([123.675, 116.28, 103.53])
+    assert model.data_preprocessor.to_rgb
+    scalars = run.message_hub.log_scalars
+    assert {'train/distill.loss_icd', 'train/distill.loss_kd', 'val/accuracy/top5'} <= set(scalars)
+    assert np.isfinite(scalars['train/loss'].current())
 
 
 def test_defaults_of_the_method_are_the_published_ones(teacher_file: Callable) -> None:

@@ -11,13 +11,15 @@ from mmengine.config import Config
 from mmengine.config.utils import _get_cfg_metainfo
 from mmengine.fileio import load
 from mmengine.hub import get_config
+from mmrazor.registry import MODELS
 
 from icd_mmrazor import benchmark
+from icd_mmrazor.models.networks import network_config
 
 ZOO = ROOT / 'docs' / 'model_zoo.md'
 METHODS = sorted(file.stem for file in (CONFIGS / '_base_' / 'methods').glob('*.py'))
-# demo and mixed hold examples of the README
-FOLDERS = sorted(folder for folder in CONFIGS.iterdir() if folder.name not in ('_base_', 'demo', 'mixed'))
+# demo and mixed hold examples of the README, transfer what is done with the students
+FOLDERS = sorted(folder for folder in CONFIGS.iterdir() if folder.name not in ('_base_', 'demo', 'mixed', 'transfer'))
 PAGES = [ZOO, *(folder / 'README.md' for folder in FOLDERS)]
 NOT_RUN = '**None of these cells has been run by us**'
 NOT_PUBLISHED = '-'
@@ -83,6 +85,8 @@ def test_metafile_names_the_networks(folder: Path) -> None:
     published_names = {ours: row[1].strip('`') for row in network_table(ZOO) for ours in [link_text(row[0])]}
     for model in metafile(folder)['Models']:
         *networks, data = model['Name'].split('_')
+        if data == 'in1k':
+            continue
         student = networks[-1]
         assert model['Metadata']['Training Data'] == {'cifar100': 'CIFAR-100', 'cifar10': 'CIFAR-10'}[data]
         network = ARCHITECTURES[published_names[student]]
@@ -94,6 +98,18 @@ def test_metafile_names_the_networks(folder: Path) -> None:
             config = model['Metadata'][role]['Config']
             assert config == f'icd_mmrazor::vanilla/{name}_{data}.py'
             assert (CONFIGS / config.removeprefix('icd_mmrazor::')).is_file()
+
+
+def test_metafile_names_the_networks_on_imagenet() -> None:
+    models = [model for model in metafile(CONFIGS / 'icd')['Models'] if model['Name'].endswith('_in1k')]
+    assert len(models) == 4
+    for model in models:
+        cfg = Config.fromfile(ROOT / model['Config']).model
+        assert model['Metadata']['Training Data'] == 'ImageNet-1k'
+        for role, network in (('Teacher', cfg.teacher), ('Student', cfg.architecture)):
+            assert model['Metadata'][role]['Config'] == network.cfg_path
+        student = MODELS.build(network_config(cfg.architecture, 'model.architecture'))
+        assert model['Metadata']['Parameters'] == sum(parameter.numel() for parameter in student.parameters())
 
 
 def test_index_names_every_metafile() -> None:

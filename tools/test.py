@@ -7,15 +7,15 @@ from pathlib import Path
 from icd_mmrazor import compat  # first: it says what to install where the stack is missing
 
 # isort: split
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.fileio import dump
-from mmengine.hub import get_config
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of
 from icd_mmrazor.utils.command_line import add_common_arguments, load_config, run
 from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.utils.students import student_of
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,32 +27,13 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def student_of(model: ConfigDict) -> ConfigDict:
-    """Return the config of a distillation's student, or the same config if it is no distillation.
-
-    No teacher is needed to test a student. What both saw the images through belongs to it.
-    """
-    if 'architecture' not in model:
-        return model
-    student = model.architecture
-    if 'cfg_path' in student:
-        # mmrazor's way to name a network by a package's config
-        package, inherited = student.cfg_path.partition('::')[0], get_config(student.cfg_path)
-        student = ConfigDict({'_scope_': package, **inherited.model})
-        if 'data_preprocessor' in inherited:
-            student.data_preprocessor = inherited.data_preprocessor
-    if model.get('data_preprocessor'):
-        student.data_preprocessor = model.data_preprocessor
-    return compat.in_mmpretrain_scope(student)
-
-
 def prepare(cfg: Config, args: argparse.Namespace) -> None:
     if args.out and Path(args.out).suffix != '.json':
         raise SettingError(f'--out {args.out}: the metrics are written as JSON; name a file that ends in .json.')
     if not args.work_dir:
         # mmengine writes the config of a run into its folder: keep that of the training
         cfg.work_dir = str(Path(cfg.work_dir, 'test'))
-    cfg.model = student_of(cfg.model)
+    cfg.model = student_of(cfg)
     # the weights are loaded here, strictly, and mmengine would load others over them
     cfg.load_from, cfg.resume = None, False
 

@@ -2,6 +2,7 @@
 
 from icd_mmrazor.models.algorithms import FrozenTeacherDistill
 from icd_mmrazor.models.backbones import CIFARResNet
+from icd_mmrazor.models.classifiers import LinearProbe, ProbeDataPreprocessor
 from icd_mmrazor.models.connectors import LinearProjection
 from icd_mmrazor.models.distillers import FeatureDistiller, ICDDistiller, MixedDistiller
 from icd_mmrazor.models.losses import FeatureLoss, ICDLoss
@@ -13,6 +14,8 @@ __all__ = [
     'FrozenTeacherDistill',
     'ICDDistiller',
     'ICDLoss',
+    'LinearProbe',
     'LinearProjection',
     'MixedDistiller',
+    'ProbeDataPreprocessor',
 ]

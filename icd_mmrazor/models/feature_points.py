@@ -29,6 +29,7 @@ from mmrazor.models.architectures.backbones import WideResNet
 from torch import Tensor, nn
 
 from icd_mmrazor.models.backbones import CIFARShuffleNetV2
+from icd_mmrazor.models.networks import find_classifier
 from icd_mmrazor.utils.errors import SettingError
 
 LAST_CALL = -1
@@ -153,25 +154,22 @@ def feature_points(network: nn.Module, maps: bool = True) -> FeaturePoints:
     """Find the features of a network.
 
     Args:
-        network: mmpretrain's ``ImageClassifier``, with a head that has one linear layer, ``fc``.
+        network: A classifier whose last linear layer can be found
+            (:func:`icd_mmrazor.models.networks.find_classifier`), with a ``backbone`` where maps are wanted.
         maps: Whether maps and pre-activations are wanted. The other features lie in every backbone's classifier.
 
     Returns:
         The points, named from the network on.
 
     Raises:
-        SettingError: The backbone is not known, or the network is no such classifier.
+        SettingError: The backbone is not known, or the classifying layer cannot be found.
     """
-    if not isinstance(getattr(getattr(network, 'head', None), 'fc', None), nn.Linear):
-        raise SettingError(
-            f"{type(network).__name__} has no linear layer head.fc. Use mmpretrain's ImageClassifier with a "
-            'LinearClsHead, or name modules in a ConfigurableDistiller.'
-        )
+    classifier = find_classifier(network)
     in_backbone = (
         tuple(replace(point, source=f'backbone.{point.source}') for point in points)
-        for points in (points_of_backbone(network.backbone) if maps else ((), ()))
+        for points in (points_of_backbone(getattr(network, 'backbone', network)) if maps else ((), ()))
     )
-    return FeaturePoints(*in_backbone, input_of('head.fc'), output_of('head.fc'))
+    return FeaturePoints(*in_backbone, input_of(classifier), output_of(classifier))
 
 
 def keep_preactivations(network: nn.Module) -> None:

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 
-def write_whole(text: str, path: Path) -> None:
-    """Write a text file: the new one is there whole, or the old one still is.
+def write_whole(content: str | bytes, path: Path) -> None:
+    """Write a file: the new one is there whole, or the old one still is.
 
     Args:
-        text: The content.
+        content: The content; a text is written in UTF-8.
         path: The file; its folder exists.
     """
     temporary = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
-        temporary.write_text(text, encoding='utf-8')
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

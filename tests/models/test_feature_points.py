@@ -81,7 +81,9 @@ def test_preactivations_are_kept(network: Callable, batch: Callable) -> None:
 def test_refuses_what_it_does_not_know() -> None:
     with pytest.raises(SettingError, match=r'backbone MobileOne: .*Known.*: CIFARShuffleNetV2, .*ResNet, '):
         feature_points(classifier(1024, type='MobileOne', arch='s0'))
-    with pytest.raises(SettingError, match=r'Sequential has no linear layer head\.fc'):
+    with pytest.raises(SettingError, match='Sequential has no linear layer in its head'):
+        feature_points(nn.Sequential(nn.Conv2d(3, 3, 1)), maps=False)
+    with pytest.raises(SettingError, match='backbone Sequential: it is not known'):
         feature_points(nn.Sequential(nn.Linear(3, 3)))
 
 

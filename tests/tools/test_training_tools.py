@@ -15,9 +15,8 @@ from unittest import mock
 import pytest
 import torch
 from helpers import CONFIGS, TOOLS, exit_status, run_python
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmpretrain.registry import DATASETS
-from mmrazor.registry import MODELS
 
 from icd_mmrazor.datasets import WholeBatches
 from icd_mmrazor.utils import SettingError
@@ -103,16 +102,6 @@ def test_testing_changes_nothing_of_the_training(
     accuracy = json.loads((tmp_path / 'out.json').read_text())['accuracy/top1']
     assert accuracy == validated(work_dir)[-1]['accuracy/top1']
     assert (work_dir / 'inside.py').read_text() == kept
-
-
-def test_the_student_of_mmrazors_style_is_found() -> None:
-    tool = runpy.run_path(str(TOOLS / 'test.py'))
-    architecture = dict(cfg_path='mmpretrain::resnet/resnet18_8xb16_cifar10.py', pretrained=False)
-    student = tool['student_of'](ConfigDict(type='SingleTeacherDistill', architecture=architecture))
-    model = MODELS.build(student)
-    assert model.backbone.depth == 18
-    # what mmpretrain's config says of the images comes along
-    assert model.data_preprocessor.mean.flatten().tolist() == pytest.approx([125.307, 122.961, 113.8575])
 
 
 @pytest.mark.parametrize(

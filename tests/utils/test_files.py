@@ -15,11 +15,11 @@ def test_the_old_file_stays_until_the_new_one_is_there(tmp_path: Path, monkeypat
     assert file.read_text(encoding='utf-8') == 'x = "ä"\n'
     assert json.loads((tmp_path / 'a.json').read_text()) == {'a': [1, None]}
 
-    def full(path: Path, text: str, encoding: str) -> None:
+    def full(path: Path, content: bytes) -> None:
         path.touch()
         raise OSError('no space left')
 
-    monkeypatch.setattr(Path, 'write_text', full)
+    monkeypatch.setattr(Path, 'write_bytes', full)
     with pytest.raises(OSError, match='no space'):
         write_whole('x = 2\n', file)
     assert file.read_text(encoding='utf-8') == 'x = "ä"\n'

@@ -8,7 +8,15 @@ import pytest
 from helpers import CONFIGS
 from mmengine.config import Config
 
-from icd_mmrazor.utils.training_logs import read_cfg_options, read_log, read_setting, read_settings
+from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.utils.training_logs import (
+    read_cfg_options,
+    read_log,
+    read_setting,
+    read_settings,
+    read_teacher_metrics,
+    read_training,
+)
 
 
 @pytest.fixture
@@ -154,3 +162,80 @@ def test_options_are_read_from_the_record(text: str, options: list[str] | None, 
     assert read_cfg_options(tmp_path) == []
     (tmp_path / 'trial.json').write_text(text)
     assert read_cfg_options(tmp_path) == options
+
+
+def trained(iteration: int, epoch: int | None, **numbers: float) -> dict:
+    place = {} if epoch is None else {'epoch': epoch}
+    return {**numbers, 'data_time': 0.1, 'time': 0.2, **place, 'iter': iteration, 'step': iteration}
+
+
+def test_the_numbers_of_a_training(log_of: Callable) -> None:
+    log_of(
+        trained(100, 1, loss=4.0, lr=0.1),
+        trained(250, 2, loss=3.0, lr=0.1),
+        validated(2, 20.0),
+        trained(350, 3, loss=2.0),
+    )
+    # resumed after epoch 2, of 150 iterations as far as the lines tell
+    more = {'accuracy/top1': 30.0, 'accuracy/top5': 60.0, 'text': 'a', 'data_time': 0.1, 'time': 0.2, 'step': 3}
+    folder = log_of(trained(300, 2, loss=2.5), trained(450, 3, loss=1.5, x=7), more, start='20260102_000000')
+    log = read_log(folder)
+    assert {iteration: numbers['loss'] for iteration, numbers in log.training.items()} == {
+        100: 4,
+        250: 3,
+        300: 2.5,
+        450: 1.5,
+    }
+    assert log.training[450] == {'loss': 1.5, 'x': 7.0, 'epoch': 3.0}
+    assert log.validations == {2: {'accuracy/top1': 20.0}, 3: {'accuracy/top1': 30.0, 'accuracy/top5': 60.0}}
+    assert (log.iterations_per_epoch, log.counts_epochs, log.problems) == (150, True, [])
+
+
+def test_a_training_that_counts_iterations(log_of: Callable) -> None:
+    """The step of a validation is 0 there unless LoggerHook is told otherwise."""
+    lines = [trained(100, None, loss=4.0), validated(0, 20.0), trained(200, None, loss=3.0), validated(200, 30.0)]
+    log = read_log(log_of(*lines))
+    assert log.accuracies == {100: 20.0, 200: 30.0}
+    assert (list(log.training), log.iterations_per_epoch, log.counts_epochs) == ([100, 200], 1, False)
+    for broken in (
+        trained(0, None, loss=1.0),
+        trained('3', None, loss=1.0),
+        trained(10**400, None, loss=1.0),
+        trained(3, 0),
+        trained(300, 1, loss=10**400),
+    ):
+        assert len(read_log(log_of(*lines, broken)).problems) == 1
+
+
+def test_what_there_is_instead_of_a_training_is_told(log_of: Callable, tmp_path: Path) -> None:
+    def refused(folder: Path) -> str:
+        with pytest.raises(SettingError) as error:
+            read_training(folder)
+        return str(error.value)
+
+    assert 'does not exist' in refused(tmp_path / 'absent')
+    assert 'it holds nothing' in refused(tmp_path)
+    (tmp_path / 'epoch_1.pth').touch()
+    assert 'is a file' in refused(tmp_path / 'epoch_1.pth')
+    assert 'it holds epoch_1.pth. Expected is' in refused(tmp_path)
+    log_of(start='seed_0/20260101_000000')
+    assert f'There are trainings below it; name these: {tmp_path / "seed_0"}.' in refused(tmp_path)
+    assert 'scalars.json is empty' in refused(tmp_path / 'seed_0')
+    log_of(trained(1, 1, loss=1.0), start='seed_0/20260101_000000')
+    assert read_training(tmp_path / 'seed_0').training == {1: {'loss': 1.0, 'epoch': 1.0}}
+
+
+def test_the_teachers_metrics_are_found_in_the_log(tmp_path: Path) -> None:
+    report = (
+        'What is being distilled:\n  teacher  CIFARResNet(depth=20), 272,474 parameters{}\n'
+        '           weights a, validation set: accuracy/top1 1.00\n'
+    )
+    for start, text in (
+        ('1', report.format(', validation set: accuracy/top1 99.40, accuracy/top5 100.00')),
+        ('2', report.format(', validation set: accuracy/top1 98.00, single-label/f1-score -1.50')),
+        ('3', report.format('')),
+    ):
+        (tmp_path / start).mkdir()
+        (tmp_path / start / f'{start}.log').write_text(text)
+    assert read_teacher_metrics(tmp_path) == {'accuracy/top1': 98.0, 'single-label/f1-score': -1.5}
+    assert read_teacher_metrics(tmp_path / '1') == {}

@@ -14,17 +14,21 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from icd_mmrazor.utils.command_line import run as run_tool
 from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.utils.figures import figure_files, new_figure, save_figure, style
 from icd_mmrazor.utils.training_logs import read_cfg_options, read_log, read_setting, read_settings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PUBLISHED = Path(__file__).resolve().parents[1] / 'benchmarks' / 'published_cifar100.csv'
 # of the main stage: AB, FT and FSP train 30 more before it
 PUBLISHED_EPOCHS = 240
 # the published tables' names of networks
 PUBLISHED_NAMES = {'mobilenetv2': 'mobilev2', 'shufflenetv1': 'shufflev1', 'shufflenetv2': 'shufflev2'}
-FIGURE_FORMATS = ('.png', '.svg', '.pdf')
 LEGEND = (
     'Top-1 accuracy (%) after the last epoch: mean ± sample standard deviation over n seeds '
     '[published value, difference]; † see the notes.'
@@ -252,36 +256,32 @@ def write_csv(cells: Sequence[Cell], file: Path) -> None:
             writer.writerow([cell.methods, cell.pair, len(cell.accuracies), epochs, *rounded, '; '.join(cell.notes)])
 
 
-def draw(cells: Sequence[Cell], file: Path) -> None:
-    """Draw one panel a pair: our means with their deviations, and the published values as hollow markers."""
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
+def draw(cells: Sequence[Cell]) -> 'Figure':
+    """Return a figure: one panel a pair, our means with their deviations, the published values as hollow markers."""
     from matplotlib.lines import Line2D
 
     methods, pairs, by_name = grid(cells)
     columns = min(4, len(pairs))
     rows = -(-len(pairs) // columns)
-    size = (1.6 + 3.2 * columns, 1.4 + rows * (0.7 + 0.28 * len(methods)))
-    figure = Figure(figsize=size, layout='constrained')
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
-    colours, shapes = colormaps['tab10'].colors, 'osD^vP'
+    figure, panels = new_figure(rows, columns, panel_size=(3.2, 0.7 + 0.28 * len(methods)), sharey=True)
+    size = (1.6 + figure.get_figwidth(), 1.4 + figure.get_figheight())
+    panels = panels.flatten()
     for panel, pair in zip(panels, pairs, strict=False):
-        # a folder's name is no formula
-        panel.set_title(pair, fontsize=9, parse_math=False)
-        panel.set_yticks(range(len(methods)), methods, parse_math=False)
+        panel.set_title(pair, fontsize=9)
+        panel.set_yticks(range(len(methods)), methods)
         panel.set_ylim(len(methods) - 0.5, -0.5)
         panel.grid(alpha=0.3)
         panel.margins(x=0.1)
         panel.tick_params(labelbottom=True)
         for place, name in enumerate(methods):
-            cell, colour, shape = by_name[name, pair], colours[place % 10], shapes[place % 6]
+            cell, (colour, shape, _) = by_name[name, pair], style(place)
             if cell.published is not None:
                 panel.plot(cell.published, place, shape, markersize=8, markerfacecolor='none', markeredgecolor=colour)
             if cell.mean is not None:
                 panel.errorbar(cell.mean, place, xerr=cell.deviation, fmt=shape, color=colour, markersize=5, capsize=3)
             elif cell.published is None:
                 panel.text(
-                    0.5, place, str(cell), transform=panel.get_yaxis_transform(), ha='center', va='center', size=7
+                    0.5, place, str(cell), transform=panel.get_yaxis_transform(), ha='center', va='center', size=8
                 )
     for panel in panels[len(pairs) :]:
         panel.set_visible(False)
@@ -295,14 +295,14 @@ def draw(cells: Sequence[Cell], file: Path) -> None:
         if names
         for line in textwrap.wrap(f'{head}: {"; ".join(names)}', width=round(13 * size[0]))
     ]
-    figure.set_figheight(size[1] + 0.14 * len(caption))
-    figure.supxlabel('\n'.join([label, *caption]), fontsize=8, parse_math=False)
+    figure.set_size_inches(size[0], size[1] + 0.14 * len(caption))
+    figure.supxlabel('\n'.join([label, *caption]), fontsize=8)
     grey = dict(color='grey', linestyle='none', marker='o')
     handles = [Line2D([], [], label='ours: mean and standard deviation over seeds', markersize=5, **grey)]
     if any(cell.published is not None for cell in cells):
         handles.append(Line2D([], [], label='published', markersize=8, markerfacecolor='none', **grey))
     figure.legend(handles=handles, loc='outside upper center', ncols=2, fontsize=8, frameon=False)
-    figure.savefig(file, dpi=150)
+    return figure
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -311,13 +311,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--published', type=Path, default=PUBLISHED, metavar='CSV', help='default: that of CIFAR-100')
     parser.add_argument('--markdown', type=Path, metavar='FILE', help='write the table that is printed')
     parser.add_argument('--csv', type=Path, metavar='FILE', help='write a line for each method and pair')
-    parser.add_argument('--figure', type=Path, metavar='FILE', help='draw it: .png, .svg or .pdf')
+    parser.add_argument('--figure', type=Path, metavar='FILE', help='draw it, as .png and .svg')
+    parser.add_argument('--force', action='store_true', help='replace a figure that these tools did not draw, too')
     args = parser.parse_args(arguments)
     for folder in args.work_dirs:
         if not folder.is_dir():
             raise SettingError(f'{folder}: there is no such folder (working folder: {Path.cwd()}).')
-    if args.figure and args.figure.suffix not in FIGURE_FORMATS:
-        raise SettingError(f'--figure {args.figure}: name a file that ends in {", ".join(FIGURE_FORMATS)}.')
+    if args.figure:
+        figure_files(args.figure, args.force, '--figure')
     cells = collect(args.work_dirs, read_published(args.published))
     table = markdown(cells)
     print(table, end='')
@@ -328,7 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.csv:
         write_csv(cells, args.csv)
     if args.figure:
-        draw(cells, args.figure)
+        save_figure(draw(cells), args.figure, args.force)
 
 
 if __name__ == '__main__':

@@ -12,6 +12,21 @@ from sklearn.datasets import load_digits
 TEST_IMAGES = 500
 
 
+def read_digits() -> dict[str, np.ndarray]:
+    """Return uint8 images (N x 16 x 16) and labels (N) of both splits, in an order that is always the same."""
+    digits = load_digits()
+    order = np.random.default_rng(0).permutation(len(digits.images))
+    # values of 0 to 16 at 8 x 8
+    images = np.stack([cv2.resize(image, (16, 16)) for image in digits.images[order] * (255 / 16)])
+    images, labels = images.round().astype(np.uint8), digits.target[order].astype(np.uint8)
+    return {
+        'train_images': images[:-TEST_IMAGES],
+        'train_labels': labels[:-TEST_IMAGES],
+        'test_images': images[-TEST_IMAGES:],
+        'test_labels': labels[-TEST_IMAGES:],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('dst', metavar='DST.npz', type=Path)
@@ -21,25 +36,15 @@ def main() -> None:
     if dst.exists():
         parser.error(f'DST {dst} exists and is kept; give another path')
 
-    digits = load_digits()
-    order = np.random.default_rng(0).permutation(len(digits.images))
-    # values of 0 to 16 at 8 x 8
-    images = np.stack([cv2.resize(image, (16, 16)) for image in digits.images[order] * (255 / 16)])
-    images, labels = images.round().astype(np.uint8), digits.target[order].astype(np.uint8)
+    digits = read_digits()
     dst.parent.mkdir(parents=True, exist_ok=True)
     part = dst.with_name(f'.{os.getpid()}.{dst.name}')
     try:
-        np.savez(
-            part,
-            train_images=images[:-TEST_IMAGES],
-            train_labels=labels[:-TEST_IMAGES],
-            test_images=images[-TEST_IMAGES:],
-            test_labels=labels[-TEST_IMAGES:],
-        )
+        np.savez(part, **digits)
         part.replace(dst)
     finally:
         part.unlink(missing_ok=True)
-    print(f'{dst}: {len(images) - TEST_IMAGES} + {TEST_IMAGES} images')
+    print(f'{dst}: {len(digits["train_labels"])} + {len(digits["test_labels"])} images')
 
 
 if __name__ == '__main__':

@@ -19,7 +19,11 @@ default_hooks = dict(
     check_labels=dict(type='CheckLabelsHook'),
     check_numbers=dict(type='CheckNumbersHook'),
     plain_checkpoint=dict(type='PlainCheckpointHook'),
+    # a distillation's student as a plain classifier: student_last.pth, student_best.pth, student.py
+    export_student=dict(type='ExportStudentHook'),
     distillation_report=dict(type='DistillationReportHook'),
+    # a line after each validation, a summary at the end; stays last, after what writes files
+    status=dict(type='StatusHook'),
 )
 env_cfg = dict(
     cudnn_benchmark=True,

@@ -4,10 +4,13 @@ from icd_mmrazor.engine.hooks.check_labels_hook import CheckLabelsHook
 from icd_mmrazor.engine.hooks.check_numbers_hook import CheckNumbersHook
 from icd_mmrazor.engine.hooks.deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from icd_mmrazor.engine.hooks.distillation_report_hook import DistillationReportHook
+from icd_mmrazor.engine.hooks.export_student_hook import ExportStudentHook
 from icd_mmrazor.engine.hooks.float32_precision_hook import Float32PrecisionHook
+from icd_mmrazor.engine.hooks.frozen_feature_hook import FrozenFeatureHook
 from icd_mmrazor.engine.hooks.initial_stage_hook import InitialStageHook
 from icd_mmrazor.engine.hooks.plain_checkpoint_hook import PlainCheckpointHook
 from icd_mmrazor.engine.hooks.sample_memory_hook import SampleMemoryHook
+from icd_mmrazor.engine.hooks.status_hook import StatusHook
 from icd_mmrazor.engine.hooks.whole_batch_hook import WholeBatchHook
 
 __all__ = [
@@ -15,9 +18,12 @@ __all__ = [
     'CheckNumbersHook',
     'DeferredRuntimeInfoHook',
     'DistillationReportHook',
+    'ExportStudentHook',
     'Float32PrecisionHook',
+    'FrozenFeatureHook',
     'InitialStageHook',
     'PlainCheckpointHook',
     'SampleMemoryHook',
+    'StatusHook',
     'WholeBatchHook',
 ]

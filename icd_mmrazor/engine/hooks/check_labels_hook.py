@@ -8,6 +8,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from icd_mmrazor.models.networks import number_of_classes
 from icd_mmrazor.utils.datasets import image_labels
 from icd_mmrazor.utils.errors import DatasetError
 
@@ -38,7 +39,7 @@ class CheckLabelsHook(Hook):
         """Check the training and the validation set."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         classifier = getattr(model, 'architecture', model)
-        classes = getattr(getattr(classifier, 'head', None), 'num_classes', None)
+        classes = number_of_classes(classifier)
         if classes is None:
             return
         for dataset in _plain_datasets(runner.train_dataloader.dataset):

@@ -1,7 +1,8 @@
 """What is being distilled, said once at the start."""
 
+from numbers import Real
+
 import torch
-from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.registry import HOOKS
@@ -13,7 +14,8 @@ from torch import nn
 class DistillationReportHook(Hook):
     """Log teacher and student, the teacher's accuracy on the validation set, and the loss terms with their weights.
 
-    The teacher is evaluated once, before the first epoch. It does nothing for a model without a teacher.
+    The teacher is evaluated once, before the first epoch; ``runner.message_hub.get_info('teacher_metrics')`` has its
+    metrics from then on. It does nothing for a model without a teacher.
 
     Config example::
 
@@ -46,7 +48,11 @@ class DistillationReportHook(Hook):
         if runner.val_loop is None:
             return ''
         metrics = evaluate(algorithm.teacher, algorithm.data_preprocessor, runner)
-        return ', validation set: ' + ', '.join(f'{name} {value:.2f}' for name, value in metrics.items())
+        # not kept in checkpoints: a resumed run evaluates its own teacher
+        runner.message_hub.update_info('teacher_metrics', metrics, resumed=False)
+        # some are lists, such as an accuracy for each class
+        numbers = [f'{name} {value:.2f}' for name, value in metrics.items() if isinstance(value, Real)]
+        return ', validation set: ' + ', '.join(numbers)
 
 
 @torch.no_grad()
@@ -80,9 +86,10 @@ def describe(model: nn.Module, cfg: dict | None) -> str:
     Returns:
         For example "CIFARResNet(depth=20), 272,474 parameters".
     """
-    backbone = (cfg or {}).get('backbone')
     name = type(getattr(model, 'backbone', model)).__name__
-    if isinstance(backbone, ConfigDict):
+    # a wrapper of a whole network, such as TimmClassifier, has no backbone
+    backbone = cfg.get('backbone', cfg) if isinstance(cfg, dict) else None
+    if isinstance(backbone, dict):
         settings = (f'{k}={v}' for k, v in backbone.items() if isinstance(v, int | float | str) and k != 'type')
         name += f'({", ".join(s for s in settings if not s.startswith("_"))})'
     return f'{name}, {sum(p.numel() for p in model.parameters()):,} parameters'

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from mmengine.dataset import InfiniteSampler, default_collate, pseudo_collate
+from mmengine.dataset import default_collate, pseudo_collate
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from icd_mmrazor.datasets.whole_batches import NoWholeBatchesError, WholeBatches, split_pipeline
 from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.utils.loaders import MadeBatches, are_made, restart
 from icd_mmrazor.utils.samples import takes_joined_labels
 
 MB = 1e6
@@ -71,11 +72,13 @@ class WholeBatchHook(Hook):
             ) from None
         self.device = device
         self.max_memory = max_memory
-        self._before: dict[str, Any] = {}
+        self._made: MadeBatches | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Read the training images, or say why not."""
         loader = runner.train_dataloader
+        if are_made(loader):  # FrozenFeatureHook does, and says so
+            return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         try:
             _check(loader, model, self.max_memory)
@@ -97,30 +100,16 @@ class WholeBatchHook(Hook):
             f'WholeBatchHook: {len(batches.images):,} training images lie on {batches.device} '
             f'({batches.images.nbytes / MB:,.1f} MB); each batch, {height} x {width}, is made there at once.'
         )
-        settings = dict(
-            collate_fn=_as_it_is,
-            pin_memory=loader.pin_memory and batches.device.type == 'cpu',
-            num_workers=0,
-            timeout=0,  # of waiting for workers: an error without any
+        self._made = MadeBatches(
+            loader, lambda indices: batches(indices, runner.iter), in_cpu_memory=batches.device.type == 'cpu'
         )
-        self._before = {name: getattr(loader, name) for name in settings}
-        _set(loader, settings)
-        # torch's DataLoader asks a dataset that has this method for a whole batch
-        loader.dataset.__getitems__ = lambda indices: batches(indices, runner.iter)
-        if hasattr(runner.train_loop, 'dataloader_iterator'):
-            # an IterBasedTrainLoop of mmengine 0.10.7 makes it before this hook is called: with the loader as it was,
-            # whose workers have begun with an endless sampler, which ends with them
-            sampler = loader.sampler
-            if isinstance(sampler, InfiniteSampler):
-                sampler.indices = InfiniteSampler(loader.dataset, sampler.shuffle, sampler.seed).indices
-            runner.train_loop.dataloader_iterator = type(runner.train_loop.dataloader_iterator)(loader)
+        restart(runner.train_loop)
 
     def after_train(self, runner: Runner) -> None:
         """Leave the DataLoader as it was, and the memory."""
-        if self._before:
-            _set(runner.train_dataloader, self._before)
-            del runner.train_dataloader.dataset.__getitems__
-            self._before = {}
+        if self._made:
+            self._made.undo()
+            self._made = None
 
 
 def _check(loader: Any, model: nn.Module, max_memory: float | None) -> None:
@@ -135,12 +124,3 @@ def _check(loader: Any, model: nn.Module, max_memory: float | None) -> None:
     if getattr(loader.collate_fn, 'func', loader.collate_fn) not in (default_collate, pseudo_collate):
         raise NoWholeBatchesError('train_dataloader has a collate_fn of its own')
     split_pipeline(loader.dataset)
-
-
-def _set(loader: DataLoader, settings: dict[str, Any]) -> None:
-    for name, value in settings.items():
-        setattr(loader, name, value)
-
-
-def _as_it_is(batch: dict) -> dict:
-    return batch

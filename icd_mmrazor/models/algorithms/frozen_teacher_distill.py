@@ -14,9 +14,9 @@ from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from icd_mmrazor.compat import in_mmpretrain_scope
 from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher, networks_needed_by
 from icd_mmrazor.models.frozen_network import FrozenNetwork
+from icd_mmrazor.models.networks import network_config, number_of_classes, published_weights
 from icd_mmrazor.models.records import forget, make_plain, recorders_of
 from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of
 from icd_mmrazor.utils.errors import SettingError
@@ -43,12 +43,13 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
     Args:
         distiller: Config of the distiller.
-        teacher: Config of the teacher, or the built model. Without a scope it is mmpretrain's.
+        teacher: The teacher: a name or a config, as :func:`icd_mmrazor.models.networks.network_config` takes them, or
+            the built model.
         teacher_ckpt: The teacher's checkpoint: a file or an ``https://`` address. A distillation checkpoint gives its
-            student.
-        architecture: Config of the student, or the built model. Without a scope it is mmpretrain's too.
-        data_preprocessor: What both networks see the images through. Its type is mmpretrain's
-            ``ClsDataPreprocessor`` unless it names another.
+            student. A teacher named by a name of mmpretrain's model zoo has the published weights if there is none.
+        architecture: The student, in the same forms.
+        data_preprocessor: What both networks see the images through: that of the student's config unless this, or the
+            run's config, gives one. Its type is mmpretrain's ``ClsDataPreprocessor`` unless it names another.
         teacher_precision: What the teacher computes in: ``'fp32'`` (the precision of its weights, also where the
             student trains under autocast), ``'bf16'`` or ``'fp16'`` (GPU). Losses get features in float32 in any case.
         fold_teacher_norms: Whether the teacher's batch norms are folded into its convolutions, in a copy. In float32
@@ -64,7 +65,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         **kwargs: Other arguments of the base class.
 
     Raises:
-        SettingError: ``teacher_ckpt`` is not given, teacher and student have different numbers of classes,
+        SettingError: ``teacher_ckpt`` is not given, a network is named that there is not, teacher and student have
+            different numbers of classes,
             ``torch_compile`` has options that ``torch.compile`` has not, or the device cannot compute in
             ``teacher_precision``.
         CheckpointError: The checkpoint is missing, is not a plain weights file, or is of another network.
@@ -74,8 +76,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         model = dict(
             _scope_='mmrazor',
             type='FrozenTeacherDistill',
-            architecture=dict(...),  # the student
-            teacher=dict(...),
+            architecture='configs/vanilla/res8x4_cifar100.py',  # the student
+            teacher='configs/vanilla/res32x4_cifar100.py',
             teacher_ckpt='work_dirs/res32x4_cifar100/epoch_240.pth',
             distiller=dict(type='ICDDistiller'))
     """
@@ -83,10 +85,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     def __init__(
         self,
         distiller: dict,
-        teacher: BaseModel | dict,
+        teacher: BaseModel | dict | str,
         teacher_ckpt: str | None = None,
         *,
-        architecture: BaseModel | dict,
+        architecture: BaseModel | dict | str,
         data_preprocessor: nn.Module | dict | None = None,
         teacher_precision: str = 'fp32',
         fold_teacher_norms: bool = True,
@@ -97,6 +99,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         calculate_student_loss: bool = True,
         **kwargs: Any,
     ) -> None:
+        if not random_teacher:
+            teacher_ckpt = teacher_ckpt or published_weights(teacher)
         if not teacher_ckpt and not random_teacher:
             raise SettingError(
                 f'FrozenTeacherDistill: teacher_ckpt={teacher_ckpt!r}. A student can only learn from trained weights: '
@@ -112,8 +116,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 )
         _check_compile_options(torch_compile)
         # strictly and first: the base class loads leniently, and after the distiller could have read the weights
-        teacher = in_mmpretrain_scope(teacher)
-        teacher = MODELS.build(teacher) if isinstance(teacher, dict) else teacher
+        if not isinstance(architecture, nn.Module):
+            architecture = network_config(architecture, 'model.architecture')
+        if not isinstance(teacher, nn.Module):
+            teacher = MODELS.build(network_config(teacher, 'model.teacher'))
         if not random_teacher:
             load_strictly(teacher, weights_of(read_checkpoint(teacher_ckpt), teacher_ckpt), f'{teacher_ckpt=!s}')
         if isinstance(data_preprocessor, dict):
@@ -123,7 +129,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             teacher,
             student_trainable=student_trainable,
             calculate_student_loss=calculate_student_loss,
-            architecture=in_mmpretrain_scope(architecture),
+            architecture=architecture,
             data_preprocessor=data_preprocessor,
             **kwargs,
         )
@@ -133,6 +139,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         object.__setattr__(self, 'teacher', teacher.eval())
         initialise_from_teacher(self.distiller, teacher)
         self._check_classes()
+        self._compare_normalisation()
         self.channels_last = channels_last
         if channels_last:
             teacher.to(memory_format=torch.channels_last)
@@ -142,14 +149,24 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self._compiled_losses: Callable | None = None
 
     def _check_classes(self) -> None:
-        student, teacher = (
-            getattr(getattr(m, 'head', None), 'num_classes', None) for m in (self.student, self.teacher)
-        )
+        student, teacher = number_of_classes(self.student), number_of_classes(self.teacher)
         if student and teacher and student != teacher:
             raise SettingError(
                 f'FrozenTeacherDistill: the teacher has {teacher} classes, the student {student}. Set '
                 'model.teacher.head.num_classes and model.architecture.head.num_classes to those of the dataset, and '
                 'give a teacher_ckpt trained on it.'
+            )
+
+    def _compare_normalisation(self) -> None:
+        """Warn where the teacher's config says that it was trained on images normalised otherwise."""
+        own, used = (_normalisation(model.data_preprocessor) for model in (self.teacher, self))
+        if own and own != used:
+            print_log(
+                f"FrozenTeacherDistill: the teacher's config normalises images by {own}, but both networks get them by "
+                f'{used or "no mean and std"}. If that is not what its weights were trained with, set '
+                'model.data_preprocessor, or take a teacher trained so.',
+                logger='current',
+                level=logging.WARNING,
             )
 
     def loss(self, batch_inputs: Tensor, data_samples: list | None = None) -> dict[str, Tensor]:
@@ -239,6 +256,15 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self.frozen_teacher.reset()
         self.teacher._apply(fn, *args, **kwargs)
         return super()._apply(fn, *args, **kwargs)
+
+
+def _normalisation(data_preprocessor: nn.Module) -> str:
+    values = {name: getattr(data_preprocessor, name, None) for name in ('mean', 'std')}
+    return ', '.join(
+        f'{name} {[round(value, 2) for value in tensor.flatten().tolist()]}'
+        for name, tensor in values.items()
+        if tensor is not None
+    )
 
 
 def _check_compile_options(options: bool | dict) -> None:

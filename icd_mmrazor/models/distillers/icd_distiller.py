@@ -3,13 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.logging import print_log
 from mmrazor.models.distillers import ConfigurableDistiller
+from mmrazor.models.task_modules import RecorderManager
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from icd_mmrazor.models.connectors import LinearProjection
+from icd_mmrazor.models.networks import find_classifier
 from icd_mmrazor.utils.errors import SettingError
 
+AUTO = 'auto'
 FEATURE, LOGITS = 'icd_feature', 'icd_logits'
 STUDENT, TEACHER = 'icd_student', 'icd_teacher'
 
@@ -18,15 +22,17 @@ STUDENT, TEACHER = 'icd_student', 'icd_teacher'
 class ICDDistiller(ConfigurableDistiller):
     """Distil with ICD (arXiv 2407.11802), and with whatever else is configured beside it.
 
-    The source is the classifier's linear layer. Its input is the feature that ICD embeds, its ``in_features`` the
-    width of that feature, its output the logits for ``kd``. The embeddings are learned with the student.
+    The source is the classifier's linear layer, which is found in the network. Its input is the feature that ICD
+    embeds, its ``in_features`` the width of that feature, its output the logits for ``kd``. The embeddings are learned
+    with the student.
 
     The losses appear as ``loss_icd`` and ``loss_kd``; ``icd_contrastive``, ``icd_invariance`` and ``icd_tau`` are
     logged beside them.
 
     Args:
-        student_source: Name of the linear layer in the student.
-        teacher_source: Name of the linear layer in the teacher.
+        student_source: Name of the linear layer in the student. ``'auto'``: the one in its head that has as many
+            outputs as there are classes (:func:`icd_mmrazor.models.networks.find_classifier`); the log says which.
+        teacher_source: The same in the teacher.
         embed_dims: Width of the embeddings.
         icd: Settings of the loss between the embeddings; its type is :class:`ICDLoss` unless they name another.
         kd: Settings of a loss between the logits, called with ``preds_S`` and ``preds_T``; its type is mmrazor's
@@ -36,8 +42,8 @@ class ICDDistiller(ConfigurableDistiller):
         init_cfg: As of every mmengine module.
 
     Raises:
-        SettingError: A source is not a linear layer of its network, a width is out of range, a name is used twice, or
-            ``kd`` compares different numbers of classes.
+        SettingError: A source is not a linear layer of its network, or none or several may be the one that ``'auto'``
+            asks for; a width is out of range, a name is used twice, or ``kd`` compares different numbers of classes.
 
     Config example, ICD+KD as published::
 
@@ -49,8 +55,8 @@ class ICDDistiller(ConfigurableDistiller):
 
     def __init__(
         self,
-        student_source: str = 'head.fc',
-        teacher_source: str = 'head.fc',
+        student_source: str = AUTO,
+        teacher_source: str = AUTO,
         embed_dims: int = 128,
         icd: dict | None = None,
         kd: dict | None = None,
@@ -85,21 +91,22 @@ class ICDDistiller(ConfigurableDistiller):
                 'preds_T': dict(recorder=LOGITS, from_student=False),
             }
 
-        def recorders(source: str) -> dict[str, dict]:
-            feature = {FEATURE: dict(type='ModuleInputs', source=source)}
-            return feature if kd is None else {**feature, LOGITS: dict(type='ModuleOutputs', source=source)}
-
+        # their sources are known from the networks; the base class wants them now, to check mappings against
+        own = {FEATURE: dict(_scope_='mmrazor', type='ModuleInputs', source=AUTO)}
+        if kd is not None:
+            own[LOGITS] = dict(_scope_='mmrazor', type='ModuleOutputs', source=AUTO)
         _refuse_names(connectors, (STUDENT, TEACHER), 'connectors')
         _refuse_names(loss_forward_mappings, mappings, 'loss_forward_mappings')
         super().__init__(
-            student_recorders=_merged(recorders(student_source), student_recorders, 'student_recorders'),
-            teacher_recorders=_merged(recorders(teacher_source), teacher_recorders, 'teacher_recorders'),
+            student_recorders=_merged(own, student_recorders, 'student_recorders'),
+            teacher_recorders=_merged(own, teacher_recorders, 'teacher_recorders'),
             distill_losses=_merged(losses, distill_losses, 'distill_losses'),
             connectors=connectors,
             loss_forward_mappings=loss_forward_mappings,
             distill_deliveries=distill_deliveries,
             init_cfg=init_cfg,
         )
+        self.own_recorders = own
         self.compares_logits = kd is not None
         self.classes: dict[str, int] = {}
         # the base class wants every connector of a mapping to exist; ours need the width, known from the networks
@@ -112,12 +119,10 @@ class ICDDistiller(ConfigurableDistiller):
             model: The student.
 
         Raises:
-            SettingError: ``student_source`` is not a linear layer of the model, or ``kd`` is set and the two networks
-                have different numbers of classes.
+            SettingError: ``student_source`` is not a linear layer of the model or cannot be found, or ``kd`` is set and
+                the two networks have different numbers of classes.
         """
-        layer = _linear_layer(model, self.student_source, 'student_source')
-        self.connectors[STUDENT] = LinearProjection(layer.in_features, self.embed_dims)
-        self._compare_classes(student=layer.out_features)
+        self._prepare('student', STUDENT, model)
         super().prepare_from_student(model)
 
     def prepare_from_teacher(self, model: nn.Module) -> None:
@@ -127,13 +132,29 @@ class ICDDistiller(ConfigurableDistiller):
             model: The teacher.
 
         Raises:
-            SettingError: ``teacher_source`` is not a linear layer of the model, or ``kd`` is set and the two networks
-                have different numbers of classes.
+            SettingError: ``teacher_source`` is not a linear layer of the model or cannot be found, or ``kd`` is set and
+                the two networks have different numbers of classes.
         """
-        layer = _linear_layer(model, self.teacher_source, 'teacher_source')
-        self.connectors[TEACHER] = LinearProjection(layer.in_features, self.embed_dims)
-        self._compare_classes(teacher=layer.out_features)
+        self._prepare('teacher', TEACHER, model)
         super().prepare_from_teacher(model)
+
+    def _prepare(self, network: str, connector: str, model: nn.Module) -> None:
+        """Find a network's classifier, and make its projection and recorders."""
+        setting = f'{network}_source'
+        given = getattr(self, setting)
+        source = find_classifier(model, setting) if given == AUTO else given
+        setattr(self, setting, source)
+        layer = _linear_layer(model, source, setting)
+        if given == AUTO:
+            print_log(
+                f'ICDDistiller: {network} feature: input of {source}, {layer.in_features} wide, '
+                f'{layer.out_features} classes',
+                logger='current',
+            )
+        self.connectors[connector] = LinearProjection(layer.in_features, self.embed_dims)
+        self._compare_classes(**{network: layer.out_features})
+        own = RecorderManager({name: {**recorder, 'source': source} for name, recorder in self.own_recorders.items()})
+        getattr(self, f'{network}_recorders').recorders.update(own.recorders)
 
     def _compare_classes(self, **classes: int) -> None:
         self.classes |= classes

@@ -1,0 +1,217 @@
+"""Any way to name a classifier, and where its classifying layer is."""
+
+import difflib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.logging import print_log
+from mmpretrain import list_models
+from mmpretrain.apis.model import ModelHub
+from mmpretrain.models import BaseClassifier
+from mmpretrain.registry import MODELS
+from mmrazor.registry import MODELS as MMRAZOR_MODELS
+from torch import nn
+
+from icd_mmrazor.compat import in_mmpretrain_scope
+from icd_mmrazor.utils.errors import SettingError
+
+FORMS = (
+    "a config file ('my_resnet.py'), a package's config ('mmpretrain::resnet/resnet18_8xb32_in1k.py'), a name of "
+    "mmpretrain's model zoo ('resnet18_8xb32_in1k'), dict(cfg_path=one of these, settings to change) or "
+    "dict(type='ImageClassifier', ...)"
+)
+
+
+def network_config(network: str | dict, setting: str) -> ConfigDict:
+    """Return the full config of a classifier, however it is named.
+
+    Args:
+        network: One of
+
+            * a config file of a plain classifier: ``'configs/vanilla/res8_cifar100.py'``;
+            * a config of an installed package: ``'mmpretrain::resnet/resnet18_8xb32_in1k.py'``;
+            * a name of mmpretrain's model zoo: ``'resnet18_8xb32_in1k'``;
+            * ``dict(cfg_path=NAME, ...)``: one of these, and settings to change in it, such as
+              ``head=dict(num_classes=10)``. mmrazor's ``pretrained=False`` says nothing here;
+            * ``dict(type=..., ...)``: the config itself. Without a scope it is mmpretrain's.
+        setting: Where it stands, for messages: ``'model.teacher'``.
+
+    Returns:
+        The model's config, with its ``type``, its ``_scope_`` if it needs one, and the ``data_preprocessor`` of the
+        config that it comes from, if that has one.
+
+    Raises:
+        SettingError: It is none of these, there is no such file or name, or what is named is no classifier.
+
+    Config example::
+
+        model = dict(
+            type='FrozenTeacherDistill',
+            teacher='resnet34_8xb32_in1k',
+            architecture=dict(cfg_path='resnet18_8xb32_in1k', backbone=dict(frozen_stages=1)))
+    """
+    if isinstance(network, dict) and 'type' in network:
+        return ConfigDict(in_mmpretrain_scope(network))
+    name = _name(network)
+    if name is None:
+        raise SettingError(f'{setting}={network!r} names no classifier. Give {FORMS}.')
+    changes = {key: value for key, value in network.items() if key != 'cfg_path'} if isinstance(network, dict) else {}
+    if changes.pop('pretrained', False):
+        raise SettingError(
+            f"{setting}: pretrained={network['pretrained']!r} is not read here. A teacher's weights are "
+            "model.teacher_ckpt=FILE; those that a student begins with are init_cfg=dict(type='Pretrained', "
+            'checkpoint=FILE).'
+        )
+    cfg = _read(name, setting)
+    if not isinstance(cfg.get('model'), dict) or 'type' not in cfg.model:
+        found = ', '.join(sorted(cfg)[:8]) or 'nothing'
+        raise SettingError(f'{setting}={name!r}: that config has no model=dict(type=...); it has {found}.')
+    if cfg.get('data_preprocessor'):
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    cfg.merge_from_dict({'model': changes})
+    model = ConfigDict(in_mmpretrain_scope(cfg.model))
+    _check_is_classifier(model, f'{setting}={name!r}')
+    return model
+
+
+def published_weights(network: Any) -> str | None:
+    """Return the address of the weights that mmpretrain's model zoo has for a network, and say so in the log.
+
+    Args:
+        network: As of :func:`network_config`.
+
+    Returns:
+        An ``https://`` address if the network is named by a name of the zoo that has weights; else None.
+    """
+    name = _name(network)
+    weights = ModelHub.get(name).weights if name and name.lower() in list_models() else None
+    if weights:
+        print_log(
+            f"teacher {name}: no teacher_ckpt is given; it gets mmpretrain's published weights, {weights}", 'current'
+        )
+    return weights
+
+
+def name_networks_in_full(model: ConfigDict) -> None:
+    """Put the full configs of teacher and student into the config of a distillation, in place of their names.
+
+    A run's stored config then needs no other file, and says what a file held when the run began.
+
+    Args:
+        model: Config of a ``FrozenTeacherDistill``; changed. A teacher of the model zoo gets a ``teacher_ckpt``.
+
+    Raises:
+        SettingError: As of :func:`network_config`.
+    """
+    if not model.get('teacher_ckpt') and not model.get('random_teacher'):
+        model.teacher_ckpt = published_weights(model.get('teacher'))
+    for role in ('architecture', 'teacher'):
+        if _name(model.get(role)):
+            model[role] = network_config(model[role], f'model.{role}')
+
+
+def _name(network: Any) -> str | None:
+    name = network.get('cfg_path') if isinstance(network, dict) and 'type' not in network else network
+    return name if isinstance(name, str) and name else None
+
+
+def _read(name: str, setting: str) -> Config:
+    if '::' in name:
+        file = _file_of_package(name, setting)
+    elif name.endswith('.py'):
+        # it is run; read_config_text refuses one that a stored config names
+        file = Path(name).expanduser()
+    elif name.lower() in list_models():
+        return ModelHub.get(name).config
+    else:
+        close = difflib.get_close_matches(name.lower(), list_models(), n=4, cutoff=0.5)
+        raise SettingError(
+            f"{setting}={name!r} is no name of mmpretrain's model zoo. "
+            + (f'Close to it: {", ".join(close)}. ' if close else '')
+            + "mmpretrain.list_models('resnet*') lists names. "
+            + f'Or give another form: {FORMS}.'
+        )
+    if not file.is_file():
+        raise SettingError(f'{setting}={name!r}: there is no file {file} (working folder: {Path.cwd()}).')
+    return Config.fromfile(file)
+
+
+def _file_of_package(name: str, setting: str) -> Path:
+    package, _, path = name.partition('::')
+    # the table first: no other package has configs, and mmengine would install a package that is missing
+    spec = importlib.util.find_spec(package) if package in MODULE2PACKAGE else None
+    if spec is None or not spec.submodule_search_locations:
+        raise SettingError(
+            f'{setting}={name!r}: there is no installed package {package!r} with configs. mmpretrain:: and '
+            'icd_mmrazor:: are there.'
+        )
+    folder = Path(spec.submodule_search_locations[0], '.mim', 'configs')
+    file = Path(folder, path if path.endswith('.py') else f'{path}.py')
+    if '..' in file.parts or not file.is_relative_to(folder):
+        raise SettingError(f'{setting}={name!r}: the path is not one in the configs of {package}, {folder}.')
+    return file
+
+
+def _check_is_classifier(model: ConfigDict, what: str) -> None:
+    kind = model.type
+    if isinstance(kind, str):
+        kind = kind.rpartition('.')[2]
+        kind = MODELS.get(kind) or MMRAZOR_MODELS.get(kind)
+    # what is registered nowhere is for the registry to report
+    if isinstance(kind, type) and not issubclass(kind, BaseClassifier):
+        raise SettingError(
+            f'{what} is a {kind.__name__}, no classifier. Name the config of a plain network: an ImageClassifier.'
+        )
+
+
+def find_classifier(model: nn.Module, setting: str | None = None) -> str:
+    """Find the last linear layer of a classifier: what turns its feature into logits.
+
+    It is the linear layer of ``head`` (of the whole model where there is no head, as in mmpretrain's
+    ``TimmClassifier``) that has as many outputs as there are classes.
+
+    Args:
+        model: The classifier.
+        setting: What names the layer where it cannot be found, for messages: ``'student_source'``.
+
+    Returns:
+        Its name in ``model.named_modules()``: ``'head.fc'``.
+
+    Raises:
+        SettingError: No layer qualifies, or more than one.
+    """
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    head = getattr(model, 'head', None)
+    within = {n: m for n, m in linear.items() if n.startswith('head.') or m is head} if head is not None else linear
+    classes = number_of_classes(model)
+    found = [name for name, module in within.items() if classes in (None, module.out_features)]
+    if len(found) == 1:
+        return found[0]
+    remedy = f'Set {setting} to the name of the one that computes the logits.' if setting else 'Take another network.'
+    if found:
+        raise SettingError(
+            f'{len(found)} linear layers of this {type(model).__name__} may be its classifier: '
+            f'{", ".join(found[:8])}. {remedy}'
+        )
+    wanted = '' if classes is None else f' with {classes} outputs, its number of classes,'
+    layers = ', '.join(f'{name} ({module.out_features} outputs)' for name, module in list(linear.items())[-8:])
+    raise SettingError(
+        f'this {type(model).__name__} has no linear layer{wanted} in its head. Its last linear layers: '
+        f'{layers or "none"}. {remedy}'
+    )
+
+
+def number_of_classes(model: nn.Module) -> int | None:
+    """Return how many classes a classifier tells apart, or None where it does not say.
+
+    Args:
+        model: An ``ImageClassifier``, whose head says it, or a wrapper of a network of timm or Hugging Face.
+    """
+    for part, attribute in (('head', 'num_classes'), ('model', 'num_classes'), ('model', 'num_labels')):
+        classes = getattr(getattr(model, part, None), attribute, None)
+        if isinstance(classes, int):
+            return classes
+    return None

@@ -1,0 +1,136 @@
+"""A linear probe against its parts: the student's features and torch's linear layer."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import CONFIGS
+from mmengine.config import Config
+from mmpretrain.models import ClsDataPreprocessor
+from mmpretrain.registry import MODELS
+from transfer_data import WNIDS, probe_config, write_stl10, write_student, write_tiny_imagenet
+
+from icd_mmrazor.models import ProbeDataPreprocessor
+from icd_mmrazor.utils import CheckpointError, SettingError
+
+
+def probe(**settings: object) -> torch.nn.Module:
+    return MODELS.build(dict(type='LinearProbe', num_classes=10, **settings))
+
+
+@pytest.fixture
+def student(network: Callable, tmp_path: Path) -> tuple[str, dict[str, torch.Tensor]]:
+    file = tmp_path / 'student.pth'
+    return str(file), write_student(file, network('res8', 7))
+
+
+def test_only_the_new_classifier_learns(student: tuple, batch: Callable) -> None:
+    file, weights = student
+    model = probe(student_ckpt=file)
+    model.init_weights()  # as mmengine does before training
+    assert model.head.fc.weight.std().item() == pytest.approx(0.01, rel=0.1)
+    assert not model.head.fc.bias.any()
+    for mode in (True, False):
+        model.train(mode)
+        assert (model.training, model.head.training, model.backbone.training) == (mode, mode, False)
+    model.train()
+    images, samples = batch()
+    sum(model(images, samples, mode='loss').values()).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is not None] == ['head.fc.weight', 'head.fc.bias']
+    for name, weight in model.state_dict().items():
+        assert name.startswith('head.') or torch.equal(weight, weights[name]), name
+
+
+def test_it_computes_what_the_student_and_a_linear_layer_do(student: tuple, network: Callable, batch: Callable) -> None:
+    file, weights = student
+    plain = MODELS.build(network('res8', 7)).eval()
+    plain.load_state_dict(weights)
+    model, (images, _) = probe(student_ckpt=file), batch()
+    feature = plain.extract_feat(images)[-1]
+    assert torch.equal(model.extract_feat(images, stage='pre_logits'), feature)
+    want = torch.nn.functional.linear(feature, model.head.fc.weight, model.head.fc.bias)
+    # of the images, and of features that were computed before
+    assert torch.equal(model(images), want)
+    assert torch.equal(model(feature), want)
+
+
+def test_its_checkpoint_is_that_of_a_plain_classifier(student: tuple, network: Callable, batch: Callable) -> None:
+    model, plain = probe(student_ckpt=student[0]), MODELS.build(network('res8', 10)).eval()
+    plain.load_state_dict(model.state_dict())
+    images, _ = batch()
+    assert torch.equal(plain(images), model(images))
+
+
+def test_images_are_prepared_as_always_and_features_are_let_pass(batch: Callable) -> None:
+    settings = dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], to_rgb=True)
+    preprocessor = ProbeDataPreprocessor(**settings)
+    images, samples = batch()
+    want = ClsDataPreprocessor(**settings)({'inputs': images, 'data_samples': samples})
+    assert torch.equal(preprocessor({'inputs': images, 'data_samples': samples})['inputs'], want['inputs'])
+    features = torch.randn(6, 3)
+    assert preprocessor({'inputs': features, 'data_samples': samples})['inputs'] is features
+
+
+def test_a_checkpoint_that_says_no_network_needs_its_name(student: tuple, tmp_path: Path) -> None:
+    file = tmp_path / 'weights.pth'
+    torch.save({'state_dict': student[1]}, file)
+    with pytest.raises(SettingError, match=r"student_ckpt=.*no meta\['cfg'\](?s:.*)--cfg-options model\.student="):
+        probe(student_ckpt=str(file))
+    model = probe(student_ckpt=str(file), student=str(CONFIGS / 'vanilla' / 'res8_cifar100.py'))
+    assert torch.equal(model.backbone.conv1.weight, student[1]['backbone.conv1.weight'])
+
+
+def test_bad_students_are_refused(student: tuple, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r'student_ckpt=None.*model\.student_ckpt=work_dirs'):
+        probe()
+    with pytest.raises(CheckpointError, match=r'does not fit the model(?s:.*)not in the file: backbone\.layer1\.1'):
+        probe(student_ckpt=student[0], student=str(CONFIGS / 'vanilla' / 'res20_cifar100.py'))
+    with pytest.raises(SettingError, match='the student is of type ImageClassifier with a head of type ClsHead'):
+        probe(
+            student_ckpt=student[0],
+            student=dict(type='ImageClassifier', backbone=dict(type='CIFARResNet', depth=8), head=dict(type='ClsHead')),
+        )
+    trace = tmp_path / 'trace'
+    file = tmp_path / 'hostile.pth'
+    # reads itself
+    itself = f"model = dict(type='LinearProbe', num_classes=10, student_ckpt={str(file)!r})"
+    torch.save({'meta': {'cfg': itself}, 'state_dict': student[1]}, file)
+    with pytest.raises(SettingError, match=r'hostile.*is a LinearProbe(?s:.*)model\.student='):
+        probe(student_ckpt=str(file))
+    torch.save({'meta': {'cfg': f'open({str(trace)!r}, "w")'}, 'state_dict': student[1]}, file)
+    with pytest.raises(SettingError, match=r'student_ckpt=.*hostile'):
+        probe(student_ckpt=str(file))
+    assert not trace.exists()
+
+
+def test_the_protocol() -> None:
+    for name, means, deviations, classes in (
+        ('stl10', (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2712), 10),
+        ('tiny_imagenet', (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821), 200),
+    ):
+        cfg = Config.fromfile(CONFIGS / 'transfer' / f'{name}.py')
+        optimizer = dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=5e-4)
+        assert cfg.optim_wrapper.optimizer == optimizer
+        assert (cfg.param_scheduler.milestones, cfg.param_scheduler.gamma) == ([30, 60, 90], 0.1)
+        assert (cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size, cfg.model.num_classes) == (120, 64, classes)
+        assert cfg.data_preprocessor.mean == pytest.approx(255 * np.array(means))
+        assert cfg.data_preprocessor.std == pytest.approx(255 * np.array(deviations))
+
+
+@pytest.mark.parametrize('name', ['stl10', 'tiny_imagenet'])
+def test_the_configs_run(name: str, student: tuple, runner: Callable, tmp_path: Path) -> None:
+    root = {'stl10': write_stl10, 'tiny_imagenet': write_tiny_imagenet}[name](tmp_path / 'data')
+    cfg = probe_config(name, root, Path(student[0]), tmp_path / 'work')
+    if name == 'tiny_imagenet':
+        cfg.model.num_classes = len(WNIDS)
+        cfg.val_evaluator.topk = 1
+    runner(cfg).train()
+    saved = torch.load(tmp_path / 'work' / 'epoch_1.pth', weights_only=True)['state_dict']
+    for part, weight in saved.items():
+        assert part.startswith('head.') or torch.equal(weight, student[1][part]), part
+    assert saved['head.fc.bias'].any()
+    log = '\n'.join(file.read_text() for file in (tmp_path / 'work').glob('*/*.log'))
+    assert 'their pipeline has RandomCrop and RandomFlip' in log
+    assert 'training images lie on cpu' in log

@@ -1,0 +1,182 @@
+"""The documentation: links resolve, what is named exists, configs load, the tutorial's commands run."""
+
+import importlib
+import io
+import pkgutil
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
+from unittest import mock
+
+import cv2
+import pytest
+from helpers import CONFIGS, ROOT, TOOLS, exit_status, run_python
+from mmengine.config import Config
+
+import icd_mmrazor
+
+DOCS = ROOT / 'docs'
+TUTORIAL = DOCS / 'tutorial.md'
+PAGES = [ROOT / 'README.md', *sorted(DOCS.glob('*.md')), *sorted(DOCS.glob('howto/*.md'))]
+TOOL = r'tools/[\w/-]+\.(?:py|sh)'
+# what the shell scripts pass their arguments to
+STARTED = {'dist_train.sh': 'train.py', 'slurm_train.sh': 'train.py', 'dist_test.sh': 'test.py'}
+# options of other programs
+FOREIGN = {'--logdir'}
+
+
+def page_name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf'^```{language}\n(.*?)^```', page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def files_in(page: Path) -> dict[str, str]:
+    """Return the files that a page tells its reader to write, by name."""
+    return dict(re.findall(r'^```python\n# (my/\S+\.py)\n(.*?)^```', page.read_text(), re.DOTALL | re.MULTILINE))
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Return the commands of a page, each as its words."""
+    lines = '\n'.join(blocks(page, 'bash')).replace('\\\n', ' ').splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def anchors(page: Path) -> set[str]:
+    text = re.sub(r'^```.*?^```', '', page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r'^#+ (.+)$', text, re.MULTILINE)
+    return {re.sub(r'[^\w -]', '', title.lower()).replace(' ', '-') for title in titles}
+
+
+@pytest.fixture(scope='module')
+def options() -> Callable[[str], set[str]]:
+    """Return a function from a tool to the options of its parser."""
+    known: dict[str, set[str]] = {}
+
+    def of(tool: str) -> set[str]:
+        tool = f'tools/{STARTED[name]}' if (name := Path(tool).name) in STARTED else tool
+        if tool not in known:
+            file = ROOT / tool
+            # as started from its folder, beside which its parts lie
+            with redirect_stdout(io.StringIO()) as text, mock.patch.object(sys, 'path', [str(file.parent), *sys.path]):
+                # one of those parts has no parser, and only defines
+                assert exit_status(file, '--help') in (0, None)
+            known[tool] = set(re.findall(r'(?<![\w-])--[a-z][\w-]*', text.getvalue()))
+        return known[tool]
+
+    return of
+
+
+@pytest.mark.parametrize('page', [*PAGES, *sorted(DOCS.glob('api/*.md'))], ids=page_name)
+def test_links_resolve(page: Path) -> None:
+    text = re.sub(r'^```.*?^```', '', page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r'\]\(([^)\s]+)\)', text):
+        path, _, heading = target.partition('#')
+        if path.startswith('https://'):
+            continue
+        found = page.parent / path if path else page
+        assert found.is_file(), target
+        assert not heading or heading in anchors(found), target
+
+
+@pytest.mark.parametrize('page', PAGES, ids=page_name)
+def test_what_is_named_exists(page: Path, options: Callable) -> None:
+    text = page.read_text()
+    for name in re.findall(r'(?:tools|configs|requirements)/[\w./-]+\.(?:py|sh|txt|csv|md)', text):
+        # that of a method of one's own, in the README
+        assert 'centroid' in name or (ROOT / name).is_file(), name
+    for name in re.findall(r'icd_mmrazor::([\w./-]+\.py)', text):
+        assert (CONFIGS / name).is_file(), name
+    for words in commands(page):
+        tool = next((word for word in words if re.fullmatch(TOOL, word)), None)
+        named = {word for word in words if word.startswith('--')}
+        # the front of the benchmark passes on what it does not know
+        passed_on = options('tools/train.py') if tool == 'tools/benchmarks/train.py' else set()
+        assert tool is None or named <= options(tool) | passed_on, words
+    # in the text around them: an option of a tool that the page names
+    tools = {'tools/train.py', *re.findall(TOOL, text)}
+    tools |= {page_name(file) for file in TOOLS.rglob('*.py') if f'`{file.name}`' in text}
+    allowed = FOREIGN.union(*map(options, tools))
+    for option in re.findall(r'`[^`\n]*?(?<![\w-])(--[a-z][\w-]*)', text):
+        assert option in allowed, option
+
+
+@pytest.mark.parametrize('page', [page for page in PAGES if files_in(page)], ids=page_name)
+def test_configs_load(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path('my').mkdir()
+    # the other pages build on the tutorial's files
+    for name, code in {**files_in(TUTORIAL), **files_in(page)}.items():
+        Path(name).write_text(code)
+    for name, code in files_in(page).items():
+        if code.startswith('_base_'):
+            assert Config.fromfile(name).pretty_text
+
+
+def test_api_pages_have_every_module() -> None:
+    documented = set(re.findall(r'automodule:: (\S+)', '\n'.join(page.read_text() for page in DOCS.glob('api/*.md'))))
+    for module in documented:
+        assert importlib.import_module(module).__doc__, module
+    modules = {module.name for module in pkgutil.walk_packages(icd_mmrazor.__path__, 'icd_mmrazor.')}
+    # a package's page has what the package exports
+    below = {name for name in modules if any(name.startswith(f'{package}.') for package in documented)}
+    grouping = {'icd_mmrazor.models', 'icd_mmrazor.engine', 'icd_mmrazor.utils'}
+    assert modules - documented - below == grouping | {'icd_mmrazor.registry', 'icd_mmrazor.version'}
+
+
+def test_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+    """Follow it with two epochs and a tenth of the images; the student in plain mmpretrain is that of the log."""
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(TOOLS / 'dataset_converters'))
+    Path('my').mkdir()
+    for name, code in files_in(TUTORIAL).items():
+        code = code.replace('max_epochs=20', 'max_epochs=2').replace('epoch_20', 'epoch_2')
+        Path(name).write_text(code.replace('num_workers=2', 'num_workers=0'))
+    outputs: dict[str, str] = {}
+    for python, script, *arguments in (words for words in commands(TUTORIAL) if words[0] == 'python'):
+        assert python == 'python'
+        arguments = [argument.replace('epoch_20', 'epoch_2') for argument in arguments]
+        if script == 'my/use.py':
+            # by itself: nothing of this package is needed
+            done = run_python(script, OMP_NUM_THREADS='1')
+            assert done.returncode == 0, done.stderr
+            outputs[script] = done.stdout
+            continue
+        status = exit_status(ROOT / script if script.startswith('tools') else Path(script), *arguments)
+        captured = capfd.readouterr()
+        assert status is None, (script, captured.err)
+        outputs[' '.join([script, *arguments])] = captured.out + captured.err
+        if script.endswith('digits_to_folder.py'):
+            check_folder(Path(*arguments))
+    (trained,) = (text for command, text in outputs.items() if command == 'tools/train.py my/distilled.py')
+    (tested,) = (text for command, text in outputs.items() if command.startswith('tools/test.py'))
+    accuracy = re.findall(r'Epoch\(val\) \[2\].*accuracy/top1: ([\d.]+)', trained)[-1]
+    assert re.findall(r'accuracy/top1: ([\d.]+)', tested) == [accuracy]
+    used = re.search(r"class (\d) score .*\{'accuracy/top1': ([\d.]+)\}", outputs['my/use.py'], re.DOTALL)
+    assert float(used[2]) == pytest.approx(float(accuracy), abs=1e-4)
+    # one network, one image, in mmpretrain and in onnxruntime
+    assert outputs['my/use_onnx.py'].strip() == f'class {used[1]}'
+    for figure in ('training', 'features', 'logits', 'tradeoff'):
+        assert {Path(f'work_dirs/{figure}.{kind}').is_file() for kind in ('png', 'svg')} == {True}
+
+
+def check_folder(folder: Path) -> None:
+    """Check the digits, then keep a tenth of them."""
+    files = {split: sorted(folder.glob(f'{split}/*/*.png')) for split in ('train', 'val')}
+    assert {split: len(found) for split, found in files.items()} == {'train': 1297, 'val': 500}
+    assert {file.parent.name for file in files['val']} == set('0123456789')
+    assert cv2.imread(str(files['train'][0]), cv2.IMREAD_UNCHANGED).shape == (16, 16)
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    # what is there stays there
+    assert exit_status(TOOLS / 'dataset_converters' / 'digits_to_folder.py', folder) == 2
+    for found in files.values():
+        for file in found:
+            if file.name > '0150.png':
+                file.unlink()

@@ -1,0 +1,218 @@
+"""Figures that compare a teacher with its students: their numbers, the whole tools, and what they refuse."""
+
+import argparse
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import CONFIGS, TOOLS, exit_status
+from mmengine.config import Config
+from mmrazor.registry import MODELS
+
+from icd_mmrazor.utils.comparison import Comparison, add_comparison_arguments, compare
+from icd_mmrazor.utils.errors import CheckpointError, SettingError
+from icd_mmrazor.utils.inference import Outputs
+
+pytest.importorskip('matplotlib')
+pytest.importorskip('sklearn')
+FEATURES, CORRELATION = (TOOLS / 'analysis' / f'plot_{name}.py' for name in ('features', 'logit_correlation'))
+
+
+@pytest.fixture(scope='module')
+def correlation_tool() -> dict:
+    return runpy.run_path(str(CORRELATION))
+
+
+@pytest.fixture(scope='module')
+def features_tool() -> dict:
+    return runpy.run_path(str(FEATURES))
+
+
+@pytest.fixture
+def logits() -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    return generator.normal(size=(30, 6)).astype(np.float32), np.arange(30) % 6
+
+
+@pytest.fixture
+def work_dir(demo_config: Callable[..., Config], tmp_path: Path) -> Callable[..., Path]:
+    """Write what a training leaves, with random weights."""
+
+    def write(folder: str, config: str = 'icd_res20_res8_digits', seed: int = 0, **options: object) -> Path:
+        cfg = demo_config(config, **options)
+        torch.manual_seed(seed)
+        student = {'_scope_': 'mmpretrain', **cfg.model.get('architecture', cfg.model)}
+        weights = MODELS.build(student).state_dict()
+        if 'architecture' in cfg.model:
+            weights = {f'architecture.{name}': tensor for name, tensor in weights.items()}
+        run = tmp_path / folder
+        (run / '20260101_000000' / 'vis_data').mkdir(parents=True)
+        cfg.dump(run / '20260101_000000' / 'vis_data' / 'config.py')
+        torch.save({'state_dict': weights}, run / 'epoch_1.pth')
+        return run
+
+    return write
+
+
+def test_correlations(correlation_tool: dict, logits: tuple) -> None:
+    values, _ = logits
+    for classes in (range(6), [1, 4, 5]):
+        expected = np.empty((len(classes), len(classes)))
+        for i, first in enumerate(classes):
+            for j, second in enumerate(classes):
+                x, y = (values[:, k].astype(float) - values[:, k].astype(float).mean() for k in (first, second))
+                expected[i, j] = (x * y).sum() / np.sqrt((x * x).sum() * (y * y).sum())
+        np.testing.assert_allclose(correlation_tool['correlations'](values, classes), expected, atol=1e-12)
+
+
+def test_mean_logits(correlation_tool: dict, logits: tuple) -> None:
+    values, labels = logits
+    rows: dict[int, list[torch.Tensor]] = {number: [] for number in range(6)}
+    for value, label in zip(torch.from_numpy(values).double(), labels, strict=True):
+        rows[label].append((value - value.mean()) / value.std())
+    expected = torch.stack([sum(row) / len(row) for row in rows.values()]).numpy()
+    np.testing.assert_allclose(correlation_tool['mean_logits'](values, labels, range(6)), expected, atol=1e-12)
+    chosen = [0, 3]
+    found = correlation_tool['mean_logits'](values[np.isin(labels, chosen)], labels[np.isin(labels, chosen)], chosen)
+    np.testing.assert_allclose(found, expected[np.ix_(chosen, chosen)], atol=1e-12)
+
+
+def test_undefined_matrices(correlation_tool: dict, logits: tuple) -> None:
+    values, labels = logits
+    with pytest.raises(SettingError, match='needs two images and two classes'):
+        correlation_tool['correlations'](values, [2])
+    with pytest.raises(SettingError, match='no test image of class 6'):
+        correlation_tool['mean_logits'](values, labels, [0, 6])
+    values[:, 3] = 1.0
+    with pytest.raises(SettingError, match='class 3 has the same logit for all 30 images'):
+        correlation_tool['correlations'](values, [0, 3])
+
+
+def test_default_classes(features_tool: dict) -> None:
+    assert list(features_tool['shown_classes'](20)) == list(range(20))
+    assert features_tool['shown_classes'](100) == [0, 10, 20, 30, 40, 50, 60, 70, 80, 90]
+    assert features_tool['shown_classes'](21)[-1] < 21
+
+
+def test_embedding_keeps_clusters_together(features_tool: dict) -> None:
+    groups = np.repeat(np.eye(3, 8) * 20, 15, axis=0)
+    places = features_tool['embed'](groups + np.random.default_rng(0).normal(size=(45, 8)), 5.0, seed=0)
+    nearest = np.linalg.norm(places[:, None] - places, axis=-1)
+    np.fill_diagonal(nearest, np.inf)
+    np.testing.assert_array_equal(nearest.argmin(axis=1) // 15, np.arange(45) // 15)
+
+
+@pytest.mark.parametrize(('count', 'listed'), [(20, True), (25, False)])
+def test_panels_of_features(features_tool: dict, count: int, listed: bool) -> None:
+    labels = np.arange(50) % count
+    names = ['teacher', 'a', 'b', 'c', 'd']
+    compared = Comparison(names, [], labels, list(range(count)), [f'class {i}' for i in range(count)], count)
+    places = np.random.default_rng(0).normal(size=(50, 2))
+    figure = features_tool['draw'](compared, [places] * 5, 'perplexity 5')
+    assert [panel.get_title() for panel in figure.axes if panel.get_title()] == names
+    # every image once in each panel
+    assert sum(len(points.get_offsets()) for points in figure.axes[0].collections) == 50
+    assert [text.get_text() for legend in figure.legends for text in legend.get_texts()] == (
+        compared.class_names if listed else []
+    )
+
+
+def test_panels_of_correlations(correlation_tool: dict, logits: tuple) -> None:
+    values, labels = logits
+    outputs = [Outputs(values, values), Outputs(values, np.roll(values, 1)), Outputs(values, values)]
+    compared = Comparison(['teacher', 'a', 'b'], outputs, labels, list(range(6)), list('uvwxyz'), 6)
+    matrices = np.stack([np.corrcoef(output.logits.T) for output in outputs])
+    figure = correlation_tool['draw'](compared, matrices, correlation_tool['MEASURES']['correlation'])
+    apart = np.abs(matrices[1] - matrices[0])
+    titles = [panel.get_title() for panel in figure.axes if panel.images]
+    assert titles == ['teacher', 'a', 'b', f'mean difference {apart.mean():.3f}', 'mean difference 0.000']
+    shown = [panel.images[0] for panel in figure.axes if panel.images][3:]
+    np.testing.assert_allclose(shown[0].get_array(), apart, atol=1e-12)
+    # one scale for all students
+    assert [image.get_clim() for image in shown] == [(0, apart.max())] * 2
+
+
+def test_work_folders(work_dir: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folders = [work_dir('runs/alone/seed_0', 'res8_digits', 0), work_dir('runs/icd/seed_0', seed=1)]
+    out = tmp_path / 'figures' / 'features.png'
+    assert exit_status(FEATURES, *folders, '--perplexity', 5, '--classes', '0-3,7', '--out', out) is None
+    printed = capsys.readouterr().out
+    assert '20 test images' in printed
+    assert 't-SNE of icd: features of width 64' in printed
+    assert out.is_file()
+    text = out.with_suffix('.svg').read_text()
+    assert text.startswith('<?xml')
+
+    matrices = tmp_path / 'matrices.npz'
+    out = tmp_path / 'figures' / 'correlation.svg'
+    assert exit_status(CORRELATION, *folders, '--out', out, '--npz', matrices) is None
+    stored = np.load(matrices)
+    assert stored['names'].tolist() == ['teacher', 'alone', 'icd']
+    assert stored['matrices'].shape == (3, 10, 10)
+    difference = np.abs(stored['matrices'][2] - stored['matrices'][0]).mean()
+    assert f'icd: {difference:.4f}' in capsys.readouterr().out
+    assert out.with_suffix('.png').is_file()
+    # matrices are somebody's work
+    assert exit_status(CORRELATION, *folders, '--out', out, '--npz', matrices) == 1
+    assert 'replace this one with --force' in capsys.readouterr().err
+
+
+def test_config_and_checkpoints(
+    work_dir: Callable, teacher_file: Callable[..., str], images_file: Path, tmp_path: Path
+) -> None:
+    run, teacher = work_dir('run'), teacher_file('res20')
+    parser = argparse.ArgumentParser()
+    add_comparison_arguments(parser, max_images=None, classes='all')
+    config, data = CONFIGS / 'demo' / 'icd_res20_res8_digits.py', f'test_dataloader.dataset.data_file={images_file}'
+    arguments = [str(config), str(run / 'epoch_1.pth'), '--cfg-options', data]
+    # the config's teacher is not here
+    with pytest.raises(CheckpointError, match=r"epoch_20\.pth': there is no such file.*--teacher-ckpt"):
+        compare(parser.parse_args(arguments))
+    by_name = compare(parser.parse_args([*arguments, '--teacher-ckpt', teacher]))
+    by_folder = compare(parser.parse_args([str(run)]))
+    assert by_name.names == by_folder.names == ['teacher', 'student']
+    assert by_name.images == '40 test images of all 10 classes'
+    for one, other in zip(by_name.outputs, by_folder.outputs, strict=True):
+        np.testing.assert_array_equal(one.logits, other.logits)
+    weights = torch.load(teacher)['state_dict']
+    logits = by_name.outputs[0].features @ weights['head.fc.weight'].numpy().T + weights['head.fc.bias'].numpy()
+    np.testing.assert_allclose(by_name.outputs[0].logits, logits, rtol=1e-4, atol=1e-4)
+
+
+def test_bad_input(work_dir: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run, alone = work_dir('icd'), work_dir('alone', 'res8_digits')
+    other = work_dir('other', **{'model.teacher_ckpt': 'other.pth'})
+    missing = work_dir('missing', **{'test_dataloader.dataset.data_file': str(tmp_path / 'absent.npz')})
+    program = tmp_path / 'network.py'
+    program.write_text('raise RuntimeError("it was run")')
+    stored = work_dir('stored')
+    file = stored / '20260101_000000' / 'vis_data' / 'config.py'
+    cfg = Config.fromfile(file)
+    cfg.model.teacher = str(program)
+    cfg.dump(file)
+    (tmp_path / 'empty').mkdir()
+    vanilla = CONFIGS / 'demo' / 'res8_digits.py'
+    for arguments, message in [
+        ([alone], 'no config of these has a teacher (model.teacher)'),
+        ([vanilla, alone / 'epoch_1.pth'], 'no config of these has a teacher'),
+        ([vanilla], 'give checkpoints of its student after it'),
+        ([tmp_path / 'absent.py', run], 'there is no such file'),
+        ([tmp_path / 'empty'], 'it holds nothing'),
+        ([run, other], f'model.teacher_ckpt of {other} is another one than that of {run}'),
+        ([run, run], 'two are the same'),
+        ([run, '--labels', 'a', 'b'], '--labels: 2 names for 1'),
+        ([run, '--classes', '0-10'], 'there is no class 10. The networks have 10 classes, 0 to 9'),
+        ([run, '--classes', '3-1'], "'3-1' is neither a number nor a range"),
+        ([run, '--max-images', 1], '--max-images 1: give 2 or more'),
+        ([run, '--max-images', 20, '--perplexity', 20], 't-SNE needs more images than that, and there are 20'),
+        ([run, '--perplexity', 0.5], '--perplexity 0.5: give 1 or more'),
+        ([run, '--out', tmp_path / 'figure.doc'], 'name a file that ends in'),
+        ([missing], 'absent.npz'),
+        ([stored], 'It was not run as Python'),
+    ]:
+        assert exit_status(FEATURES, '--out', tmp_path / 'figure.png', *arguments) == 1, arguments
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / 'figure.png').exists()

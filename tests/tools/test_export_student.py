@@ -1,0 +1,156 @@
+"""export_student.py as a user calls it."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import CONFIGS, TOOLS, exit_status
+from mmengine.config import Config
+from mmrazor.registry import MODELS
+
+TOOL = TOOLS / 'model_converters' / 'export_student.py'
+
+
+@pytest.fixture
+def checkpoint(images_file: Path, tmp_path: Path) -> tuple[Path, dict]:
+    """Write a distillation's checkpoint and return it."""
+    cfg = Config.fromfile(CONFIGS / 'demo' / 'icd_res20_res8_digits.py')
+    cfg.test_dataloader.dataset.data_file = str(images_file)
+    weights = MODELS.build(cfg.model.architecture).state_dict()
+    meta = dict(cfg=cfg.pretty_text, epoch=1, dataset_meta=dict(classes=list('abcdefghij')))
+    weights = {f'architecture.{name}': weight for name, weight in weights.items()}
+    content = dict(meta=meta, state_dict={**weights, 'distiller.bias': torch.zeros(1)}, optimizer=dict(state={}))
+    torch.save(content, tmp_path / 'epoch_1.pth')
+    return tmp_path / 'epoch_1.pth', content
+
+
+def test_the_student_goes_into_two_files_and_is_tested(
+    checkpoint: tuple[Path, dict], images_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source, _ = checkpoint
+    out = tmp_path / 'new' / 'student.pth'
+    assert exit_status(TOOL, source, out) is None
+    printed = capsys.readouterr().out
+    assert f'{out}: CIFARResNet, 78,042 parameters, epoch 1' in printed
+    assert f"ImageClassificationInferencer('{out.with_suffix('.py')}', pretrained='{out}')" in printed
+    assert 'needs icd_mmrazor beside mmpretrain' in printed
+    # once more, from itself, is the same
+    assert exit_status(TOOL, out, tmp_path / 'again.pth') is None
+    assert (tmp_path / 'again.py').read_text() == out.with_suffix('.py').read_text()
+    first, second = (torch.load(file, weights_only=True) for file in (out, tmp_path / 'again.pth'))
+    assert first.keys() == second.keys() == {'meta', 'state_dict'}
+    assert first['meta'] == second['meta']
+
+    # three ways to test it: by its own config, by the vanilla one, and the distillation's checkpoint
+    data = (
+        f'test_dataloader.dataset.data_file={Config.fromfile(out.with_suffix(".py")).test_dataloader.dataset.data_file}'
+    )
+    metrics = []
+    for config, file in (
+        (out.with_suffix('.py'), out),
+        (CONFIGS / 'demo' / 'res8_digits.py', out),
+        (CONFIGS / 'demo' / 'icd_res20_res8_digits.py', source),
+    ):
+        options = ['--work-dir', tmp_path / 'work', '--out', tmp_path / 'metrics.json', '--cfg-options', data]
+        assert exit_status(TOOLS / 'test.py', config, file, *options) is None
+        metrics.append(json.loads((tmp_path / 'metrics.json').read_text()))
+    assert metrics[0] == metrics[1] == metrics[2]
+
+
+def test_onnx(checkpoint: tuple[Path, dict], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for package in ('onnx', 'onnxruntime', 'onnxscript'):
+        pytest.importorskip(package)
+    import onnx
+    from onnxruntime import InferenceSession
+
+    source, _ = checkpoint
+    assert exit_status(TOOL, source, tmp_path / 'student.pth', '--onnx') is None
+    assert 'images: B x 3 x 16 x 16, differs from torch by' in capsys.readouterr().out
+    file = tmp_path / 'student.onnx'
+    model = MODELS.build(Config.fromfile(tmp_path / 'student.py').model).eval()
+    model.load_state_dict(torch.load(tmp_path / 'student.pth', weights_only=True)['state_dict'])
+    session = InferenceSession(file, providers=['CPUExecutionProvider'])
+    for size in (1, 5):
+        images = torch.randn(size, 3, 16, 16)
+        with torch.no_grad():
+            expected = model(images, mode='tensor')
+        logits = torch.from_numpy(session.run(['logits'], {'images': images.numpy()})[0])
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    about = {entry.key: json.loads(entry.value) for entry in onnx.load(file).metadata_props}
+    assert about == {'mean': [78.0] * 3, 'std': [81.0] * 3, 'channel_order': 'RGB', 'classes': list('abcdefghij')}
+
+
+def test_without_onnx_it_says_what_to_install(
+    checkpoint: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr('icd_mmrazor.utils.onnx_files.PACKAGES', ('onnx_of_another_world',))
+    assert exit_status(TOOL, checkpoint[0], tmp_path / 'student.pth', '--onnx') == 1
+    assert "Install: pip install 'icd-mmrazor[onnx]'" in capsys.readouterr().err
+
+
+def teacher_alone(content: dict) -> dict:
+    prefix = 'architecture.'
+    weights = {f'teacher.{k[len(prefix) :]}': v for k, v in content['state_dict'].items() if k.startswith(prefix)}
+    return {**content, 'state_dict': weights}
+
+
+def foreign(content: dict) -> dict:
+    return {**content, 'state_dict': {**content['state_dict'], 'architecture.neck.weight': torch.zeros(1)}}
+
+
+def with_config(text: str) -> Callable[[dict], dict]:
+    return lambda content: {**content, 'meta': {**content['meta'], 'cfg': text}}
+
+
+@pytest.mark.parametrize(
+    ('change', 'arguments', 'message'),
+    [
+        (lambda content: {'meta': content['meta']}, [], r'holds no state dict; its keys: meta'),
+        (lambda content: {'state_dict': content['state_dict']}, [], r"does not say its config.*meta\['cfg'\]"),
+        (foreign, [], r'only in the file: neck\.weight'),
+        (teacher_alone, [], r'not in the file: backbone\.conv1\.weight.*only in the file: teacher\.backbone'),
+        (with_config('import os'), [], r"the config in .*: line 1: '=' was expected, 'os' found"),
+        (with_config("model = dict(type='NoSuchNetwork')"), [], r'cannot be built: KeyError.*--config CONFIG'),
+        (None, ['--config', 'none.py'], r'--config none\.py: there is no such file'),
+        (None, ['--config', CONFIGS / 'demo/res20_digits.py'], r'not in the file: backbone\.layer1\.1'),
+        (None, ['--input-size', '8', '8'], r'Give --onnx with it'),
+        (None, ['--onnx', '--input-size', '0', '8'], r'--input-size 0 8: both must be positive'),
+        (None, ['--onnx', '{out}'], r'--onnx .* is what the weights or their config go to'),
+    ],
+    ids=['weights', 'config', 'foreign', 'teacher', 'code', 'type', 'no file', 'other network', 'size', 'zero', 'onnx'],
+)  # fmt: skip
+def test_bad_input_leaves_nothing(
+    change: Callable | None,
+    arguments: list,
+    message: str,
+    checkpoint: tuple[Path, dict],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    source, content = checkpoint
+    if change:
+        torch.save(change(content), source)
+    out = tmp_path / 'new' / 'student.pth'
+    assert exit_status(TOOL, source, out, *(str(argument).format(out=out) for argument in arguments)) == 1
+    error = capsys.readouterr().err
+    assert re.search(message, error, re.DOTALL), error
+    assert not (tmp_path / 'new').exists()
+
+
+def test_files_are_kept(checkpoint: tuple[Path, dict], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    source, out = checkpoint[0], tmp_path / 'student.pth'
+    out.with_suffix('.py').write_text('mine')
+    for name, options, message in (
+        ('student.pth', [], 'student.py exists and is kept'),
+        ('epoch_1.pth', ['--force'], 'epoch_1.pth is what is exported'),
+        ('', [], 'is a folder'),
+        ('student.onnx', [], 'is no .pth file'),
+    ):
+        assert exit_status(TOOL, source, tmp_path / name, *options) == 1
+        assert message in capsys.readouterr().err
+    assert out.with_suffix('.py').read_text() == 'mine'
+    assert exit_status(TOOL, source, out, '--force') is None
+    assert out.with_suffix('.py').read_text() != 'mine'
