@@ -4,16 +4,21 @@ import socket
 import subprocess
 import venv
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers import ROOT, run_python
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.runner import CheckpointLoader
 from mmengine.utils import digit_version
+from mmpretrain.registry import DATASETS
+from torch import nn
 
 import icd_mmrazor
-from icd_mmrazor.utils import CheckpointError, SettingError
+from icd_mmrazor.utils import CheckpointError, DatasetError, SettingError
 
 
 def test_mmrazor_is_there() -> None:
@@ -99,6 +104,57 @@ def test_mmengine_loads_no_pickle(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError):
             CheckpointLoader.load_checkpoint(source)
     assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ('files', 'settings', 'message'),
+    [
+        ([], {}, 'Found: there is no such folder. Expected: a folder for each class with its images: .*/CLASS/IMAGE'),
+        (['1.png', '2.png'], {}, 'Found: it holds 1.png, 2.png. Expected: a folder for each class'),
+        (['cat/readme.txt'], {}, 'Found: it holds cat/. Expected: a folder for each class'),
+        (['cat/1.png'], {'ann_file': 'labels.txt'}, 'labels.txt.*Expected: lines "IMAGE LABEL" in .*labels.txt'),
+        (['cat/1.png'], {'classes': ['cat', 'dog']}, "doesn't match the number of specified classes"),
+    ],
+    ids=['absent', 'flat', 'no images', 'no annotations', 'classes'],
+)
+def test_a_folder_of_images_of_another_layout_is_explained(
+    files: list[str], settings: dict, message: str, tmp_path: Path
+) -> None:
+    for name in files:
+        (tmp_path / 'images' / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / 'images' / name).touch()
+    with pytest.raises(DatasetError, match=message):
+        DATASETS.build(dict(type='CustomDataset', data_root=str(tmp_path / 'images'), pipeline=[], **settings))
+
+
+@pytest.mark.parametrize(
+    ('names', 'kept'),
+    [(['a', 'best_a_epoch_1.pth'], 'best_a_epoch_1.pth'), (['thesis'], None), (['best_a', '..'], None)],
+)
+def test_a_resumed_run_deletes_nothing_of_others(names: list[str], kept: str | None, tmp_path: Path) -> None:
+    """The path of the best checkpoint, which mmengine deletes when there is a better one, is read from a file."""
+    hub = MessageHub(tmp_path.name)
+    elsewhere = str(tmp_path.joinpath('elsewhere', *names))
+    hub.update_info_dict({'best_ckpt': elsewhere, 'best_ckpt_a': elsewhere, 'best_ckpt_b': elsewhere})
+    run = SimpleNamespace(work_dir=str(tmp_path), message_hub=hub, logger=MMLogger.get_current_instance())
+    kept = kept and str(tmp_path / kept)
+    one, two = (CheckpointHook(save_best=best, rule='greater') for best in ('a', ['a', 'b']))
+    one.before_train(run)
+    two.before_train(run)
+    assert (one.best_ckpt_path, two.best_ckpt_path_dict) == (kept, {'a': kept, 'b': kept})
+
+
+def test_convolutions_that_torch_computes_wrongly_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    for convolution, sound in (
+        (nn.Conv2d(4, 8, 1, stride=2), False),
+        (nn.Conv2d(8, 8, 1, stride=2), True),
+        (nn.Conv2d(4, 8, 1), True),
+        (nn.Conv2d(4, 8, 3, stride=2), True),
+    ):
+        monkeypatch.setattr(icd_mmrazor.compat, 'accelerator_available', lambda: False)
+        assert icd_mmrazor.compat.channels_last_is_sound(nn.ReLU(), nn.Sequential(convolution)) is sound
+        monkeypatch.setattr(icd_mmrazor.compat, 'accelerator_available', lambda: True)
+        assert icd_mmrazor.compat.channels_last_is_sound(convolution)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU machine the launchers are mmengine's own")

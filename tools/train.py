@@ -10,6 +10,7 @@ from icd_mmrazor import compat  # first: it says what to install where the stack
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from icd_mmrazor.models.networks import name_networks_in_full
 from icd_mmrazor.utils.command_line import add_common_arguments, load_config, run
 from icd_mmrazor.utils.errors import SettingError
 
@@ -82,13 +83,20 @@ def use_mixed_precision(cfg: Config, precision: str) -> None:
     cfg.optim_wrapper.type = name
     if precision == 'fp16':
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    if cfg.get('model', {}).get('type') in ('FrozenTeacherDistill', 'mmrazor.FrozenTeacherDistill'):
+    if is_ours(cfg):
         cfg.model.setdefault('teacher_precision', precision)
+
+
+def is_ours(cfg: Config) -> bool:
+    return cfg.get('model', {}).get('type') in ('FrozenTeacherDistill', 'mmrazor.FrozenTeacherDistill')
 
 
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
+    if is_ours(cfg):
+        # what is stored with the run is then complete
+        name_networks_in_full(cfg.model)
     apply_arguments(cfg, args)
     with compat.process_group(cfg):
         Runner.from_cfg(cfg).train()

@@ -69,6 +69,7 @@ class WholeBatches:
         max_memory: How much memory the images may take, in GB; half of what is free unless given, of the CPU's the
             part of this process.
         sample_each: Whether a batch has a data sample for each image, which mixup wants, instead of one for all.
+        channels_last: Whether the images of a batch lie in memory channels last, as they are cropped, or as usual.
 
     Raises:
         NoWholeBatchesError: The dataset, its pipeline or its images are not as described, or take too much memory.
@@ -86,9 +87,10 @@ class WholeBatches:
         rank: int = 0,
         max_memory: float | None = None,
         sample_each: bool = False,
+        channels_last: bool = True,
     ) -> None:
         self.device = torch.device(device)
-        self.seed, self.rank, self.sample_each = seed, rank, sample_each
+        self.seed, self.rank, self.sample_each, self.channels_last = seed, rank, sample_each, channels_last
         fixed, crop, flip = split_pipeline(dataset)
         self.images, labels, self._positions = _read(
             dataset, [*fixed, *([_Padding(crop)] if crop else [])], self.device, max_memory
@@ -107,7 +109,7 @@ class WholeBatches:
             iteration: Number of the iteration, on which the random numbers depend.
 
         Returns:
-            ``inputs``: images, ``B x C x h x w``, uint8, in memory channels last. ``data_samples``: a list of one data
+            ``inputs``: images, ``B x C x h x w``, uint8. ``data_samples``: a list of one data
             sample whose ``gt_label`` has the labels of the batch and whose ``sample_idx`` is a list of their
             positions; with ``sample_each`` of a data sample for each image.
         """
@@ -121,10 +123,8 @@ class WholeBatches:
             samples = [_sample(label, at) for label, at in zip(labels.split(1), positions, strict=True)]
         else:
             samples = [_sample(labels, positions)]
-        return {
-            'inputs': crop_and_flip(self.images, chosen, tops, lefts, flipped.bool(), self.size),
-            'data_samples': samples,
-        }
+        images = crop_and_flip(self.images, chosen, tops, lefts, flipped.bool(), self.size)
+        return {'inputs': images if self.channels_last else images.contiguous(), 'data_samples': samples}
 
     def draw(self, number: int, iteration: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Draw how the images of a batch are cropped and flipped.

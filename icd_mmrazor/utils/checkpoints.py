@@ -62,7 +62,8 @@ def _download(url: str) -> Path:
             torch.hub.download_url_to_file(url, str(file))
         except OSError as error:
             raise CheckpointError(
-                f'checkpoint {url} could not be downloaded ({error}). Download it yourself and give the path.'
+                f'checkpoint {url} could not be downloaded ({error}). Download it yourself and give the path (of '
+                'a teacher: model.teacher_ckpt=FILE).'
             ) from error
     return file
 

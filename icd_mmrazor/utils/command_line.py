@@ -12,7 +12,6 @@ from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.utils import digit_version
 
-from icd_mmrazor.models.networks import name_networks_in_full
 from icd_mmrazor.utils.errors import SettingError, UserError
 
 DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -48,8 +47,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
     The work folder is, in this order, the argument, the config's, or ``./work_dirs/CONFIG_NAME``. A dataloader gets
     what every run wants and few configs say: whole batches as one tensor, workers that stay, pinned memory for a GPU.
-    The optimizer is a fused one where torch has it. Networks of a distillation that are named (by a file, by a name of
-    mmpretrain's model zoo) are put in, so that what is stored with the run is complete.
+    The optimizer is a fused one where torch has it.
 
     Args:
         args: What the tool's parser gave.
@@ -58,7 +56,7 @@ def load_config(args: argparse.Namespace) -> Config:
         The config of the run.
 
     Raises:
-        SettingError: There is no such config file, the work folder is a file, or a named network is not to be had.
+        SettingError: There is no such config file, or the work folder is a file.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if not Path(args.config).is_file():
@@ -68,8 +66,6 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
-    if cfg.get('model', {}).get('type') in ('FrozenTeacherDistill', 'mmrazor.FrozenTeacherDistill'):
-        name_networks_in_full(cfg.model)
     if Path(cfg.work_dir).is_file():
         raise SettingError(f'--work-dir {cfg.work_dir} is a file. Give a folder.')
     for name in DATALOADERS:

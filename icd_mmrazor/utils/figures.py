@@ -26,7 +26,7 @@ LINES = ('-', (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)), (0, (9, 2)))
 TEACHER_COLOUR = '#000000'
 FONT_SIZE = 9
 LABEL_WIDTH = 48
-MADE_BY = 'icd-mmrazor'
+MADE_BY = 'icd-mmrazor/tools/analysis'
 # what can be written, and where a file says who drew it
 METADATA = {'.png': {'Software': MADE_BY}, '.svg': {'Creator': MADE_BY, 'Date': None}, '.pdf': {'Creator': MADE_BY}}
 

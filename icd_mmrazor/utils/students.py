@@ -13,6 +13,8 @@ from icd_mmrazor.utils.checkpoints import weights_of
 from icd_mmrazor.utils.config_text import read_config_text, registered
 from icd_mmrazor.utils.errors import SettingError
 
+# what is kept of a checkpoint's meta, and what each must be
+META = {'dataset_meta': Mapping, 'epoch': int, 'iter': int, 'metrics': Mapping}
 # what comes with mmpretrain; types from elsewhere have to be imported by the config
 STACK = ('mmcv', 'mmengine', 'mmpretrain', 'mmrazor', 'torch', 'torchvision')
 
@@ -159,7 +161,7 @@ def student_checkpoint(checkpoint: Mapping[str, Any], cfg: Config, what: str) ->
     """
     known = checkpoint.get('meta')
     known = known if isinstance(known, Mapping) else {}
-    meta = {key: known[key] for key in ('dataset_meta', 'epoch', 'iter', 'metrics') if key in known}
+    meta = {key: known[key] for key, kind in META.items() if isinstance(known.get(key), kind)}
     weights = {
         name: (w.to('cpu', torch.float32) if w.is_floating_point() else w.cpu()).contiguous()
         for name, w in weights_of(checkpoint, what).items()

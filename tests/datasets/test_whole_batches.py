@@ -53,6 +53,14 @@ def test_crops_are_those_of_a_loop(channels: int) -> None:
         assert (crop.permute(1, 2, 0).numpy() == wanted).all()
 
 
+def test_the_memory_layout_is_a_choice(data: Callable) -> None:
+    dataset = data(CROP, FLIP, PACK)
+    here, there = (WholeBatches(dataset, channels_last=last)([0, 3, 4], 0)['inputs'] for last in (True, False))
+    assert torch.equal(here, there)
+    assert here.is_contiguous(memory_format=torch.channels_last)
+    assert there.is_contiguous()
+
+
 PIPELINES = {
     'cifar': (CROP, FLIP, PACK),
     'no flip': (CROP, PACK),

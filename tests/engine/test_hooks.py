@@ -92,6 +92,17 @@ def test_labels_for_few_of_the_classes_are_a_warning(demo_config: Callable, runn
     assert 'train_dataloader.dataset (NPZDataset) has labels up to 9 only; the model has 100 classes' in logged(cfg)
 
 
+def test_sets_with_other_class_names_stop_a_run_at_once(demo_config: Callable, runner: Callable) -> None:
+    names = [str(digit) for digit in range(10)]
+    other = ['0', '2', '1', *names[3:]]
+    cfg = demo_config('res8_digits', **{'train_dataloader.dataset.metainfo': dict(classes=names)})
+    cfg.val_dataloader.dataset.metainfo = dict(classes=other)
+    message = r"label 1 is class '1' in train_dataloader.dataset and '2' in val_dataloader.dataset \(2 of 10 labels"
+    with pytest.raises(DatasetError, match=message):
+        runner(cfg).train()
+    assert not list(Path(cfg.work_dir).glob('*.pth'))
+
+
 def test_several_labels_an_image_are_not_checked(tmp_path: Path) -> None:
     annotation = {'metainfo': {'classes': list('abc')}, 'data_list': []}
     for i, labels in enumerate(([0], [0, 2], [1])):

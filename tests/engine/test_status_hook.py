@@ -150,6 +150,19 @@ def test_lines_of_a_training_by_iterations(scripted: Callable, runner: Callable,
     assert 'teacher' not in summary(cfg)
 
 
+def test_lines_after_epochs_that_are_not_validated(scripted: Callable, runner: Callable, clock: Clock) -> None:
+    """They are shorter than the interval of LoggerHook."""
+    cfg = scripted('res8_digits', [50.0], **{'train_cfg.val_interval': 4, 'default_hooks.logger.interval': 50})
+    run = runner(cfg)
+    run.register_hook(clock)
+    run.train()
+    assert lines(cfg)[:-1] == [
+        # at 80 s; the third epoch ends 40 s later
+        'epoch 2/4 | 0:01:20 left',
+        'epoch 4/4 | network 50.00 | best 50.00 (epoch 4)',
+    ]
+
+
 class Interruption(Hook):
     def before_train_epoch(self, runner: object) -> None:
         if runner.epoch == 1:

@@ -44,17 +44,17 @@ def test_the_student_goes_into_two_files_and_is_tested(
     assert first.keys() == second.keys() == {'meta', 'state_dict'}
     assert first['meta'] == second['meta']
 
-    # three ways to test it: by its own config, by the vanilla one, and the distillation's checkpoint
+    # three ways to test it: by its own config, by the vanilla one, and the distillation's, which needs no teacher
     data = (
         f'test_dataloader.dataset.data_file={Config.fromfile(out.with_suffix(".py")).test_dataloader.dataset.data_file}'
     )
     metrics = []
-    for config, file in (
+    for config, file, *more in (
         (out.with_suffix('.py'), out),
         (CONFIGS / 'demo' / 'res8_digits.py', out),
-        (CONFIGS / 'demo' / 'icd_res20_res8_digits.py', source),
+        (CONFIGS / 'demo' / 'icd_res20_res8_digits.py', source, 'model.teacher=nowhere.py'),
     ):
-        options = ['--work-dir', tmp_path / 'work', '--out', tmp_path / 'metrics.json', '--cfg-options', data]
+        options = ['--work-dir', tmp_path / 'work', '--out', tmp_path / 'metrics.json', '--cfg-options', data, *more]
         assert exit_status(TOOLS / 'test.py', config, file, *options) is None
         metrics.append(json.loads((tmp_path / 'metrics.json').read_text()))
     assert metrics[0] == metrics[1] == metrics[2]

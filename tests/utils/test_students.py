@@ -112,5 +112,7 @@ def test_bad_input() -> None:
         plain_student(Config(dict(a=1, b=2)))
     with pytest.raises(SettingError, match=r"x\.pth does not say its config: it has no meta\['cfg'\]"):
         config_of({'state_dict': {}}, 'x.pth')
+    odd = dict(meta=dict(epoch='1', dataset_meta='abc'), state_dict={'a': torch.zeros(1)})
+    assert student_checkpoint(odd, Config(), 'x.pth')['meta'].keys() == {'cfg'}
     with pytest.raises(CheckpointError, match=r'x\.pth holds no state dict; its keys: meta'):
         student_checkpoint({'meta': {}}, Config(), 'x.pth')

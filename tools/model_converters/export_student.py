@@ -114,6 +114,7 @@ def main() -> None:
     if args.onnx:
         height, width = args.input_size or input_size(cfg)
         classes = (student['meta'].get('dataset_meta') or {}).get('classes')
+        classes = classes if isinstance(classes, list | tuple) else None
         difference = write_onnx(model, cfg, files['onnx'], (height, width), classes)
         notes['onnx'] = f'images: B x 3 x {height} x {width}, differs from torch by {difference:.1e}'
     write_whole(cfg.pretty_text, files['config'])

@@ -1,5 +1,6 @@
 """Classes and labels against the classifier, before the first batch."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,7 +29,8 @@ class CheckLabelsHook(Hook):
     of a distillation. Where a dataset names no classes and has labels for only some of the model's, it warns.
 
     Raises:
-        DatasetError: The dataset names another number of classes, or a label is negative or too large.
+        DatasetError: The dataset names another number of classes, or the two sets name them differently, or a label is
+            negative or too large.
 
     Config example::
 
@@ -42,11 +44,12 @@ class CheckLabelsHook(Hook):
         classes = number_of_classes(classifier)
         if classes is None:
             return
-        for dataset in _plain_datasets(runner.train_dataloader.dataset):
-            self._check(runner, 'train_dataloader', dataset, classes)
+        datasets = [('train_dataloader', d) for d in _plain_datasets(runner.train_dataloader.dataset)]
         if runner.val_loop is not None:
-            for dataset in _plain_datasets(runner.val_dataloader.dataset):
-                self._check(runner, 'val_dataloader', dataset, classes)
+            datasets += [('val_dataloader', d) for d in _plain_datasets(runner.val_dataloader.dataset)]
+        for setting, dataset in datasets:
+            self._check(runner, setting, dataset, classes)
+        _compare_names(datasets)
 
     @staticmethod
     def _check(runner: Runner, setting: str, dataset: Any, classes: int) -> None:
@@ -62,6 +65,19 @@ class CheckLabelsHook(Hook):
             raise DatasetError(f'{dataset_name} has labels from {low} to {high}; {model}')
         if not named and high < classes - 1:
             runner.logger.warning(f'{dataset_name} has labels up to {high} only; {model}')
+
+
+def _compare_names(datasets: list[tuple[str, Any]]) -> None:
+    """Refuse sets whose classes have other names, or another order: a label would mean two things."""
+    named = [(setting, tuple(d.metainfo['classes'])) for setting, d in datasets if d.metainfo.get('classes')]
+    for (one, names), (other, others) in itertools.pairwise(named):
+        differing = [pair for pair in zip(names, others, strict=False) if pair[0] != pair[1]]
+        if differing:
+            raise DatasetError(
+                f'label {names.index(differing[0][0])} is class {differing[0][0]!r} in {one}.dataset and '
+                f'{differing[0][1]!r} in {other}.dataset ({len(differing)} of {len(names)} labels differ). A folder of '
+                'images gives its classes the alphabetical order of its folders: both must have the same folders.'
+            )
 
 
 def _plain_datasets(dataset: Any) -> Iterator[Any]:

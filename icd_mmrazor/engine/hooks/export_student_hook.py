@@ -88,7 +88,7 @@ class ExportStudentHook(Hook):
             return
         best = next(iter(getattr(hook, 'best_ckpt_path_dict', {}).values()), None)
         for name, path in (('last', hook.last_ckpt), ('best', getattr(hook, 'best_ckpt_path', best))):
-            # a run that was resumed in another folder does not find its earlier best one
+            # a run that was resumed in another folder does not have its earlier best one
             if path and Path(path).is_file():
                 out = Path(path).with_name(f'student_{name}.pth')
                 try:
@@ -105,5 +105,5 @@ class ExportStudentHook(Hook):
         numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
         if numbers:
             student['meta']['metrics'] = numbers
-        write_whole(self._cfg.pretty_text, path.with_name(CONFIG))
+        write_whole(self._cfg.pretty_text, out.with_name(CONFIG))
         write_checkpoint(student, out)

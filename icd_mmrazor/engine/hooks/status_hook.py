@@ -38,8 +38,8 @@ class StatusHook(Hook):
     teacher. The remaining time follows from the pace of this start of the training, validations and checkpoints
     included.
 
-    Where the next validation is far, a line with the latest known numbers is added to those of ``LoggerHook``, at most
-    one in ``interval`` seconds. No other iteration does more than look at the clock.
+    Where the next validation is far, a line with the latest known numbers is added to those of ``LoggerHook`` and after
+    epochs, at most one in ``interval`` seconds. No other iteration does more than look at the clock.
 
     The summary comes when the training loop has ended, and not when it was interrupted. It has the last and the best
     metric, the teacher's, the time since this start, the files, and the command that tests the last checkpoint.
@@ -86,6 +86,12 @@ class StatusHook(Hook):
         """Forget an earlier training, which may have been interrupted."""
         self._forget()
 
+    @master_only
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Write a line if the last one is long ago: of epochs that are neither validated nor logged on the way."""
+        if self._start is not None and self._is_late():
+            self._say(runner, _done(runner))
+
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Start the clock at the first iteration: the teacher is evaluated, a resumed loop has skipped its data."""
         if self._start is None:
@@ -97,7 +103,7 @@ class StatusHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """Write a line beside that of ``LoggerHook`` if the last one is long ago."""
-        if self.interval is None or monotonic() - self._said_at < self.interval:
+        if not self._is_late():
             return
         loggers = [hook for hook in runner.hooks if isinstance(hook, LoggerHook)]
         if any(self.every_n_inner_iters(batch_idx, logger.interval) for logger in loggers):
@@ -118,6 +124,9 @@ class StatusHook(Hook):
         """Write the summary."""
         runner.logger.info('\n'.join(self._summary(runner)))
         self._forget()
+
+    def _is_late(self) -> bool:
+        return self.interval is not None and monotonic() - self._said_at >= self.interval
 
     def _say(self, runner: Runner, done: float) -> None:
         """Write the line after so many epochs or iterations."""

@@ -13,6 +13,7 @@ from mmpretrain.models import ClsDataPreprocessor
 from torch import nn
 from torch.utils.data import DataLoader
 
+from icd_mmrazor.compat import channels_last_is_sound
 from icd_mmrazor.datasets.whole_batches import NoWholeBatchesError, WholeBatches, split_pipeline
 from icd_mmrazor.utils.errors import SettingError
 from icd_mmrazor.utils.loaders import MadeBatches, are_made, restart
@@ -91,6 +92,7 @@ class WholeBatchHook(Hook):
                 rank=get_rank(),
                 max_memory=self.max_memory,
                 sample_each=not takes_joined_labels(model),
+                channels_last=channels_last_is_sound(model),
             )
         except NoWholeBatchesError as reason:
             runner.logger.info(f'WholeBatchHook: the training images are prepared one by one: {reason}.')

@@ -14,6 +14,7 @@ from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from icd_mmrazor.compat import channels_last_is_sound
 from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher, networks_needed_by
 from icd_mmrazor.models.frozen_network import FrozenNetwork
 from icd_mmrazor.models.networks import network_config, number_of_classes, published_weights
@@ -140,8 +141,14 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         initialise_from_teacher(self.distiller, teacher)
         self._check_classes()
         self._compare_normalisation()
-        self.channels_last = channels_last
-        if channels_last:
+        self.channels_last = channels_last and channels_last_is_sound(self.architecture)
+        if channels_last and not self.channels_last:
+            print_log(
+                'FrozenTeacherDistill: the student has 1 x 1 convolutions that torch computes wrongly channels last on '
+                'a CPU, so its images and weights lie in memory as usual.',
+                logger='current',
+            )
+        if self.channels_last:
             teacher.to(memory_format=torch.channels_last)
             self.architecture.to(memory_format=torch.channels_last)
         self.frozen_teacher = FrozenNetwork(teacher, fold_teacher_norms, teacher_precision)
@@ -179,8 +186,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         Returns:
             The student's own losses under ``student.``, the distiller's under ``distill.``.
         """
-        if self.channels_last and isinstance(batch_inputs, Tensor) and batch_inputs.ndim == 4:
-            batch_inputs = batch_inputs.contiguous(memory_format=torch.channels_last)
+        if isinstance(batch_inputs, Tensor) and batch_inputs.ndim == 4:
+            layout = torch.channels_last if self.channels_last else torch.contiguous_format
+            batch_inputs = batch_inputs.contiguous(memory_format=layout)
         if not self.distillation_stopped and 'teacher' in networks_needed_by(self.distiller):
             self.frozen_teacher.prepare(batch_inputs, data_samples)
         if not self.torch_compile:

@@ -108,3 +108,23 @@ def test_a_timm_student(batch: Callable, network: Callable) -> None:
     assert {*model.architecture.model.state_dict()} == {*weights_of(state, 'state')}
     model.load_state_dict(state)
     assert describe(model.architecture, student).startswith('TimmClassifier(model_name=resnet10t, num_classes=10), ')
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='channels last is sound on a GPU')
+def test_narrow_students_keep_the_usual_memory_layout(network: Callable, batch: Callable) -> None:
+    """Where torch would write beyond its memory."""
+    narrow = dict(
+        type='ImageClassifier',
+        backbone=dict(type='ResNet_CIFAR', depth=18, stem_channels=4, base_channels=4),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=10, in_channels=32),
+    )
+    with mock.patch(ALGORITHM) as log:
+        model = algorithm(architecture=narrow, teacher=network('res8')).train()
+    assert 'lie in memory as usual' in log.call_args.args[0]
+    layouts = []
+    strided = model.architecture.backbone.layer2[0].downsample[0]
+    strided.register_forward_hook(lambda _, inputs, __: layouts.append(inputs[0].is_contiguous()))
+    images, samples = batch()
+    model(images.contiguous(memory_format=torch.channels_last), samples, mode='loss')
+    assert layouts == [True]
