@@ -11,8 +11,10 @@ SOURCES := setup.cfg pyproject.toml requirements/constraints.txt
 WORKERS := --numprocesses 2 --dist worksteal
 
 # what does not go through the packages of a family is tested with one of them: formulas, tables, the runner of trials
-FAMILY_FREE := tests/models/losses tests/models/connectors tests/test_benchmark.py tests/test_model_zoo.py tests/utils \
-	tests/tools/test_benchmark_front.py tests/tools/test_collect_results.py tests/tools/test_trials.py
+FAMILY_FREE := tests/models/losses tests/models/connectors tests/test_benchmark.py tests/test_docs.py \
+	tests/test_model_zoo.py tests/utils \
+	tests/tools/test_benchmark_front.py tests/tools/test_collect_results.py tests/tools/test_plots_of_logs.py \
+	tests/tools/test_step_time.py tests/tools/test_trials.py
 
 .PHONY: help demo test test-openmmlab docs lint format clean
 

@@ -10,6 +10,7 @@ from icd_mmrazor import compat  # first: it says what to install where the stack
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from icd_mmrazor.models.classifiers import name_student_in_full
 from icd_mmrazor.models.networks import name_networks_in_full
 from icd_mmrazor.utils.command_line import add_common_arguments, load_config, run
 from icd_mmrazor.utils.errors import SettingError
@@ -94,9 +95,11 @@ def is_ours(cfg: Config) -> bool:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
+    # what is stored with the run is then complete
     if is_ours(cfg):
-        # what is stored with the run is then complete
         name_networks_in_full(cfg.model)
+    elif cfg.get('model', {}).get('type') == 'LinearProbe':
+        name_student_in_full(cfg.model)
     apply_arguments(cfg, args)
     with compat.process_group(cfg):
         Runner.from_cfg(cfg).train()

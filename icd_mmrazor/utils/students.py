@@ -22,8 +22,9 @@ STACK = ('mmcv', 'mmengine', 'mmpretrain', 'mmrazor', 'torch', 'torchvision')
 def student_of(cfg: Config) -> ConfigDict:
     """Return the config of a distillation's student, or of the model itself if it is no distillation.
 
-    No teacher is needed for it. What both saw the images through belongs to it. Its weights come from a checkpoint, so
-    nothing in it asks for pretrained ones.
+    Of a ``LinearProbe`` whose config says the network that it reads, it is that network with the new head. No teacher
+    is needed for it. What both saw the images through belongs to it. Its weights come from a checkpoint, so nothing in
+    it asks for pretrained ones.
 
     Args:
         cfg: The config of a run.
@@ -40,11 +41,20 @@ def student_of(cfg: Config) -> ConfigDict:
             'Give the config of a training.'
         )
     student = network_config(copy.deepcopy(cfg.model.get('architecture', cfg.model)), 'model.architecture')
+    if str(student.type).rpartition('.')[2] == 'LinearProbe' and isinstance(student.get('student'), dict):
+        student = _classifier_of_probe(student)
     # mmengine hands the config's to the algorithm, and mmrazor gives the algorithm's to the student
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
     if preprocessor:
         student.data_preprocessor = copy.deepcopy(preprocessor)
     _drop_pretrained(student)
+    return student
+
+
+def _classifier_of_probe(probe: ConfigDict) -> ConfigDict:
+    """Return what a ``LinearProbe`` is when it is trained: a student with a new head."""
+    student = network_config(probe.student, 'model.student')
+    student.head = dict(type='LinearClsHead', num_classes=probe.num_classes, in_channels=student.head.in_channels)
     return student
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 from mmpretrain.models import DeiTClsHead, ImageClassifier, LinearClsHead
 from mmpretrain.registry import MODELS
@@ -116,7 +117,25 @@ class LinearProbe(ImageClassifier):
             return super().extract_feat(inputs, stage)
 
 
-def _network_in(checkpoint: dict, path: str) -> dict:
+def name_student_in_full(model: ConfigDict) -> None:
+    """Put the network that a probe reads into the probe's config.
+
+    The config that is stored with a run then says all of the plain classifier that the run makes.
+
+    Args:
+        model: Config of a :class:`LinearProbe`; changed.
+
+    Raises:
+        SettingError: Nothing says the network.
+        CheckpointError: The student's checkpoint is missing or is not a plain weights file.
+    """
+    if model.get('student'):
+        model.student = network_config(model.student, 'model.student')
+    elif model.get('student_ckpt'):
+        model.student = _network_in(read_checkpoint(model.student_ckpt), model.student_ckpt)
+
+
+def _network_in(checkpoint: dict, path: str) -> ConfigDict:
     """Return the config of the student that a checkpoint says."""
     # here: that module imports from this package
     from icd_mmrazor.utils.students import config_of, student_of

@@ -13,7 +13,9 @@ from mmpretrain.registry import MODELS
 from transfer_data import WNIDS, probe_config, write_stl10, write_student, write_tiny_imagenet
 
 from icd_mmrazor.models import ProbeDataPreprocessor
+from icd_mmrazor.models.classifiers import name_student_in_full
 from icd_mmrazor.utils import CheckpointError, SettingError
+from icd_mmrazor.utils.students import plain_student
 
 
 def probe(**settings: object) -> torch.nn.Module:
@@ -57,10 +59,17 @@ def test_it_computes_what_the_student_and_a_linear_layer_do(student: tuple, netw
 
 
 def test_its_checkpoint_is_that_of_a_plain_classifier(student: tuple, network: Callable, batch: Callable) -> None:
-    model, plain = probe(student_ckpt=student[0]), MODELS.build(network('res8', 10)).eval()
-    plain.load_state_dict(model.state_dict())
     images, _ = batch()
-    assert torch.equal(plain(images), model(images))
+    model = probe(student_ckpt=student[0])
+    cfg = Config(dict(model=dict(type='LinearProbe', num_classes=10, student_ckpt=student[0])))
+    name_student_in_full(cfg.model)
+    Path(student[0]).unlink()
+    # the config that a run stores says it, without the student's file
+    exported = plain_student(cfg).model
+    assert exported.type == 'ImageClassifier'
+    for plain in (MODELS.build(network('res8', 10)), MODELS.build(exported)):
+        plain.eval().load_state_dict(model.state_dict())
+        assert torch.equal(plain(images), model(images))
 
 
 def test_images_are_prepared_as_always_and_features_are_let_pass(batch: Callable) -> None:
