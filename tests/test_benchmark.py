@@ -85,7 +85,7 @@ def test_every_method_trains_on_every_pair(pair: str) -> None:
         if not networks:
             scope = {'_scope_': 'mmpretrain'}
             networks = {n: MODELS.build({**scope, **cfg.model[n]}) for n in ('architecture', 'teacher')}
-        steps(built(cfg, **networks), *batch(4, 32))
+        steps(built(cfg, **networks), *batch(2, 32))
 
 
 @pytest.mark.parametrize('methods', list(itertools.combinations(METHODS, 2)), ids='+'.join)

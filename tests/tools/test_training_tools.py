@@ -291,7 +291,7 @@ def test_shell_scripts_are_sound(script: Path) -> None:
     subprocess.run(['shellcheck', script], check=True)
 
 
-def test_demo(tmp_path: Path) -> None:
+def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     """The demo in small: it trains all rows, reuses them, and the command it ends with works."""
     first = run_python(TOOLS / 'demo.py', '--seeds', 1, '--epochs', 4, cwd=tmp_path)
     assert first.returncode == 0, first.stdout + first.stderr
@@ -306,12 +306,16 @@ def test_demo(tmp_path: Path) -> None:
     ]
     assert [row[4] for row in rows] == ['272,474', '78,042', '78,042', '78,042']
 
-    again = run_python(TOOLS / 'demo.py', '--seeds', 1, '--epochs', 4, cwd=tmp_path)
-    assert '4 of 4 runs are kept' in again.stdout
-    command = again.stdout.strip().splitlines()[-1].split()
-    tested = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert tested.returncode == 0, tested.stderr
-    (accuracy,) = re.findall(r'accuracy/top1: ([\d.]+)', tested.stdout + tested.stderr)
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert exit_status(TOOLS / 'demo.py', '--seeds', 1, '--epochs', 4) is None
+    again = capsys.readouterr().out
+    assert '4 of 4 runs are kept' in again
+    python, tool, *arguments = again.strip().splitlines()[-1].split()
+    assert Path(python).samefile(sys.executable)
+    assert exit_status(Path(tool), *arguments) is None
+    printed = capsys.readouterr()
+    (accuracy,) = re.findall(r'accuracy/top1: ([\d.]+)', printed.out + printed.err)
     assert float(accuracy) == pytest.approx(float(rows[2][3]), abs=0.05)
 
 

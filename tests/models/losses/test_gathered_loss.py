@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from gathered_gradients import gradients, seeded
 
 
-@pytest.mark.parametrize('sizes', [(6, 6), (4, 4, 4), (7, 4, 1)], ids=str)
+@pytest.mark.parametrize('sizes', [(6, 6), (7, 4, 1)], ids=str)
 def test_gradients_equal_those_of_one_process(sizes: tuple[int, ...], tmp_path: Path) -> None:
     script, address, out = Path(__file__).with_name('gathered_gradients.py'), tmp_path / 'address', tmp_path / 'out.npz'
     command = [sys.executable, str(script)]
