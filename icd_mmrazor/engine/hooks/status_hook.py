@@ -30,7 +30,7 @@ class StatusHook(Hook):
 
     A line of the log::
 
-        epoch 12/240 | student 61.23 | best 62.10 (epoch 11) | teacher 79.42 | 3:02:11 left
+        epoch 2/20 | student 52.60 | best 52.60 (epoch 2) | teacher 98.60 | 0:00:21 left
 
     The numbers are of the metric that ``CheckpointHook`` watches for ``save_best``, else of the validation's first.
     The best is what ``CheckpointHook`` knows: without ``save_best`` there is none. The teacher's is what
