@@ -20,6 +20,11 @@ from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weight
 from icd_mmrazor.utils.datasets import image_labels
 from icd_mmrazor.utils.errors import CheckpointError, DatasetError, SettingError, UserError
 
+REMEDY = (
+    'Modules of your own are found if a config file that is given by name imports them (custom_imports); one that a '
+    'training left in its work folder is read, not run.'
+)
+
 
 @dataclass
 class Network:
@@ -54,12 +59,13 @@ class Outputs:
     logits: np.ndarray
 
 
-def build_network(name: str, cfg: ConfigDict) -> nn.Module:
+def build_network(name: str, cfg: ConfigDict, remedy: str = REMEDY) -> nn.Module:
     """Build a classifier from a config that may be stored, damaged or of another installation.
 
     Args:
         name: What to call it in the message.
         cfg: The classifier's config.
+        remedy: What to do about it.
 
     Raises:
         SettingError: It cannot be built.
@@ -69,11 +75,9 @@ def build_network(name: str, cfg: ConfigDict) -> nn.Module:
     except UserError:
         raise
     except Exception as error:  # any network, with any settings
-        reason = ' '.join(str(error).split())
+        reason = ' '.join(str(error).split())[:300]
         raise SettingError(
-            f'{name}: its network cannot be built from the config. {type(error).__name__}: {reason}\nModules of your '
-            'own are found if a config file that is given by name imports them (custom_imports); one that a training '
-            'left in its work folder is read, not run.'
+            f'{name}: its network cannot be built from the config. {type(error).__name__}: {reason}\n{remedy}'
         ) from error
 
 

@@ -13,16 +13,19 @@ from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, write_
 
 # isort: split
 from mmengine.config import Config
-from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
-from mmpretrain.registry import MODELS
 
 from icd_mmrazor.utils.command_line import run
-from icd_mmrazor.utils.errors import SettingError, UserError
+from icd_mmrazor.utils.errors import SettingError
 from icd_mmrazor.utils.files import write_whole
+from icd_mmrazor.utils.inference import build_network
 from icd_mmrazor.utils.onnx_files import input_size, require_onnx, write_onnx
 from icd_mmrazor.utils.students import config_of, plain_student, student_checkpoint
 
+REMEDY = (
+    'Give the config that it was trained with: --config CONFIG. Modules of your own are found if its custom_imports '
+    'name them.'
+)
 USAGE = """
   from mmpretrain import ImageClassificationInferencer
   inferencer = ImageClassificationInferencer({config!r}, pretrained={weights!r})
@@ -83,20 +86,6 @@ def read_config(args: argparse.Namespace, checkpoint: dict) -> Config:
     return Config.fromfile(args.config)
 
 
-def build(cfg: Config, source: str) -> BaseModel:
-    try:
-        with DefaultScope.overwrite_default_scope(cfg.default_scope):
-            return MODELS.build(cfg.model).eval()
-    except UserError:
-        raise
-    except Exception as error:  # a config of any network, with any settings
-        reason = ' '.join(str(error).split())[:300]
-        raise SettingError(
-            f'the student of {source} cannot be built: {type(error).__name__}: {reason}\nGive the config that it was '
-            'trained with: --config CONFIG. Modules of your own are found if its custom_imports name them.'
-        ) from error
-
-
 def main() -> None:
     args = parse_args()
     files = outputs(args)
@@ -105,7 +94,9 @@ def main() -> None:
     checkpoint = read_checkpoint(args.checkpoint)
     cfg = plain_student(read_config(args, checkpoint))
     student = student_checkpoint(checkpoint, cfg, args.checkpoint)
-    model = build(cfg, args.config or f'the config in {args.checkpoint}')
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        source = args.config or f'the config in {args.checkpoint}'
+        model = build_network(f'the student of {source}', cfg.model, REMEDY).eval()
     load_strictly(model, student['state_dict'], f'the student in {args.checkpoint}')
 
     for file in files.values():
