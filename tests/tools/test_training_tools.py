@@ -293,7 +293,7 @@ def test_shell_scripts_are_sound(script: Path) -> None:
 
 def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     """The demo in small: it trains all rows, reuses them, and the command it ends with works."""
-    first = run_python(TOOLS / 'demo.py', '--seeds', 1, '--epochs', 4, cwd=tmp_path)
+    first = run_python(TOOLS / 'demo.py', '--seeds', 1, '--epochs', 2, cwd=tmp_path)
     assert first.returncode == 0, first.stdout + first.stderr
     rows = re.findall(
         r'^(teacher|student alone|ICD|ICD\+KD) +ResNet-(\d+) +(\d+) +([\d.]+) +([\d,]+)', first.stdout, re.M
@@ -308,7 +308,7 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
-    assert exit_status(TOOLS / 'demo.py', '--seeds', 1, '--epochs', 4) is None
+    assert exit_status(TOOLS / 'demo.py', '--seeds', 1, '--epochs', 2) is None
     again = capsys.readouterr().out
     assert '4 of 4 runs are kept' in again
     python, tool, *arguments = again.strip().splitlines()[-1].split()
