@@ -16,12 +16,13 @@ FAMILY_FREE := tests/models/losses tests/models/connectors tests/test_benchmark.
 	tests/tools/test_benchmark_front.py tests/tools/test_collect_results.py tests/tools/test_plots_of_logs.py \
 	tests/tools/test_step_time.py tests/tools/test_trials.py
 
-.PHONY: help demo test test-openmmlab docs lint format clean
+.PHONY: help demo test test-openmmlab coverage docs lint format clean
 
 help:
 	@echo 'make demo            distil on digits: teacher, student alone, ICD, ICD+KD; prints one table'
 	@echo 'make test            run the tests'
 	@echo "make test-openmmlab  run the tests that concern it with OpenMMLab's own last releases"
+	@echo 'make coverage        run the tests and list the lines they miss'
 	@echo 'make docs            build the documentation: docs/_build/html/index.html'
 	@echo 'make lint, format    check, or mend, style with ruff'
 	@echo 'make clean           remove the environments and what the demo and the docs made'
@@ -45,6 +46,10 @@ test: $(STAMP)
 test-openmmlab: $(STAMP_OPENMMLAB)
 	OMP_NUM_THREADS=1 $(VENV_OPENMMLAB)/bin/pytest $(WORKERS) $(FAMILY_FREE:%=--ignore=%) \
 		--deselect tests/tools/test_training_tools.py::test_demo
+
+# the lines of icd_mmrazor/ that no test runs
+coverage: $(STAMP)
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest $(WORKERS) --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
 
 # every page is read from the top: links between docs/, README.md and configs/ are the same on a code host
 docs: $(STAMP)

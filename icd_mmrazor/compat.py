@@ -12,6 +12,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,6 +20,9 @@ from typing import Any
 PACKAGE = 'icd_mmrazor'
 OPENMMLAB_PACKAGES = ('mmengine', 'mmcv', 'mmpretrain')
 REMEMBERED_CONFIGS = 8
+MAX_PIXELS = 178_956_970  # of an image; Pillow's own limit
+# seconds
+WATCHDOGS_LEAD = 60
 
 
 def prepare_stack() -> None:
@@ -28,7 +32,7 @@ def prepare_stack() -> None:
         ImportError: Packages of the stack are missing; the message says what to install.
     """
     require_stack()
-    provide_grad_scaler()
+    limit_images()
     with warnings.catch_warnings(), silenced_onedl_notice():
         warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
         import_mmrazor()
@@ -36,10 +40,17 @@ def prepare_stack() -> None:
     mend_package_lookup()
     register_config_package()
     load_checkpoints_as_plain_weights()
+    read_files_as_plain_values()
+    scan_checkpoints_of_timm()
     delete_only_own_checkpoints()
+    write_checkpoints_whole()
+    delete_checkpoints_once_replaced()
+    resume_from_whole_checkpoints()
     format_a_config_once()
     explain_image_folders()
+    explain_images()
     name_weights_of_wrapped_networks_alike()
+    explain_settings()
 
 
 def require_stack() -> None:
@@ -67,16 +78,13 @@ def require_stack() -> None:
     )
 
 
-def provide_grad_scaler() -> None:
-    """Give an older torch the name ``torch.amp.GradScaler``.
+def limit_images() -> None:
+    """Let OpenCV decode no image that takes gigabytes unpacked, whatever the size of its file.
 
-    Where: onedl-mmengine 0.10.12 imports it; torch has it since 2.3, and the same class as
-    ``torch.cuda.amp.GradScaler`` before.
+    Where: OpenCV, through mmcv: its limit is 2^30 pixels (3 GB), Pillow's a sixth of that. It is read when OpenCV is
+    imported; whoever sets it keeps what is set.
     """
-    import torch.amp
-
-    if not hasattr(torch.amp, 'GradScaler'):
-        torch.amp.GradScaler = torch.cuda.amp.GradScaler
+    os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', str(MAX_PIXELS))
 
 
 @contextlib.contextmanager
@@ -192,16 +200,15 @@ def load_checkpoints_as_plain_weights() -> None:
     """Make every loading of a checkpoint by mmengine (``--resume``, ``load_from``, ``init_cfg``) refuse code.
 
     Where: onedl-mmengine 0.10.12 falls back to an arbitrary pickle when a file does not load with
-    ``weights_only=True``; mmengine 0.10.7 leaves the choice to torch, so that before torch 2.6 everything is
-    unpickled and since then its own checkpoints do not load; both load downloads as arbitrary pickles, and both run
-    a checkpoint's ``meta['config']`` as Python when they resume, to compare numbers of GPUs that no version writes
-    any more.
+    ``weights_only=True``; mmengine 0.10.7 leaves the choice to torch, so that its own checkpoints do not load; both
+    load downloads as arbitrary pickles, and both run a checkpoint's ``meta['config']`` as Python when they resume, to
+    compare numbers of GPUs that no version writes any more.
     """
     import mmengine.runner.checkpoint as mmengine_checkpoint
 
     from icd_mmrazor.utils.checkpoints import read_checkpoint
 
-    def load_from_local(filename: str, map_location: Any = None) -> dict:
+    def load_from_local(filename: Any, map_location: Any = None) -> dict:
         checkpoint = read_checkpoint(filename, map_location)
         if isinstance(checkpoint.get('meta'), dict):
             checkpoint['meta'].pop('config', None)
@@ -210,11 +217,85 @@ def load_checkpoints_as_plain_weights() -> None:
     def load_from_http(filename: str, map_location: Any = None, model_dir: Any = None, progress: Any = None) -> dict:  # noqa: ARG001
         return load_from_local(filename, map_location)
 
-    # the schemes torchvision://, open-mmlab:// and others call it by its name
+    def load_from_elsewhere(file: Any, map_location: Any = None, weights_only: Any = None) -> dict:  # noqa: ARG001
+        return load_from_local(file, map_location)
+
+    # the schemes torchvision://, open-mmlab:// and others call them by their names; the latter is the fork's alone
     mmengine_checkpoint.load_from_http = load_from_http
+    mmengine_checkpoint._safe_torch_load = load_from_elsewhere
     loader = mmengine_checkpoint.CheckpointLoader
     loader.register_scheme(prefixes='', loader=load_from_local, force=True)
     loader.register_scheme(prefixes=('http://', 'https://'), loader=load_from_http, force=True)
+
+
+def read_files_as_plain_values() -> None:
+    """Make ``mmengine.load`` (annotation files, subnets of mmrazor, configs in YAML) refuse code.
+
+    Where: mmengine, both families, ``mmengine/fileio/handlers``: pickles are run, and YAML is read with a loader that
+    runs what a ``!!python/object`` tag names. What mmengine's processes tell each other it unpickles elsewhere.
+    """
+    import pickle
+    from pathlib import Path
+
+    import yaml
+    from mmengine.fileio.handlers import PickleHandler, YamlHandler
+
+    from icd_mmrazor.utils.errors import DatasetError
+
+    class PlainUnpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            raise pickle.UnpicklingError(f'{module}.{name} is no plain value')
+
+    def file_of(opened: Any) -> str:
+        name = getattr(opened, 'name', None)
+        return f' {Path(name)}' if isinstance(name, str) else ''
+
+    def load_pickle(self: PickleHandler, file: Any, **kwargs: Any) -> Any:  # noqa: ARG001
+        try:
+            return PlainUnpickler(file, **kwargs).load()
+        except Exception as error:  # a parser given any bytes raises anything
+            raise DatasetError(
+                f'the pickle file{file_of(file)} is damaged, or holds more than plain values; it was not unpickled, '
+                f'because a pickle can run any code: {error}. Write it as JSON, and name that file.'
+            ) from error
+
+    def load_yaml(self: YamlHandler, file: Any, **kwargs: Any) -> Any:  # noqa: ARG001
+        try:
+            return yaml.safe_load(file)
+        except yaml.YAMLError as error:
+            raise DatasetError(
+                f'the YAML file{file_of(file)} is damaged, or holds more than plain values, which can run any code: '
+                f'{error}. Write it as JSON, and name that file.'
+            ) from error
+
+    PickleHandler.load_from_fileobj = load_pickle
+    YamlHandler.load_from_fileobj = load_yaml
+
+
+def scan_checkpoints_of_timm() -> None:
+    """Let timm read a ``checkpoint_path`` of a config only if it is a plain weights file.
+
+    Where: mmpretrain, both families, ``TIMMBackbone`` and ``TimmClassifier``: they hand the path to timm, which
+    unpickles it (1.0.20; 1.0.26 no longer does).
+    """
+    import functools
+
+    from mmpretrain.models import TIMMBackbone, TimmClassifier
+
+    from icd_mmrazor.utils.checkpoints import read_checkpoint
+
+    def scanned(build: Any) -> Any:
+        @functools.wraps(build)
+        def __init__(self: Any, *args: Any, checkpoint_path: str = '', **kwargs: Any) -> None:  # noqa: N807
+            if checkpoint_path:
+                read_checkpoint(checkpoint_path)
+                kwargs['checkpoint_path'] = checkpoint_path
+            build(self, *args, **kwargs)
+
+        return __init__
+
+    for wrapper in (TIMMBackbone, TimmClassifier):
+        wrapper.__init__ = scanned(wrapper.__init__)
 
 
 def delete_only_own_checkpoints() -> None:
@@ -246,13 +327,145 @@ def delete_only_own_checkpoints() -> None:
     CheckpointHook.before_train = before_train
 
 
+def write_checkpoints_whole() -> None:
+    """Write what mmengine stores to a temporary file that is then renamed; remove what a killed run left of them.
+
+    Where: mmengine, both families, ``LocalBackend.put``: it writes in place, so that a run that is killed, or a disk
+    that is full, leaves half a checkpoint, in place of a whole one where the name is the same.
+    """
+    from pathlib import Path
+
+    from mmengine.dist import is_main_process
+    from mmengine.fileio import LocalBackend
+    from mmengine.hooks import CheckpointHook
+
+    from icd_mmrazor.utils.checkpoints import write_checkpoint_file
+    from icd_mmrazor.utils.files import remove_abandoned
+
+    def put(self: LocalBackend, obj: bytes, filepath: str | Path) -> None:  # noqa: ARG001
+        """Write bytes to a file."""
+        write_checkpoint_file(obj, filepath)
+
+    begin = CheckpointHook.before_train
+
+    def before_train(self: CheckpointHook, runner: Any) -> None:
+        """Find out where checkpoints go, and which are there."""
+        begin(self, runner)
+        if is_main_process():
+            for folder in {runner.work_dir, self.out_dir}:
+                for file in remove_abandoned(Path(folder)):
+                    runner.logger.info(f'{file}, which a killed process left half written, is removed.')
+
+    LocalBackend.put = put
+    CheckpointHook.before_train = before_train
+
+
+def delete_checkpoints_once_replaced() -> None:
+    """Delete an old checkpoint after the new one is written, and write ``last_checkpoint`` whole.
+
+    Where: mmengine, both families, ``CheckpointHook``: the oldest of ``max_keep_ckpts`` and the previous best one are
+    deleted first. A run that is killed in between has lost them, with ``max_keep_ckpts=1`` all there is.
+    A checkpoint names itself and those that its run keeps; one that still names the file to delete has the next run
+    delete it at its start.
+    """
+    from collections import deque
+    from pathlib import Path
+
+    from mmengine.dist import is_main_process
+    from mmengine.hooks import CheckpointHook
+
+    from icd_mmrazor.utils.checkpoints import write_checkpoint_file
+
+    def delete(self: CheckpointHook, path: str) -> None:
+        if self.file_backend.isfile(path):
+            self.file_backend.remove(path)
+        elif self.file_backend.isdir(path):
+            # of deepspeed
+            self.file_backend.rmtree(path)
+
+    def save_with_step(self: CheckpointHook, runner: Any, step: int, meta: dict) -> None:
+        kept = getattr(self, 'keep_ckpt_ids', deque())
+        if self.max_keep_ckpts > 0 and step not in kept:
+            kept = deque([*kept, step])
+            runner.message_hub.update_info('keep_ckpt_ids', list(kept))
+        name = self.filename_tmpl.format(step)
+        self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            name,
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if is_main_process():
+            write_checkpoint_file(self.last_ckpt, Path(runner.work_dir, 'last_checkpoint'))
+        if self.max_keep_ckpts > 0:
+            while len(kept) > self.max_keep_ckpts:
+                old = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(kept.popleft()))
+                if is_main_process():
+                    delete(self, old)
+            self.keep_ckpt_ids = kept
+            runner.message_hub.update_info('keep_ckpt_ids', list(kept))
+
+    save_best = CheckpointHook._save_best_checkpoint
+
+    def save_best_checkpoint(self: CheckpointHook, runner: Any, metrics: dict) -> None:
+        single = 'best_ckpt_path' in vars(self)
+        paths = vars(self) if single else getattr(self, 'best_ckpt_path_dict', {})
+        previous = {name: paths[name] for name in (['best_ckpt_path'] if single else paths)}
+        # what it does not know of it does not delete
+        paths.update(dict.fromkeys(previous))
+        save_best(self, runner, metrics)
+        for name, path in previous.items():
+            if not paths[name]:
+                paths[name] = path
+            elif path and path != paths[name] and is_main_process():
+                delete(self, path)
+                runner.logger.info(f'The previous best checkpoint {path} is removed')
+
+    CheckpointHook._save_checkpoint_with_step = save_with_step
+    CheckpointHook._save_best_checkpoint = save_best_checkpoint
+
+
+def resume_from_whole_checkpoints() -> None:
+    """Let a run be resumed from a checkpoint that is whole, and say which one where that asked for is damaged.
+
+    Where: mmengine, both families, ``find_latest_checkpoint``: it takes what the file ``last_checkpoint`` says, which
+    may be empty, damaged, or in a folder that was moved, and where there is no such file begins the training anew.
+    """
+    import mmengine.runner.runner as mmengine_runner
+
+    from icd_mmrazor.utils.errors import CheckpointError
+    from icd_mmrazor.utils.resuming import explain_damage, latest_checkpoint
+
+    resume = mmengine_runner.Runner.resume
+
+    def resume_or_explain(self: mmengine_runner.Runner, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Resume from a checkpoint."""
+        try:
+            resume(self, filename, *args, **kwargs)
+        except CheckpointError as error:
+            raise explain_damage(filename, error) from error
+
+    mmengine_runner.find_latest_checkpoint = latest_checkpoint
+    mmengine_runner.Runner.resume = resume_or_explain
+
+
 def format_a_config_once() -> None:
-    """Remember the texts of the last few configs that were formatted.
+    """Remember the texts of the last few configs that were formatted, and write infinity so that Python reads it.
 
     Where: mmengine, both families, ``Config.pretty_text``: it runs a formatter, yapf, for every checkpoint, 0.05 s for
-    a config of ours and 0.4 s for one with long paths, though those of a run and of its student do not change.
+    a config of ours and 0.4 s for one with long paths, though those of a run and of its student do not change. Infinity
+    it writes as ``inf``, a name that a config file does not know.
     """
     from mmengine.config import Config
+
+    from icd_mmrazor.utils.config_text import with_infinity_as_number
 
     format_config = Config.pretty_text.fget
     known: dict[str, str] = {}
@@ -263,7 +476,7 @@ def format_a_config_once() -> None:
         if config not in known:
             if len(known) >= REMEMBERED_CONFIGS:
                 known.clear()
-            known[config] = format_config(self)
+            known[config] = with_infinity_as_number(format_config(self))
         return known[config]
 
     Config.pretty_text = property(pretty_text)
@@ -321,11 +534,72 @@ def explain_image_folders() -> None:
     CustomDataset.load_data_list = load_data_list
 
 
+def explain_images() -> None:
+    """Name the image file that cannot be read.
+
+    Where: mmcv, both families, ``LoadImageFromFile``: an assertion, or an error of the decoder that does not say of
+    which file.
+    """
+    from mmcv.transforms import LoadImageFromFile
+
+    from icd_mmrazor.utils.errors import DatasetError
+
+    load = LoadImageFromFile.transform
+
+    def transform(self: LoadImageFromFile, results: dict) -> dict | None:
+        """Read an image."""
+        try:
+            return load(self, results)
+        except Exception as error:  # decoders given any bytes raise anything
+            raise DatasetError(
+                f'image {results.get("img_path")} cannot be read ({type(error).__name__}: {error}). Wanted is an image '
+                f'file of at most {MAX_PIXELS:,} pixels. Replace it, or take it out of the dataset.'
+            ) from error
+
+    LoadImageFromFile.transform = transform
+
+
+def explain_settings() -> None:
+    """Answer a wrong setting of anything that is built from a config by one message with close matches.
+
+    Where: mmengine, both families, ``Registry.build`` and the ``Runner``: a misspelt type or setting, a missing or a
+    nonsensical one ends in a ``KeyError``, ``RuntimeError`` or ``TypeError`` after 40 lines of the stack.
+    """
+    from mmengine.model import BaseModule
+    from mmengine.registry import Registry
+    from mmengine.runner import Runner
+
+    from icd_mmrazor.utils.building import explained_build, explained_initialisation, explained_section
+
+    Registry.build = explained_build(Registry.build)
+    BaseModule.init_weights = explained_initialisation(BaseModule.init_weights)
+    sections = {
+        'setup_env': 'env_cfg',
+        'set_randomness': 'randomness',
+        'build_logger': 'log_level',
+        'build_train_loop': 'train_cfg',
+        'build_val_loop': 'val_cfg',
+        'build_test_loop': 'test_cfg',
+        'build_optim_wrapper': 'optim_wrapper',
+        '_check_scheduler_cfg': 'param_scheduler',
+        'build_param_scheduler': 'param_scheduler',
+        'build_evaluator': 'evaluator',
+        'build_log_processor': 'log_processor',
+        'build_visualizer': 'visualizer',
+        'register_default_hooks': 'default_hooks',
+        'register_custom_hooks': 'custom_hooks',
+    }
+    for method, section in sections.items():
+        setattr(Runner, method, explained_section(section, getattr(Runner, method)))
+    Runner.build_dataloader = staticmethod(explained_section('dataloader', Runner.build_dataloader))
+
+
 def channels_last_is_sound(*networks: Any) -> bool:
     """Return whether networks may be trained with images channels last in memory.
 
-    Where: torch 2.14.1 on a CPU, backward pass of a 1 x 1 convolution with a stride and fewer than 8 input channels,
-    channels last: it writes beyond its memory, and the process dies ("free(): invalid next size") or computes nonsense.
+    Where: torch 2.6.0 to 2.14.1 on a CPU, backward pass of a 1 x 1 convolution with a stride and fewer than 8 input
+    channels, channels last: oneDNN's ``jit_1x1:avx2`` writes beyond its memory, and the process dies ("free(): invalid
+    next size") or computes nonsense.
 
     Args:
         *networks: Modules.
@@ -344,8 +618,7 @@ def allowed_in_checkpoints(also: Sequence[type] = ()) -> Iterator[None]:
 
     Where: mmengine, both families: the message hub's state holds ``HistoryBuffer`` objects, numpy arrays and scalars.
     Our own checkpoints are plain (``PlainCheckpointHook``); those of mmpretrain and mmrazor are not. ``getattr``, which
-    that state contains, is only ever given a ``HistoryBuffer``'s methods. Before torch 2.6 the functions used
-    here do not exist, and such files are refused.
+    that state contains, is only ever given a ``HistoryBuffer``'s methods.
 
     Args:
         also: More types to allow.
@@ -356,11 +629,8 @@ def allowed_in_checkpoints(also: Sequence[type] = ()) -> Iterator[None]:
     import numpy
     import torch
     from mmengine.logging import HistoryBuffer
-    from mmengine.utils import digit_version
 
-    if digit_version(torch.__version__) < digit_version('2.6.0'):
-        yield
-        return
+    from icd_mmrazor.utils.checkpoint_scan import NUMPY_KINDS
 
     def history_buffer_method(owner: Any, name: str) -> Any:
         if owner is not HistoryBuffer:
@@ -379,7 +649,7 @@ def allowed_in_checkpoints(also: Sequence[type] = ()) -> Iterator[None]:
     for function in (multiarray.multiarray._reconstruct, multiarray.multiarray.scalar):
         # numpy 2 writes numpy._core, numpy 1 numpy.core
         allowed += [(function, f'{core}.multiarray.{function.__name__}') for core in ('numpy._core', 'numpy.core')]
-    allowed += [type(numpy.dtype(code)) for code in ('f4', 'f8', 'i4', 'i8', 'u4')]
+    allowed += [type(numpy.dtype(kind)) for kind in NUMPY_KINDS]
     with torch.serialization.safe_globals(allowed):
         yield
 
@@ -405,6 +675,34 @@ def in_mmpretrain_scope(network: Any) -> Any:
     return network if known else {'_scope_': 'mmpretrain', **network}
 
 
+def take_batches_from(loop: Any, batches: Iterator) -> None:
+    """Let a training loop that counts iterations take its batches from an iterator that begins where the run is.
+
+    Where: mmengine, both families, ``IterBasedTrainLoop``. It makes its own iterator before hooks can change the
+    DataLoader (0.10.7: and starts the workers), which begins with the first batch. A resumed run passes over those that
+    were trained already: 0.10.7 loads every one of them, onedl-mmengine 0.10.12 those of samplers other than its own.
+
+    Args:
+        loop: The ``IterBasedTrainLoop``, at the iteration it goes on from.
+        batches: The batches from that iteration on.
+    """
+
+    class Batches:
+        # onedl-mmengine calls skip_iter once, 0.10.7 asks for each of the batches
+        passed_over = 0 if hasattr(loop.dataloader_iterator, 'skip_iter') else loop.iter
+
+        def skip_iter(self, num_iters: int) -> None:
+            """Skip nothing: the iterator has begun behind them."""
+
+        def __next__(self) -> Any:
+            if self.passed_over:
+                self.passed_over -= 1
+                return None
+            return next(batches)
+
+    loop.dataloader_iterator = Batches()
+
+
 def drop_log_noise(logger: logging.Logger) -> None:
     """Keep lines out of a run's log that tell its reader nothing.
 
@@ -428,6 +726,46 @@ def accelerator_available() -> bool:
     return get_device() != 'cpu'
 
 
+def lost_connection(error: Exception) -> bool:
+    """Return whether an error only says that another process of a process group has gone.
+
+    Where: torch, all versions: gloo raises a plain ``RuntimeError`` ("[.../gloo/transport/tcp/pair.cc:534] Connection
+    closed by peer"), NCCL one error class for this and everything else ("ncclRemoteError: ... remote process exited").
+
+    Args:
+        error: What a collective operation, or anything else, has raised.
+    """
+    import torch.distributed as dist
+
+    text = str(error)
+    return isinstance(error, dist.DistNetworkError) or any(
+        said in text for said in ('gloo/transport/', 'ncclRemoteError', 'remote process exited')
+    )
+
+
+def forget_earlier_starts() -> None:
+    """Let the processes of a start after a restart by torchrun not find the addresses of those that have ended.
+
+    Where: torch 2.14 (``torch/distributed/rendezvous.py``, ``_create_c10d_store``: "We create a new TCPStore for every
+    retry so no need to add prefix for each attempt"; ``DynamicRendezvousHandler`` does not, it keeps its first one). A
+    process that reads an address before its owner has written the new one fails: "Gloo connectFullMesh failed ...
+    Connection refused".
+    """
+    import torch.distributed as dist
+
+    # by its name: torch.distributed.rendezvous is a function
+    rendezvous = importlib.import_module('torch.distributed.rendezvous')
+    attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
+    create = getattr(rendezvous, '_create_c10d_store', None)
+    if attempt == '0' or create is None:
+        return
+
+    def create_for_this_start(*args: Any, **kwargs: Any) -> Any:
+        return dist.PrefixStore(f'attempt_{attempt}', create(*args, **kwargs))
+
+    rendezvous._create_c10d_store = create_for_this_start
+
+
 @contextlib.contextmanager
 def process_group(cfg: Any) -> Iterator[None]:
     """Hold the process group of a tool: gloo where there is no GPU, what mmengine starts where there is one.
@@ -442,7 +780,7 @@ def process_group(cfg: Any) -> Iterator[None]:
         cfg: The run's ``Config``, ``launcher`` set; gets a ``model_wrapper_cfg`` for the CPU.
 
     Yields:
-        Nothing; the group is destroyed at the end.
+        Nothing; the group is destroyed at the end, unless that is an error.
 
     Raises:
         SettingError: Another launcher than ``pytorch`` without an accelerator.
@@ -451,6 +789,7 @@ def process_group(cfg: Any) -> Iterator[None]:
 
     from icd_mmrazor.utils.errors import SettingError
 
+    forget_earlier_starts()
     if cfg.launcher != 'none' and not accelerator_available():
         if cfg.launcher != 'pytorch':
             raise SettingError(
@@ -458,13 +797,14 @@ def process_group(cfg: Any) -> Iterator[None]:
                 'tools/dist_train.sh or torchrun (launcher pytorch); on a CPU they talk through gloo.'
             )
         timeout = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
-        dist.init_process_group('gloo', **({'timeout': datetime.timedelta(seconds=timeout)} if timeout else {}))
+        # longer: the watchdog, which ends a run after this time, knows whom to blame
+        longer = datetime.timedelta(seconds=timeout + WATCHDOGS_LEAD) if timeout else None
+        dist.init_process_group('gloo', timeout=longer)
         wrapper = dict(broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False))
         cfg.model_wrapper_cfg = {'type': 'MMDistributedDataParallel', **wrapper, **cfg.get('model_wrapper_cfg', {})}
         cfg.model_wrapper_cfg.device_ids = None
-    try:
-        yield
-    finally:
-        if dist.is_available() and dist.is_initialized():
-            dist.destroy_process_group()
-            gc.collect()
+    # not after an error: it would wait for the processes that have not had it
+    yield
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+        gc.collect()

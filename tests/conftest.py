@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import CONFIGS, DATA
+from hypothesis import HealthCheck, settings
 
 import icd_mmrazor  # noqa: F401
 
@@ -17,6 +18,17 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
+
+# the same examples in every run, however slow the machine is; nothing is stored
+settings.register_profile(
+    'tests',
+    derandomize=True,
+    deadline=None,
+    database=None,
+    max_examples=20,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile('tests')
 
 
 @pytest.fixture(autouse=True)
@@ -50,9 +62,10 @@ def teacher_file(network: Callable[..., dict], tmp_path: Path) -> Callable[..., 
     """Write seeded random weights of a network, in eval mode neither dead nor exploding, and return the file."""
 
     def write(name: str, num_classes: int = 10) -> str:
-        model = MODELS.build(network(name, num_classes))
         file = tmp_path / f'{name}_{num_classes}.pth'
-        torch.save({'state_dict': model.state_dict()}, file)
+        # a run that is resumed has the same teacher
+        if not file.is_file():
+            torch.save({'state_dict': MODELS.build(network(name, num_classes)).state_dict()}, file)
         return str(file)
 
     return write

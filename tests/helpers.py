@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from unittest import mock
 
-import pytest
 import torch
 from mmengine.logging import MMLogger
 
@@ -15,11 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / 'tests' / 'data'
 CONFIGS = ROOT / 'configs'
 TOOLS = ROOT / 'tools'
+# for a run that is resumed with other settings than it was begun with
+CHANGED = {'default_hooks.check_resume.changes': 'list'}
 
 TORCH_VERSION = tuple(map(int, torch.__version__.split('.')[:2]))
-HALF_ON_CPU = pytest.param(
-    torch.float16, marks=pytest.mark.skipif(TORCH_VERSION < (2, 3), reason='no float16 autocast on the CPU before 2.3')
-)
 
 
 def run_python(*args: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:

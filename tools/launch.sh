@@ -3,6 +3,7 @@
 # dist_train.sh, dist_test.sh and slurm_train.sh are its faces. Where there is no GPU the processes use the CPU.
 #   one node     PROCESSES on this machine; the port is found, unless PORT is set
 #   more nodes   the same command on each, with NNODES, NODE_RANK (0 to NNODES-1), MASTER_ADDR and PORT (29500)
+#   MAX_RESTARTS how often torchrun starts all processes anew when one has died (0); train.py then resumes by itself
 #   PYTHON       the interpreter (python)
 set -euo pipefail
 
@@ -29,4 +30,4 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 export MKL_NUM_THREADS=${MKL_NUM_THREADS:-$OMP_NUM_THREADS}
 
 exec "${PYTHON:-python}" -m torch.distributed.run "${rendezvous[@]}" --nproc-per-node "$processes" \
-    "$tools/$script" "$@" --launcher pytorch
+    --max-restarts "${MAX_RESTARTS:-0}" "$tools/$script" "$@" --launcher pytorch

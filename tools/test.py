@@ -15,7 +15,9 @@ from mmengine.runner import Runner
 from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of
 from icd_mmrazor.utils.command_line import add_common_arguments, load_config, run
 from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.utils.files import check_writable, write_whole
 from icd_mmrazor.utils.students import student_of
+from icd_mmrazor.utils.watchdog import Watchdog
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,6 +32,8 @@ def parse_args() -> argparse.Namespace:
 def prepare(cfg: Config, args: argparse.Namespace) -> None:
     if args.out and Path(args.out).suffix != '.json':
         raise SettingError(f'--out {args.out}: the metrics are written as JSON; name a file that ends in .json.')
+    if args.out:
+        check_writable(Path(args.out), '--out')
     if not args.work_dir:
         # mmengine writes the config of a run into its folder: keep that of the training
         cfg.work_dir = str(Path(cfg.work_dir, 'test'))
@@ -45,14 +49,15 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     load_strictly(model, weights, f'checkpoint {args.checkpoint}')
     metrics = runner.test()
     if args.out and runner.rank == 0:
-        dump(metrics, args.out)
+        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(dump(metrics, file_format='json'), Path(args.out))
 
 
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     prepare(cfg, args)
-    with compat.process_group(cfg):
+    with Watchdog(cfg), compat.process_group(cfg):
         test(cfg, args)
 
 

@@ -14,6 +14,8 @@ from icd_mmrazor.models.classifiers import name_student_in_full
 from icd_mmrazor.models.networks import name_networks_in_full
 from icd_mmrazor.utils.command_line import add_common_arguments, load_config, run
 from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.utils.resuming import follow_restart
+from icd_mmrazor.utils.watchdog import Watchdog
 
 WRAPPERS = {'fp16': 'AmpOptimWrapper', 'bf16': 'AutocastOptimWrapper'}
 
@@ -27,7 +29,13 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from this checkpoint, or from the latest one in the work folder',
+        help='go on from this checkpoint, or from the latest whole one in the work folder',
+    )
+    parser.add_argument(
+        '--resume-changes',
+        choices=('refuse', 'list'),
+        help='where settings, teacher or data differ from what the checkpoint was trained with: end with a list of the '
+        'differences (the default), or go on and write it to the log',
     )
     parser.add_argument(
         '--amp',
@@ -58,6 +66,9 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
             raise SettingError(f'--resume {args.resume}: there is no such file (working folder: {Path.cwd()}).')
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+    if args.resume_changes:
+        hooks = cfg.setdefault('default_hooks', {})
+        hooks['check_resume'] = {'type': 'CheckResumeHook', 'changes': args.resume_changes}
     if args.amp:
         use_mixed_precision(cfg, args.amp)
     if args.auto_scale_lr:
@@ -101,9 +112,10 @@ def main() -> None:
     elif cfg.get('model', {}).get('type') == 'LinearProbe':
         name_student_in_full(cfg.model)
     apply_arguments(cfg, args)
-    with compat.process_group(cfg):
+    follow_restart(cfg)
+    with Watchdog(cfg), compat.process_group(cfg):
         Runner.from_cfg(cfg).train()
 
 
 if __name__ == '__main__':
-    run(main)
+    run(main, when_stopped='The same command with --resume goes on from the last checkpoint.')

@@ -1,19 +1,16 @@
 """CIFAR-10 and CIFAR-100, verified before use."""
 
-import socket
 import tarfile
 import tempfile
 from pathlib import Path
 
 import mmengine.dist as dist
-import torch
 from mmpretrain.datasets import CIFAR10, CIFAR100
 from mmpretrain.datasets.utils import check_md5
 from mmpretrain.registry import DATASETS
 
+from icd_mmrazor.utils.downloads import download
 from icd_mmrazor.utils.errors import DatasetError
-
-CONNECTION_TIMEOUT = 30  # seconds
 
 
 class _VerifiedFiles:
@@ -39,11 +36,12 @@ class _VerifiedFiles:
                 self._complete_files()
             except DatasetError as error:
                 problem = [str(error)]
-            except OSError as error:  # the other ranks wait for an answer
+            except (OSError, tarfile.TarError) as error:  # the other ranks wait for an answer
                 problem = [str(self._error([str(error)]))]
         dist.broadcast_object_list(problem)
         if problem[0]:
             raise DatasetError(problem[0])
+        self.download = False  # mmpretrain's own is not verified
         return super().load_data_list()
 
     @property
@@ -76,34 +74,31 @@ class _VerifiedFiles:
         elif not check_md5(str(archive), self.tgz_md5):
             raise self._error([*problems, f'{self.filename} is damaged (another MD5 sum than published); delete it'])
         self._unpack(archive)
+        problems = self._problems()
+        if problems:
+            raise self._error(problems)
 
     def _download(self, archive: Path, problems: list[str]) -> None:
         new_folders = [folder for folder in (self._root, *self._root.parents) if not folder.exists()]
-        self._root.mkdir(parents=True, exist_ok=True)
-        timeout = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(CONNECTION_TIMEOUT)
         try:
-            with tempfile.TemporaryDirectory(dir=self._root) as folder:
-                part = Path(folder, self.filename)
-                torch.hub.download_url_to_file(self.url, str(part))
-                if not check_md5(str(part), self.tgz_md5):
-                    raise OSError('what came is damaged: another MD5 sum than published')
-                part.replace(archive)
+            download(self.url, archive, 'md5', self.tgz_md5)
         except OSError as error:
             for folder in new_folders:
-                folder.rmdir()
+                if folder.is_dir():
+                    folder.rmdir()
             raise self._error([*problems, f'and {self.url} could not be downloaded ({error})']) from error
-        finally:
-            socket.setdefaulttimeout(timeout)
 
     def _unpack(self, archive: Path) -> None:
         # only the known members, each renamed into place when it is whole
         target = self._root / self.base_folder
         target.mkdir(exist_ok=True)
         with tarfile.open(archive) as tar, tempfile.TemporaryDirectory(dir=self._root) as folder:
+            files = {member.name: member for member in tar if member.isfile()}
             for name in self._files():
-                part = Path(folder, name)
-                part.write_bytes(tar.extractfile(f'{self.base_folder}/{name}').read())
+                member, part = files.get(f'{self.base_folder}/{name}'), Path(folder, name)
+                if member is None:
+                    raise tarfile.TarError(f'{archive} has no file {self.base_folder}/{name}')
+                part.write_bytes(tar.extractfile(member).read())
                 part.replace(target / name)
 
     def _error(self, problems: list[str]) -> DatasetError:

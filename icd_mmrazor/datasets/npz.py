@@ -1,13 +1,17 @@
 """Images and labels in one ``.npz`` file."""
 
+import math
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
 from icd_mmrazor.utils.errors import DatasetError
+from icd_mmrazor.utils.memory import free_memory
 
 
 @DATASETS.register_module()
@@ -25,7 +29,7 @@ class NPZDataset(BaseDataset):
 
     Raises:
         DatasetError: The file is missing or damaged, holds Python objects, has no such keys, or its arrays are not as
-            described.
+            described, or larger than the free memory.
 
     Config example, the training images of MedMNIST's PathMNIST::
 
@@ -89,18 +93,44 @@ class NPZDataset(BaseDataset):
         return [{'img': image, 'gt_label': int(label)} for image, label in zip(images, labels, strict=True)]
 
     def _read(self, *keys: str) -> list[np.ndarray]:
-        if not self.data_file.is_file():
-            raise self._error(f'there is no such file (working folder: {Path.cwd()}); set data_root and data_file')
         try:
+            if not self.data_file.is_file():
+                raise self._error(f'there is no such file (working folder: {Path.cwd()}); set data_root and data_file')
+            with zipfile.ZipFile(self.data_file) as archive:
+                sizes = {key: self._size(archive, key) for key in keys}
+            free = free_memory(torch.device('cpu'))
+            if free is not None and sum(sizes.values()) > free:
+                raise self._error(f'its arrays take {sum(sizes.values()):,} bytes unpacked, and {free:,} are free')
             with np.load(self.data_file, allow_pickle=False) as arrays:
-                missing = [key for key in keys if key not in arrays]
-                if missing:
-                    raise self._error(f'it has no array {", ".join(missing)}; it has: {", ".join(arrays.files)}')
                 return [arrays[key] for key in keys]
         except DatasetError:
             raise
         except Exception as error:  # a parser given any bytes raises anything
             raise self._error(f'it cannot be read as plain arrays ({error}); write it with numpy.savez') from error
+
+    def _size(self, archive: zipfile.ZipFile, key: str) -> int:
+        """Return how many bytes an array takes, by its header; nothing else of it is unpacked."""
+        found = [member for member in archive.infolist() if member.filename in (key, f'{key}.npy')]
+        if not found:
+            names = ', '.join(member.filename.removesuffix('.npy') for member in archive.infolist())
+            raise self._error(f'it has no array {key}; it has: {names:.400}')
+        if len(found) > 1:
+            raise self._error(f'it has two arrays {key}')
+        with archive.open(found[0]) as member:
+            version = np.lib.format.read_magic(member)
+            read_header = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            )
+            shape, _, dtype = read_header(member)
+            begin = member.tell()
+        if dtype.hasobject:
+            raise self._error(f'{key} cannot be read as plain arrays: it holds Python objects, which can run any code')
+        size = math.prod(shape) * dtype.itemsize
+        if min(shape, default=0) < 0 or size != found[0].file_size - begin:
+            raise self._error(
+                f'{key} cannot be read as plain arrays: it is {dtype} {shape}, of another size than its data'
+            )
+        return size
 
     def _error(self, problem: str) -> DatasetError:
         return DatasetError(f'NPZDataset: {self.data_file}: {problem}.')

@@ -29,8 +29,8 @@ class STL10(BaseDataset):
 
     Raises:
         SettingError: There is no such split.
-        DatasetError: A file is missing or has another size than its images and labels take, or a label is none of 1
-            to 10.
+        DatasetError: A file is missing, cannot be read or has another size than its images and labels take, or a label
+            is none of 1 to 10.
 
     Config example::
 
@@ -57,16 +57,23 @@ class STL10(BaseDataset):
         Raises:
             DatasetError: As the class says.
         """
+        try:
+            return self._read()
+        except OSError as error:
+            raise self._error(f'its files cannot be read ({error})') from error
+
+    def _read(self) -> list[dict]:
         names = [f'{self.split}_{part}.bin' for part in 'Xy']
         missing = [name for name in names if not (self.folder / name).is_file()]
         if missing:
             raise self._error(f'{" and ".join(missing)} not found')
-        pixels, labels = (np.fromfile(self.folder / name, dtype=np.uint8) for name in names)
-        if not len(labels) or len(pixels) != BYTES * len(labels):
+        pixels_size, labels_size = ((self.folder / name).stat().st_size for name in names)
+        if not labels_size or pixels_size != BYTES * labels_size:
             raise self._error(
-                f'{names[0]} has {len(pixels):,} bytes and {names[1]} has {len(labels):,}; wanted are '
+                f'{names[0]} has {pixels_size:,} bytes and {names[1]} has {labels_size:,}; wanted are '
                 f'{BYTES:,} bytes (3 x {SIDE} x {SIDE}) and one byte for each image, at least one image'
             )
+        pixels, labels = (np.fromfile(self.folder / name, dtype=np.uint8) for name in names)
         if labels.min() < 1 or labels.max() > len(self.METAINFO['classes']):
             raise self._error(f'{names[1]} has labels from {labels.min()} to {labels.max()}; wanted are 1 to 10')
         # stored by channel, then by column

@@ -9,6 +9,7 @@ from mmpretrain.registry import DATASETS
 from icd_mmrazor.utils.errors import DatasetError, SettingError
 
 SPLITS = ('train', 'val')
+MAX_LIST = 50_000_000  # bytes of a file that lists classes or images; the published have at most 2.7 million
 URL = 'http://cs231n.stanford.edu/tiny-imagenet-200.zip'
 
 
@@ -28,8 +29,8 @@ class TinyImageNet(BaseDataset):
 
     Raises:
         SettingError: There is no such split.
-        DatasetError: A file or a folder is missing, a class has no images, or an annotation is of no class or of no
-            image.
+        DatasetError: A file or a folder is missing or cannot be read, a class has no images, or an annotation is of no
+            class, of no image, or of one that has another.
 
     Config example::
 
@@ -57,6 +58,9 @@ class TinyImageNet(BaseDataset):
         wnids = sorted(set(self._lines('wnids.txt')))
         if not wnids:
             raise self._error('wnids.txt names no classes')
+        strange = next((wnid for wnid in wnids if not wnid.isalnum()), None)
+        if strange is not None:  # it would be a path to somewhere else
+            raise self._error(f'wnids.txt: {strange[:40]!r} is no WordNet id')
         names = dict(line.split('\t', 1) for line in self._lines('words.txt') if '\t' in line)
         self._metainfo.setdefault('classes', tuple(names.get(wnid, wnid).strip() for wnid in wnids))
         labels = {wnid: label for label, wnid in enumerate(wnids)}
@@ -70,7 +74,8 @@ class TinyImageNet(BaseDataset):
 
     def _validation_images(self, labels: dict[str, int]) -> list[dict]:
         annotations = 'val/val_annotations.txt'
-        lines, images, samples = self._lines(annotations), self._images('val/images'), []
+        lines, images = self._lines(annotations), self._images('val/images')
+        samples, annotated = [], set()
         for number, line in enumerate(lines, start=1):
             # the file and its class, then a box
             name, wnid, *_ = [*line.split('\t'), '', '']
@@ -78,6 +83,9 @@ class TinyImageNet(BaseDataset):
                 raise self._error(f'{annotations}, line {number}: {wnid!r} is no class of wnids.txt')
             if name not in images:
                 raise self._error(f'{annotations}, line {number}: there is no val/images/{name}')
+            if name in annotated:
+                raise self._error(f'{annotations}, line {number}: val/images/{name} has a line already')
+            annotated.add(name)
             samples.append({'img_path': images[name], 'gt_label': labels[wnid]})
         if len(samples) != len(images):
             raise self._error(f'val/images has {len(images):,} images and {annotations} has {len(samples):,} lines')
@@ -86,14 +94,22 @@ class TinyImageNet(BaseDataset):
     def _images(self, folder: str) -> dict[str, str]:
         """Return the paths of a folder's images by their names, in the order of these."""
         path = self.folder / folder
-        images = {file.name: str(file) for file in sorted(path.glob('*.JPEG'))}
+        try:
+            images = {file.name: str(file) for file in sorted(path.iterdir()) if file.suffix == '.JPEG'}
+        except FileNotFoundError:
+            raise self._error(f'there is no folder {folder}') from None
+        except OSError as error:
+            raise self._error(f'{folder} cannot be read ({error})') from error
         if not images:
-            raise self._error(f'{folder} has no images (*.JPEG)' if path.is_dir() else f'there is no folder {folder}')
+            raise self._error(f'{folder} has no images (*.JPEG)')
         return images
 
     def _lines(self, name: str) -> list[str]:
+        file = self.folder / name
         try:
-            return (self.folder / name).read_text(encoding='utf-8').splitlines()
+            if file.stat().st_size > MAX_LIST:
+                raise self._error(f'{name} has {file.stat().st_size:,} bytes; wanted are at most {MAX_LIST:,}')
+            return file.read_text(encoding='utf-8').splitlines()
         except FileNotFoundError:
             raise self._error(f'there is no file {name}') from None
         except (OSError, ValueError) as error:

@@ -16,6 +16,7 @@ from mmrazor.registry import MODELS as MMRAZOR_MODELS
 from torch import nn
 
 from icd_mmrazor.compat import in_mmpretrain_scope
+from icd_mmrazor.utils.config_files import read_config_file
 from icd_mmrazor.utils.errors import SettingError
 
 FORMS = (
@@ -134,9 +135,7 @@ def _read(name: str, setting: str) -> Config:
             + "mmpretrain.list_models('resnet*') lists names. "
             + f'Or give another form: {FORMS}.'
         )
-    if not file.is_file():
-        raise SettingError(f'{setting}={name!r}: there is no file {file} (working folder: {Path.cwd()}).')
-    return Config.fromfile(file)
+    return read_config_file(file, f'{setting}={name!r}:')
 
 
 def _file_of_package(name: str, setting: str) -> Path:

@@ -1,24 +1,39 @@
 """Checkpoints are read as plain weights, loaded strictly, and written whole or not at all."""
 
+import io
 import os
-from collections.abc import Mapping, Sequence
+import re
+import urllib.parse
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor, nn
 
 from icd_mmrazor.compat import allowed_in_checkpoints
+from icd_mmrazor.utils.checkpoint_scan import scan_checkpoint
+from icd_mmrazor.utils.downloads import download, has_digest
 from icd_mmrazor.utils.errors import CheckpointError
+from icd_mmrazor.utils.files import write_whole
 
 SHOWN_KEYS = 4
+SHOWN_LETTERS = 120
+NAMED_DIGEST = r'-([0-9a-f]{8,64})\.'  # torch.hub's convention
 
 
-def read_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu', also_allowed: Sequence[type] = ()) -> dict:
+def read_checkpoint(
+    path: str | os.PathLike | BinaryIO, map_location: Any = 'cpu', also_allowed: Sequence[type] = ()
+) -> dict:
     """Read a checkpoint with ``weights_only=True``: nothing in it can run.
 
+    Before that it is scanned (:mod:`icd_mmrazor.utils.checkpoint_scan`): a bit that has flipped, and a size that is not
+    that of the data, is found before any memory is taken.
+
     Args:
-        path: A local file, or an ``https://`` address, which is downloaded once into torch's hub folder.
+        path: A local file, or an ``https://`` address, which is downloaded once into torch's hub folder and verified:
+            it ends in ``#sha256=`` and the file's sum, or its file name in the first 8 digits of that, as in model
+            zoos (``resnet18-f37072fd.pth``). Or what is in such a file, opened.
         map_location: As of ``torch.load``.
         also_allowed: Harmless types that the file may hold beside tensors and plain values.
 
@@ -26,46 +41,85 @@ def read_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu', also_all
         The stored dictionary.
 
     Raises:
-        CheckpointError: There is no such file, it is damaged, or it holds more than tensors and plain values.
+        CheckpointError: There is no such file, it is damaged, it holds more than tensors and plain values, or it is not
+            what its address says.
     """
+    if hasattr(path, 'read'):
+        return _read(path, 'in memory', map_location, also_allowed)
     file = _download(str(path)) if str(path).startswith(('http://', 'https://')) else Path(path).expanduser()
-    if not file.is_file():
+    # Path.is_file raises where the name is no name
+    if not os.path.isfile(file):  # noqa: PTH113 (see above)
         raise CheckpointError(f'checkpoint {file}: there is no such file (working folder: {Path.cwd()}).')
     try:
+        opened = file.open('rb')
+    except OSError as error:
+        raise CheckpointError(f'checkpoint {file} cannot be read: {error.strerror}. Allow it, or copy it.') from error
+    with opened:
+        return _read(opened, str(file), map_location, also_allowed)
+
+
+def _read(opened: BinaryIO, name: str, map_location: Any, also_allowed: Sequence[type]) -> dict:
+    """Read a file that is opened once, so that what is read is what was scanned."""
+    try:
         with allowed_in_checkpoints(also_allowed):
-            checkpoint = torch.load(file, map_location=map_location, weights_only=True)
+            scan_checkpoint(opened, also_allowed)
+            opened.seek(0)
+            checkpoint = torch.load(opened, map_location=map_location, weights_only=True)
     except Exception as error:  # a parser given any bytes raises anything
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(
-            f'checkpoint {file} is not a plain weights file, or it is damaged; it was not unpickled, because a pickle '
-            f'can run any code. torch.load(weights_only=True) says: {_reason(reason)}\nIf you trust where it comes '
+            f'checkpoint {name} is not a plain weights file, or it is damaged; it was not unpickled, because a pickle '
+            f'can run any code. Reason: {_reason(reason)}\nIf you trust where it comes '
             "from, load it yourself once and save its weights alone: torch.save(checkpoint['state_dict'], FILE)."
         ) from error
     if not isinstance(checkpoint, dict):
-        raise CheckpointError(f'checkpoint {file} holds a {type(checkpoint).__name__}, not a dictionary of weights.')
+        raise CheckpointError(f'checkpoint {name} holds a {type(checkpoint).__name__}, not a dictionary of weights.')
     return checkpoint
 
 
 def _reason(lines: list[str]) -> str:
-    """Return the line of torch's long message that names the object it refused."""
-    return next((line.strip() for line in lines if 'Unsupported' in line or 'GLOBAL' in line), lines[0])
+    """Return the line of torch's long message that says what it refused; others recommend to run any code."""
+    return next((line.strip() for line in lines if line.strip() and 'weights_only' not in line), lines[0])
 
 
 def _download(url: str) -> Path:
-    if not url.startswith('https://'):
+    """Return the file of an address in torch's hub folder, downloaded if it is not there or is damaged."""
+    address, _, fragment = url.partition('#')
+    name = Path(urllib.parse.urlsplit(address).path).name
+    stated = re.fullmatch(r'sha256=([0-9a-f]{64})', fragment.lower())
+    named = re.search(NAMED_DIGEST, name)
+    digest = stated or named
+    if not address.startswith('https://'):
         raise CheckpointError(f'checkpoint {url}: only https:// addresses are downloaded. Download it yourself.')
-    folder = Path(torch.hub.get_dir(), 'checkpoints')
-    file = folder / url.rsplit('/', 1)[-1]
-    if not file.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, str(file))
-        except OSError as error:
-            raise CheckpointError(
-                f'checkpoint {url} could not be downloaded ({error}). Download it yourself and give the path (of '
-                'a teacher: model.teacher_ckpt=FILE).'
-            ) from error
+    if not digest or (fragment and not stated):
+        raise CheckpointError(
+            f'checkpoint {url}: what is downloaded is verified, and the address does not say how. Add its SHA-256 sum, '
+            f'{address}#sha256=64_HEX_DIGITS; a file name that ends in its first 8 digits, as those of model zoos do '
+            '(resnet18-f37072fd.pth), is enough. Or download it yourself and give the path.'
+        )
+    if stated and not named:  # files of one name from several addresses
+        name = f'{Path(name).stem}-{digest[1][:8]}{Path(name).suffix}'
+    file = Path(torch.hub.get_dir(), 'checkpoints', name)
+    try:
+        if not (file.is_file() and has_digest(file, 'sha256', digest[1])):
+            download(address, file, 'sha256', digest[1])
+    except OSError as error:
+        raise CheckpointError(
+            f'checkpoint {url} could not be downloaded ({error}). Download it yourself and give the path (of '
+            'a teacher: model.teacher_ckpt=FILE).'
+        ) from error
     return file
+
+
+def shown(names: Iterable[Any], separator: str = ', ') -> str:
+    """Return names from a file as they can be printed: short, and without what moves a terminal's cursor.
+
+    Args:
+        names: The names.
+        separator: What goes between them.
+    """
+    short = (str(name)[:SHOWN_LETTERS] for name in names)
+    return separator.join(''.join(letter if letter.isprintable() else '?' for letter in name) for name in short)
 
 
 def weights_of(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> dict[str, Tensor]:
@@ -81,16 +135,18 @@ def weights_of(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> dict[s
         CheckpointError: There are no weights in it.
     """
     weights = checkpoint.get('state_dict', checkpoint)
-    if not isinstance(weights, Mapping) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
+    if (
+        not isinstance(weights, Mapping)
+        or not weights
+        or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items())
+    ):
         hint = ''
         if isinstance(checkpoint.get('model'), Mapping):
             hint = (
                 ' It has the form of the published teachers: convert it with '
                 'tools/model_converters/repdistiller_to_mmpretrain.py SRC DST.'
             )
-        raise CheckpointError(
-            f'checkpoint {path} holds no state dict; its keys: {", ".join(map(str, list(checkpoint)[:8]))}.{hint}'
-        )
+        raise CheckpointError(f'checkpoint {path} holds no state dict; its keys: {shown(list(checkpoint)[:8])}.{hint}')
     for prefix in ('module.', 'architecture.'):
         if any(name.startswith(prefix) for name in weights):
             weights = {name.removeprefix(prefix): v for name, v in weights.items() if name.startswith(prefix)}
@@ -108,22 +164,35 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], what: str) ->
     Raises:
         CheckpointError: Names or shapes differ; the first few are listed.
     """
-    own = model.state_dict()
+    check_fit(model.state_dict(), weights, what)
+    model.load_state_dict(dict(weights), strict=False)
+
+
+def check_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], what: str) -> None:
+    """Check that weights fit a model; of both only names and shapes are looked at.
+
+    Args:
+        own: The model's state dict, on any device.
+        weights: Those to load.
+        what: As of :func:`load_strictly`.
+
+    Raises:
+        CheckpointError: Names or shapes differ; the first few are listed.
+    """
     missing = [name for name in own if name not in weights and not name.endswith('num_batches_tracked')]
     unexpected = [name for name in weights if name not in own]
     shapes = [
-        f'{name}: {tuple(weights[name].shape)} in the file, {tuple(tensor.shape)} in the model'
+        f'{name}: {tuple(weights[name].shape)!s:.80} in the file, {tuple(tensor.shape)} in the model'
         for name, tensor in own.items()
         if name in weights and weights[name].shape != tensor.shape
     ]
     if not missing and not unexpected and not shapes:
-        model.load_state_dict(dict(weights), strict=False)
         return
     lines = [f'{what} does not fit the model.']
     for title, names in (('other shapes', shapes), ('not in the file', missing), ('only in the file', unexpected)):
         if names:
             more = f' (and {len(names) - SHOWN_KEYS} more)' if len(names) > SHOWN_KEYS else ''
-            lines.append(f'  {title}: {"; ".join(names[:SHOWN_KEYS])}{more}')
+            lines.append(f'  {title}: {shown(names[:SHOWN_KEYS], "; ")}{more}')
     lines.append(_remedy(own, weights, bool(missing or unexpected), len(shapes)))
     raise CheckpointError('\n'.join(lines))
 
@@ -139,17 +208,37 @@ def _remedy(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], other_name
 
 
 def write_checkpoint(checkpoint: dict, path: str | os.PathLike) -> None:
-    """Write a checkpoint to a temporary file beside ``path`` and rename it: the file is there whole or not at all.
+    """Write a checkpoint: the new file is there whole, or the old one still is.
 
     Args:
         checkpoint: What ``torch.save`` takes.
         path: The file; its folder is made if need be.
+
+    Raises:
+        CheckpointError: It cannot be written.
+    """
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    write_checkpoint_file(content.getvalue(), path)
+
+
+def write_checkpoint_file(content: str | bytes, path: str | os.PathLike) -> None:
+    """Write a checkpoint, or a file beside it, from its content: the new file is there whole, or the old one still is.
+
+    Args:
+        content: The content of the file.
+        path: The file; its folder is made if need be.
+
+    Raises:
+        CheckpointError: It cannot be written; no part of it is left.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
-        torch.save(checkpoint, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(content, path)
+    except OSError as error:
+        raise CheckpointError(
+            f'{path} could not be written: {error.strerror or error} (its {len(content) / 2**20:.1f} MB are needed '
+            f'beside what is there). Make room on that disk, or allow writing in {path.parent}. What was there before '
+            'is kept: a training goes on from its last checkpoint with --resume.'
+        ) from error

@@ -1,20 +1,27 @@
 """The common part of ``tools/train.py`` and ``tools/test.py``."""
 
 import argparse
-import inspect
+import contextlib
+import errno
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
-from mmengine.utils import digit_version
 
+from icd_mmrazor.compat import lost_connection
+from icd_mmrazor.utils.config_files import DATALOADERS, apply_cfg_options, check_sections, read_config_file
 from icd_mmrazor.utils.errors import SettingError, UserError
+from icd_mmrazor.utils.processes import end_process, end_with_launcher, several_processes
 
-DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 FUSED_OPTIMIZERS = ('SGD', 'Adam', 'AdamW')
 
 
@@ -28,6 +35,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
+        type=key_value,
         action=DictAction,
         metavar='KEY=VALUE',
         help='change settings of the config: model.distiller.embed_dims=64 train_cfg.max_epochs=60 ...',
@@ -40,6 +48,21 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     )
     # torchrun sets the variable LOCAL_RANK, older launchers pass an argument
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def key_value(text: str) -> str:
+    """Check an item of ``--cfg-options``, for ``argparse``; mmengine's ``DictAction`` takes it apart.
+
+    Args:
+        text: The item.
+
+    Raises:
+        argparse.ArgumentTypeError: It is not ``KEY=VALUE``.
+    """
+    key, equals, _ = text.partition('=')
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f'{text!r} is not KEY=VALUE, such as train_cfg.max_epochs=60')
+    return text
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -56,16 +79,15 @@ def load_config(args: argparse.Namespace) -> Config:
         The config of the run.
 
     Raises:
-        SettingError: There is no such config file, or the work folder is a file.
+        SettingError: There is no such config file, something in it or in ``--cfg-options`` is wrong, or the work folder
+            is a file.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    if not Path(args.config).is_file():
-        raise SettingError(f'config {args.config}: there is no such file (working folder: {Path.cwd()}).')
-    cfg = Config.fromfile(args.config)
+    cfg = read_config_file(args.config)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    apply_cfg_options(cfg, args.cfg_options)
+    check_sections(cfg, args.config)
     if Path(cfg.work_dir).is_file():
         raise SettingError(f'--work-dir {cfg.work_dir} is a file. Give a folder.')
     for name in DATALOADERS:
@@ -89,22 +111,76 @@ def use_fused_optimizer(cfg: Config) -> None:
     optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
     if optimizer.get('type') not in FUSED_OPTIMIZERS or {'fused', 'foreach', 'differentiable'} & {*optimizer}:
         return
-    # SGD has it since torch 2.3, and all three on the CPU since 2.4
-    offered = 'fused' in inspect.signature(getattr(torch.optim, optimizer['type'])).parameters
-    on_cpu = digit_version(torch.__version__) >= digit_version('2.4.0')
-    if offered and {'cuda': True, 'cpu': on_cpu}.get(get_device(), False):
+    if get_device() in ('cuda', 'cpu'):
         optimizer['fused'] = True
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a tool; print an error that the user can mend as its message alone and exit with status 1.
+def run(main: Callable[[], None], when_stopped: str = '') -> None:
+    """Run a tool, and let it end with a message that says who has what to do.
+
+    An error that the user can mend is its message alone, exit status 1, and so is a full disk. Ctrl-C and SIGTERM are
+    a line, exit status 130 and 143. Of several processes each names its rank; what all of them find is printed once;
+    and a process that loses the connection to another says so in a line, since the reason is the other's. Anything else
+    keeps its trace.
 
     Args:
         main: The tool's main function.
+        when_stopped: How to go on after Ctrl-C or SIGTERM, a sentence.
     """
+    end_with_launcher()
+    with _terminated_as_interrupted():
+        try:
+            main()
+        except UserError as error:
+            _end(f'error: {error}', 1)
+        except KeyboardInterrupt as stop:
+            name, status = ('SIGTERM', 143) if isinstance(stop, _Terminated) else ('Ctrl-C', 130)
+            _end(f'stopped by {name}. {when_stopped}', status)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                # a log or a config: what writes checkpoints has a message of its own
+                _end(f'error: {error.strerror}. Make room on the disk that the run writes to. {when_stopped}', 1)
+            if not several_processes():
+                raise
+            if not lost_connection(error):
+                _end(traceback.format_exc(), 1)
+            # whose end it was is for the launcher to see first
+            time.sleep(2)
+            _end(
+                'error: the connection to another process is lost: it has ended, or its machine is gone. Its own '
+                f"message, or the launcher's, says why. ({str(error).splitlines()[0]})",
+                1,
+            )
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM; takes the way of Ctrl-C through whatever is running."""
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Let SIGTERM end a single process as Ctrl-C does.
+
+    One of several is ended by the signal itself: a process that waits for others in C++ would not get to Python.
+    """
+    process = os.getpid()
+
+    def stop(*_: object) -> None:
+        if os.getpid() != process:  # a child that has inherited it
+            os._exit(143)
+        raise _Terminated
+
+    here = not several_processes() and threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if here else None
     try:
-        main()
-    except UserError as error:
-        rank = os.environ.get('RANK')
-        print(f'\n{"" if rank is None else f"[rank {rank}] "}error: {error}', file=sys.stderr)
-        sys.exit(1)
+        yield
+    finally:
+        if here:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _end(message: str, status: int) -> NoReturn:
+    if several_processes():
+        end_process(message, status)
+    print(f'\n{message}', file=sys.stderr)
+    sys.exit(status)

@@ -11,6 +11,8 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
 from icd_mmrazor.models.networks import published_weights
+from icd_mmrazor.utils.command_line import key_value
+from icd_mmrazor.utils.config_files import apply_cfg_options, read_config_file
 from icd_mmrazor.utils.errors import CheckpointError, DatasetError, SettingError
 from icd_mmrazor.utils.figures import labels_of
 from icd_mmrazor.utils.inference import Images, Network, Outputs, load_network, network_outputs
@@ -87,6 +89,7 @@ def add_comparison_arguments(parser: argparse.ArgumentParser, max_images: int | 
     parser.add_argument(
         '--cfg-options',
         nargs='+',
+        type=key_value,
         action=DictAction,
         metavar='KEY=VALUE',
         help='change settings of the configs: test_dataloader.dataset.data_root=data/cifar100 ...',
@@ -146,20 +149,18 @@ def compare(
 def _runs(args: argparse.Namespace) -> list[Run]:
     first, *rest = args.sources
     if first.endswith('.py'):
-        if not Path(first).is_file():
-            raise SettingError(f'config {first}: there is no such file (working folder: {Path.cwd()}).')
         if not rest:
             raise SettingError(
                 f"config {first}: give checkpoints of its student after it, or the training's work folder in its place."
             )
-        cfg = _with_options(Config.fromfile(first), args.cfg_options)
+        cfg = _with_options(read_config_file(first), args.cfg_options)
         return [Run(cfg, Path(checkpoint), Path(checkpoint)) for checkpoint in rest]
     folders = [Path(folder) for folder in args.sources]
     return [Run(_with_options(find_config(f), args.cfg_options), find_checkpoint(f), f) for f in folders]
 
 
 def _with_options(cfg: Config, options: dict | None) -> Config:
-    cfg.merge_from_dict(copy.deepcopy(options or {}))
+    apply_cfg_options(cfg, copy.deepcopy(options))
     return cfg
 
 

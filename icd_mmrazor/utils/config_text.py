@@ -4,6 +4,7 @@ import ast
 import functools
 import importlib.util
 import io
+import itertools
 import tokenize
 from collections.abc import Iterator
 from typing import Any, NoReturn
@@ -21,6 +22,11 @@ CONSTANTS = {'None': None, 'True': True, 'False': False, 'inf': float('inf'), 'n
 NUMBERS = ('inf', 'nan')
 # settings that a network's config file may be given to
 NETWORKS = ('architecture', 'cfg_path', 'student', 'teacher')
+# settings that the stack looks up as a type: what is registered nowhere it imports
+TYPES = ('type', 'constructor', 'runner_type', 'ema_type', 'norm_layer', 'conv_type', 'layer_type', 'padding_mode')
+# mmrazor's recorders and deliveries of functions and methods: they import the module that these settings begin with
+PATHS = ('source', 'func_path', 'method_path')
+REPLACING = ('FunctionInputs', 'FunctionOutputs', 'MethodInputs', 'MethodOutputs')
 # settings that mmengine imports a package for
 SCOPES = ('_scope_', 'default_scope')
 # files of these formats can hold code, and mmengine.load runs it; an annotation file may even be an address
@@ -29,6 +35,8 @@ FILES_OF_CODE = ('pickle', 'pkl', 'yaml', 'yml')
 UNPICKLING = ('RAM', 'RAMNormal', 'RefCOCO')
 # packages whose registries are filled by importing icd_mmrazor
 PACKAGES = ('mmengine', 'mmpretrain', 'mmrazor', 'icd_mmrazor')
+# packages whose functions these may record
+STACK = (*PACKAGES, 'mmcv', 'torch', 'torchvision')
 LAYOUT = (tokenize.NEWLINE, tokenize.NL, tokenize.COMMENT, tokenize.ENCODING)
 _REMEDY = 'It was not run as Python. If you trust where it comes from, name the config file of the run itself.'
 
@@ -40,8 +48,8 @@ def read_config_text(text: str, name: str) -> Config:
     Python. Here it may only hold assignments of plain values: ``dict(...)``, ``{...}``, lists, tuples, strings,
     numbers, ``None``, ``True``, ``False``, ``inf`` and ``nan``. Models and datasets are built from what is returned, so
     plain values that would run code then are refused, too: a ``type`` that is not registered but can be imported
-    (``os.system``), a scope of another package, a config file that is no package's, a pickle or YAML file, and the few
-    settings of mmpretrain that are run as they are.
+    (``os.system``), a scope of another package or a function of one to record, a config file that is no package's, a
+    pickle or YAML file, and the few settings of mmpretrain that are run as they are.
 
     Args:
         text: The text.
@@ -53,13 +61,46 @@ def read_config_text(text: str, name: str) -> Config:
     Raises:
         SettingError: There is anything else in it, or it is too long or nested too deeply.
     """
+    values = read_settings(text, name)
+    _check(values, name)
+    return Config(values)
+
+
+def read_settings(text: str, name: str) -> dict[str, Any]:
+    """Read the text of a config as plain values that are only looked at: nothing may be built from them.
+
+    Args:
+        text: The text.
+        name: What it is the text of, for messages.
+
+    Returns:
+        The settings.
+
+    Raises:
+        SettingError: There is anything else than assignments of plain values, or it is too long or nested too deeply.
+    """
     if not isinstance(text, str):
         raise SettingError(f'{name} is a {type(text).__name__}, not the text of a config. {_REMEDY}')
     if len(text) > MAX_LENGTH:
         raise SettingError(f'{name} is {len(text):,} characters long, a config at most {MAX_LENGTH:,}. {_REMEDY}')
-    values = _Reader(text, name).assignments()
-    _check(values, name)
-    return Config(values)
+    return _Reader(text, name).assignments()
+
+
+def with_infinity_as_number(text: str) -> str:
+    """Return the text of a config with ``1e999``, which is infinity in Python, for mmengine's ``inf``.
+
+    Args:
+        text: What ``Config.pretty_text`` of mmengine writes.
+    """
+    if 'inf' not in text:
+        return text
+    lines = text.splitlines(keepends=True)
+    tokens = list(tokenize.generate_tokens(iter([*lines, '']).__next__))
+    for token, after in reversed(list(itertools.pairwise(tokens))):
+        if token.type == tokenize.NAME and token.string == 'inf' and after.string != '=':
+            (row, begin), (_, end) = token.start, token.end
+            lines[row - 1] = f'{lines[row - 1][:begin]}1e999{lines[row - 1][end:]}'
+    return ''.join(lines)
 
 
 class _Reader:
@@ -207,7 +248,13 @@ class _Reader:
 
 def _check(value: Any, name: str) -> None:
     """Refuse what would run code if it were built."""
+    replacing = isinstance(value, dict) and str(value.get('type')).rpartition('.')[2].startswith(REPLACING)
     for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        if replacing and key in PATHS and str(item).partition('.')[0] not in STACK:
+            raise SettingError(
+                f'{name}: {key}={item!r} of a {value["type"]} is in none of {", ".join(STACK)}, and mmrazor would '
+                f'import it. {_REMEDY}'
+            )
         if isinstance(item, dict | list | tuple):
             _check(item, name)
             continue
@@ -226,7 +273,7 @@ def _runs(key: Any, item: Any) -> str | None:
         return 'names a pickle or YAML file, and reading it could run code'
     if key == 'type' and item.rpartition('.')[2] in UNPICKLING:
         return 'reads pickles, which could run code'
-    if key == 'type' and not registered(item) and _importable(item):
+    if key in TYPES and not registered(item) and _importable(item):
         return f'is registered nowhere in {", ".join(PACKAGES)}, and mmengine would import and call it'
     if key in SCOPES and item not in PACKAGES:
         return f'is none of {", ".join(PACKAGES)}, and mmengine would import it'
@@ -268,6 +315,11 @@ def registered(kind: str) -> list[Any]:
     except Exception:  # the import of a module of these packages, which may need what is not installed
         return []
     return [cls for package in PACKAGES for r in _registries(package) if cls in r.module_dict.values()][:1]
+
+
+def known_types() -> set[str]:
+    """Return all types that are registered in these packages, without their scopes."""
+    return {name for package in PACKAGES for registry in _registries(package) for name in registry.module_dict}
 
 
 @functools.cache

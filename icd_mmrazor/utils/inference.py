@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from icd_mmrazor.models.networks import find_classifier
 from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of
 from icd_mmrazor.utils.datasets import image_labels
-from icd_mmrazor.utils.errors import CheckpointError, DatasetError, SettingError, UserError
+from icd_mmrazor.utils.errors import CheckpointError, DatasetError, SettingError
 
 REMEDY = (
     'Modules of your own are found if a config file that is given by name imports them (custom_imports); one that a '
@@ -72,13 +72,8 @@ def build_network(name: str, cfg: ConfigDict, remedy: str = REMEDY) -> nn.Module
     """
     try:
         return MODELS.build(cfg)
-    except UserError:
-        raise
-    except Exception as error:  # any network, with any settings
-        reason = ' '.join(str(error).split())[:300]
-        raise SettingError(
-            f'{name}: its network cannot be built from the config. {type(error).__name__}: {reason}\n{remedy}'
-        ) from error
+    except SettingError as error:
+        raise SettingError(f'{name}: its network cannot be built from the config. {error}\n{remedy}') from error
 
 
 def load_network(name: str, cfg: ConfigDict, checkpoint: str | os.PathLike, source: str, setting: str) -> Network:

@@ -1,11 +1,117 @@
-"""DataLoaders whose batches a hook makes."""
+"""DataLoaders of a training: batches with numbers, and batches that a hook makes."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.runner import BaseLoop
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
+
+from icd_mmrazor.compat import take_batches_from
+from icd_mmrazor.utils.randomness import IMAGES, ORDER, seed_all
+
+
+class NumberedIndices(list):
+    """The places of a batch's images in the dataset, with the number of the batch.
+
+    Args:
+        indices: The places.
+        number: The iteration that trains on them, counted from 0 over the whole run.
+    """
+
+    def __init__(self, indices: Iterable[int], number: int) -> None:
+        super().__init__(indices)
+        self.number = number
+
+
+class NumberedBatches:
+    """The batches of a training's DataLoader, numbered by the iteration that trains on them.
+
+    It takes the place of the DataLoader's batch sampler until :meth:`undo`. The number travels with the indices to
+    whatever prepares the batch, in this process or in a worker, and random numbers are drawn for that number: with any
+    number of workers the images are the same, and after a resume too.
+
+    A resumed training begins with the batch that it is at; those before it are not loaded. In a loop that counts
+    iterations the batches never end: after the last one of a pass over the data the next pass begins.
+
+    Args:
+        loop: The training loop.
+        seed: Seed of the run.
+        rank: Rank of this process.
+
+    Attributes:
+        sampler: Where the order of the images comes from.
+        skip (int): How many batches the next epoch leaves out, because they were trained before a resume.
+    """
+
+    def __init__(self, loop: BaseLoop, seed: int, rank: int) -> None:
+        loader = loop.dataloader
+        self.loop, self.seed, self.rank, self.skip = loop, seed, rank, 0
+        self.batch_sampler = loader.batch_sampler
+        self.sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
+        # torch refuses to set it, because batch_size and sampler might not fit any more; here they do
+        vars(loader)['batch_sampler'] = self
+        loader.dataset.__getitems__ = _RepeatablePreparation(loader.dataset, seed, rank)
+        self._endless = hasattr(loop, 'dataloader_iterator')
+        if self._endless:
+            take_batches_from(loop, self._loaded())
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[NumberedIndices]:
+        number = self.loop.iter
+        if self._endless:
+            batches = itertools.islice(self._passes(), number, None)
+        else:
+            skip, self.skip = self.skip, 0
+            batches = itertools.islice(self._pass(self.loop.epoch), skip, None)
+        for i, indices in enumerate(batches, number):
+            yield NumberedIndices(indices, i)
+
+    def _passes(self) -> Iterator[Sequence[int]]:
+        if isinstance(self.sampler, InfiniteSampler):  # its stream may have been begun
+            sampler = self.sampler
+            sampler.indices = InfiniteSampler(sampler.dataset, sampler.shuffle, sampler.seed).indices
+        for epoch in itertools.count():
+            if hasattr(self.sampler, 'set_epoch'):
+                self.sampler.set_epoch(epoch)
+            yield from self._pass(epoch)
+
+    def _pass(self, epoch: int) -> Iterator[Sequence[int]]:
+        # for samplers without a seed of their own; without the rank, since some take their part of a common order
+        seed_all(self.seed, 0, epoch, ORDER)
+        yield from self.batch_sampler
+
+    def _loaded(self) -> Iterator[Any]:
+        # not before the first batch is asked for: hooks may still change the loader
+        yield from self.loop.dataloader
+
+    def undo(self) -> None:
+        """Leave the DataLoader as it was. Its dataset prepares batches without a number as always."""
+        vars(self.loop.dataloader)['batch_sampler'] = self.batch_sampler
+
+
+def number_batches(loop: BaseLoop, seed: int, rank: int) -> NumberedBatches | None:
+    """Number the batches of a training loop, unless they are numbered already.
+
+    Args:
+        loop: The loop, before its first batch.
+        seed: Seed of the run.
+        rank: Rank of this process.
+
+    Returns:
+        The batches; ``None`` where it is not the loader that takes images from a dataset batch by batch.
+    """
+    loader = loop.dataloader
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return None
+    if loader.batch_sampler is None:
+        return None
+    if isinstance(loader.batch_sampler, NumberedBatches):
+        return loader.batch_sampler
+    return NumberedBatches(loop, seed, rank)
 
 
 class MadeBatches:
@@ -15,7 +121,8 @@ class MadeBatches:
 
     Args:
         loader: The DataLoader; changed.
-        make: Takes the places of a batch's images in the dataset and returns the batch.
+        make: Takes the places of a batch's images in the dataset, :class:`NumberedIndices` if the loader's batches are
+            numbered, and returns the batch.
         in_cpu_memory: Whether the batches lie there, so that pinning them makes sense.
     """
 
@@ -30,6 +137,7 @@ class MadeBatches:
         )
         self.loader = loader
         self._before = {name: getattr(loader, name) for name in settings}
+        self._prepare_before = vars(loader.dataset).get('__getitems__')
         self._set(settings)
         # torch's DataLoader asks a dataset that has this method for a whole batch
         loader.dataset.__getitems__ = make
@@ -38,6 +146,8 @@ class MadeBatches:
         """Leave the DataLoader as it was."""
         self._set(self._before)
         del self.loader.dataset.__getitems__
+        if self._prepare_before:
+            self.loader.dataset.__getitems__ = self._prepare_before
 
     def _set(self, settings: dict[str, Any]) -> None:
         for name, value in settings.items():
@@ -53,20 +163,18 @@ def are_made(loader: Any) -> bool:
     return getattr(loader, 'collate_fn', None) is _as_it_is
 
 
-def restart(loop: BaseLoop) -> None:
-    """Let a training loop see that its DataLoader was changed in ``before_train``.
+class _RepeatablePreparation:
+    """Prepare the images of a batch as always, with random numbers for its number; a class, so that it pickles."""
 
-    An ``IterBasedTrainLoop`` of mmengine 0.10.7 makes its iterator before the hooks are called: with the loader as it
-    was, whose workers have begun with an endless sampler, which ends with them.
+    def __init__(self, dataset: Any, seed: int, rank: int) -> None:
+        self.dataset, self.seed, self.rank = dataset, seed, rank
 
-    Args:
-        loop: The loop.
-    """
-    if hasattr(loop, 'dataloader_iterator'):
-        sampler = loop.dataloader.sampler
-        if isinstance(sampler, InfiniteSampler):
-            sampler.indices = InfiniteSampler(loop.dataloader.dataset, sampler.shuffle, sampler.seed).indices
-        loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
+    def __call__(self, indices: Sequence[int]) -> list[Any]:
+        if isinstance(indices, NumberedIndices):
+            seed_all(self.seed, self.rank, indices.number, IMAGES)
+        if hasattr(type(self.dataset), '__getitems__'):
+            return type(self.dataset).__getitems__(self.dataset, indices)
+        return [self.dataset[index] for index in indices]
 
 
 def _as_it_is(batch: dict) -> dict:

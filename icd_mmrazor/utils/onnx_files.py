@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.util
-import inspect
 import io
 import json
 import logging
@@ -29,15 +28,13 @@ def require_onnx() -> None:
     """Check that what an export needs is installed.
 
     Raises:
-        SettingError: Packages are missing, or torch is too old.
+        SettingError: Packages are missing.
     """
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise SettingError(
             f"--onnx needs {', '.join(missing)}, not installed here. Install: pip install 'icd-mmrazor[onnx]'"
         )
-    if not {'dynamo', 'external_data'} <= inspect.signature(torch.onnx.export).parameters.keys():
-        raise SettingError(f'--onnx needs torch 2.6 or later; installed is {torch.__version__}.')
 
 
 def input_size(cfg: Config) -> tuple[int, int]:

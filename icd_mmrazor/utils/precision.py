@@ -1,6 +1,5 @@
 """Half precision, and where it works."""
 
-import inspect
 import logging
 
 import torch
@@ -38,11 +37,8 @@ def check_precision(dtype: torch.dtype, device: torch.device, setting: str) -> N
 
 
 def _gpu_computes_in_bfloat16() -> bool:
-    """Ask torch; a newer one counts emulation unless told not to."""
-    supported = torch.cuda.is_bf16_supported
-    if 'including_emulation' in inspect.signature(supported).parameters:
-        return supported(including_emulation=False)
-    return supported()
+    """Ask torch, which counts emulation unless told not to."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _cpu_computes_in_bfloat16() -> bool:

@@ -1,6 +1,7 @@
 """The student of a distillation as a plain classifier: its config and its weights."""
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -79,7 +80,7 @@ def plain_student(cfg: Config) -> Config:
         The student's config; made from itself, it is the same.
 
     Raises:
-        SettingError: The config has no model.
+        SettingError: The config has no model, or a setting of it is nan.
     """
     plain = {
         'default_scope': 'mmpretrain',
@@ -96,6 +97,11 @@ def plain_student(cfg: Config) -> Config:
         plain['test_evaluator'] = copy.deepcopy(cfg[f'{split}_evaluator'])
         plain['test_cfg'] = copy.deepcopy(cfg.get('test_cfg')) or {}
         _take_image_files(plain['test_dataloader'], cfg.get('train_dataloader'))
+    if any(isinstance(value, float) and math.isnan(value) for each in _dicts(plain) for value in each.values()):
+        raise SettingError(
+            "a setting of the student is nan, which a config file cannot hold. Give it a number, or None, in the run's "
+            'config.'
+        )
     imports = _imports(plain)
     if imports:
         plain['custom_imports'] = dict(imports=imports)

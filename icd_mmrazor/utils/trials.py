@@ -12,8 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from icd_mmrazor.utils.files import write_json
-from icd_mmrazor.utils.resuming import prepare_resume, wrong_metric
-from icd_mmrazor.utils.training_logs import read_log
+from icd_mmrazor.utils.training_logs import METRIC, read_log
 
 SHOWN_LINES = 15
 # begins the line between two attempts in train.log
@@ -37,7 +36,7 @@ class Trial:
         kind: Trials of one kind are expected to be equally fast.
 
     Attributes:
-        failure: Why the training failed, with the end of its log, or could not go on; None if it did not.
+        failure: Why the training failed, with the end of its log; None if it did not.
     """
 
     def __init__(self, name: str, folder: Path, command: Sequence[object], max_epochs: int, kind: str = '') -> None:
@@ -71,7 +70,7 @@ class Trial:
             return None
 
     def start(self, environment: Mapping[str, str], keep_open: Sequence[int] = ()) -> None:
-        """Start the process, which leads a process group of its own; or set ``failure`` if it cannot go on.
+        """Start the process, which leads a process group of its own.
 
         Args:
             environment: Set in addition to this process's.
@@ -79,17 +78,12 @@ class Trial:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._process, self._seen, self.failure = None, None, None
-        problem = prepare_resume(self.folder, self.max_epochs)
         self._first_epoch = read_log(self.folder).epoch
         self._started = time.monotonic()
         guard = [sys.executable, '-c', DIES_WITH_PARENT, str(os.getpid())] if sys.platform == 'linux' else []
         with self.log.open('a') as output:
             if output.tell():
                 output.write(f'\n{SEPARATOR} {datetime.now():%Y-%m-%d %H:%M:%S}\n')
-            if problem:
-                output.write(f'{problem}\n')
-                self.failure = f'{self.name}: {problem}'
-                return
             output.flush()
             self._process = subprocess.Popen(
                 [*guard, *self.command],
@@ -104,7 +98,7 @@ class Trial:
     def poll(self) -> bool:
         """Return whether the process has ended; if so, its result is written or ``failure`` is set."""
         if self._process is None:
-            return self.failure is not None
+            return False
         code = self._process.poll()
         if code is None:
             return False
@@ -120,7 +114,10 @@ class Trial:
         if code:
             reason = f' (ended by {signal.Signals(-code).name})' if code < 0 else ''
         elif found := log.other_metrics.get(self.max_epochs):
-            reason = f': {wrong_metric(found)}'
+            reason = (
+                f': its validation gives {", ".join(found)}, not {METRIC}. A trial needs that one '
+                "(val_evaluator=dict(type='Accuracy', topk=(1, 5)))"
+            )
         else:
             reason = f' (it ended without an accuracy of epoch {self.max_epochs})'
         attempt = self.log.read_text(errors='replace').rpartition(SEPARATOR)[2]

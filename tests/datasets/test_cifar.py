@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 import tarfile
+import urllib.request
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from mmpretrain.registry import DATASETS
 
 from icd_mmrazor.datasets import VerifiedCIFAR10, VerifiedCIFAR100
-from icd_mmrazor.utils import DatasetError
+from icd_mmrazor.utils import DatasetError, downloads
 
 
 def md5(file: Path) -> str:
@@ -36,6 +37,8 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setattr(VerifiedCIFAR100, f'{name}_list', [[name, md5(folder / name)]])
     monkeypatch.setattr(VerifiedCIFAR100, 'meta', {**VerifiedCIFAR100.meta, 'md5': md5(folder / 'meta')})
     monkeypatch.setattr(VerifiedCIFAR100, 'tgz_md5', md5(archive))
+    # instead of https: tests/utils/test_downloads.py
+    monkeypatch.setattr(downloads, '_https', urllib.request.build_opener)
     monkeypatch.setattr(VerifiedCIFAR100, 'url', archive.as_uri())
     return archive
 

@@ -1,5 +1,6 @@
 """What a distillation leaves for its user."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,7 +45,7 @@ def test_the_student_is_ready_to_use(colour_config: Config, runner: Callable, tm
     assert not list(work.glob('.*'))
     student = torch.load(work / 'student_last.pth', weights_only=True)
     whole = torch.load(work / 'epoch_2.pth', weights_only=True)
-    assert student['meta'].keys() == {'cfg', 'dataset_meta', 'epoch', 'iter'}
+    assert student['meta'].keys() == {'cfg', 'dataset_meta', 'epoch', 'iter', 'source'}
     assert student['meta']['epoch'] == 2
     # the averaged weights, as the checkpoint has them
     for name, weight in student['state_dict'].items():
@@ -134,6 +135,33 @@ def test_nothing_is_exported_without_a_student_or_a_local_folder(demo_config: Ca
     exported(demo_config())
     assert len(warnings) == 2
     assert 'the student is not exported. checkpoint' in warnings[1]
+
+
+def test_what_is_exported_is_known_by_its_content(demo_config: Callable, tmp_path: Path) -> None:
+    """Not by the times of the files, which a copied work folder has in any order."""
+    checkpoints = CheckpointHook()
+    checkpoints.file_backend, checkpoints.out_dir = LocalBackend(), str(tmp_path)
+    checkpoint, student = tmp_path / 'epoch_1.pth', tmp_path / 'student_last.pth'
+    checkpoints.last_ckpt = str(checkpoint)
+    run = SimpleNamespace(hooks=[checkpoints], cfg=demo_config())
+
+    def exported(value: float, mtime: int) -> tuple[float, int]:
+        torch.save(dict(state_dict={'architecture.x': torch.full((1,), value)}), checkpoint)
+        if student.is_file():
+            os.utime(student, ns=(mtime, mtime))
+        hook = ExportStudentHook()  # of a new process
+        hook.before_train(run)
+        for _ in range(2):
+            hook.after_train_epoch(run)
+        return torch.load(student)['state_dict']['x'].item(), student.stat().st_mtime_ns
+
+    later = 2 * 10**18
+    assert exported(1, 0)[0] == 1
+    assert exported(1, 10**9) == (1, 10**9)
+    assert exported(2, later)[0] == 2
+    assert exported(2, later) == (2, later)
+    student.write_bytes(b'damaged')
+    assert exported(2, later)[0] == 2
 
 
 def test_a_config_of_the_same_name_is_refused(demo_config: Callable, tmp_path: Path) -> None:

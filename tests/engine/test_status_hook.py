@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, exit_status
+from helpers import CHANGED, ROOT, exit_status
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
@@ -108,13 +108,14 @@ def test_lines_of_a_distillation(scripted: Callable, runner: Callable, clock: Cl
     assert summary(cfg)['teacher'] == '90.00, 50.00 above the student'
     assert run.message_hub.get_info('teacher_metrics')['score'] == 90.0
 
-    # resumed: the pace of this start, the best of the one before
-    options = {'resume': True, 'train_cfg.max_epochs': 8, 'default_hooks.status.interval': None}
-    cfg = scripted('icd_res20_res8_digits', [90.0, 45.0, 95.5], **options)
+    # resumed: the pace of this start, the best of the one before; the validation of epoch 4 is not in its checkpoint
+    options = {'resume': True, 'train_cfg.max_epochs': 8, 'default_hooks.status.interval': None, **CHANGED}
+    cfg = scripted('icd_res20_res8_digits', [90.0, 40.0, 45.0, 95.5], **options)
     run = runner(cfg)
     run.register_hook(clock)
     run.train()
     assert lines(cfg) == [
+        'epoch 4/8 | student 40.00 | best 50.00 (epoch 2) | teacher 90.00',
         'epoch 6/8 | student 45.00 | best 50.00 (epoch 2) | teacher 90.00 | 0:01:50 left',
         'epoch 8/8 | student 95.50 | best 95.50 (epoch 8) | teacher 90.00',
         'The training has ended at epoch 8/8 after 0:03:40 (resumed at epoch 4).',
@@ -122,7 +123,7 @@ def test_lines_of_a_distillation(scripted: Callable, runner: Callable, clock: Cl
     assert summary(cfg)['teacher'] == '90.00, 5.50 below the student'
 
     # resumed once more, with nothing to do and no validation
-    cfg = scripted('icd_res20_res8_digits', [90.0], resume=True, **{'train_cfg.max_epochs': 8})
+    cfg = scripted('icd_res20_res8_digits', [90.0], resume=True, **{'train_cfg.max_epochs': 8}, **CHANGED)
     runner(cfg).train()
     assert lines(cfg) == ['Nothing was left to train: epoch 8/8 had been reached before.']
     assert summary(cfg)['student'] == 'best 95.50 (epoch 8)'

@@ -88,34 +88,6 @@ def test_a_run_trains_on_whole_batches(plain_config: Callable, runner: Callable)
     assert len(next(iter(loader))['data_samples']) == 24
 
 
-@pytest.mark.parametrize('loop', ['epochs', 'iterations'])
-def test_a_resumed_run_equals_one_that_was_not_stopped(loop: str, plain_config: Callable, runner: Callable) -> None:
-    def config(length: int, **options: object) -> Config:
-        cfg = plain_config(val_cfg=None, val_dataloader=None, val_evaluator=None, **options)
-        cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
-        cfg.train_cfg = dict(by_epoch=True, max_epochs=length)
-        if loop == 'iterations':
-            # stopped in the middle of an epoch
-            cfg.train_cfg = dict(by_epoch=False, max_iters=4 * length)
-            cfg.train_dataloader.sampler = dict(type='InfiniteSampler', shuffle=True)
-            cfg.train_dataloader.num_workers = 1  # in mmengine 0.10.7 at work before the hook is called
-            cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=4, by_epoch=False)
-            cfg.param_scheduler = None
-        return cfg
-
-    first = trained(config(1), runner)[1].training
-    resumed, seen = trained(config(2, resume=True), runner)
-    at_once, wanted = trained(config(2, work_dir=str(Path(resumed.work_dir, 'again'))), runner)
-    both = first + seen.training
-    assert sorted([i for batch in both for i in batch['data_samples'][0].sample_idx][:64]) == list(range(64))
-    assert len(both) == len(wanted.training) == (6 if loop == 'epochs' else 8)
-    for batch, other in zip(both, wanted.training, strict=True):
-        assert torch.equal(batch['inputs'], other['inputs'])
-        assert batch['data_samples'][0].sample_idx == other['data_samples'][0].sample_idx
-    for name, weight in at_once.model.state_dict().items():
-        assert torch.equal(weight, resumed.model.state_dict()[name]), name
-
-
 def test_mixup_has_a_data_sample_for_each_image(plain_config: Callable, runner: Callable) -> None:
     cfg = plain_config()
     cfg.model.data_preprocessor = dict(

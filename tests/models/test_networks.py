@@ -64,8 +64,8 @@ def test_a_stored_config_needs_no_other_file() -> None:
     [
         (None, r'model\.teacher=None names no classifier\. Give a config file'),
         (dict(depth=18), 'names no classifier'),
-        ('nowhere.py', r"model\.teacher='nowhere\.py': there is no file"),
-        ('mmpretrain::resnet/nowhere.py', 'there is no file .*nowhere'),
+        ('nowhere.py', r"model\.teacher='nowhere\.py': nowhere\.py: there is no such file"),
+        ('mmpretrain::resnet/nowhere.py', 'nowhere.py: there is no such file'),
         ('mmpretrain::../mine.py', 'not one in the configs of mmpretrain'),
         ('mmnothing::a.py', "no installed package 'mmnothing'"),
         (str(CONFIGS / '_base_/models/res8.py'), r'has no model=dict\(type=\.\.\.\); it has res8'),

@@ -58,7 +58,7 @@ def collect(tool: dict, tmp_path: Path, capsys: pytest.CaptureFixture) -> Callab
 
     def run(*more: object, root: str = 'runs') -> tuple[str, list[dict]]:
         file = tmp_path / 'out' / 'table.csv'
-        tool['main']([*(str(tmp_path / name) for name in root.split()), '--csv', str(file), *map(str, more)])
+        tool['main']([*(str(tmp_path / name) for name in root.split()), '--csv', str(file), '--force', *map(str, more)])
         with file.open(newline='') as lines:
             return capsys.readouterr().out, list(csv.DictReader(lines))
 
@@ -92,6 +92,18 @@ def test_mean_deviation_and_published_values(write_run: Callable, collect: Calla
         assert float(row['mean']) == pytest.approx(statistics.mean(accuracies), abs=1e-4)
         assert float(row['std']) == pytest.approx(statistics.stdev(accuracies), abs=1e-4)
         assert float(row['difference']) == pytest.approx(float(row['mean']) - float(row['published']), abs=1.1e-4)
+
+
+def test_tables_that_exist_are_kept(tool: dict, write_run: Callable, tmp_path: Path) -> None:
+    write_run('icd', PAIR, 0, [74.0])
+    file = tmp_path / 'table'
+    file.write_text('mine')
+    for option in ('--csv', '--markdown'):
+        with pytest.raises(SettingError, match=f'{option} {file} exists.*--force'):
+            tool['main']([str(tmp_path / 'runs'), option, str(file)])
+        with pytest.raises(SettingError, match=f'{option} {tmp_path} is a folder'):
+            tool['main']([str(tmp_path / 'runs'), option, str(tmp_path), '--force'])
+    assert file.read_text() == 'mine'
 
 
 def test_every_pair_and_method_is_found_in_the_published_table(tool: dict) -> None:

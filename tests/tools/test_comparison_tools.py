@@ -186,6 +186,8 @@ def test_bad_input(work_dir: Callable, tmp_path: Path, capsys: pytest.CaptureFix
     run, alone = work_dir('icd'), work_dir('alone', 'res8_digits')
     other = work_dir('other', **{'model.teacher_ckpt': 'other.pth'})
     missing = work_dir('missing', **{'test_dataloader.dataset.data_file': str(tmp_path / 'absent.npz')})
+    untested = work_dir('untested', test_dataloader=None, test_cfg=None, test_evaluator=None)
+    untaught = work_dir('untaught', **{'model.teacher_ckpt': None})
     program = tmp_path / 'network.py'
     program.write_text('raise RuntimeError("it was run")')
     stored = work_dir('stored')
@@ -212,6 +214,8 @@ def test_bad_input(work_dir: Callable, tmp_path: Path, capsys: pytest.CaptureFix
         ([run, '--out', tmp_path / 'figure.doc'], 'name a file that ends in'),
         ([missing], 'absent.npz'),
         ([stored], 'It was not run as Python'),
+        ([untested], 'the config has no test_dataloader'),
+        ([untaught], 'give the weights of its teacher with --teacher-ckpt FILE'),
     ]:
         assert exit_status(FEATURES, '--out', tmp_path / 'figure.png', *arguments) == 1, arguments
         assert message in capsys.readouterr().err

@@ -113,7 +113,7 @@ def with_config(text: str) -> Callable[[dict], dict]:
         (foreign, [], r'only in the file: neck\.weight'),
         (teacher_alone, [], r'not in the file: backbone\.conv1\.weight.*only in the file: teacher\.backbone'),
         (with_config('import os'), [], r"the config in .*: line 1: '=' was expected, 'os' found"),
-        (with_config("model = dict(type='NoSuchNetwork')"), [], r'cannot be built.*KeyError(?s:.*)--config CONFIG'),
+        (with_config("model = dict(type='NoSuchNetwork')"), [], r'be built.*not registered(?s:.*)--config CONFIG'),
         (None, ['--config', 'none.py'], r'--config none\.py: there is no such file'),
         (None, ['--config', CONFIGS / 'demo/res20_digits.py'], r'not in the file: backbone\.layer1\.1'),
         (None, ['--input-size', '8', '8'], r'Give --onnx with it'),

@@ -59,7 +59,8 @@ def test_train_resume_and_test(options: list[str], tmp_path: Path, monkeypatch: 
     assert 'What is being distilled' in trained.stderr + trained.stdout
 
     more = [*options, 'train_cfg.max_epochs=3']
-    assert exit_status(TOOLS / 'train.py', DEMO, '--resume', '--auto-scale-lr', *more) is None
+    resume = ['--resume', '--resume-changes', 'list', '--auto-scale-lr']
+    assert exit_status(TOOLS / 'train.py', DEMO, *resume, *more) is None
     assert [values['step'] for values in validated(work_dir)] == [1, 2, 3]
     accuracy = validated(work_dir)[-1]['accuracy/top1']
 
@@ -128,6 +129,14 @@ def test_bad_input_is_a_message_and_not_a_trace(
     assert 'Traceback' not in printed
     assert not list(tmp_path.rglob('*.pth'))
     assert not (tmp_path / 'data').exists()
+
+
+def test_where_metrics_go_is_checked_before_the_test(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / 'file').write_text('mine')
+    (tmp_path / 'folder.json').mkdir()
+    for out, message in (('file/out.json', 'is no folder'), ('folder.json', 'is a folder'), ('out.txt', 'as JSON')):
+        assert exit_status(TOOLS / 'test.py', DEMO, 'absent.pth', '--out', tmp_path / out) == 1
+        assert re.search(f'error: --out .*{message}', capsys.readouterr().err)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')

@@ -6,14 +6,13 @@ from unittest import mock
 
 import pytest
 import torch
-from helpers import CONFIGS, TORCH_VERSION
+from helpers import CONFIGS
 from mmengine.config import Config
 from torch import nn
 
 from icd_mmrazor.utils import command_line
 
 DEMO = CONFIGS / 'demo' / 'icd_res20_res8_digits.py'
-FUSED_ON_CPU = TORCH_VERSION >= (2, 4)
 
 
 @pytest.mark.parametrize(
@@ -31,14 +30,11 @@ FUSED_ON_CPU = TORCH_VERSION >= (2, 4)
     ids=str,
 )
 def test_torchs_optimizers_are_fused(optimizer: dict, fused: bool | None) -> None:
-    for device, offered in (('cpu', FUSED_ON_CPU), ('cuda', TORCH_VERSION >= (2, 3)), ('mps', False)):
+    for device, offered in (('cpu', True), ('cuda', True), ('mps', False)):
         cfg = Config(dict(optim_wrapper=dict(optimizer=dict(optimizer))))
         with mock.patch.object(command_line, 'get_device', return_value=device):
             command_line.use_fused_optimizer(cfg)
-        wanted = None if fused and not offered else fused
-        if optimizer.get('type') == 'AdamW' and device == 'cuda':
-            wanted = True
-        assert cfg.optim_wrapper.optimizer.get('fused') == wanted
+        assert cfg.optim_wrapper.optimizer.get('fused') == (None if fused and not offered else fused)
 
 
 def test_other_wrappers_stay_as_they_are() -> None:
@@ -52,11 +48,9 @@ def test_other_wrappers_stay_as_they_are() -> None:
 def test_a_tools_config_is_fused(tmp_path: Path) -> None:
     args = argparse.Namespace(config=str(DEMO), launcher='none', work_dir=None, cfg_options=None, local_rank=0)
     cfg = command_line.load_config(args)
-    since = (2, 3) if torch.cuda.is_available() else (2, 4)
-    assert cfg.optim_wrapper.optimizer.get('fused', False) == (since <= TORCH_VERSION)
+    assert cfg.optim_wrapper.optimizer.fused
 
 
-@pytest.mark.skipif(not FUSED_ON_CPU, reason='no fused optimizer on the CPU before torch 2.4')
 @pytest.mark.parametrize(
     ('name', 'settings'),
     [

@@ -64,6 +64,11 @@ def test_a_config_of_ours_is_read_back_without_its_bases() -> None:
         # a module is imported by its bare name, too
         ("model = dict(type='antigravity')", "type='antigravity' is registered nowhere"),
         ("model = dict(type='ImageClassifier', _scope_='antigravity')", "_scope_='antigravity' is none of mmengine"),
+        ("optim_wrapper = dict(constructor='os.system')", "constructor='os.system' is registered nowhere"),
+        ("a = dict(type='TIMMBackbone', norm_layer='antigravity')", "norm_layer='antigravity' is registered nowhere"),
+        ("a = dict(b=dict(type='FunctionOutputs', source='antigravity.geohash'))", "source='antigravity.geohash' of a"),
+        ("a = dict(type='mmrazor.MethodOutputsRecorder', source='os.x.y')", "source='os.x.y' of a mmrazor.Method"),
+        ("a = dict(type='FunctionOutputs', func_path='os.getcwd')", "func_path='os.getcwd' of a FunctionOutputs"),
         ("default_scope = 'antigravity'", "default_scope='antigravity' is none of mmengine"),
         ("data = dict(type='BaseDataset', ann_file='https://x/y.pkl')", 'names a pickle or YAML file'),
         ("data = dict(type='mmpretrain.RefCOCO', split_file='{file}')", 'reads pickles'),
@@ -80,6 +85,8 @@ def test_anything_else_is_refused_and_does_not_run(text: str, found: str, tmp_pa
 
 
 def test_registered_types_may_be_named_in_full() -> None:
+    of_mmcv = "\nd = dict(type='FunctionOutputs', source='mmcv.cnn.x')\ne = dict(type='ModuleOutputs', source='os.x')"
+    assert len(read_config_text(f'a = 1{of_mmcv}', 'it')) == 3
     whole = 'mmpretrain.models.classifiers.image.ImageClassifier'
     text = f"a = dict(type='{whole}')\nb = dict(type='mmpretrain.ResNet')\nc = dict(cfg_path='mmpretrain::resnet/x.py')"
     assert read_config_text(text, 'it').a.type == whole

@@ -1,6 +1,7 @@
 """The plain student of a run's config and checkpoint."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from mmengine.config import Config
 from mmrazor.registry import MODELS
 
 from icd_mmrazor.utils import CheckpointError, SettingError
+from icd_mmrazor.utils.config_text import read_config_text
 from icd_mmrazor.utils.students import config_of, plain_student, student_checkpoint, student_of
 
 
@@ -116,3 +118,15 @@ def test_bad_input() -> None:
     assert student_checkpoint(odd, Config(), 'x.pth')['meta'].keys() == {'cfg'}
     with pytest.raises(CheckpointError, match=r'x\.pth holds no state dict; its keys: meta'):
         student_checkpoint({'meta': {}}, Config(), 'x.pth')
+
+
+def test_infinity_is_written_as_python_reads_it(tmp_path: Path) -> None:
+    backbone = dict(type='ResNet', depth=18, note="inf, -inf = 'inf'", inf=[-float('inf'), float('inf'), dict(inf=1)])
+    cfg = Config(dict(model=dict(type='ImageClassifier', backbone=backbone)))
+    plain = plain_student(cfg)
+    (tmp_path / 'student.py').write_text(plain.pretty_text)
+    assert Config.fromfile(tmp_path / 'student.py').model.backbone == backbone
+    assert read_config_text(plain.pretty_text, 'the text').model.backbone == backbone
+    cfg.model.backbone.eps = float('nan')
+    with pytest.raises(SettingError, match='is nan'):
+        plain_student(cfg)

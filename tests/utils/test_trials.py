@@ -145,23 +145,6 @@ time.sleep(60)
     assert not trials[1].folder.exists()
 
 
-def test_a_training_that_cannot_go_on_is_a_failure_and_starts_nothing(trial: Callable) -> None:
-    cut_off, other = trial('a'), trial('b')
-    cut_off.folder.mkdir()
-    (cut_off.folder / 'epoch_3.pth').write_bytes(b'PK')
-    for _ in range(2):
-        trials = [cut_off, other]
-        assert run_trials(trials, slots(1), Progress(trials, 1)) == [cut_off]
-        assert 'a: ' in cut_off.failure
-        assert 'epoch_3.pth: cut off' in cut_off.failure
-    assert 'epoch_3.pth: cut off' in cut_off.log.read_text()
-    assert not (cut_off.folder / 'starts').exists()
-    assert other.result['accuracy'] == 53.0
-    # mended by hand
-    (cut_off.folder / 'epoch_3.pth').unlink()
-    assert run_trials([cut_off], slots(1), Progress([cut_off], 1)) == []
-
-
 def test_the_log_keeps_every_attempt_and_the_message_has_the_last(trial: Callable) -> None:
     script = "import sys; print('says', sys.argv[3]); sys.exit(1)"
     for attempt in ('first', 'second'):

@@ -7,6 +7,7 @@ What is missing, unfinished or broken is named and not averaged. Nothing in the 
 
 import argparse
 import csv
+import io
 import shlex
 import statistics
 import textwrap
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 from icd_mmrazor.utils.command_line import run as run_tool
 from icd_mmrazor.utils.errors import SettingError
 from icd_mmrazor.utils.figures import figure_files, new_figure, save_figure, style
+from icd_mmrazor.utils.files import check_writable, write_whole
 from icd_mmrazor.utils.training_logs import read_cfg_options, read_log, read_setting, read_settings
 
 if TYPE_CHECKING:
@@ -244,16 +246,17 @@ def markdown(cells: Sequence[Cell]) -> str:
     return '\n'.join([*lines, '', LEGEND, *(['', 'Notes:', '', *notes] if notes else [])]) + '\n'
 
 
-def write_csv(cells: Sequence[Cell], file: Path) -> None:
-    """Write a line for each cell, empty where there is no value."""
-    with file.open('w', newline='') as output:
-        writer = csv.writer(output)
-        writer.writerow(['method', 'pair', 'seeds', 'epochs', 'mean', 'std', 'published', 'difference', 'notes'])
-        for cell in cells:
-            numbers = [cell.mean, cell.deviation, cell.published, cell.difference]
-            rounded = ['' if number is None else round(number, 4) for number in numbers]
-            epochs = next((epochs for epochs, _ in cell.epochs), '')
-            writer.writerow([cell.methods, cell.pair, len(cell.accuracies), epochs, *rounded, '; '.join(cell.notes)])
+def csv_text(cells: Sequence[Cell]) -> str:
+    """Return a line for each cell, empty where there is no value."""
+    output = io.StringIO()
+    writer = csv.writer(output)
+    writer.writerow(['method', 'pair', 'seeds', 'epochs', 'mean', 'std', 'published', 'difference', 'notes'])
+    for cell in cells:
+        numbers = [cell.mean, cell.deviation, cell.published, cell.difference]
+        rounded = ['' if number is None else round(number, 4) for number in numbers]
+        epochs = next((epochs for epochs, _ in cell.epochs), '')
+        writer.writerow([cell.methods, cell.pair, len(cell.accuracies), epochs, *rounded, '; '.join(cell.notes)])
+    return output.getvalue()
 
 
 def draw(cells: Sequence[Cell]) -> 'Figure':
@@ -312,22 +315,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--markdown', type=Path, metavar='FILE', help='write the table that is printed')
     parser.add_argument('--csv', type=Path, metavar='FILE', help='write a line for each method and pair')
     parser.add_argument('--figure', type=Path, metavar='FILE', help='draw it, as .png and .svg')
-    parser.add_argument('--force', action='store_true', help='replace a figure that these tools did not draw, too')
+    parser.add_argument('--force', action='store_true', help='replace files that exist')
     args = parser.parse_args(arguments)
     for folder in args.work_dirs:
         if not folder.is_dir():
             raise SettingError(f'{folder}: there is no such folder (working folder: {Path.cwd()}).')
     if args.figure:
         figure_files(args.figure, args.force, '--figure')
+    for name in ('markdown', 'csv'):
+        if file := getattr(args, name):
+            check_writable(file, f'--{name}')
+            if file.exists() and not args.force:
+                raise SettingError(f'--{name} {file} exists. Name another file, or add --force.')
     cells = collect(args.work_dirs, read_published(args.published))
     table = markdown(cells)
     print(table, end='')
     for file in filter(None, (args.markdown, args.csv, args.figure)):
         file.parent.mkdir(parents=True, exist_ok=True)
     if args.markdown:
-        args.markdown.write_text(table)
+        write_whole(table, args.markdown)
     if args.csv:
-        write_csv(cells, args.csv)
+        write_whole(csv_text(cells), args.csv)
     if args.figure:
         save_figure(draw(cells), args.figure, args.force)
 

@@ -16,8 +16,9 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from icd_mmrazor.utils.command_line import run
+from icd_mmrazor.utils.config_files import read_config_file
 from icd_mmrazor.utils.errors import SettingError
-from icd_mmrazor.utils.files import write_whole
+from icd_mmrazor.utils.files import check_writable, write_whole
 from icd_mmrazor.utils.inference import build_network
 from icd_mmrazor.utils.onnx_files import input_size, require_onnx, write_onnx
 from icd_mmrazor.utils.students import config_of, plain_student, student_checkpoint
@@ -69,8 +70,7 @@ def outputs(args: argparse.Namespace) -> dict[str, Path]:
         raise SettingError(f'--onnx {args.onnx} is what the weights or their config go to. Give another file.')
     sources = {Path(source).resolve() for source in (args.checkpoint, args.config) if source}
     for file in files.values():
-        if file.is_dir():
-            raise SettingError(f'{file} is a folder. Give a file.')
+        check_writable(file, 'OUT')
         if file.resolve() in sources:
             raise SettingError(f'{file} is what is exported. Give another OUT.')
         if file.exists() and not args.force:
@@ -81,9 +81,7 @@ def outputs(args: argparse.Namespace) -> dict[str, Path]:
 def read_config(args: argparse.Namespace, checkpoint: dict) -> Config:
     if not args.config:
         return config_of(checkpoint, args.checkpoint)
-    if not Path(args.config).is_file():
-        raise SettingError(f'--config {args.config}: there is no such file (working folder: {Path.cwd()}).')
-    return Config.fromfile(args.config)
+    return read_config_file(args.config, '--config')
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of, write_checkpoint
+from icd_mmrazor.utils.checkpoints import check_fit, read_checkpoint, shown, weights_of, write_checkpoint
 
 # isort: split
 import torch
@@ -23,9 +23,11 @@ from torch import Tensor
 
 from icd_mmrazor.utils.command_line import run
 from icd_mmrazor.utils.errors import CheckpointError, SettingError
+from icd_mmrazor.utils.files import check_writable
 
 MODEL_CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / '_base_' / 'models'
 
+HEAD = 'head.fc.'
 # the published networks have these in one sequence, mmcv's ConvModule holds one of each
 PARTS = ('conv', 'bn', 'act')
 VGG_LAYER = r'^block(\d)\.(\d+)\.'
@@ -148,19 +150,36 @@ def parse_args() -> argparse.Namespace:
 
 def renamed(published: dict[str, Tensor], family: Family) -> dict[str, Tensor]:
     """Return the tensors of a published file under mmpretrain's names."""
-    head = f'{family.classifier}.'
-    backbone = family.rename([name for name in published if not name.startswith(head)])
+    published_head = f'{family.classifier}.'
+    backbone = family.rename([name for name in published if not name.startswith(published_head)])
     return {
-        f'backbone.{backbone[name]}' if name in backbone else f'head.fc.{name.removeprefix(head)}': tensor
+        f'backbone.{backbone[name]}' if name in backbone else f'{HEAD}{name.removeprefix(published_head)}': tensor
         for name, tensor in published.items()
     }
 
 
-def build(architecture: str, num_classes: int) -> BaseModel:
+def build(architecture: str) -> BaseModel:
     ours = ARCHITECTURES[architecture]
     cfg = Config.fromfile(MODEL_CONFIGS / f'{ours}.py')[ours.replace('-', '_')]
-    cfg.head.num_classes = num_classes
+    cfg.head.num_classes = 1
     return MODELS.build(cfg)
+
+
+@functools.cache
+def headless(architecture: str) -> dict[str, Tensor]:
+    return build(architecture).state_dict()
+
+
+def state_dict_of(architecture: str, num_classes: int) -> dict[str, Tensor]:
+    """Return the names, shapes and types of a network's tensors. A file says how many classes: none is allocated."""
+    return {
+        name: torch.empty((num_classes, *w.shape[1:]), dtype=w.dtype, device='meta') if name.startswith(HEAD) else w
+        for name, w in headless(architecture).items()
+    }
+
+
+def classes_of(weights: dict[str, Tensor]) -> int:
+    return next(iter(weights[f'{HEAD}weight'].shape), 0)
 
 
 def recognised(published: dict[str, Tensor]) -> str | None:
@@ -169,14 +188,9 @@ def recognised(published: dict[str, Tensor]) -> str | None:
         if family.marker in published and f'{family.classifier}.weight' in published:
             weights = renamed(published, family)
             for architecture in family.networks:
-                if shapes(weights) == shapes_of(architecture, len(weights['head.fc.weight'])):
+                if shapes(weights) == shapes(state_dict_of(architecture, classes_of(weights))):
                     return architecture
     return None
-
-
-@functools.cache
-def shapes_of(architecture: str, num_classes: int) -> dict[str, torch.Size]:
-    return shapes(build(architecture, num_classes).state_dict())
 
 
 def shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
@@ -201,30 +215,31 @@ def convert(checkpoint: dict, src: str, architecture: str | None = None) -> dict
     if 'model' not in checkpoint:
         raise CheckpointError(
             f'{src} has not the published form {{"model": weights, ...}}; its keys: '
-            f'{", ".join(map(str, list(checkpoint)[:8]))}. '
+            f'{shown(list(checkpoint)[:8])}. '
             "A checkpoint with 'state_dict' is mmpretrain's already."
         )
     published = weights_of({'state_dict': checkpoint['model']}, src)
     architecture = architecture or recognised(published)
     if architecture is None:
         raise CheckpointError(
-            f'{src} fits none of {", ".join(ARCHITECTURES)}; its first tensors: {", ".join(list(published)[:4])}. '
+            f'{src} fits none of {", ".join(ARCHITECTURES)}; its first tensors: {shown(list(published)[:4])}. '
             'Name one with --arch to see what differs.'
         )
     family = next(family for family in FAMILIES if architecture in family.networks)
     weights = renamed(published, family)
-    if 'head.fc.weight' not in weights:
+    if f'{HEAD}weight' not in weights:
         raise CheckpointError(
             f'{src} has no {family.classifier}.weight, the classifier of {architecture}; '
-            f'its first tensors: {", ".join(list(published)[:4])}.'
+            f'its first tensors: {shown(list(published)[:4])}.'
         )
-    model = build(architecture, len(weights['head.fc.weight']))
-    load_strictly(model, weights, f'{src} as {architecture}')
+    own = state_dict_of(architecture, classes_of(weights))
+    check_fit(own, weights, f'{src} as {architecture}')
+    converted = {name: like if name not in weights else weights[name].to(like.dtype) for name, like in own.items()}
     meta = {'architecture': architecture, 'converted_from': Path(src).name}
     accuracy = checkpoint.get('accuracy', checkpoint.get('best_acc'))
-    if isinstance(accuracy, int | float | Tensor):
+    if isinstance(accuracy, int | float) or (isinstance(accuracy, Tensor) and accuracy.numel() == 1):
         meta['accuracy'] = float(accuracy)
-    return {'meta': meta, 'state_dict': model.state_dict()}
+    return {'meta': meta, 'state_dict': {name: w.contiguous() for name, w in converted.items()}}
 
 
 def main() -> None:
@@ -232,8 +247,7 @@ def main() -> None:
     names = {**{name: name for name in ARCHITECTURES}, **{ours: name for name, ours in ARCHITECTURES.items()}}
     if args.arch is not None and args.arch not in names:
         raise SettingError(f'--arch {args.arch}: there is no such architecture. There are: {", ".join(ARCHITECTURES)}.')
-    if Path(args.dst).is_dir():
-        raise SettingError(f'DST {args.dst} is a folder. Give a file.')
+    check_writable(Path(args.dst), 'DST')
     if Path(args.dst).exists() and not args.force:
         raise SettingError(f'DST {args.dst} exists and is kept. Give another path, or --force to replace it.')
     # final checkpoints of the published scripts hold their command line as a Namespace

@@ -6,7 +6,7 @@ ab = dict(
     losses=dict(
         ab=dict(
             stage='initial',
-            loss=dict(type='ABLoss'),
+            loss=dict(type='ActivationBoundaryLoss'),
             features='preactivations',
             decay=0.5,
             student_connector=dict(type='ConvRegressor', relu=False, identity_if_equal=True),

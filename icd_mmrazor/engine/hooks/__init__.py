@@ -1,7 +1,9 @@
 """Hooks. They register in mmengine's registry, so that configs of every scope find them."""
 
+from icd_mmrazor.engine.hooks.check_batches_hook import CheckBatchesHook
 from icd_mmrazor.engine.hooks.check_labels_hook import CheckLabelsHook
 from icd_mmrazor.engine.hooks.check_numbers_hook import CheckNumbersHook
+from icd_mmrazor.engine.hooks.check_resume_hook import CheckResumeHook
 from icd_mmrazor.engine.hooks.deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from icd_mmrazor.engine.hooks.distillation_report_hook import DistillationReportHook
 from icd_mmrazor.engine.hooks.export_student_hook import ExportStudentHook
@@ -9,13 +11,17 @@ from icd_mmrazor.engine.hooks.float32_precision_hook import Float32PrecisionHook
 from icd_mmrazor.engine.hooks.frozen_feature_hook import FrozenFeatureHook
 from icd_mmrazor.engine.hooks.initial_stage_hook import InitialStageHook
 from icd_mmrazor.engine.hooks.plain_checkpoint_hook import PlainCheckpointHook
+from icd_mmrazor.engine.hooks.repeatable_randomness_hook import RepeatableRandomnessHook
+from icd_mmrazor.engine.hooks.resumed_validation_hook import ResumedValidationHook
 from icd_mmrazor.engine.hooks.sample_memory_hook import SampleMemoryHook
 from icd_mmrazor.engine.hooks.status_hook import StatusHook
 from icd_mmrazor.engine.hooks.whole_batch_hook import WholeBatchHook
 
 __all__ = [
+    'CheckBatchesHook',
     'CheckLabelsHook',
     'CheckNumbersHook',
+    'CheckResumeHook',
     'DeferredRuntimeInfoHook',
     'DistillationReportHook',
     'ExportStudentHook',
@@ -23,6 +29,8 @@ __all__ = [
     'FrozenFeatureHook',
     'InitialStageHook',
     'PlainCheckpointHook',
+    'RepeatableRandomnessHook',
+    'ResumedValidationHook',
     'SampleMemoryHook',
     'StatusHook',
     'WholeBatchHook',

@@ -21,7 +21,8 @@ class CheckNumbersHook(Hook):
     """Stop a run at the first infinite or undefined loss, and keep such weights out of the checkpoints.
 
     Where ``DeferredRuntimeInfoHook`` keeps the losses back, it looks at them at the next log line, validation or
-    checkpoint, so that no iteration waits for the device because of it; otherwise at once.
+    checkpoint, so that no iteration waits for the device because of it; otherwise at once. Gradients that are not
+    finite are no error where a scaler leaves out the step (``AmpOptimWrapper``): the loss and the weights stay finite.
 
     mmengine's ``CheckInvalidLossHook`` looks every 50 iterations and names nothing, and lets a checkpoint be written
     in between.
@@ -59,12 +60,14 @@ class CheckNumbersHook(Hook):
     @staticmethod
     def _check_losses(runner: Runner, outputs: Mapping[str, Any] | None = None) -> None:
         for iteration, numbers in _known_numbers(runner, outputs):
-            if math.isfinite(numbers.get('loss', 0.0)):
+            # not only the sum, which stands first: a model with several optimizers may log none
+            wrong = next((name for name, value in numbers.items() if 'loss' in name and not math.isfinite(value)), None)
+            if wrong is None:
                 continue
             terms = ', '.join(f'{name}={float(value):.4g}' for name, value in numbers.items() if name != 'loss')
             raise NonFiniteLossError(
-                f'iteration {iteration + 1} (epoch {runner.epoch + 1}): the loss is {float(numbers["loss"])}. '
-                f'Its terms: {terms}. {_remedy(runner)}'
+                f'iteration {iteration + 1} (epoch {runner.epoch + 1}): {"the loss" if wrong == "loss" else wrong} is '
+                f'{float(numbers[wrong])}. Its terms: {terms}. {_remedy(runner)}'
             )
 
     @staticmethod
@@ -99,7 +102,7 @@ def _remedy(runner: Runner) -> str:
             'optim_wrapper.clip_grad.max_norm=5.'
         )
     return (
-        f'The last good checkpoint is {last}. Go on from it with --resume, without --amp or with '
-        '--cfg-options optim_wrapper.clip_grad.max_norm=5; or, since a resumed run keeps its learning rate, start '
+        f'The last good checkpoint is {last}. Go on from it with --resume --resume-changes list, without --amp or '
+        'with --cfg-options optim_wrapper.clip_grad.max_norm=5; or, since a resumed run keeps its learning rate, start '
         f'anew from its weights: --cfg-options load_from={last} and a lower optim_wrapper.optimizer.lr.'
     )

@@ -9,6 +9,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
+from icd_mmrazor.models.passes import explained_pass
+
 
 @HOOKS.register_module()
 class DistillationReportHook(Hook):
@@ -71,7 +73,8 @@ def evaluate(model: BaseModel, data_preprocessor: nn.Module, runner: Runner) -> 
     dataloader, evaluator = runner.val_loop.dataloader, runner.val_loop.evaluator
     for batch in dataloader:
         data = data_preprocessor(batch, False)
-        outputs = model(data['inputs'], data['data_samples'], mode='predict')
+        with explained_pass('DistillationReportHook', data['inputs'], **{'model.teacher': model}):
+            outputs = model(data['inputs'], data['data_samples'], mode='predict')
         evaluator.process(data_samples=outputs, data_batch=batch)
     return evaluator.evaluate(len(dataloader.dataset))
 

@@ -1,5 +1,7 @@
 """The student of a distillation, ready to use, beside the checkpoints."""
 
+import zipfile
+import zlib
 from pathlib import Path
 
 from mmengine.config import Config
@@ -9,9 +11,8 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from icd_mmrazor.utils.checkpoints import read_checkpoint, write_checkpoint
+from icd_mmrazor.utils.checkpoints import read_checkpoint, write_checkpoint, write_checkpoint_file
 from icd_mmrazor.utils.errors import CheckpointError, SettingError
-from icd_mmrazor.utils.files import write_whole
 from icd_mmrazor.utils.students import plain_student, student_checkpoint
 
 CONFIG = 'student.py'
@@ -23,8 +24,9 @@ class ExportStudentHook(Hook):
 
     Beside the checkpoints lie ``student_last.pth``, of the last one, ``student_best.pth``, of the best one if
     ``CheckpointHook`` keeps it (``save_best``; of several metrics that of the first), and their config ``student.py``.
-    They are written anew whenever such a checkpoint was written, from that file, so that they hold what it holds, the
-    averaged weights of ``EMAHook`` for example. mmpretrain's tools and inferencers take them::
+    They are written anew whenever such a checkpoint is another one (its checksum is in their ``meta``), from that file,
+    so that they hold what it holds, the averaged weights of ``EMAHook`` for example. mmpretrain's tools and inferencers
+    take them::
 
         ImageClassificationInferencer('work_dirs/NAME/student.py', pretrained='work_dirs/NAME/student_best.pth')
 
@@ -47,6 +49,7 @@ class ExportStudentHook(Hook):
     def __init__(self) -> None:
         self._checkpoints: CheckpointHook | None = None
         self._cfg: Config | None = None
+        self._seen: dict[Path, tuple] = {}  # which checkpoint a student's file was last compared with
 
     def before_train(self, runner: Runner) -> None:
         """Find out whether there is a student, and who writes the checkpoints."""
@@ -99,11 +102,32 @@ class ExportStudentHook(Hook):
                     return
 
     def _export(self, path: Path, out: Path, metrics: dict) -> None:
-        if out.is_file() and out.stat().st_mtime_ns >= path.stat().st_mtime_ns:
+        found = path.stat()
+        seen = path, found.st_ino, found.st_mtime_ns
+        if self._seen.get(out) == seen and out.is_file():
+            return
+        self._seen[out], source = seen, _checksum(path)
+        # another process may have exported it, whatever the times of the files are by now
+        if out.is_file() and _source_of(out) == source:
             return
         student = student_checkpoint(read_checkpoint(path), self._cfg, str(path))
         numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
         if numbers:
             student['meta']['metrics'] = numbers
-        write_whole(self._cfg.pretty_text, out.with_name(CONFIG))
+        write_checkpoint_file(self._cfg.pretty_text, out.with_name(CONFIG))
+        student['meta']['source'] = source
         write_checkpoint(student, out)
+
+
+def _checksum(checkpoint: Path) -> int:
+    """Return a checksum of all in a checkpoint, which the directory of the archive has already."""
+    with zipfile.ZipFile(checkpoint) as archive:
+        return zlib.crc32(repr([(member.filename, member.CRC) for member in archive.infolist()]).encode())
+
+
+def _source_of(student: Path) -> int | None:
+    """Return the checksum of the checkpoint that a student was exported from, ``None`` if it does not say."""
+    try:
+        return (read_checkpoint(student).get('meta') or {}).get('source')
+    except CheckpointError:
+        return None

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from icd_mmrazor.datasets.whole_batches import NoWholeBatchesError, split_pipeline
 from icd_mmrazor.models.classifiers import LinearProbe, ProbeDataPreprocessor
-from icd_mmrazor.utils.loaders import MadeBatches, restart
+from icd_mmrazor.utils.loaders import MadeBatches, NumberedBatches, number_batches
 
 BATCH_SIZE = 256
 MB = 1e6
@@ -39,6 +40,7 @@ class FrozenFeatureHook(Hook):
 
     def __init__(self) -> None:
         self._made: list[MadeBatches] = []
+        self._numbered: NumberedBatches | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Compute the features, or say why not."""
@@ -61,13 +63,17 @@ class FrozenFeatureHook(Hook):
                 f'FrozenFeatureHook: features of the training images are computed again in every epoch: {reason}.'
             )
             return
+        # also lets a loop that counts iterations see that the loader was changed
+        self._numbered = number_batches(runner.train_loop, runner.seed, get_rank())
         self._compute(runner, 'training', runner.train_dataloader, model)
-        restart(runner.train_loop)
 
     def after_train(self, runner: Runner) -> None:
         """Leave the DataLoaders as they were, and the memory."""
         while self._made:
             self._made.pop().undo()
+        if self._numbered is not None:
+            self._numbered.undo()
+            self._numbered = None
 
     def _compute(self, runner: Runner, which: str, loader: DataLoader, model: LinearProbe) -> None:
         # first: it may take a while

@@ -7,6 +7,9 @@ from mmengine.runner import Runner
 
 from icd_mmrazor.utils.errors import SettingError
 
+# in the message hub, which is resumed
+STAGE = 'distiller_stage'
+
 
 @HOOKS.register_module()
 class InitialStageHook(Hook):
@@ -45,14 +48,17 @@ class InitialStageHook(Hook):
             return
         optimizer, initial = runner.optim_wrapper.optimizer, runner.epoch < epochs
         distiller.set_stage('initial' if initial else 'main')
-        if runner.epoch == epochs:
+        # a run that is resumed within an epoch, from a checkpoint between its ends, begins it twice
+        entered = runner.message_hub.get_info(STAGE) != ('initial' if initial else 'main')
+        runner.message_hub.update_info(STAGE, 'initial' if initial else 'main')
+        if runner.epoch == epochs and entered:
             optimizer.state.clear()
             # or the log would go on with their last values, and the loss with a mean over both stages
             scalars = runner.message_hub.log_scalars
             for name in [name for name in scalars if name.startswith('train/') and 'loss' in name]:
                 del scalars[name]
             runner.logger.info(f'The initial stage is over after {epochs} epochs; the main stage begins.')
-        if distiller.initial_lr is None or runner.epoch > epochs:
+        if distiller.initial_lr is None or runner.epoch > epochs or not entered:
             return
         for group in optimizer.param_groups:
             # mmengine's schedules keep the rate that a run begins with under this name; without one it is kept here

@@ -1,6 +1,7 @@
 """Checkpoints of nothing but tensors, laid out as always, and plain values."""
 
 from collections import OrderedDict
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,8 @@ def _plain(value: Any) -> Any:
         return value.item()
     if isinstance(value, dict):  # a Counter or defaultdict too
         kind = OrderedDict if isinstance(value, OrderedDict) else dict
-        return kind((key, _plain(item)) for key, item in value.items())
+        # OneCycleLR keeps a function of its own, which a resumed one has, too
+        return kind((key, _plain(item)) for key, item in value.items() if not isinstance(item, FunctionType))
     if isinstance(value, list | tuple):
         kind = list if isinstance(value, list) else tuple
         return kind(_plain(item) for item in value)

@@ -71,6 +71,8 @@ class StatusHook(Hook):
         self._forget()
 
     def _forget(self) -> None:
+        # whether a training runs, or a validation alone
+        self._training = False
         # when this start of the training began, and after how many epochs or iterations
         self._start: tuple[float, float] | None = None
         # the time of the last line
@@ -85,6 +87,7 @@ class StatusHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Forget an earlier training, which may have been interrupted."""
         self._forget()
+        self._training = True
 
     @master_only
     def before_train_epoch(self, runner: Runner) -> None:
@@ -112,7 +115,7 @@ class StatusHook(Hook):
     @master_only
     def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
         """Write the line, if this is a validation of a training."""
-        if self._start is None:
+        if not self._training:
             return
         name = _watched(runner, metrics or {})
         if name is not None:
@@ -141,7 +144,8 @@ class StatusHook(Hook):
             parts.append(f'best {best}')
         if teacher is not None:
             parts.append(f'teacher {_number(teacher)}')
-        began_at, first = self._start
+        # a resumed training may validate before it trains
+        began_at, first = self._start or (0.0, done)
         if first < done < total:
             pace = (self._said_at - began_at) / (done - first)
             parts.append(f'{_duration(pace * (total - done))} left')

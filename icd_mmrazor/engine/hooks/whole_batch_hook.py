@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from icd_mmrazor.compat import channels_last_is_sound
 from icd_mmrazor.datasets.whole_batches import NoWholeBatchesError, WholeBatches, split_pipeline
 from icd_mmrazor.utils.errors import SettingError
-from icd_mmrazor.utils.loaders import MadeBatches, are_made, restart
+from icd_mmrazor.utils.loaders import MadeBatches, NumberedBatches, are_made, number_batches
 from icd_mmrazor.utils.samples import takes_joined_labels
 
 MB = 1e6
@@ -74,6 +74,7 @@ class WholeBatchHook(Hook):
         self.device = device
         self.max_memory = max_memory
         self._made: MadeBatches | None = None
+        self._numbered: NumberedBatches | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Read the training images, or say why not."""
@@ -102,16 +103,17 @@ class WholeBatchHook(Hook):
             f'WholeBatchHook: {len(batches.images):,} training images lie on {batches.device} '
             f'({batches.images.nbytes / MB:,.1f} MB); each batch, {height} x {width}, is made there at once.'
         )
+        self._numbered = number_batches(runner.train_loop, runner.seed, get_rank())
         self._made = MadeBatches(
-            loader, lambda indices: batches(indices, runner.iter), in_cpu_memory=batches.device.type == 'cpu'
+            loader, lambda indices: batches(indices, indices.number), in_cpu_memory=batches.device.type == 'cpu'
         )
-        restart(runner.train_loop)
 
     def after_train(self, runner: Runner) -> None:
         """Leave the DataLoader as it was, and the memory."""
         if self._made:
             self._made.undo()
-            self._made = None
+            self._numbered.undo()
+            self._made = self._numbered = None
 
 
 def _check(loader: Any, model: nn.Module, max_memory: float | None) -> None:

@@ -18,6 +18,7 @@ from icd_mmrazor.compat import channels_last_is_sound
 from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher, networks_needed_by
 from icd_mmrazor.models.frozen_network import FrozenNetwork
 from icd_mmrazor.models.networks import network_config, number_of_classes, published_weights
+from icd_mmrazor.models.passes import explained_pass
 from icd_mmrazor.models.records import forget, make_plain, recorders_of
 from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of
 from icd_mmrazor.utils.errors import SettingError
@@ -67,9 +68,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
     Raises:
         SettingError: ``teacher_ckpt`` is not given, a network is named that there is not, teacher and student have
-            different numbers of classes,
-            ``torch_compile`` has options that ``torch.compile`` has not, or the device cannot compute in
-            ``teacher_precision``.
+            different numbers of classes, a switch is neither True nor False, ``torch_compile`` has options that
+            ``torch.compile`` has not, the device cannot compute in ``teacher_precision``, or the first batch cannot
+            be computed: networks, losses and images do not fit each other.
         CheckpointError: The checkpoint is missing, is not a plain weights file, or is of another network.
 
     Config example::
@@ -115,6 +116,16 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                     f'FrozenTeacherDistill: {name}={kwargs[name]}, but its teacher is frozen. Remove the setting, or '
                     "use mmrazor's SingleTeacherDistill."
                 )
+        switches = dict(
+            fold_teacher_norms=fold_teacher_norms,
+            channels_last=channels_last,
+            random_teacher=random_teacher,
+            student_trainable=student_trainable,
+            calculate_student_loss=calculate_student_loss,
+        )
+        for name, value in switches.items():
+            if not isinstance(value, bool):
+                raise SettingError(f'FrozenTeacherDistill: {name}={value!r} must be True or False.')
         _check_compile_options(torch_compile)
         # strictly and first: the base class loads leniently, and after the distiller could have read the weights
         if not isinstance(architecture, nn.Module):
@@ -154,6 +165,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self.frozen_teacher = FrozenNetwork(teacher, fold_teacher_norms, teacher_precision)
         self.torch_compile = torch_compile
         self._compiled_losses: Callable | None = None
+        self._has_run = False
 
     def _check_classes(self) -> None:
         student, teacher = number_of_classes(self.student), number_of_classes(self.teacher)
@@ -189,6 +201,15 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         if isinstance(batch_inputs, Tensor) and batch_inputs.ndim == 4:
             layout = torch.channels_last if self.channels_last else torch.contiguous_format
             batch_inputs = batch_inputs.contiguous(memory_format=layout)
+        if self._has_run:
+            return self._losses_of(batch_inputs, data_samples)
+        networks = {'model.teacher': self.teacher, 'model.architecture': self.architecture, 'model': self}
+        with explained_pass('FrozenTeacherDistill', batch_inputs, **networks):
+            losses = self._losses_of(batch_inputs, data_samples)
+        self._has_run = True
+        return losses
+
+    def _losses_of(self, batch_inputs: Tensor, data_samples: list | None) -> dict[str, Tensor]:
         if not self.distillation_stopped and 'teacher' in networks_needed_by(self.distiller):
             self.frozen_teacher.prepare(batch_inputs, data_samples)
         if not self.torch_compile:

@@ -1,7 +1,7 @@
 """From names of features to recorders, connectors and losses."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmrazor.models.distillers import ConfigurableDistiller
@@ -21,6 +21,7 @@ from icd_mmrazor.models.distillers.feature_terms import (
     terms_of,
 )
 from icd_mmrazor.models.feature_points import Point, feature_points, feature_shapes, keep_preactivations
+from icd_mmrazor.utils.building import is_number
 from icd_mmrazor.utils.errors import SettingError
 
 # the labels and indices of the batch, as the student gets them: a loss that wants them names them so
@@ -106,22 +107,33 @@ class FeatureDistiller(ConfigurableDistiller):
                 f'FeatureDistiller: losses={losses!r} must name at least one: '
                 "losses=dict(at=dict(loss=dict(type='AttentionTransferLoss'), features='maps'))."
             )
+        if not isinstance(connectors, dict | None):
+            raise SettingError(f'FeatureDistiller: connectors={connectors!r} must be a dict of connectors by name.')
+        if isinstance(frozen, str) or not isinstance(frozen, Sequence):
+            raise SettingError(f'FeatureDistiller: frozen={frozen!r} must be a list of names of connectors.')
+        if not is_number(student_loss_weight) or student_loss_weight < 0:
+            raise SettingError(
+                f'FeatureDistiller: student_loss_weight={student_loss_weight!r} must be a number, 0 or more.'
+            )
+        if initial_lr is not None and not (is_number(initial_lr) and initial_lr > 0):
+            raise SettingError(f'FeatureDistiller: initial_lr={initial_lr!r} must be a positive number, or None.')
         self.loss_cfgs = {name: checked_entry(name, cfg) for name, cfg in losses.items()}
         self.shared_connectors = connectors or {}
-        unknown = sorted({*frozen} - {*self.shared_connectors})
+        unknown = sorted(str(name) for name in frozen if name not in [*self.shared_connectors])
         if unknown:
             raise SettingError(
                 f'FeatureDistiller: {", ".join(unknown)} in frozen is not in connectors: '
                 f'{", ".join(self.shared_connectors) or "there are none"}.'
             )
         initial = [name for name, entry in self.loss_cfgs.items() if entry['stage'] == 'initial']
-        if not isinstance(initial_epochs, int) or initial_epochs < 0 or bool(initial) != (initial_epochs > 0):
+        if type(initial_epochs) is not int or initial_epochs < 0 or bool(initial) != (initial_epochs > 0):
             raise SettingError(
                 f'FeatureDistiller: initial_epochs={initial_epochs!r}, and losses of the stage initial: '
                 f'{", ".join(initial) or "none"}. Where there are such losses it must be a positive number of epochs, '
                 'otherwise 0.'
             )
-        if len(image_shape) != 3 or not all(isinstance(size, int) and size > 0 for size in image_shape):
+        sizes = tuple(image_shape) if isinstance(image_shape, list | tuple) else ()
+        if len(sizes) != 3 or not all(type(size) is int and size > 0 for size in sizes):
             raise SettingError(f'FeatureDistiller: image_shape={image_shape!r} must be C x H x W, such as (3, 32, 32).')
         self.student_loss_weight = student_loss_weight
         self.initial_epochs = initial_epochs

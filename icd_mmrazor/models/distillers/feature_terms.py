@@ -1,5 +1,6 @@
 """The losses of a ``FeatureDistiller`` as its config names them, checked and written out."""
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -7,6 +8,8 @@ from typing import Any, NamedTuple
 from mmrazor.registry import MODELS
 
 from icd_mmrazor.models.feature_points import FeaturePoints, Point
+from icd_mmrazor.utils.building import IMPORTS, close_to, is_number
+from icd_mmrazor.utils.config_text import known_types
 from icd_mmrazor.utils.errors import SettingError
 
 NETWORKS = ('student', 'teacher')
@@ -47,19 +50,27 @@ def checked_entry(name: str, cfg: Any) -> dict:
         SettingError: The name or something in the entry is not allowed.
     """
     known = ('loss', 'features', 'inputs', 'student_connector', 'teacher_connector', 'decay', 'stage')
-    if not name.isidentifier():
+    if not isinstance(name, str) or not name.isidentifier():
         raise SettingError(f'FeatureDistiller: {name!r} in losses cannot be a name: it must be one word.')
-    if not isinstance(cfg, Mapping) or {*cfg} - {*known}:
-        raise SettingError(f'FeatureDistiller: {name}={cfg!r} in losses must be a dict of these: {", ".join(known)}.')
+    unknown = sorted({*cfg} - {*known}, key=str) if isinstance(cfg, Mapping) else []
+    if unknown or not isinstance(cfg, Mapping):
+        close = close_to(unknown[0], known) if unknown else ''
+        raise SettingError(
+            f'FeatureDistiller: {name}={cfg!r} in losses must be a dict of these: {", ".join(known)}.{close}'
+        )
     loss, features, inputs = cfg.get('loss'), cfg.get('features'), cfg.get('inputs')
     if not isinstance(loss, Mapping) or 'type' not in loss or (features is None) == (inputs is None):
         raise SettingError(
             f'FeatureDistiller: {name} in losses needs loss=dict(type=...) and either features or inputs.'
         )
+    if features is not None and not isinstance(features, str):
+        raise SettingError(f'FeatureDistiller: features={features!r} of {name} must be a name, such as "pooled".')
+    if inputs is not None and not (isinstance(inputs, Mapping) and inputs):
+        raise SettingError(f'FeatureDistiller: inputs={inputs!r} of {name} must be a dict by arguments of the loss.')
     stage, decay = cfg.get('stage', 'main'), cfg.get('decay', 1.0)
     if stage not in STAGES:
         raise SettingError(f'FeatureDistiller: stage={stage!r} of {name} must be one of {", ".join(STAGES)}.')
-    if not isinstance(decay, int | float) or decay <= 0:
+    if not is_number(decay) or decay <= 0:
         raise SettingError(f'FeatureDistiller: decay={decay!r} of {name} must be a positive number.')
     for argument, i in (inputs or {}).items():
         whole = isinstance(i, Mapping) and {'network', 'feature'} <= {*i} <= {*Input._fields}
@@ -182,7 +193,17 @@ def class_of(cfg: Mapping[str, Any]) -> Callable:
     Raises:
         SettingError: It is not registered.
     """
-    cls = MODELS.get(cfg['type']) if isinstance(cfg['type'], str) else cfg['type']
+    kind = cfg.get('type') if isinstance(cfg, Mapping) else None
+    if callable(kind):
+        return kind
+    cls = None
+    if isinstance(kind, str):
+        # the fork raises for what it does not find
+        with contextlib.suppress(Exception):
+            cls = MODELS.get(kind)
     if cls is None:
-        raise SettingError(f'FeatureDistiller: type={cfg["type"]!r} is no registered loss or connector.')
+        if not isinstance(kind, str):
+            raise SettingError(f'FeatureDistiller: {cfg!r} is no loss or connector: give dict(type=..., ...).')
+        close = close_to(kind.rpartition('.')[2], known_types())
+        raise SettingError(f'FeatureDistiller: type={kind!r} is no registered loss or connector.{close} {IMPORTS}')
     return cls

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from icd_mmrazor.models.connectors import LinearProjection
 from icd_mmrazor.models.networks import find_classifier
+from icd_mmrazor.utils.building import is_number
 from icd_mmrazor.utils.errors import SettingError
 
 AUTO = 'auto'
@@ -33,7 +34,7 @@ class ICDDistiller(ConfigurableDistiller):
         student_source: Name of the linear layer in the student. ``'auto'``: the one in its head that has as many
             outputs as there are classes (:func:`icd_mmrazor.models.networks.find_classifier`); the log says which.
         teacher_source: The same in the teacher.
-        embed_dims: Width of the embeddings.
+        embed_dims: Width of the embeddings, 2 or more.
         icd: Settings of the loss between the embeddings; its type is :class:`ICDLoss` unless they name another.
         kd: Settings of a loss between the logits, called with ``preds_S`` and ``preds_T``; its type is mmrazor's
             ``KLDivergence`` unless they name another. ``None``: no such loss.
@@ -68,11 +69,30 @@ class ICDDistiller(ConfigurableDistiller):
         distill_deliveries: dict[str, dict] | None = None,
         init_cfg: dict | None = None,
     ) -> None:
-        if not isinstance(embed_dims, int) or embed_dims < 1:
-            raise SettingError(f'ICDDistiller: embed_dims={embed_dims!r} must be a positive integer; published is 128.')
+        if type(embed_dims) is not int or embed_dims < 2:
+            raise SettingError(
+                f'ICDDistiller: embed_dims={embed_dims!r} must be an integer of 2 or more; published is 128. (A '
+                'normalised embedding of width 1 is a sign, which nothing can be learned from.)'
+            )
         for name, settings in (('icd', icd), ('kd', kd)):
             if settings is not None and not isinstance(settings, dict):
                 raise SettingError(f'ICDDistiller: {name}={settings!r} must be settings: {name}=dict(...), or None.')
+        if kd and 'tau' in kd and not (is_number(kd['tau']) and kd['tau'] > 0):
+            raise SettingError(f'ICDDistiller: kd.tau={kd["tau"]!r}, the temperature, must be a positive number.')
+        for name, source in (('student_source', student_source), ('teacher_source', teacher_source)):
+            if not isinstance(source, str):
+                raise SettingError(f'ICDDistiller: {name}={source!r} must be the name of a linear layer, or {AUTO!r}.')
+        own_settings = dict(
+            student_recorders=student_recorders,
+            teacher_recorders=teacher_recorders,
+            distill_losses=distill_losses,
+            connectors=connectors,
+            loss_forward_mappings=loss_forward_mappings,
+            distill_deliveries=distill_deliveries,
+        )
+        for name, settings in own_settings.items():
+            if not isinstance(settings, dict | None):
+                raise SettingError(f'ICDDistiller: {name}={settings!r} must be a dict by names, or None.')
         self.student_source = student_source
         self.teacher_source = teacher_source
         self.embed_dims = embed_dims

@@ -72,7 +72,7 @@ class MixedDistiller(BaseDistiller):
                 'distillers=dict(icd=dict(type="ICDDistiller")).'
             )
         for name in distillers:
-            if not name.isidentifier() or 'loss' in name or hasattr(nn.ModuleDict, name):
+            if not isinstance(name, str) or not name.isidentifier() or 'loss' in name or hasattr(nn.ModuleDict, name):
                 raise SettingError(
                     f'MixedDistiller: {name!r} in distillers cannot be a name: it must be a word without "loss" that '
                     'torch does not use itself. Call it by its method, for example: "icd".'

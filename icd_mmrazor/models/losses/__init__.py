@@ -1,5 +1,6 @@
 """Distillation losses, one file each."""
 
+from icd_mmrazor.models.losses.activation_boundary_loss import ActivationBoundaryLoss
 from icd_mmrazor.models.losses.attention_transfer_loss import AttentionTransferLoss
 from icd_mmrazor.models.losses.cc_loss import CCLoss
 from icd_mmrazor.models.losses.crd_loss import ContrastiveRepresentationLoss
@@ -15,6 +16,7 @@ from icd_mmrazor.models.losses.sp_loss import SPLoss
 from icd_mmrazor.models.losses.vid_loss import VIDLoss
 
 __all__ = [
+    'ActivationBoundaryLoss',
     'AttentionTransferLoss',
     'CCLoss',
     'ContrastiveRepresentationLoss',

@@ -22,6 +22,7 @@ class CCLoss(FeatureLoss):
         distill_losses=dict(loss_cc=dict(type='CCLoss', loss_weight=0.02))
     """
 
+    compares_images = True
     same_width_by = 'LinearProjection'
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:

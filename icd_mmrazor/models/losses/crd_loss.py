@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 import torch.distributed
-import torch.nn.functional as F
 from mmengine.dist import broadcast, get_world_size
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
@@ -13,11 +12,14 @@ from torch import Tensor
 
 from icd_mmrazor.models.losses.feature_loss import full_precision
 from icd_mmrazor.models.losses.memories import MemoryLoss, of_all_ranks
+from icd_mmrazor.models.losses.unit_vectors import unit_vectors
 from icd_mmrazor.utils.errors import CheckpointError, DatasetError, SettingError
 from icd_mmrazor.utils.samples import positions_of
 
 NAME = 'ContrastiveRepresentationLoss'
 EPS = 1e-7
+# the lowest that the paper tries
+MIN_TEMPERATURE = 0.02
 
 
 @MODELS.register_module()
@@ -50,7 +52,7 @@ class ContrastiveRepresentationLoss(MemoryLoss):
     Args:
         num_negatives: How many images of other classes each image is compared with: without repeats, or, where there
             are fewer of them, with repeats.
-        temperature: Divides the similarities, ``> 0``.
+        temperature: Divides the similarities, ``>= 0.02``: below, their exponentials leave float32.
         momentum: How much of a memory stays when its image is seen, ``0 <= momentum < 1``.
         embed_dims: Width of the embeddings.
         num_samples: Number of training images, if known here; otherwise from :meth:`set_dataset`.
@@ -90,6 +92,11 @@ class ContrastiveRepresentationLoss(MemoryLoss):
         super().__init__(embed_dims, loss_weight)
         self.num_negatives = self._count('num_negatives', num_negatives)
         self.temperature = self._positive('temperature', temperature)
+        if temperature < MIN_TEMPERATURE:
+            raise SettingError(
+                f'{NAME}: temperature={temperature} must be {MIN_TEMPERATURE} or more, or exp(1 / temperature) times '
+                'the number of images is no number of float32; published is 0.07.'
+            )
         self.momentum = self._finite('momentum', momentum)
         if not 0 <= momentum < 1:
             raise SettingError(f'{NAME}: momentum={momentum} must be 0 or more and less than 1; published is 0.5.')
@@ -194,7 +201,7 @@ class ContrastiveRepresentationLoss(MemoryLoss):
         if negatives is None:
             negatives = self.draw_negatives(index)
         with full_precision(s_feature, t_feature) as features:
-            student, teacher = (F.normalize(feature, dim=1) for feature in features)
+            student, teacher = (unit_vectors(feature) for feature in features)
             everyone = of_all_ranks(index, student, teacher)
             # DDP takes the mean over ranks; the mean over images is wanted, however many a rank has
             scale = get_world_size() / len(everyone[0])
@@ -259,7 +266,7 @@ class ContrastiveRepresentationLoss(MemoryLoss):
         last = ((index == index[:, None]) * torch.arange(len(index), device=index.device)).amax(dim=1)
         for memory, embeddings in ((self.student_memory, students), (self.teacher_memory, teachers)):
             moved = torch.lerp(embeddings[last], memory[index].to(embeddings.dtype), self.momentum)
-            memory.index_copy_(0, index, F.normalize(moved, dim=1).to(memory.dtype))
+            memory.index_copy_(0, index, unit_vectors(moved).to(memory.dtype))
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         """Take the memories of a checkpoint also where the training set is not known, as in a test run."""

@@ -30,6 +30,8 @@ class FeatureLoss(nn.Module):
         takes_maps (bool): Whether ``compare`` takes maps, ``B x C x H x W``; otherwise ``B x D``.
         same_width_by (str | None): The connector that gives both features the same number of channels, for a loss that
             needs it. ``None``: the numbers may differ.
+        compares_images (bool): Whether the images of a batch are compared with one another: of one image nothing is
+            learned.
 
     Example, a method of your own::
 
@@ -43,6 +45,7 @@ class FeatureLoss(nn.Module):
 
     takes_maps: ClassVar[bool] = False
     same_width_by: ClassVar[str | None] = None
+    compares_images: ClassVar[bool] = False
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ from mmengine.dist import get_rank, get_world_size
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from icd_mmrazor.models.losses.unit_vectors import unit_vectors
 from icd_mmrazor.utils.distributed import batch_sizes, gather_rows
 from icd_mmrazor.utils.errors import SettingError
 
@@ -30,7 +31,8 @@ class ICDLoss(nn.Module):
     change anything (a softmax ignores a constant, its gradient is zero); it is there because the published method
     has it.
 
-    The loss is computed in float32 at least, also under autocast.
+    The loss is computed in float32 at least, also under autocast. An embedding of 0 has no direction: it is similar to
+    none and gets no gradient. A NaN or an infinity in a feature makes the loss NaN.
 
     Args:
         alpha: Weight of the invariance term, ``>= 0``. At 0 the term is not computed.
@@ -65,6 +67,8 @@ class ICDLoss(nn.Module):
 
     :class:`ICDDistiller` writes all that from two lines.
     """
+
+    compares_images = True
 
     def __init__(
         self,
@@ -110,9 +114,10 @@ class ICDLoss(nn.Module):
         self._check(s_feature, t_feature)
         dtype = torch.promote_types(torch.promote_types(s_feature.dtype, t_feature.dtype), torch.float32)
         with torch.autocast(s_feature.device.type, enabled=False):
-            student = F.normalize(s_feature.to(dtype), dim=1)
-            teacher = F.normalize(t_feature.to(dtype), dim=1)
-            tau = self.log_tau.exp().clamp(max=self.max_tau)
+            student = unit_vectors(s_feature.to(dtype))
+            teacher = unit_vectors(t_feature.to(dtype))
+            # the inner limit is beyond the outer one: there the gradient is 0, not the 0 x inf of an exp that overflows
+            tau = self.log_tau.clamp(max=1 + math.log(self.max_tau)).exp().clamp(max=self.max_tau)
 
             if self.gather_distributed and get_world_size() > 1:
                 sizes = batch_sizes(len(student), student.device)

@@ -1,10 +1,13 @@
 """Probabilistic knowledge transfer (PKT)."""
 
+import math
+
 import torch
 from mmrazor.registry import MODELS
 from torch import Tensor
 
 from icd_mmrazor.models.losses.feature_loss import FeatureLoss
+from icd_mmrazor.models.losses.unit_vectors import SHORTEST
 
 # as published: added to norms and to probabilities
 EPS = 1e-7
@@ -26,6 +29,8 @@ class PKTLoss(FeatureLoss):
         distill_losses=dict(loss_pkt=dict(type='PKTLoss', loss_weight=30000.0))
     """
 
+    compares_images = True
+
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Compute the loss.
 
@@ -42,7 +47,9 @@ class PKTLoss(FeatureLoss):
 
 def _neighbours(feature: Tensor) -> Tensor:
     """Return the probabilities, ``B x B``, rows of sum 1."""
-    feature = feature / (torch.linalg.vector_norm(feature, dim=1, keepdim=True) + EPS)
+    lengths = torch.linalg.vector_norm(feature, dim=1, keepdim=True)
+    # what has no direction gets no gradient, as in unit_vectors
+    feature = feature / (lengths + EPS).masked_fill(lengths < SHORTEST, math.inf)
     # rounding can take a cosine below -1
     similarities = ((feature @ feature.T + 1) / 2).clamp(min=0)
     return similarities / similarities.sum(dim=1, keepdim=True)

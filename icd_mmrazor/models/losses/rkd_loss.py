@@ -2,11 +2,11 @@
 
 import torch
 import torch.nn.functional as F
-from mmrazor.models.losses import AngleWiseRKD
 from mmrazor.registry import MODELS
 from torch import Tensor
 
 from icd_mmrazor.models.losses.feature_loss import FeatureLoss
+from icd_mmrazor.models.losses.unit_vectors import unit_vectors
 
 # as published: of two images at least, or the gradient of the square root would be infinite
 MIN_SQUARED_DISTANCE = 1e-12
@@ -19,8 +19,9 @@ class RKDLoss(FeatureLoss):
     The smooth L1 difference between student and teacher of the distances of all pairs (divided by their mean) and of
     the cosines of the angles of all triples of a batch. These are mmrazor's ``DistanceWiseRKD`` and ``AngleWiseRKD``
     without their normalisation, with the published weights, in float32 at least (in half precision the angle at an
-    image itself is 0 / 0). The distances are computed here: mmrazor's selects those that are not 0, for which the host
-    waits for the GPU. The widths may differ. Published on the pooled features, with weight 1.
+    image itself is 0 / 0). They are computed here: mmrazor's distances select those that are not 0, for which the host
+    waits for the GPU, and its angles have gradients of ``1e12`` at two images with one feature. The widths may differ.
+    Published on the pooled features, with weight 1.
 
     Args:
         loss_weight: Weight of the whole.
@@ -32,10 +33,12 @@ class RKDLoss(FeatureLoss):
         distill_losses=dict(loss_rkd=dict(type='RKDLoss'))
     """
 
+    compares_images = True
+
     def __init__(self, loss_weight: float = 1.0, distance_weight: float = 25.0, angle_weight: float = 50.0) -> None:
         super().__init__(loss_weight)
         self.distance_weight = self._finite('distance_weight', distance_weight)
-        self.angle = AngleWiseRKD(self._finite('angle_weight', angle_weight), with_l2_norm=False)
+        self.angle_weight = self._finite('angle_weight', angle_weight)
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Compute the loss; a batch of one image has no pairs and gives 0.
@@ -48,13 +51,14 @@ class RKDLoss(FeatureLoss):
             A scalar.
         """
         if len(student) == 1:
-            return 0 * student.sum()
+            return (0 * student).sum()
         distances = F.smooth_l1_loss(_relative_distances(student), _relative_distances(teacher))
-        return self.distance_weight * distances + self.angle(student, teacher)
+        angles = F.smooth_l1_loss(_angles(student), _angles(teacher))
+        return self.distance_weight * distances + self.angle_weight * angles
 
     def extra_repr(self) -> str:
         """Show the weights in the printed model and in the report at the start of a run."""
-        weights = f'distance_weight={self.distance_weight}, angle_weight={self.angle.loss_weight}'
+        weights = f'distance_weight={self.distance_weight}, angle_weight={self.angle_weight}'
         return f'{weights}, {super().extra_repr()}'
 
 
@@ -66,3 +70,9 @@ def _relative_distances(feature: Tensor) -> Tensor:
     # of an image to itself it is 0, whatever rounding says
     distances = squared.sqrt() * (1 - torch.eye(images, dtype=feature.dtype, device=feature.device))
     return distances * (images * (images - 1) / distances.sum())
+
+
+def _angles(feature: Tensor) -> Tensor:
+    """Return the cosines of the angles of all triples, ``B x B x B``; at an image itself, 0."""
+    directions = unit_vectors(feature - feature[:, None], dim=2)
+    return directions @ directions.mT

@@ -7,6 +7,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor
 
 from icd_mmrazor.models.losses.memories import MemoryLoss, of_all_ranks
+from icd_mmrazor.models.losses.unit_vectors import unit_vectors
 
 
 @MODELS.register_module()
@@ -77,7 +78,7 @@ class RRDLoss(MemoryLoss):
         Returns:
             A scalar.
         """
-        student, teacher = F.normalize(student, dim=1), F.normalize(teacher, dim=1)
+        student, teacher = unit_vectors(student), unit_vectors(teacher)
         (teachers,) = of_all_ranks(teacher)
         self._enqueue(teachers)
         # a copy: the next batch writes into the memory, and may come before this one's backward pass

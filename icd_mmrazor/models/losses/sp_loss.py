@@ -5,6 +5,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor
 
 from icd_mmrazor.models.losses.feature_loss import FeatureLoss
+from icd_mmrazor.models.losses.unit_vectors import unit_vectors
 
 
 @MODELS.register_module()
@@ -23,6 +24,8 @@ class SPLoss(FeatureLoss):
         distill_losses=dict(loss_sp=dict(type='SPLoss', loss_weight=3000.0))
     """
 
+    compares_images = True
+
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Compute the loss.
 
@@ -33,4 +36,4 @@ class SPLoss(FeatureLoss):
         Returns:
             A scalar.
         """
-        return F.mse_loss(F.normalize(student @ student.T), F.normalize(teacher @ teacher.T))
+        return F.mse_loss(unit_vectors(student @ student.T), unit_vectors(teacher @ teacher.T))

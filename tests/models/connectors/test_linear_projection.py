@@ -1,6 +1,5 @@
 import pytest
 import torch
-from helpers import HALF_ON_CPU
 
 from icd_mmrazor.models import LinearProjection
 from icd_mmrazor.utils import SettingError
@@ -15,12 +14,11 @@ def test_is_a_linear_map_of_width_128() -> None:
     assert {name for name, _ in projection.named_parameters()} == {'linear.weight', 'linear.bias'}
 
 
-@pytest.mark.parametrize('dtype', [HALF_ON_CPU])
-def test_large_half_precision_features_do_not_overflow(dtype: torch.dtype) -> None:
+def test_large_half_precision_features_do_not_overflow() -> None:
     projection = LinearProjection(4, 2)
     projection.linear.weight.data.fill_(3.0)
-    with torch.autocast('cpu', dtype=dtype):
-        embedding = projection(torch.full((1, 4), 60000.0, dtype=dtype))
+    with torch.autocast('cpu', dtype=torch.float16):
+        embedding = projection(torch.full((1, 4), 60000.0, dtype=torch.float16))
     assert embedding.dtype == torch.float32
     assert torch.isfinite(embedding).all()
 

@@ -1,39 +1,97 @@
 """CRD and RRD over real gloo processes against one process with the whole batch."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
+import torch
+import torch.distributed as dist
+from launches import in_processes
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parent))
-from gathered_memories import BATCH, trained
+from icd_mmrazor.models import LinearProjection
+from icd_mmrazor.models.losses import ContrastiveRepresentationLoss, RRDLoss
+
+LABELS = torch.arange(30) % 3
+STEPS, BATCH = 3, 10
+
+
+class Embedded(nn.Module):
+    """A loss with its two projections."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self.student, self.teacher = LinearProjection(6, 5), LinearProjection(7, 5)
+        if method == 'crd':
+            self.loss = ContrastiveRepresentationLoss(num_negatives=8, embed_dims=5)
+        else:
+            self.loss = RRDLoss(memory_size=16, embed_dims=5)
+
+    def forward(self, s: Tensor, t: Tensor, index: Tensor, negatives: Tensor) -> Tensor:
+        features = self.student(s), self.teacher(t)
+        if isinstance(self.loss, RRDLoss):
+            return self.loss(*features)
+        samples = [DataSample(metainfo={'sample_idx': i}) for i in index.tolist()]
+        return self.loss(*features, samples, negatives)
+
+
+def trained(method: str, rows: slice, parallel: bool, seed: int) -> dict[str, Tensor]:
+    """Take a few steps with these rows of each batch; return gradients, values and memories."""
+    torch.manual_seed(5)
+    model = Embedded(method).double()
+    batches = [
+        (torch.randn(BATCH, 6).double(), torch.randn(BATCH, 7).double(), torch.randint(0, 30, (BATCH,)))
+        for _ in range(STEPS)
+    ]
+    tables = [torch.randint(0, 30, (BATCH, 8)) for _ in range(STEPS)]
+    wrapped = nn.parallel.DistributedDataParallel(model) if parallel else model
+    torch.manual_seed(seed)
+    if method == 'crd':
+        model.loss.set_dataset(LABELS)
+    results = {}
+    for step, ((s, t, index), negatives) in enumerate(zip(batches, tables, strict=True)):
+        # one image is in the batch of every process
+        index[[0, -1]] = 4
+        model.zero_grad()
+        value = wrapped(s[rows], t[rows], index[rows], negatives[rows])
+        value.backward()
+        value = value.detach()
+        if parallel:
+            dist.all_reduce(value)
+            value /= dist.get_world_size()
+        results[f'{step}/value'] = value
+        grads = {f'{step}/{name}': p.grad for name, p in model.named_parameters() if p.grad is not None}
+        results |= {name: grad.clone() for name, grad in grads.items()}
+        results |= {f'{step}/{name}': buffer.clone() for name, buffer in model.named_buffers()}
+        with torch.no_grad():
+            for p in model.parameters():
+                if p.grad is not None:
+                    p -= 0.01 * p.grad
+    return results
+
+
+def steps(rank: int, sizes: tuple[int, ...]) -> dict[str, Tensor]:
+    """Take the steps of both methods with part of each batch."""
+    rows = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
+    return {
+        f'{method}/{name}': tensor
+        for method in ('crd', 'rrd')
+        for name, tensor in trained(method, rows, parallel=True, seed=rank).items()
+    }
 
 
 def test_steps_equal_those_of_one_process(tmp_path: Path) -> None:
     sizes = (7, 3)
-    script, address = Path(__file__).with_name('gathered_memories.py'), tmp_path / 'address'
-    outs = [tmp_path / f'{rank}.npz' for rank in range(len(sizes))]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(rank), str(address), str(out), *map(str, sizes)],
-            env={**os.environ, 'OMP_NUM_THREADS': '1'},
-        )
-        for rank, out in enumerate(outs)
-    ]
-    assert [process.wait(timeout=120) for process in processes] == [0] * len(sizes)
-    ranks = [np.load(out) for out in outs]
+    ranks = in_processes(steps, len(sizes), tmp_path, sizes)
     for method in ('crd', 'rrd'):
         # processes with seeds of their own start with the memories of the first
         alone = trained(method, slice(0, BATCH), parallel=False, seed=0)
-        assert {f'{method}/{name}' for name in alone} <= set(ranks[0].files)
+        assert {f'{method}/{name}' for name in alone} <= set(ranks[0])
         for name, want in alone.items():
             for rank in ranks:
                 got = rank[f'{method}/{name}']
-                assert np.abs(got - want).max() <= 1e-10 * max(np.abs(want).max(), 1e-3), (method, name)
+                assert (got - want).abs().max() <= 1e-10 * max(want.abs().max(), 1e-3), (method, name)
         memories = [name for name in alone if 'memory' in name or 'normalisers' in name or 'oldest' in name]
         assert len(memories) == 3 * (3 if method == 'crd' else 2)
         for name in memories:
             for rank in ranks[1:]:
-                assert np.array_equal(rank[f'{method}/{name}'], ranks[0][f'{method}/{name}']), name
+                assert torch.equal(rank[f'{method}/{name}'], ranks[0][f'{method}/{name}']), name

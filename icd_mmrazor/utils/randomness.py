@@ -1,0 +1,27 @@
+"""Random numbers that follow from a key and nothing else."""
+
+import random
+
+import numpy as np
+import torch
+
+# what the random numbers are for: the last part of a key, so that no two purposes share a stream
+EPOCH, ORDER, IMAGES, STEP, VALIDATION = range(1, 6)
+
+
+def seed_all(*key: int) -> None:
+    """Seed Python, numpy and torch, on all devices, by a key such as (seed of the run, rank, iteration, purpose).
+
+    Nothing that was drawn before has an influence, so a resumed run needs no stored states. Keys that differ in one
+    number give unrelated streams (``numpy.random.SeedSequence``). A GPU is not waited for.
+
+    Args:
+        *key: Integers, not negative.
+    """
+    for_python, for_numpy, for_torch = np.random.SeedSequence(key).generate_state(3, np.uint64).tolist()
+    random.seed(for_python)
+    np.random.seed(for_numpy & 0xFFFFFFFF)  # noqa: NPY002 the transforms of mmcv and mmpretrain draw from it
+    # not torch.manual_seed: without a GPU it notes down from where it is called, ten times the cost of all the rest
+    torch.default_generator.manual_seed(for_torch)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(for_torch)

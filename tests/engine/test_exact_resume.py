@@ -1,0 +1,131 @@
+"""Runs that are stopped somewhere and resumed, against runs that were not stopped: equal bit for bit."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from same_checkpoints import differences
+
+from icd_mmrazor import benchmark
+from icd_mmrazor.utils.checkpoints import read_checkpoint
+
+MIXUP = dict(type='ClsDataPreprocessor', num_classes=10, batch_augments=dict(augments=dict(type='Mixup', alpha=1.0)))
+ERASING = dict(type='RandomErasing', erase_prob=0.5, mode='rand')
+
+
+class StoppedError(Exception):
+    """The run was ended from outside."""
+
+
+class Stop(Hook):
+    """End a run in an iteration, counted from 0, before it is trained; or in the validation after so many."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, iteration: int | None, in_validation: bool) -> None:
+        self.iteration, self.in_validation = iteration, in_validation
+        self.validated_at: list[int] = []
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        if runner.iter == self.iteration and not self.in_validation:
+            raise StoppedError
+
+    def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        self.validated_at.append(runner.iter)
+        if runner.iter == self.iteration and self.in_validation:
+            raise StoppedError
+
+
+@pytest.fixture
+def config(demo_config: Callable) -> Callable[..., Config]:
+    """Two epochs of three batches of 24, 24 and 16 images; a learning rate that matters, and changes."""
+
+    def make(*methods: str, **options: object) -> Config:
+        cfg = demo_config('icd_res20_res8_digits' if methods else 'res8_digits')
+        if methods:
+            cfg.model.distiller = benchmark.compose('res20_res8_digits', methods).model.distiller
+        cfg.train_dataloader.dataset.indices = None
+        cfg.param_scheduler = dict(type='CosineAnnealingLR', T_max=6, by_epoch=False)
+        for hook in ('export_student', 'distillation_report'):
+            cfg.default_hooks.pop(hook)
+        cfg.merge_from_dict({'train_cfg.max_epochs': 2, 'train_dataloader.batch_size': 24, **options})
+        return cfg
+
+    return make
+
+
+@pytest.fixture
+def trained(runner: Callable, tmp_path: Path) -> Callable[..., tuple[Path, Runner]]:
+    """Train a config in a folder of its own, stopped at the given places; return its last checkpoint and the run."""
+    count = iter(range(100))
+
+    def train(cfg: Config, *stops: int, in_validation: bool = False, **resumed: object) -> tuple[Path, Runner]:
+        cfg = Config(cfg.to_dict())
+        cfg.work_dir = str(tmp_path / f'run_{next(count)}')
+        for stop in (*stops, None):
+            run = runner(cfg)
+            run.stop = Stop(stop, in_validation)
+            run.register_hook(run.stop)
+            if stop is None:
+                run.train()
+            else:
+                with pytest.raises(StoppedError):
+                    run.train()
+            cfg.merge_from_dict({'resume': True, **resumed})
+        return Path((Path(cfg.work_dir) / 'last_checkpoint').read_text()), run
+
+    return train
+
+
+def logged(run: Runner) -> str:
+    return '\n'.join(file.read_text() for file in Path(run.work_dir).glob('*/*.log'))
+
+
+def test_whole_batches_memories_and_averages(config: Callable, trained: Callable) -> None:
+    """Stopped in an epoch, which it begins anew, and in the last validation, with which it begins."""
+    cfg = config('icd', 'crd', 'rrd', custom_hooks=[dict(type='EMAHook')])
+    whole, _ = trained(cfg)
+    resumed, _ = trained(cfg, 4)
+    assert differences(whole, resumed) == []
+    resumed, run = trained(cfg, 6, in_validation=True)
+    assert run.stop.validated_at == [6]
+    assert differences(whole, resumed) == []
+    assert [file.name for file in resumed.parent.glob('best_*')] == [file.name for file in whole.parent.glob('best_*')]
+
+
+def test_a_drawn_seed_and_images_from_workers(config: Callable, trained: Callable) -> None:
+    """Stopped within epochs, and gone on with other workers."""
+    workers = {'train_dataloader.num_workers': 2, 'train_dataloader.persistent_workers': True}
+    none = {'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False}
+    cfg = config(**workers, **{'randomness.seed': None, 'default_hooks.checkpoint.by_epoch': False})
+    cfg.model.data_preprocessor = cfg.data_preprocessor = MIXUP
+    cfg.model.head.loss = dict(type='CrossEntropyLoss', use_soft=True)
+    cfg.train_dataloader.dataset.pipeline.insert(1, ERASING)
+    cfg.param_scheduler = dict(type='OneCycleLR', eta_max=0.1, total_steps=6, by_epoch=False)
+    resumed, run = trained(cfg, 2, 5, **none)
+    assert 'Epoch 2 goes on after 2 of its 3 batches.' in logged(run)
+    # the first epoch was validated before
+    assert run.stop.validated_at == [6]
+    cfg.randomness.seed = read_checkpoint(resumed)['meta']['seed']
+    whole, _ = trained(cfg)
+    assert differences(whole, resumed) == []
+
+
+@pytest.mark.parametrize('sampler', ['InfiniteSampler', 'DefaultSampler'])
+def test_loops_that_count_iterations(sampler: str, config: Callable, trained: Callable) -> None:
+    cfg = config(**{'train_dataloader.sampler.type': sampler, 'train_dataloader.num_workers': 1})
+    cfg.train_dataloader.dataset.pipeline.insert(1, ERASING)
+    cfg.train_cfg = dict(by_epoch=False, max_iters=8, val_interval=4)
+    cfg.default_hooks.checkpoint.update(by_epoch=False, interval=2)
+    whole, _ = trained(cfg)
+    resumed, _ = trained(cfg, 7)
+    assert differences(whole, resumed) == []
+    if sampler == 'DefaultSampler':
+        # from before the validation, if it was not the best
+        resumed, run = trained(cfg, 8, in_validation=True)
+        assert run.stop.validated_at == [8]
+        assert differences(whole, resumed) == []

@@ -1,0 +1,235 @@
+"""The losses of FrozenTeacherDistill: the published trajectory, precision and layout, one graph by torch.compile."""
+
+import copy
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from helpers import DATA, TOOLS, TORCH_VERSION, exit_status
+from mmengine.optim import OptimWrapper
+from mmpretrain.structures import DataSample
+from mmrazor.registry import MODELS
+from torch import nn
+
+from icd_mmrazor.benchmark import compose, method_names
+from icd_mmrazor.models.records import recorders_of
+from icd_mmrazor.utils import SettingError
+from icd_mmrazor.utils.checkpoints import read_checkpoint
+
+# one graph from the images to the losses, or an error
+COMPILED = dict(backend='aot_eager', fullgraph=True)
+one_graph = pytest.mark.skipif(
+    TORCH_VERSION < (2, 14), reason='torch 2.6 does not trace recorders into one graph; no torch between was tried'
+)
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        {},
+        dict(fold_teacher_norms=False, channels_last=False),
+        pytest.param(dict(torch_compile=COMPILED), marks=one_graph),
+    ],
+    ids=['defaults', 'plain', 'compiled'],
+)
+def test_published_trajectory(settings: dict, network: Callable, tmp_path: Path) -> None:
+    """Five SGD steps equal those of the published implementation, in every recorded quantity."""
+    files = {}
+    for name in ('resnet8', 'wrn_16_1'):
+        files[name] = tmp_path / f'{name}.pth'
+        source = DATA / f'{name}_ckpt_epoch_240.pth'
+        assert not exit_status(TOOLS / 'model_converters/repdistiller_to_mmpretrain.py', source, files[name])
+    z = np.load(DATA / 'trajectory_icd.npz')
+    torch.set_default_dtype(torch.float64)
+    try:
+        logits = dict(recorder='icd_logits')
+        # its KD loss was recorded, not trained: a term without "loss" in its name is only logged
+        kd = dict(kd=dict(preds_S=dict(**logits, from_student=True), preds_T=dict(**logits, from_student=False)))
+        recorder = dict(icd_logits=dict(type='ModuleOutputs', source='head.fc'))
+        with pytest.warns(UserWarning, match='statistical value'):
+            model = MODELS.build(
+                dict(
+                    _scope_='mmrazor',
+                    type='FrozenTeacherDistill',
+                    architecture=network('res8', 100),
+                    teacher=network('wrn16-1', 100),
+                    teacher_ckpt=str(files['wrn_16_1']),
+                    distiller=dict(
+                        type='ICDDistiller',
+                        student_recorders=recorder,
+                        teacher_recorders=recorder,
+                        distill_losses=dict(kd=dict(type='KLDivergence', tau=4.0)),
+                        loss_forward_mappings=kd,
+                    ),
+                    **settings,
+                )
+            ).double()
+        model.architecture.load_state_dict(read_checkpoint(files['resnet8'])['state_dict'])
+        model.double()
+        connectors = model.distiller.connectors
+        for side in ('student', 'teacher'):
+            linear = connectors[f'icd_{side}'].linear
+            linear.weight.data.copy_(torch.from_numpy(z[f'init/embed_{side[0]}.weight']))
+            linear.bias.data.copy_(torch.from_numpy(z[f'init/embed_{side[0]}.bias']))
+        sgd = {name: float(z[name]) for name in ('lr', 'momentum', 'weight_decay')}
+        wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), **sgd))
+        model.train()
+        for i, (x, y) in enumerate(zip(z['x'], z['y'], strict=True)):
+            samples = [DataSample().set_gt_label(int(label)) for label in y]
+            losses = model(torch.from_numpy(x).double(), samples, mode='loss')
+            total, log = model.parse_losses(losses)
+            got = {
+                'total': total,
+                'ce': log['student.loss'],
+                'icd': log['distill.loss_icd'],
+                'kd': log['distill.kd'],
+            }
+            for name, value in got.items():
+                assert value.item() == pytest.approx(z[f'loss/{name}'][i], rel=1e-8), (i, name)
+            wrapper.update_params(total)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert model.torch_compile == settings.get('torch_compile', False), 'it was given up'
+    student, icd = model.architecture, model.distiller.distill_losses['loss_icd']
+    finals = {
+        'conv1.weight': student.backbone.conv1.weight,
+        'bn1.running_mean': student.backbone.bn1.running_mean,
+        'bn1.running_var': student.backbone.bn1.running_var,
+        'fc.weight': student.head.fc.weight,
+        'fc.bias': student.head.fc.bias,
+        'embed_s.weight': connectors['icd_student'].linear.weight,
+        'embed_t.weight': connectors['icd_teacher'].linear.weight,
+        'log_tau': icd.log_tau,
+        'bias': icd.bias,
+    }
+    assert {f'final/{name}' for name in finals} == {key for key in z.files if key.startswith('final/')}
+    for name, tensor in finals.items():
+        want = z[f'final/{name}']
+        assert np.abs(tensor.detach().numpy() - want).max() <= 1e-8 * max(np.abs(want).max(), 1e-3), name
+
+
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+def test_losses_see_plain_features(precision: str, algorithm: Callable, batch: Callable) -> None:
+    """Float32 in the usual layout, whatever the networks compute with; and nothing stays recorded."""
+    recorder = dict(map=dict(type='ModuleOutputs', source='backbone.layer1'))
+    mapping = dict(
+        t_feature=dict(recorder='map', from_student=False), s_feature=dict(recorder='map', from_student=True)
+    )
+    model = algorithm(
+        teacher_precision=precision,
+        distiller=dict(
+            type='ConfigurableDistiller',
+            student_recorders=recorder,
+            teacher_recorders=recorder,
+            distill_losses=dict(loss_it=dict(type='L2Loss')),
+            loss_forward_mappings=dict(loss_it=mapping),
+        ),
+    )
+    seen = []
+
+    def keep(s_feature: torch.Tensor, t_feature: torch.Tensor) -> torch.Tensor:
+        seen.extend((t_feature, s_feature))
+        return s_feature.view(-1).sum() + t_feature.view(-1).sum()
+
+    model.distiller.distill_losses['loss_it'].forward = keep
+    with torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bf16'):
+        model.loss(*batch())
+    assert all(feature.dtype == torch.float32 and feature.is_contiguous() for feature in seen)
+    assert seen[1].requires_grad
+    assert not seen[0].requires_grad
+    for network in ('student', 'teacher'):
+        assert [recorder.data_buffer for recorder in recorders_of(model.distiller, network)] == [[]]
+
+
+def test_the_teacher_keeps_its_precision_under_the_students_autocast(algorithm: Callable, batch: Callable) -> None:
+    model = algorithm()
+    dtypes = []
+    model.teacher.head.fc.register_forward_hook(lambda *args: dtypes.append(args[-1].dtype))
+    model.student.head.fc.register_forward_hook(lambda *args: dtypes.append(args[-1].dtype))
+    with torch.autocast('cpu', torch.bfloat16):
+        model.loss(*batch())
+    assert dtypes == [torch.float32, torch.bfloat16]
+
+
+def test_moving_the_model_moves_what_the_teacher_computes_with(algorithm: Callable, batch: Callable) -> None:
+    model = algorithm()
+    images, samples = batch()
+    model.loss(images, samples)
+    losses = model.double().loss(images.double(), samples)
+    assert losses['distill.loss_icd'].dtype == torch.float64
+
+
+def test_a_compiler_that_fails_is_said_and_done_without(
+    algorithm: Callable, teacher_file: Callable, batch: Callable
+) -> None:
+    def backend(*_: Any) -> None:
+        raise RuntimeError('no C++ compiler on this machine')
+
+    # in float64, where the order of sums does not show
+    file = teacher_file('res20')
+    model = algorithm(teacher_ckpt=file, torch_compile=dict(backend=backend)).double()
+    plain = algorithm(teacher_ckpt=file).double()
+    plain.load_state_dict(model.state_dict())
+    images, samples = batch()
+    want = plain.loss(images.double(), samples)
+    with mock.patch('icd_mmrazor.models.algorithms.frozen_teacher_distill.print_log') as print_log:
+        got = [model.loss(images.double(), samples) for _ in range(2)]
+    torch.testing.assert_close(got[0], want)
+    (message,) = (call.args[0] for call in print_log.call_args_list)
+    assert re.search('torch_compile=.* goes on without it.*no C[+][+] compiler on this machine', message)
+    assert model.torch_compile is False
+
+
+def test_errors_that_are_not_the_compilers_are_raised(algorithm: Callable, batch: Callable) -> None:
+    model = algorithm(torch_compile=COMPILED)
+    images, samples = batch()
+    model._compiled_losses = lambda self, *_: self.architecture(images[:, :1], mode='tensor')
+    with pytest.raises(SettingError, match=r'conv1.*expected input.*to have 3 channels'):
+        model.loss(images, samples)
+    assert model.torch_compile == COMPILED
+
+
+@pytest.mark.parametrize('options', ['max-autotune', dict(mod='max-autotune')])
+def test_options_that_the_compiler_has_not_are_refused(options: object, algorithm: Callable) -> None:
+    with pytest.raises(SettingError, match=r'torch_compile=.*max-autotune.* must be True, False or options.*mode'):
+        algorithm(torch_compile=options)
+
+
+@one_graph
+def test_every_method_but_one_is_one_graph() -> None:
+    """All at once, in both stages; CRD looks up its memories between two graphs."""
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, _: list) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    methods = set(method_names()) - {'crd', 'student'}
+    cfg = compose('res56_res20_cifar100', sorted(methods))
+    cfg.model.update(teacher_ckpt=None, random_teacher=True, torch_compile=dict(backend=backend, fullgraph=True))
+    model = MODELS.build(cfg.model).train()
+    stages = {'initial': {'ab', 'fsp', 'ft'}, 'main': methods - {'ab', 'fsp'}}
+    for number, (stage, at_work) in enumerate(stages.items(), start=1):
+        model.distiller.set_stage(stage)
+        for _ in range(2):
+            losses = model.loss(torch.randn(4, 3, 32, 32), [DataSample().set_gt_label(torch.arange(4))])
+            assert len(graphs) == number
+        assert {name.split('.')[1] for name in losses if name.startswith('distill.')} == at_work
+    assert model.torch_compile
+
+
+def test_a_copy_of_the_model_records_for_itself(algorithm: Callable, batch: Callable) -> None:
+    model = algorithm(torch_compile=COMPILED)
+    images, samples = batch()
+    before = model.loss(images, samples)
+    other = copy.deepcopy(model)
+    nn.init.zeros_(other.teacher.head.fc.weight)
+    nn.init.constant_(other.distiller.connectors['icd_teacher'].linear.weight, 0.5)
+    changed = other.loss(images, samples)
+    assert changed['distill.loss_icd'] != before['distill.loss_icd']
+    torch.testing.assert_close(model.loss(images, samples)['distill.loss_icd'], before['distill.loss_icd'])

@@ -1,0 +1,328 @@
+"""Every loss where numbers end: its gradients, features without a direction, too large, too small, or no numbers.
+
+A loss must be finite with finite gradients, or no number itself, so that ``CheckNumbersHook`` stops the run.
+"""
+
+import copy
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmpretrain.structures import DataSample
+from mmrazor.models.losses import ABLoss
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from icd_mmrazor.models.losses import (
+    ActivationBoundaryLoss,
+    AttentionTransferLoss,
+    CCLoss,
+    ContrastiveRepresentationLoss,
+    FactorTransferLoss,
+    FSPLoss,
+    ICDLoss,
+    NSTLoss,
+    PKTLoss,
+    RKDLoss,
+    RRDLoss,
+    SPLoss,
+    VIDLoss,
+)
+from icd_mmrazor.models.losses.unit_vectors import unit_vectors
+from icd_mmrazor.utils import SettingError
+
+
+class Flow(nn.Module):
+    """FSP between two maps of one network, made from one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loss = FSPLoss()
+
+    def forward(self, s: Tensor, t: Tensor) -> Tensor:
+        return self.loss(s, s.flip(1), t, t.flip(1))
+
+
+class SameMemory(nn.Module):
+    """A loss with a memory, which it forgets after each batch."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, s: Tensor, t: Tensor) -> Tensor:
+        # memories are read in the backward pass: a copy for each batch
+        loss = copy.deepcopy(self.loss)
+        if isinstance(loss, RRDLoss):
+            return loss(s, t)
+        samples = [DataSample(metainfo=dict(sample_idx=i)) for i in range(len(s))]
+        return loss(s, t, samples, negatives=torch.tensor([[7, 8, 9, 11]] * len(s)))
+
+
+def contrasts(num_samples: int = 12, **settings: object) -> nn.Module:
+    loss = ContrastiveRepresentationLoss(num_negatives=4, embed_dims=6, num_samples=num_samples, **settings)
+    loss.normalisers.fill_(num_samples)  # the first batch sets them, without gradients
+    return loss
+
+
+def stock(**cfg: object) -> Callable[[], nn.Module]:
+    return functools.partial(MODELS.build, {'_scope_': 'mmrazor', **cfg})
+
+
+# each loss, and the shapes of what it compares without the batch, the student's and the teacher's
+LOSSES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...]]] = {
+    'ICD': (ICDLoss, (6,), (6,)),
+    'ICD, contrastive alone': (functools.partial(ICDLoss, alpha=0), (6,), (6,)),
+    'KD': (stock(type='KLDivergence', tau=4.0), (6,), (6,)),
+    'FitNet': (stock(type='L2Loss', normalize=False, div_element=True), (3, 2, 2), (3, 2, 2)),
+    'AB': (ActivationBoundaryLoss, (3, 2, 2), (3, 2, 2)),
+    'AT': (AttentionTransferLoss, (3, 4, 4), (5, 2, 2)),
+    'SP': (SPLoss, (3, 4, 4), (5, 2, 2)),
+    'CC': (CCLoss, (6,), (6,)),
+    'RKD': (RKDLoss, (6,), (4,)),
+    'PKT': (PKTLoss, (6,), (4,)),
+    'NST': (NSTLoss, (3, 2, 2), (5, 4, 4)),
+    'FT': (FactorTransferLoss, (3, 4, 4), (5, 2, 2)),
+    'VID': (functools.partial(VIDLoss, (3,)), (3, 2, 2), (3, 4, 4)),
+    'FSP': (Flow, (3, 2, 2), (3, 2, 2)),
+    'CRD': (lambda: SameMemory(contrasts()), (6,), (6,)),
+    'RRD': (lambda: SameMemory(RRDLoss(memory_size=12, embed_dims=6)), (6,), (6,)),
+}
+SIDES = ('student', 'teacher', 'both')
+
+
+def first_image(features: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    return torch.cat([change(features[:1]), features[1:]])
+
+
+# what may happen to a network's features
+DEGENERATE: dict[str, Callable[[Tensor], Tensor]] = {
+    'zero': lambda x: 0 * x,
+    'tiny': lambda x: 1e-30 * x,
+    'subnormal': lambda x: torch.full_like(x, 1e-42) * x.sign(),
+    'identical': lambda x: x[:1].expand_as(x),
+    'one image zero': lambda x: first_image(x, lambda image: 0 * image),
+    'two images equal': lambda x: torch.cat([x[:1], x[:1], x[2:]]),
+    'one channel zero': lambda x: torch.cat([0 * x[:, :1], x[:, 1:]], dim=1),
+    'hardly active': lambda x: x.relu() * (x > 1),
+}
+LARGE: dict[str, Callable[[Tensor], Tensor]] = {
+    '1e10': lambda x: 1e10 * x,
+    '1e30': lambda x: 1e30 * x,
+    'largest': lambda x: torch.full_like(x, torch.finfo(torch.float32).max) * x.sign(),
+    'largest, one sign': lambda x: torch.full_like(x, torch.finfo(torch.float32).max),
+}
+
+
+def step(
+    loss: nn.Module,
+    shapes: Sequence[tuple[int, ...]],
+    change: Callable[[Tensor], Tensor],
+    side: str,
+    images: int = 5,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, list[Tensor]]:
+    """Return the loss of changed random features, and its gradients."""
+    generator = torch.Generator().manual_seed(1)
+    leaves = []
+    for network, shape in zip(('student', 'teacher'), shapes, strict=True):
+        feature = torch.randn(images, *shape, generator=generator)
+        feature = change(feature) if side in (network, 'both') else feature
+        leaves.append(feature.to(dtype).clone().requires_grad_())
+    with torch.autocast('cpu', dtype, enabled=dtype != torch.float32):
+        value = loss(*leaves)
+    leaves += [p for p in loss.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(value, leaves, allow_unused=True)
+    return value.detach(), [gradient for gradient in gradients if gradient is not None]
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize('name', LOSSES)
+def test_features_without_a_direction_have_finite_gradients(name: str, dtype: torch.dtype) -> None:
+    build, *shapes = LOSSES[name]
+    for case, change in DEGENERATE.items():
+        for side in SIDES:
+            value, gradients = step(build(), shapes, change, side, dtype=dtype)
+            assert value.isfinite(), (case, side)
+            for gradient in gradients:
+                # a NaN is not less
+                assert gradient.abs().max() < 100, (case, side)
+
+
+@pytest.mark.parametrize('name', LOSSES)
+def test_large_features_give_numbers_or_a_stop(name: str) -> None:
+    build, *shapes = LOSSES[name]
+    for case, change in LARGE.items():
+        for side in SIDES:
+            value, gradients = step(build(), shapes, change, side)
+            finite = all(gradient.isfinite().all() for gradient in gradients)
+            assert finite or not value.isfinite(), (case, side)
+
+
+@pytest.mark.parametrize('images', [1, 2])
+@pytest.mark.parametrize('name', LOSSES)
+def test_small_batches(name: str, images: int) -> None:
+    build, *shapes = LOSSES[name]
+    for change in (lambda x: x, DEGENERATE['zero'], DEGENERATE['identical']):
+        for side in SIDES:
+            value, gradients = step(build(), shapes, change, side, images)
+            assert value.isfinite()
+            assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize('name', ['SP', 'CC', 'RKD', 'PKT'])
+def test_batch_of_one_has_no_relations(name: str) -> None:
+    build, *shapes = LOSSES[name]
+    value, gradients = step(build(), shapes, lambda x: x, 'both', images=1)
+    assert value.item() == pytest.approx(0.0, abs=1e-6)
+    assert all(gradient.abs().max().item() == pytest.approx(0.0, abs=1e-5) for gradient in gradients)
+
+
+@pytest.mark.parametrize('name', ['FitNet', 'AT', 'SP', 'CC', 'RKD', 'PKT', 'NST', 'FT', 'FSP'])
+def test_a_student_like_its_teacher_is_at_zero(name: str) -> None:
+    build, shape, _ = LOSSES[name]
+    features = torch.randn(4, *shape).requires_grad_()
+    value = build()(features, features.detach())
+    (gradient,) = torch.autograd.grad(value, features)
+    assert value.item() == pytest.approx(0.0, abs=1e-5)
+    assert gradient.abs().max().item() == pytest.approx(0.0, abs=1e-5 if name != 'FT' else 1.0)  # |x| has a corner
+
+
+@pytest.mark.parametrize('number', [math.nan, math.inf])
+@pytest.mark.parametrize('name', LOSSES)
+def test_what_is_no_number_is_not_hidden(name: str, number: float) -> None:
+    build, *shapes = LOSSES[name]
+
+    def spoil(x: Tensor) -> Tensor:
+        x.flatten()[3] = number
+        return x
+
+    for side in SIDES:
+        value, _ = step(build(), shapes, spoil, side)
+        assert not value.isfinite(), side
+
+
+def test_mmrazors_activation_boundaries_hide_it() -> None:
+    value = ABLoss()(torch.randn(2, 4, 3, 3), torch.full((2, 4, 3, 3), math.nan))
+    assert value.isfinite()
+
+
+@pytest.mark.parametrize('alpha', [0.0, 0.5, 1.0])
+@pytest.mark.parametrize('max_tau', [1e-6, 10.0, 1e6])
+@pytest.mark.parametrize('log_tau', [-1e4, -200.0, -20.0, 2.3, 3.0, 80.0, 89.0, 1e4])
+def test_tau_at_both_ends(log_tau: float, max_tau: float, alpha: float) -> None:
+    loss = ICDLoss(alpha, max_tau, log_tau)
+    for case in ('identical', 'one image zero', 'hardly active'):
+        value, gradients = step(loss, [(6,), (6,)], DEGENERATE[case], 'student')
+        assert value.isfinite()
+        assert all(gradient.isfinite().all() for gradient in gradients)
+        try:
+            tau = min(math.exp(log_tau), max_tau)
+        except OverflowError:
+            tau = max_tau
+        assert loss.terms['tau'].item() == pytest.approx(tau, rel=1e-5)
+        # s, t, log_tau, bias: beyond the limit tau is a constant
+        assert tau < max_tau or gradients[2].item() == 0.0
+
+
+def double(name: str) -> tuple[nn.Module, list[Tensor]]:
+    build, *shapes = LOSSES[name]
+    generator = torch.Generator().manual_seed(2)
+    features = [torch.randn(3, *shape, generator=generator).double().requires_grad_() for shape in shapes]
+    return build().double(), features
+
+
+@pytest.mark.parametrize('name', LOSSES)
+def test_gradients_are_those_of_the_value(name: str) -> None:
+    loss, features = double(name)
+    if name in ('KD', 'RRD'):  # of these the teacher gets none
+        features[1].requires_grad_(False)
+    parameters = dict(loss.named_parameters())
+
+    def of_parameters(s: Tensor, t: Tensor, *values: Tensor) -> Tensor:
+        return torch.func.functional_call(loss, dict(zip(parameters, values, strict=True)), (s, t))
+
+    assert torch.autograd.gradcheck(of_parameters, (*features, *parameters.values()))
+
+
+# Not of AB, CC, FT and RKD, whose slopes have steps: a square hinge, |x|, smooth L1.
+SMOOTH = sorted(LOSSES.keys() - {'AB', 'CC', 'FT', 'RKD'})
+
+
+@pytest.mark.parametrize('name', SMOOTH)
+def test_second_derivatives_are_those_of_the_gradients(name: str) -> None:
+    loss, (s, t) = double(name)
+    assert torch.autograd.gradgradcheck(lambda s: loss(s, t.detach()), (s,))
+
+
+def test_unit_vectors_are_torchs() -> None:
+    x = torch.randn(40, 7, 3) * torch.logspace(-11, 18, 40)[:, None, None]
+    x.requires_grad_()
+    weight = torch.randn(x.shape)
+    for dim in (1, 2):
+        got, want = unit_vectors(x, dim), F.normalize(x, dim=dim)
+        assert torch.equal(got, want)
+        assert torch.equal(*(torch.autograd.grad((y * weight).sum(), x)[0] for y in (got, want)))
+
+
+def test_a_vector_without_a_direction_is_zero_and_gets_no_gradient() -> None:
+    x = torch.tensor([[0.0, 0.0], [1e-13, 0.0], [3.0, 4.0], [math.nan, 1.0], [math.inf, 1.0]], requires_grad=True)
+    units = unit_vectors(x)
+    (gradient,) = torch.autograd.grad(units[:, 0].sum(), x)
+    assert units[:3].tolist() == [[0, 0], [0, 0], [pytest.approx(0.6), pytest.approx(0.8)]]
+    assert units[3].isnan().all()
+    assert units[4].isnan().any()
+    assert gradient[:2].tolist() == [[0, 0], [0, 0]]
+    assert gradient[2].tolist() == pytest.approx([0.128, -0.096])
+
+
+def test_contrasts_stay_in_the_range_of_float32() -> None:
+    """At the lowest temperature that is taken, for the largest similarity."""
+    loss = contrasts(num_samples=50_000, temperature=0.02)
+    loss.normalisers.zero_()
+    towards = F.normalize(torch.ones(6), dim=0)
+    for memory in (loss.student_memory, loss.teacher_memory):
+        memory.copy_(towards.expand_as(memory))
+    value, gradients = step(SameMemory(loss), [(6,), (6,)], torch.ones_like, 'both')
+    assert value.isfinite()
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    with pytest.raises(SettingError, match=r'temperature=0\.01 must be 0\.02 or more'):
+        ContrastiveRepresentationLoss(temperature=0.01)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize('name', [name for name in LOSSES if name not in ('KD', 'FitNet')])
+def test_autocast_computes_in_float32(name: str, dtype: torch.dtype) -> None:
+    """Of the package's own losses; mmrazor's have features in float32 from our algorithm and connectors."""
+    build, *shapes = LOSSES[name]
+    loss = build()
+    # the square of 1000 is no number of half precision
+    s, t = ((1000 * torch.randn(6, *shape)).to(dtype) for shape in shapes)
+    with torch.autocast('cpu', dtype=dtype):
+        value = loss(s, t)
+    assert value.dtype == torch.float32
+    assert value.item() == loss(s.float(), t.float()).item()
+    assert math.isfinite(value.item())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('tf32', [False, True])
+@pytest.mark.parametrize('name', LOSSES)
+def test_gpu_equals_cpu(name: str, tf32: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF32 keeps 10 bits of the mantissa of what is multiplied."""
+    build, *shapes = LOSSES[name]
+    loss = build()
+    s, t = (torch.randn(6, *shape) for shape in shapes)
+    want = loss(s, t).item()
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision('high' if tf32 else 'highest')
+    try:
+        loss.cuda()
+        with torch.autocast('cuda', dtype=torch.float16):
+            got = loss(s.cuda(), t.cuda())
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert got.item() == pytest.approx(want, rel=2e-2 if tf32 else 1e-4)
