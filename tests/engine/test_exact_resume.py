@@ -115,17 +115,19 @@ def test_a_drawn_seed_and_images_from_workers(config: Callable, trained: Callabl
     assert differences(whole, resumed) == []
 
 
-@pytest.mark.parametrize('sampler', ['InfiniteSampler', 'DefaultSampler'])
-def test_loops_that_count_iterations(sampler: str, config: Callable, trained: Callable) -> None:
-    cfg = config(**{'train_dataloader.sampler.type': sampler, 'train_dataloader.num_workers': 1})
+@pytest.mark.parametrize(
+    ('sampler', 'workers', 'stop', 'in_validation'),
+    # the second one from a checkpoint before the validation, which was not the best
+    [('InfiniteSampler', 1, 5, False), ('DefaultSampler', 0, 6, True)],
+)
+def test_loops_that_count_iterations(
+    sampler: str, workers: int, stop: int, in_validation: bool, config: Callable, trained: Callable
+) -> None:
+    cfg = config(**{'train_dataloader.sampler.type': sampler, 'train_dataloader.num_workers': workers})
     cfg.train_dataloader.dataset.pipeline.insert(1, ERASING)
-    cfg.train_cfg = dict(by_epoch=False, max_iters=8, val_interval=4)
+    cfg.train_cfg = dict(by_epoch=False, max_iters=6, val_interval=6)
     cfg.default_hooks.checkpoint.update(by_epoch=False, interval=2)
     whole, _ = trained(cfg)
-    resumed, _ = trained(cfg, 7)
+    resumed, run = trained(cfg, stop, in_validation=in_validation)
+    assert run.stop.validated_at == [6]
     assert differences(whole, resumed) == []
-    if sampler == 'DefaultSampler':
-        # from before the validation, if it was not the best
-        resumed, run = trained(cfg, 8, in_validation=True)
-        assert run.stop.validated_at == [8]
-        assert differences(whole, resumed) == []

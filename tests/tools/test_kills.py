@@ -15,12 +15,12 @@ MIXUP = dict(type='ClsDataPreprocessor', num_classes=10, batch_augments=dict(aug
 
 def test_killed_trainings_end_as_if_they_had_not_been(demo_config: Callable, tmp_path: Path) -> None:
     """``ICD_KILLS=50`` kills 50 times in a row."""
-    options = {'train_cfg.max_epochs': 6, 'train_dataloader.batch_size': 24, 'default_hooks.logger.interval': 1}
+    options = {'train_cfg.max_epochs': 5, 'train_dataloader.batch_size': 24, 'default_hooks.logger.interval': 1}
     memories, images = demo_config('icd_res20_res8_digits', **options), demo_config('res8_digits', **options)
     # whole batches, embeddings and memories that are learned, a schedule by iterations, checkpoints of epochs
     methods = benchmark.compose('res20_res8_digits', ['icd', 'crd', 'rrd'])
     memories.model.distiller = methods.model.distiller
-    memories.param_scheduler = dict(type='CosineAnnealingLR', T_max=18, by_epoch=False)
+    memories.param_scheduler = dict(type='CosineAnnealingLR', T_max=15, by_epoch=False)
     memories.train_dataloader.dataset.indices = None
     memories.train_dataloader.dataset.pipeline.insert(1, dict(type='RandomFlip', prob=0.5))
     memories.default_hooks.checkpoint.max_keep_ckpts = 1

@@ -12,7 +12,7 @@ default_hooks = dict(
     # random numbers and data order follow from seed, rank and iteration: a resumed run ends as one that was not stopped
     randomness=dict(type='RepeatableRandomnessHook'),
     # several processes: what is validated and saved has the mean of their batch norm statistics
-    sync_buffers=dict(type='SyncBuffersHook'),
+    sync_buffers=dict(type='SyncSavedBuffersHook'),
     # those methods that need it: the memories of CRD, the initial stage of AB, FT and FSP
     sample_memory=dict(type='SampleMemoryHook'),
     initial_stage=dict(type='InitialStageHook'),

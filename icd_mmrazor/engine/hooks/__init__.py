@@ -15,6 +15,7 @@ from icd_mmrazor.engine.hooks.repeatable_randomness_hook import RepeatableRandom
 from icd_mmrazor.engine.hooks.resumed_validation_hook import ResumedValidationHook
 from icd_mmrazor.engine.hooks.sample_memory_hook import SampleMemoryHook
 from icd_mmrazor.engine.hooks.status_hook import StatusHook
+from icd_mmrazor.engine.hooks.sync_saved_buffers_hook import SyncSavedBuffersHook
 from icd_mmrazor.engine.hooks.whole_batch_hook import WholeBatchHook
 
 __all__ = [
@@ -33,5 +34,6 @@ __all__ = [
     'ResumedValidationHook',
     'SampleMemoryHook',
     'StatusHook',
+    'SyncSavedBuffersHook',
     'WholeBatchHook',
 ]

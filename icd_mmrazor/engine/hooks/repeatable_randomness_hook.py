@@ -21,7 +21,7 @@ class RepeatableRandomnessHook(Hook):
     state of a generator in the checkpoint:
 
     * before each training step Python, numpy and torch (all devices) are seeded, so dropout, mixup, CRD's negatives
-      and the like depend on nothing else: about 50 microseconds of the host, no wait for a GPU;
+      and the like depend on nothing else: about 35 microseconds of the host, no wait for a GPU;
     * before the images of a batch are prepared, the process that does it is seeded by the number of the batch, so that
       the images are the same with any number of workers;
     * the order of the data goes on inside an epoch: after a resume from a checkpoint between the ends of epochs
