@@ -46,8 +46,9 @@ def read_checkpoint(
     """
     if hasattr(path, 'read'):
         return _read(path, 'in memory', map_location, also_allowed)
-    file = _download(str(path)) if str(path).startswith(('http://', 'https://')) else Path(path).expanduser()
-    # Path.is_file raises where the name is no name
+    # of os.path: those of Path raise where the name is no name
+    remote = str(path).startswith(('http://', 'https://'))
+    file = _download(str(path)) if remote else Path(os.path.expanduser(path))  # noqa: PTH111 (see above)
     if not os.path.isfile(file):  # noqa: PTH113 (see above)
         raise CheckpointError(f'checkpoint {file}: there is no such file (working folder: {Path.cwd()}).')
     try:
@@ -85,7 +86,10 @@ def _reason(lines: list[str]) -> str:
 def _download(url: str) -> Path:
     """Return the file of an address in torch's hub folder, downloaded if it is not there or is damaged."""
     address, _, fragment = url.partition('#')
-    name = Path(urllib.parse.urlsplit(address).path).name
+    try:
+        name = Path(urllib.parse.urlsplit(address).path).name
+    except ValueError as error:
+        raise CheckpointError(f'checkpoint {url}: this is no address ({error}). Correct it, or give a path.') from error
     stated = re.fullmatch(r'sha256=([0-9a-f]{64})', fragment.lower())
     named = re.search(NAMED_DIGEST, name)
     digest = stated or named

@@ -117,7 +117,7 @@ def test_a_drawn_seed_and_images_from_workers(config: Callable, trained: Callabl
 
 @pytest.mark.parametrize(
     ('sampler', 'workers', 'stop', 'in_validation'),
-    # the second one from a checkpoint before the validation, which was not the best
+    # the second one is stopped in its validation
     [('InfiniteSampler', 1, 5, False), ('DefaultSampler', 0, 6, True)],
 )
 def test_loops_that_count_iterations(

@@ -29,6 +29,12 @@ def test_failed_writing_keeps_what_was_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
+@pytest.mark.parametrize('path', ['~nosuchuser/x.pth', 'https://[/x-0123abcd.pth', 'x' * 5000, 'a\0b'])
+def test_a_name_that_is_no_name(path: str) -> None:
+    with pytest.raises(CheckpointError, match=r'there is no such file|this is no address'):
+        read_checkpoint(path)
+
+
 def test_reads_what_mmengine_writes(tmp_path: Path) -> None:
     hub = MessageHub.get_instance('test_reads_what_mmengine_writes')
     hub.update_scalar('train/loss', 1.5)
