@@ -13,6 +13,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -366,7 +367,7 @@ def delete_checkpoints_once_replaced() -> None:
     Where: mmengine, both families, ``CheckpointHook``: the oldest of ``max_keep_ckpts`` and the previous best one are
     deleted first. A run that is killed in between has lost them, with ``max_keep_ckpts=1`` all there is.
     A checkpoint names itself and those that its run keeps; one that still names the file to delete has the next run
-    delete it at its start.
+    delete it at its start. A run that is killed just before it deletes the previous best one leaves that one behind.
     """
     from collections import deque
     from pathlib import Path
@@ -773,7 +774,8 @@ def process_group(cfg: Any) -> Iterator[None]:
     Where: mmengine, both families, ``init_dist`` and ``Runner.wrap_model``: without an accelerator
     ``torch.cuda.set_device`` fails, and DDP is given a device number. Both also leave the group to the end of the
     process, where a rank can abort: a thread of gloo that still holds a tensor meets an interpreter that is going
-    (torch 2.14, about one run in ten). DDP, in reference cycles, keeps the group's threads alive after it is
+    (torch 2.14, about one run in ten). With torch 2.6 destroying the group waits for ever for a thread of gloo that
+    waits for Python's lock, to free the tensors of an operation that has just ended. DDP, in reference cycles, keeps the group's threads alive after it is
     destroyed, so the cycles are collected here. What is built inside must not be referenced outside.
 
     Args:
@@ -806,5 +808,7 @@ def process_group(cfg: Any) -> Iterator[None]:
     # not after an error: it would wait for the processes that have not had it
     yield
     if dist.is_available() and dist.is_initialized():
+        # for a thread of gloo to let go of the last tensors
+        time.sleep(0.1)
         dist.destroy_process_group()
         gc.collect()

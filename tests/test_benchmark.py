@@ -155,7 +155,7 @@ def test_schedules_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(SettingError, match='must hold the distiller in a variable half; it has other'):
         benchmark.compose('mine', ['half'])
     (tmp_path / 'configs/_base_/methods/half.py').write_text("half = dict(_scope_='mmrazor', type='Nothing')\n")
-    with pytest.raises(SettingError, match=r'half does not fit mine.*Nothing is not in'):
+    with pytest.raises(SettingError, match=r"half does not fit mine.*'Nothing' is not registered"):
         benchmark.compose('mine', ['half'])
 
 

@@ -18,7 +18,7 @@ MISFITS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, Ass
 def explained_pass(what: str, images: Tensor, **networks: nn.Module) -> Iterator[None]:
     """Turn what fails inside, where networks see a batch for the first time, into a message that names the layer.
 
-    Lost connections to other processes and a lack of memory stay what they are.
+    Lost connections to other processes, a lack of memory and what a GPU reports stay what they are.
 
     Args:
         what: What is run, for the message.
@@ -37,6 +37,8 @@ def explained_pass(what: str, images: Tensor, **networks: nn.Module) -> Iterator
         raise
     except MISFITS as error:
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if str(error).startswith(('CUDA error', 'cuDNN error')):
+            raise
         if any(frame.f_globals.get('__name__', '').startswith('torch.distributed') for frame in frames):
             raise
         modules = [frame.f_locals.get('self') for frame in frames]

@@ -35,6 +35,20 @@ FILES_OF_CODE = ('pickle', 'pkl', 'yaml', 'yml')
 UNPICKLING = ('RAM', 'RAMNormal', 'RefCOCO')
 # packages whose registries are filled by importing icd_mmrazor
 PACKAGES = ('mmengine', 'mmpretrain', 'mmrazor', 'icd_mmrazor')
+# what of mmrazor a distillation is made of; its quantizers, tracers, mutators and loops import and read much
+OF_MMRAZOR = (
+    'mmrazor.datasets',
+    'mmrazor.engine.hooks',
+    'mmrazor.engine.optimizers',
+    'mmrazor.engine.runner.distill_val_loop',
+    'mmrazor.models.algorithms.base',
+    'mmrazor.models.algorithms.distill',
+    'mmrazor.models.architectures',
+    'mmrazor.models.distillers',
+    'mmrazor.models.losses',
+    'mmrazor.models.task_modules.delivery',
+    'mmrazor.models.task_modules.recorder',
+)
 # packages whose functions these may record
 STACK = (*PACKAGES, 'mmcv', 'torch', 'torchvision')
 LAYOUT = (tokenize.NEWLINE, tokenize.NL, tokenize.COMMENT, tokenize.ENCODING)
@@ -48,8 +62,9 @@ def read_config_text(text: str, name: str) -> Config:
     Python. Here it may only hold assignments of plain values: ``dict(...)``, ``{...}``, lists, tuples, strings,
     numbers, ``None``, ``True``, ``False``, ``inf`` and ``nan``. Models and datasets are built from what is returned, so
     plain values that would run code then are refused, too: a ``type`` that is not registered but can be imported
-    (``os.system``), a scope of another package or a function of one to record, a config file that is no package's, a
-    pickle or YAML file, and the few settings of mmpretrain that are run as they are.
+    (``os.system``), a scope of another package or a function of one to record, a part of mmrazor
+    that no distillation is made of (some import what they are told), a config file that is no package's, a pickle or
+    YAML file, and the few settings of mmpretrain that are run as they are.
 
     Args:
         text: The text.
@@ -273,15 +288,23 @@ def _runs(key: Any, item: Any) -> str | None:
         return 'names a pickle or YAML file, and reading it could run code'
     if key == 'type' and item.rpartition('.')[2] in UNPICKLING:
         return 'reads pickles, which could run code'
-    if key in TYPES and not registered(item) and _importable(item):
+    found = registered(item) if key in TYPES else []
+    if any(_is_beyond_distillation(each) for each in found):
+        return 'is a part of mmrazor that no distillation needs, and some of those import and read what they are told'
+    if key in TYPES and not found and _importable(item):
         return f'is registered nowhere in {", ".join(PACKAGES)}, and mmengine would import and call it'
     if key in SCOPES and item not in PACKAGES:
         return f'is none of {", ".join(PACKAGES)}, and mmengine would import it'
-    if key in NETWORKS and (item.endswith('.py') or '::' in item) and not _of_package(item):
+    if (item.endswith('.py') or (key in NETWORKS and '::' in item)) and not _of_package(item):
         return 'names a file, and reading it would run it'
     if key == 'dtype' and not item.isidentifier():
         return 'is no data type, and mmpretrain would run it'
     return None
+
+
+def _is_beyond_distillation(cls: Any) -> bool:
+    module = getattr(cls, '__module__', '')
+    return module.partition('.')[0] == 'mmrazor' and not f'{module}.'.startswith(tuple(f'{m}.' for m in OF_MMRAZOR))
 
 
 def _importable(kind: str) -> bool:

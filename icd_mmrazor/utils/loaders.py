@@ -52,6 +52,7 @@ class NumberedBatches:
         self.sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
         # torch refuses to set it, because batch_size and sampler might not fit any more; here they do
         vars(loader)['batch_sampler'] = self
+        _forget_workers(loader)
         loader.dataset.__getitems__ = _RepeatablePreparation(loader.dataset, seed, rank)
         self._endless = hasattr(loop, 'dataloader_iterator')
         if self._endless:
@@ -91,6 +92,7 @@ class NumberedBatches:
     def undo(self) -> None:
         """Leave the DataLoader as it was. Its dataset prepares batches without a number as always."""
         vars(self.loop.dataloader)['batch_sampler'] = self.batch_sampler
+        _forget_workers(self.loop.dataloader)
 
 
 def number_batches(loop: BaseLoop, seed: int, rank: int) -> NumberedBatches | None:
@@ -175,6 +177,11 @@ class _RepeatablePreparation:
         if hasattr(type(self.dataset), '__getitems__'):
             return type(self.dataset).__getitems__(self.dataset, indices)
         return [self.dataset[index] for index in indices]
+
+
+def _forget_workers(loader: DataLoader) -> None:
+    """Let the next pass begin with new workers: persistent ones keep the batch sampler they were begun with."""
+    loader._iterator = None
 
 
 def _as_it_is(batch: dict) -> dict:

@@ -10,7 +10,7 @@ EPOCH, ORDER, IMAGES, STEP, VALIDATION = range(1, 6)
 
 
 def seed_all(*key: int) -> None:
-    """Seed Python, numpy and torch, on all devices, by a key such as (seed of the run, rank, iteration, purpose).
+    """Seed Python, numpy and torch, on the CPU and CUDA, by a key such as (seed of the run, rank, iteration, purpose).
 
     Nothing that was drawn before has an influence, so a resumed run needs no stored states. Keys that differ in one
     number give unrelated streams (``numpy.random.SeedSequence``). A GPU is not waited for.

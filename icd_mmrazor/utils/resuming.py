@@ -66,7 +66,7 @@ def newest_whole(folder: Path, but: Path | None = None) -> tuple[Path | None, li
         The file, or None; and what is wrong with those that were looked at before.
     """
     named = _named(folder)
-    numbered = [file for file in folder.glob('*_*.pth') if NUMBERED.fullmatch(file.name)]
+    numbered = [file for file in folder.glob('*_*.pth') if NUMBERED.fullmatch(file.name) and file.is_file()]
     numbered.sort(key=lambda file: (file.stat().st_mtime_ns, int(NUMBERED.fullmatch(file.name)[1])), reverse=True)
     candidates = [named, folder / named.name] if named else []
     problems, looked_at = [], {but.resolve()} if but else set()
@@ -150,12 +150,14 @@ def follow_restart(cfg: Config) -> None:
 
     The first start sets aside the ``last_checkpoint`` of an earlier run in the folder, unless it goes on from it; so a
     later start finds the one of this run, or none, and then begins as the first one did. The earlier run's checkpoints
-    stay, and a ``--resume`` finds them without their ``last_checkpoint``.
+    stay, and a ``--resume`` finds them without their ``last_checkpoint``. On several nodes nothing is done: each agent
+    counts its own restarts only.
 
     Args:
         cfg: The run's; gets ``resume=True``.
     """
-    if os.environ.get('TORCHELASTIC_MAX_RESTARTS', '0') == '0':
+    several_nodes = os.environ.get('GROUP_WORLD_SIZE', '1') != '1'
+    if several_nodes or os.environ.get('TORCHELASTIC_MAX_RESTARTS', '0') == '0':
         return
     pointer = Path(cfg.work_dir, POINTER)
     if os.environ.get('TORCHELASTIC_RESTART_COUNT', '0') != '0':

@@ -38,8 +38,11 @@ class Watchdog:
     operation. It prints that with the place and ends its own process, for which the launcher ends the rest; torchrun
     kills what does not react to SIGTERM, as a stopped process, after another 30 seconds.
 
-    A long computation is no hang, as long as no process waits for it longer than that. The main thread does nothing
-    for all this.
+    A long computation is no hang, but one line that takes longer than that is taken for one: the timeout must be longer
+    than any single call, the reading of all images for example. The main thread does nothing for all this.
+
+    It needs what torchrun sets before a process starts (``WORLD_SIZE`` and others); processes that srun or mpirun start
+    themselves have the backend's timeout alone.
 
     torch's own means do less: ``torch.distributed.elastic.timer`` (``TORCHELASTIC_ENABLE_FILE_TIMER``) kills whoever
     misses a deadline, and those that wait miss it with the one that hangs; ``monitored_barrier`` is one more collective

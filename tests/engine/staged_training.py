@@ -8,7 +8,7 @@ import sys
 import torch
 import torch.distributed as dist
 
-import icd_mmrazor  # noqa: F401
+from icd_mmrazor import compat
 
 # isort: split
 from mmengine.config import Config
@@ -17,8 +17,7 @@ from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 
 
-def main(config: str) -> None:
-    dist.init_process_group('gloo')
+def train(config: str) -> None:
     DefaultScope.get_instance('staged', scope_name='mmpretrain')
     torch.manual_seed(0)
     algorithm = MODELS.build(Config.fromfile(config).model)
@@ -40,8 +39,8 @@ def main(config: str) -> None:
             different.append(name)
     if dist.get_rank() == 0:
         print(different)
-    dist.destroy_process_group()
 
 
 if __name__ == '__main__':
-    main(*sys.argv[1:])
+    with compat.process_group(Config({'launcher': 'pytorch'})):
+        train(*sys.argv[1:])

@@ -59,6 +59,9 @@ def test_a_config_of_ours_is_read_back_without_its_bases() -> None:
         ("a = [dict(type='mmengine.load', file='x')]", "type='mmengine.load' is registered nowhere"),
         ("a = dict(type='mmengine.runner.runner.os.system')", 'is registered nowhere'),
         ("model = dict(architecture='{file}.py')", "architecture='.*py' names a file"),
+        ("model = dict(type='ImageClassifier', deploy_cfg='{file}.py')", "deploy_cfg='.*py' names a file"),
+        ("a = dict(type='mmrazor.CustomTracer', skipped_methods=['{file}.C.f'])", 'no distillation needs'),
+        ("a = dict(type='MMArchitectureQuant')", 'no distillation needs'),
         ("model = dict(teacher=dict(cfg_path='mmpretrain::../../{file}.py'))", "cfg_path='.*py' names a file"),
         ("model = dict(cfg_path='mmpretrain::../../{file}')", 'names a file'),
         # a module is imported by its bare name, too
@@ -87,6 +90,8 @@ def test_anything_else_is_refused_and_does_not_run(text: str, found: str, tmp_pa
 def test_registered_types_may_be_named_in_full() -> None:
     of_mmcv = "\nd = dict(type='FunctionOutputs', source='mmcv.cnn.x')\ne = dict(type='ModuleOutputs', source='os.x')"
     assert len(read_config_text(f'a = 1{of_mmcv}', 'it')) == 3
+    of_mmrazor = "val_cfg = dict(_scope_='mmrazor', type='SingleTeacherDistillValLoop')"
+    assert read_config_text(of_mmrazor, 'it').val_cfg.type == 'SingleTeacherDistillValLoop'
     whole = 'mmpretrain.models.classifiers.image.ImageClassifier'
     text = f"a = dict(type='{whole}')\nb = dict(type='mmpretrain.ResNet')\nc = dict(cfg_path='mmpretrain::resnet/x.py')"
     assert read_config_text(text, 'it').a.type == whole

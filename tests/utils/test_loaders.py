@@ -162,3 +162,15 @@ def test_other_loaders_are_left_alone() -> None:
     for loader in (DataLoader(Noisy(), batch_size=None), DataLoader(Stream()), [1, 2]):
         assert number_batches(loop_of(loader), 5, 0) is None
         assert not isinstance(getattr(loader, 'batch_sampler', None), NumberedBatches)
+
+
+def test_persistent_workers_of_an_earlier_pass_are_not_asked() -> None:
+    """mmengine 0.10.7 begins them with its loop, before a hook can number the batches."""
+    loader = DataLoader(Noisy(), batch_size=4, collate_fn=list, num_workers=1, persistent_workers=True)
+    iter(loader)
+    numbered = number_batches(loop_of(loader), 5, 0)
+    whole = [*loader]
+    assert whole == [*loader]
+    numbered.undo()
+    number_batches(loop_of(loader, 1), 5, 0).skip = 1
+    assert [*loader] == whole[1:]

@@ -9,7 +9,7 @@ from mmengine.dist import all_gather, get_world_size
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
@@ -57,7 +57,8 @@ class CheckBatchesHook(Hook):
                 f'batch_size={loader.batch_size} with drop_last={loader.drop_last}. Lower batch_size, or set '
                 'drop_last=False.'
             )
-        if len(set(numbers)) > 1:
+        # a loop that counts iterations begins the next pass where one ends
+        if len(set(numbers)) > 1 and not isinstance(runner.train_loop, IterBasedTrainLoop):
             raise SettingError(
                 f'train_dataloader.sampler gives the {processes} processes {numbers} batches; those with more would '
                 'wait for the others. Set train_dataloader.sampler.round_up=True, or drop_last=True.'

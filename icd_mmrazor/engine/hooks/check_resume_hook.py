@@ -3,6 +3,7 @@
 import hashlib
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
@@ -13,6 +14,7 @@ from torch import nn
 
 from icd_mmrazor.utils.config_changes import config_changes, difference
 from icd_mmrazor.utils.config_text import read_settings
+from icd_mmrazor.utils.datasets import image_labels
 from icd_mmrazor.utils.errors import CheckpointError, SettingError
 from icd_mmrazor.utils.resuming import missing_parts
 
@@ -27,9 +29,9 @@ class CheckResumeHook(Hook):
     """Compare a run that is resumed with the one that wrote the checkpoint.
 
     Compared are the config, setting by setting, but for those that do not change the result (folders, logs, workers,
-    how often is saved and validated); the teacher's weights, wherever their file is now; the number of processes and
-    that of training images. A seed that was drawn is kept by mmengine, and is no difference if none is asked for.
-    A checkpoint of another origin, which does not say what it was trained with, is resumed as it is.
+    how often is saved and validated); the teacher's weights, wherever their file is now; the number of processes, that
+    of training images, and their labels. A seed that was drawn is kept by mmengine, and is no difference if none is
+    asked for. A checkpoint of another origin, which does not say what it was trained with, is resumed as it is.
 
     Args:
         changes: What is done where something differs: ``'refuse'`` ends the run with the list of all differences,
@@ -58,6 +60,9 @@ class CheckResumeHook(Hook):
         self._begun_with = {'processes': get_world_size()}
         if hasattr(dataset, '__len__'):
             self._begun_with['training images'] = len(dataset)
+            labels = image_labels(dataset)
+            if labels is not None:
+                self._begun_with['training labels'] = hashlib.sha256(np.int64(labels).tobytes()).hexdigest()
         if isinstance(teacher, nn.Module):
             self._begun_with[TEACHER] = weights_digest(teacher)
 

@@ -20,7 +20,7 @@ class RepeatableRandomnessHook(Hook):
     A run that is stopped anywhere and resumed then ends as one that was not stopped, on a CPU bit for bit, without any
     state of a generator in the checkpoint:
 
-    * before each training step Python, numpy and torch (all devices) are seeded, so dropout, mixup, CRD's negatives
+    * before each training step Python, numpy and torch (CPU and CUDA) are seeded, so dropout, mixup, CRD's negatives
       and the like depend on nothing else: about 35 microseconds of the host, no wait for a GPU;
     * before the images of a batch are prepared, the process that does it is seeded by the number of the batch, so that
       the images are the same with any number of workers;
@@ -34,6 +34,8 @@ class RepeatableRandomnessHook(Hook):
     it does not hold; one from the middle of an epoch that is resumed with another number of batches an epoch, which
     begins the epoch anew. With three or more processes DDP sums the gradients of the first iteration after a start
     in another order, which may change their last bits.
+
+    In an epoch that is gone on with, the log counts its batches from 1 again.
 
     A sampler of one's own goes on inside an epoch if it draws the order when it is begun, or from the seed and the
     epoch, as all of mmengine and torch do.

@@ -4,7 +4,8 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 
-VALIDATED = 'validated_at'
+# mmengine shows what begins with val in the line of a validation
+VALIDATED = 'last_validation'
 
 
 @HOOKS.register_module()
@@ -42,7 +43,7 @@ class ResumedValidationHook(Hook):
 
 
 def _done(runner: Runner) -> int:
-    return runner.iter if isinstance(runner.train_loop, IterBasedTrainLoop) else runner.epoch
+    return runner.iter if isinstance(runner._train_loop, IterBasedTrainLoop) else runner.epoch
 
 
 def _is_due(runner: Runner) -> bool:

@@ -97,7 +97,9 @@ class WholeBatchHook(Hook):
             )
         except NoWholeBatchesError as reason:
             runner.logger.info(f'WholeBatchHook: the training images are prepared one by one: {reason}.')
+            _note(runner, whole=False)
             return
+        _note(runner, whole=True)
         height, width = batches.size
         runner.logger.info(
             f'WholeBatchHook: {len(batches.images):,} training images lie on {batches.device} '
@@ -114,6 +116,20 @@ class WholeBatchHook(Hook):
             self._made.undo()
             self._numbered.undo()
             self._made = self._numbered = None
+
+
+def _note(runner: Runner, whole: bool) -> None:
+    """Keep with the run how its images are prepared, and say so where a resumed one sees others for it."""
+    before = runner.message_hub.get_info('whole_batches')
+    if before is not None and before != whole:
+        names = {True: 'as whole batches', False: 'one by one'}
+        runner.logger.warning(
+            f'WholeBatchHook: the images were prepared {names[bool(before)]} before this run was resumed, and '
+            f'{names[whole]} now, so they are cropped and flipped otherwise: the result is not that of a run that was '
+            'not stopped. default_hooks.whole_batches.max_memory, how many GB the images may take (0: one by one), '
+            'decides it; without it the memory that is free at the moment does.'
+        )
+    runner.message_hub.update_info('whole_batches', whole)
 
 
 def _check(loader: Any, model: nn.Module, max_memory: float | None) -> None:
