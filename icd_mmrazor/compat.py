@@ -16,7 +16,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 PACKAGE = 'icd_mmrazor'
 OPENMMLAB_PACKAGES = ('mmengine', 'mmcv', 'mmpretrain')
@@ -243,7 +243,13 @@ def read_files_as_plain_values() -> None:
 
     from icd_mmrazor.utils.errors import DatasetError
 
-    class PlainUnpickler(pickle.Unpickler):
+    # of the two of the standard library the one in Python: a few bytes can have that in C take gigabytes for its memo
+    class PlainUnpickler(pickle._Unpickler):
+        # a bytearray takes the memory that the file says before any of it is read
+        dispatch: ClassVar = {
+            code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]
+        }
+
         def find_class(self, module: str, name: str) -> Any:
             raise pickle.UnpicklingError(f'{module}.{name} is no plain value')
 
@@ -775,8 +781,9 @@ def process_group(cfg: Any) -> Iterator[None]:
     ``torch.cuda.set_device`` fails, and DDP is given a device number. Both also leave the group to the end of the
     process, where a rank can abort: a thread of gloo that still holds a tensor meets an interpreter that is going
     (torch 2.14, about one run in ten). With torch 2.6 destroying the group waits for ever for a thread of gloo that
-    waits for Python's lock, to free the tensors of an operation that has just ended. DDP, in reference cycles, keeps the group's threads alive after it is
-    destroyed, so the cycles are collected here. What is built inside must not be referenced outside.
+    waits for Python's lock, to free the tensors of an operation that has just ended. DDP, in reference cycles, keeps
+    the group's threads alive after it is destroyed, so the cycles are collected here. What is built inside must not be
+    referenced outside.
 
     Args:
         cfg: The run's ``Config``, ``launcher`` set; gets a ``model_wrapper_cfg`` for the CPU.

@@ -1,10 +1,15 @@
 """Files that somebody made to do harm, and files that were damaged. All are made here, none is larger than 1 MB."""
 
+import io
 import pickle
+import resource
+import struct
 import tarfile
 import zipfile
 from _codecs import encode
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +190,111 @@ def archive_data(file: Path, name: str) -> bytes:
     """Return a member of an archive."""
     with zipfile.ZipFile(file) as archive:
         return archive.read(name)
+
+
+def pickled(operations: bytes, file: Path) -> Path:
+    """Write a checkpoint of any pickle."""
+    with zipfile.ZipFile(file, 'w') as archive:
+        archive.writestr('archive/data.pkl', pickle.PROTO + b'\x02' + operations + pickle.STOP)
+        archive.writestr('archive/version', '3')
+    return file
+
+
+def text(value: str) -> bytes:
+    """Return a string in a pickle."""
+    return pickle.BINUNICODE + struct.pack('<I', len(value)) + value.encode()
+
+
+def bombs() -> dict[str, tuple[bytes, str]]:
+    """Return pickles that are small and take much memory or time, and what is said of each."""
+    long = pickle.MARK + 20_000 * pickle.NONE + pickle.TUPLE
+    first = pickle.BINGET + b'\x00'
+    pair = text('a' * 20_000) + b'q\x00' + text('latin1') + b'q\x01'
+    pairs = pickle.EMPTY_LIST + pickle.MARK + 5_000 * (b'K\x01' + b'N\x86') + pickle.APPENDS
+    integers = b''.join(b'\x8a\x0b' + (i * (2**61 - 1)).to_bytes(11, 'little') + b'N' for i in range(1, 9))
+    repeat = 'repeat more than is written'
+    return {
+        'bytes': (
+            b'](' + pair + 10 * (ENCODE + b'R') + b'e',
+            repeat,
+        ),
+        'size': (b'](' + long + b'\x85q\x00' + 9 * (b'ctorch\nSize\n' + first + b'R') + b'e', repeat),
+        'size made': (b'](' + long + b'\x85q\x00' + 9 * (b'ctorch\nSize\n' + first + b'\x81') + b'e', repeat),
+        'dictionary': (b'](' + pairs + b'\x85q\x00' + 9 * (ORDERED + first + b'R') + b'e', repeat),
+        'counter': (b'](' + COUNTS + b'\x85q\x00' + 9 * (b'ccollections\nCounter\n' + first + b'R') + b'e', repeat),
+        'attributes': (b'](' + COUNTS + b'q\x00' + 9 * (ORDERED + b')R' + first + b'b') + b'e', repeat),
+        'not a tuple': (b'](' + pairs + b'q\x00' + ORDERED + first + b'Re', 'are no tuple'),
+        'integers of one hash': (b'}(' + integers + b'u', 'as a key'),
+        'objects': (b'](' + 10_000 * pickle.EMPTY_DICT + b'e', 'more than 10,000 objects'),
+        'marks': (10_001 * pickle.MARK, 'more than 10,000 objects'),
+        'state of a type': (b'ctorch\nSize\nN}U\x01aK\x01s\x86b', 'the state of a type'),
+    }
+
+
+ENCODE = b'c_codecs\nencode\nh\x00h\x01\x86'
+ORDERED = b'ccollections\nOrderedDict\n'
+COUNTS = b'}(' + b''.join(b'M' + struct.pack('<H', i) + b'N' for i in range(5_000)) + b'u'
+
+
+def with_two_directories(folder: Path) -> dict[str, Path]:
+    """Write archives in which zipfile reads one checkpoint and torch another."""
+    seen, unseen = io.BytesIO(), io.BytesIO()
+    torch.save({'a': torch.ones(4)}, seen)
+    torch.save({'b': view(10, 10)}, unseen)
+    # the members of both, then a directory of each
+    first, first_directory = _members(seen.getvalue(), 0)
+    second, _ = _members(unseen.getvalue(), 0)
+    _, second_directory = _members(unseen.getvalue(), len(first))
+    members, size = first + second, len(first_directory)
+    count = first_directory.count(b'PK\x01\x02')
+    assert size == len(second_directory)
+
+    def end(entries: int, bytes_: int, offset: int, comment: bytes = b'') -> bytes:
+        return struct.pack('<4s4H2LH', b'PK\x05\x06', 0, 0, entries, entries, bytes_, offset, len(comment)) + comment
+
+    def end64(offset: int) -> bytes:
+        return struct.pack('<4sQ2H2L4Q', b'PK\x06\x06', 44, 45, 45, 0, 0, count, count, size, offset)
+
+    # after the end, which points to it
+    _, shifted = _members(seen.getvalue(), size + 22)
+    trailing = members + shifted + end(count, size, len(members) + size + 22) + second_directory
+    # by a record that the locator points to
+    hidden = members + second_directory + end64(len(members))
+    visible = hidden + first_directory + end64(len(hidden))
+    locator = struct.pack('<4sLQL', b'PK\x06\x07', 0, len(hidden) - 56, 1)
+    located = visible + locator + end(0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
+    # in a comment
+    commented = members + first_directory + end(count, size, len(members), b'comment')
+    # before the one that is read, which is where the end says it is not
+    stated = members + second_directory + first_directory + end(count, size, len(members))
+    contents = dict(trailing=trailing, located=located, commented=commented, stated=stated)
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return {name: folder / name for name in contents}
+
+
+def _members(archive: bytes, shift: int) -> tuple[bytes, bytes]:
+    """Return the members of an archive, and a directory of them whose stated places are so much larger."""
+    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+        start, members = opened.start_dir, opened.infolist()
+    directory = b''
+    for m in members:
+        offset = m.header_offset + shift
+        fields = (20, 0, 20, 0, 0, 0, 0, 0, m.CRC, m.compress_size, m.file_size, len(m.filename), 0, 0, 0, 0, 0, offset)
+        directory += struct.pack('<4s4B4HL2L5H2L', b'PK\x01\x02', *fields) + m.filename.encode()
+    return archive[:start], directory
+
+
+@contextmanager
+def bounded(extra: int) -> Iterator[None]:
+    """Let this process have so many bytes more than it has."""
+    pages = int(Path('/proc/self/statm').read_text().split()[0])
+    old = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + extra, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, old)
 
 
 def below(folder: Path) -> set[Path]:

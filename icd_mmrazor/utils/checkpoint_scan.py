@@ -8,16 +8,23 @@ every file is gone through first, with stand-ins for all objects.
 import io
 import math
 import pickle
+import struct
 import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 ZIP = b'PK\x03\x04'
+# the last records of a zip archive, https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT (4.3.14 to 4.3.16)
+END, END_BYTES = b'PK\x05\x06', 22
+LOCATOR64, LOCATOR64_BYTES = b'PK\x06\x07', 20
+END64, END64_BYTES = b'PK\x06\x06', 56
 # before torch 1.6 the content comes after three pickles: a magic number, a version, a description of the system
 LEGACY_HEADERS = 3
 MAX_ITEMS = 20_000_000  # in all dictionaries and lists, those that are referred to twice counted twice
+MAX_OBJECTS = 1_000_000  # that are no numbers and no text; a tensor takes about ten
 MAX_DEPTH = 100
+MAX_KEY = 2**48  # torch before 1.6 named optimizer states by addresses; numbers that collide begin at 2**61 - 1
 MAX_EMPTY = 100_000  # length of a side of a tensor without elements
 ELEMENT_BYTES = {
     'Double': 8,
@@ -37,11 +44,26 @@ NUMPY_KINDS = ('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4',
 PLAIN_DTYPE = (None, None, None, -1, -1, 0)
 # what torch writes
 OPERATIONS = (
-    *('PROTO', 'STOP', 'MARK', 'GLOBAL', 'REDUCE', 'NEWOBJ', 'BUILD', 'BINPERSID'),
-    *('BINPUT', 'LONG_BINPUT', 'BINGET', 'LONG_BINGET', 'NONE', 'NEWTRUE', 'NEWFALSE'),
+    *(
+        'PROTO',
+        'STOP',
+        'GLOBAL',
+        'BUILD',
+        'BINPUT',
+        'LONG_BINPUT',
+        'BINGET',
+        'LONG_BINGET',
+        'NONE',
+        'NEWTRUE',
+        'NEWFALSE',
+    ),
     *('BININT', 'BININT1', 'BININT2', 'LONG1', 'BINFLOAT', 'BINUNICODE', 'SHORT_BINSTRING'),
-    *('EMPTY_TUPLE', 'TUPLE', 'TUPLE1', 'TUPLE2', 'TUPLE3', 'EMPTY_LIST', 'APPEND', 'APPENDS'),
-    *('EMPTY_DICT', 'SETITEM', 'SETITEMS'),
+    *('APPEND', 'APPENDS', 'SETITEM', 'SETITEMS'),
+)
+# those of one byte that make an object of a hundred
+MAKING_OPERATIONS = (
+    *('MARK', 'REDUCE', 'NEWOBJ', 'BINPERSID', 'EMPTY_LIST', 'EMPTY_DICT'),
+    *('EMPTY_TUPLE', 'TUPLE', 'TUPLE1', 'TUPLE2', 'TUPLE3'),
 )
 
 
@@ -63,20 +85,20 @@ def scan_checkpoint(file: BinaryIO, also_allowed: Sequence[type] = ()) -> None:
     file.seek(0)
     if zipped:
         content, members = _read_archive(file, size)
-        scan = _Scan(io.BytesIO(content), also_allowed)
+        scan = _Scan(io.BytesIO(content), len(content), also_allowed)
         value = scan.load()
         for key, storage in scan.storages.items():
             if members.get(f'data/{key}') != storage.bytes:
                 raise ValueError(f'data/{key} has {members.get(f"data/{key}")} bytes, its tensors say {storage.bytes}')
     else:
         for _ in range(LEGACY_HEADERS):
-            _Scan(file).load()
-        scan = _Scan(file, also_allowed)
+            _Scan(file, size).load()
+        scan = _Scan(file, size, also_allowed)
         value = scan.load()
         needed = sum(storage.bytes for storage in scan.storages.values())
         if needed > size:
             raise ValueError(f'its tensors need {needed:,} bytes, the file has {size:,}')
-        if sorted(_Scan(file).load()) != sorted(scan.storages):
+        if sorted(_Scan(file, size).load()) != sorted(scan.storages):
             raise ValueError('it has not the data of all its tensors')
     if _measure(value, {})[0] > MAX_ITEMS:
         raise ValueError(f'its lists and dictionaries unfold to more than {MAX_ITEMS:,} items')
@@ -87,7 +109,7 @@ def _read_archive(file: BinaryIO, size: int) -> tuple[bytes, dict[str, int]]:
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         names = [member.filename for member in members]
-        if archive.comment or min(member.header_offset for member in members):
+        if not _has_one_directory(file, size, archive.start_dir) or min(member.header_offset for member in members):
             raise ValueError('there is more in the file than one archive')
         if len({name.lower() for name in names}) < len(names):  # torch's reader takes a for A
             raise ValueError('two members of the archive have one name')
@@ -101,6 +123,32 @@ def _read_archive(file: BinaryIO, size: int) -> tuple[bytes, dict[str, int]]:
         folder = names[0].partition('/')[0] + '/'
         content = archive.read(f'{folder}data.pkl')
     return content, {member.filename.removeprefix(folder): member.file_size for member in members}
+
+
+def _has_one_directory(file: BinaryIO, size: int, start: int) -> bool:
+    """Return whether all that an archive states of its directory leads to the one that zipfile read.
+
+    zipfile takes the directory that lies before the last records; torch's reader goes where these point to.
+
+    Args:
+        file: The archive.
+        size: Its size in bytes.
+        start: Where the directory begins that zipfile read.
+    """
+    file.seek(-END_BYTES, io.SEEK_END)
+    signature, stated, comment_bytes = struct.unpack('<4s12xLH', file.read(END_BYTES))
+    if signature != END or comment_bytes:
+        return False
+    at64 = size - END_BYTES - LOCATOR64_BYTES - END64_BYTES
+    if at64 < 0:
+        return stated == start
+    file.seek(at64)
+    end64, stated64, locator, locator_points_to = struct.unpack(
+        '<4s44xQ4s4xQ4x', file.read(END64_BYTES + LOCATOR64_BYTES)
+    )
+    if locator != LOCATOR64:
+        return stated == start
+    return end64 == END64 and locator_points_to == at64 and stated64 == start and stated in (start, 0xFFFFFFFF)
 
 
 def _measure(value: Any, known: dict[int, tuple[int, int]], depth: int = 0) -> tuple[int, int]:
@@ -129,6 +177,9 @@ def _check_keys(keys: Sequence[Any]) -> None:
     # the hash of a tuple of tuples of tuples can take forever
     if not all(isinstance(key, str | int | float | None) for key in keys):
         raise ValueError('a dictionary has other keys than strings and numbers')
+    # as can the search for one of many integers of one hash
+    if any(isinstance(key, int) and abs(key) >= MAX_KEY for key in keys):
+        raise ValueError(f'a dictionary has an integer of {MAX_KEY:,} or more as a key')
 
 
 class _Storage:
@@ -248,6 +299,18 @@ STAND_INS: dict[str, Any] = {
 }
 
 
+def _counted(load: Callable) -> Callable:
+    """Return an operation that counts what it makes."""
+
+    def load_counted(scan: '_Scan') -> None:
+        scan.objects += 1
+        if scan.objects > MAX_OBJECTS:
+            raise ValueError(f'it holds more than {MAX_OBJECTS:,} objects')
+        load(scan)
+
+    return load_counted
+
+
 class _Operations(dict):
     def __missing__(self, operation: int) -> Callable:
         raise ValueError(f'it has an operation {operation:#04x}, which is none of torch.save')
@@ -256,8 +319,11 @@ class _Operations(dict):
 class _Scan(pickle._Unpickler):
     """Goes through a pickle with stand-ins for all objects that torch writes, and refuses all others."""
 
-    def __init__(self, file: BinaryIO, also_allowed: Sequence[type] = ()) -> None:
+    def __init__(self, file: BinaryIO, size: int, also_allowed: Sequence[type] = ()) -> None:
         super().__init__(file, encoding='utf-8')
+        self.size = size  # of the pickle at most, bytes
+        self.objects = 0
+        self.copied = 0
         self.allowed = {**STAND_INS, **{f'{cls.__module__}.{cls.__qualname__}': _Object for cls in also_allowed}}
         self.storages: dict[str, _Storage] = {}
 
@@ -272,6 +338,8 @@ class _Scan(pickle._Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         """Return what stands in for the data of tensors."""
+        if not isinstance(pid, tuple) or len(pid) not in (5, 6):
+            raise ValueError('the data of a tensor are not written as torch does')
         what, kind, key, location, count, *view = pid
         if (what, *view) not in (('storage',), ('storage', None)) or not isinstance(location, str):
             raise ValueError('the data of a tensor are not written as torch does')
@@ -289,8 +357,42 @@ class _Scan(pickle._Unpickler):
         _check_keys(self.stack[::2])
         super().load_setitems()
 
+    def load_reduce(self) -> None:
+        """Call a stand-in."""
+        self._count_copied(self.stack[-1])
+        super().load_reduce()
+
+    def load_newobj(self) -> None:
+        """Make an object."""
+        self._count_copied(self.stack[-1])
+        super().load_newobj()
+
+    def load_build(self) -> None:
+        """Set the state of an object."""
+        made, state = self.stack[-2:]
+        if isinstance(made, OrderedDict) and isinstance(state, dict):
+            self._count_copied((state,))
+        elif not isinstance(made, _Tensor | _NumpyKind | _NumpyArray | _Object):
+            raise ValueError(f'the state of a {type(made).__name__} is not written as torch does')
+        super().load_build()
+
+    def _count_copied(self, arguments: Any) -> None:
+        """Refuse what is written once and copied again and again."""
+        if not isinstance(arguments, tuple):
+            raise ValueError('the arguments of a call are no tuple')
+        self.copied += len(arguments)
+        self.copied += sum(len(argument) for argument in arguments if isinstance(argument, Sequence | Mapping))
+        if self.copied > self.size:
+            raise ValueError('its objects repeat more than is written in it')
+
     dispatch = _Operations(
         {getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in OPERATIONS}
     )
+    dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.SETITEM[0]] = load_setitem
     dispatch[pickle.SETITEMS[0]] = load_setitems
+    for _name in MAKING_OPERATIONS:
+        _code = getattr(pickle, _name)[0]
+        dispatch[_code] = _counted(pickle._Unpickler.dispatch[_code])
+    dispatch[pickle.REDUCE[0]] = _counted(load_reduce)
+    dispatch[pickle.NEWOBJ[0]] = _counted(load_newobj)

@@ -3,12 +3,12 @@
 import hashlib
 import http.client
 import os
-import shutil
 import urllib.request
 from pathlib import Path
 
 TIMEOUT = 30  # seconds without a byte
 CHUNK = 1 << 20  # bytes
+MAX_BYTES = 16 << 30  # of a download; a server can send without end
 
 
 def download(url: str, file: Path, algorithm: str, digest: str) -> None:
@@ -23,13 +23,16 @@ def download(url: str, file: Path, algorithm: str, digest: str) -> None:
         digest: How its hexadecimal digest begins.
 
     Raises:
-        OSError: It cannot be had or written, or is not what the digest says.
+        OSError: It cannot be had or written, is larger than 16 GiB, or is not what the digest says.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f'.{file.name}.{os.getpid()}')
     try:
         with _https().open(url, timeout=TIMEOUT) as answer, temporary.open('wb') as part:
-            shutil.copyfileobj(answer, part, CHUNK)
+            while chunk := answer.read(CHUNK):
+                part.write(chunk)
+                if part.tell() > MAX_BYTES:
+                    raise OSError(f'it is larger than {MAX_BYTES:,} bytes')
         if not has_digest(temporary, algorithm, digest):
             raise OSError(f'what came is damaged: its {algorithm} digest does not begin with {digest}')
         temporary.replace(file)

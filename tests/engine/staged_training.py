@@ -42,5 +42,7 @@ def train(config: str) -> None:
 
 
 if __name__ == '__main__':
-    with compat.process_group(Config({'launcher': 'pytorch'})):
+    dist.init_process_group('gloo')
+    # ends it
+    with compat.process_group(Config({'launcher': 'none'})):
         train(*sys.argv[1:])

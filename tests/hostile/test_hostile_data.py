@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import struct
 import tarfile
 import urllib.request
 import zipfile
@@ -90,6 +91,7 @@ def test_annotations_hold_plain_values(trace: Path, tmp_path: Path) -> None:
         'code.pkl': pickle.dumps({**annotations, 'more': hostile_files.touching(trace)}),
         'name.pkl': pickle.dumps([Path.touch]),
         'cut.pkl': pickle.dumps(annotations)[:-5],
+        'bytearray.pkl': b'\x80\x05' + pickle.BYTEARRAY8 + struct.pack('<Q', 2**50) + b'.',
         'code.yaml': f'!!python/object/apply:os.mkdir ["{trace}"]'.encode(),
         'name.yml': b'!!python/name:os.system',
         'cut.yaml': b'[1, 2',
@@ -102,6 +104,13 @@ def test_annotations_hold_plain_values(trace: Path, tmp_path: Path) -> None:
             with pytest.raises(DatasetError, match='plain values'):
                 Config.fromfile(tmp_path / name)
     assert not trace.exists()
+
+
+def test_the_memo_of_a_pickle_takes_no_memory(tmp_path: Path) -> None:
+    file = tmp_path / 'memo.pkl'
+    file.write_bytes(b'\x80\x02N' + pickle.LONG_BINPUT + struct.pack('<I', 2**32 - 1) + b'.')
+    with hostile_files.bounded(extra=2**30):  # the unpickler in C takes 64 GB
+        assert mmengine.load(file) is None
 
 
 def test_batches_of_cifar_are_verified_before_they_are_read(trace: Path, tmp_path: Path) -> None:

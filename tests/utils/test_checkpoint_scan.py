@@ -1,7 +1,7 @@
 """Checkpoints are gone through before they are read: what is hostile or damaged costs neither memory nor time."""
 
-import resource
-from collections import Counter
+import io
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -10,8 +10,10 @@ import hostile_files
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
 from torch import nn
 
+from icd_mmrazor.utils import checkpoint_scan
 from icd_mmrazor.utils.checkpoint_scan import scan_checkpoint
 from icd_mmrazor.utils.checkpoints import read_checkpoint
 from icd_mmrazor.utils.errors import CheckpointError
@@ -27,11 +29,8 @@ def weights() -> dict[str, torch.Tensor]:
 @pytest.fixture
 def bounded() -> Iterator[None]:
     """Let this process have 4 GB more than it has, and no byte more."""
-    pages = int(Path('/proc/self/statm').read_text().split()[0])
-    old = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 4 * 2**30, old[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, old)
+    with hostile_files.bounded(4 * 2**30):
+        yield
 
 
 @pytest.mark.parametrize('legacy', [False, True], ids=['zip', 'legacy'])
@@ -56,6 +55,32 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match='damaged' if file.is_file() else 'no such file'):
             assert not read_checkpoint(file), name
     assert hostile_files.below(tmp_path) == there
+
+
+@pytest.mark.parametrize('name', sorted(hostile_files.bombs()))
+@pytest.mark.usefixtures('bounded')
+def test_small_pickles_take_little_memory(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint_scan, 'MAX_OBJECTS', 10_000)
+    operations, message = hostile_files.bombs()[name]
+    with (
+        hostile_files.pickled(operations, tmp_path / 'file.pth').open('rb') as file,
+        pytest.raises(ValueError, match=message),
+    ):
+        scan_checkpoint(file)
+
+
+def test_archives_with_two_directories_are_refused(tmp_path: Path) -> None:
+    for name, file in hostile_files.with_two_directories(tmp_path).items():
+        with pytest.raises(CheckpointError, match='more in the file than one archive'):
+            assert not read_checkpoint(file), name
+
+
+def test_many_histories_and_copies_in_memory_pass() -> None:
+    histories = OrderedDict((f'train/loss_{i}', HistoryBuffer([i % 7, 1.5], [1, 1])) for i in range(300))
+    copy = io.BytesIO()
+    torch.save({'message_hub': {'log_scalars': histories}, 'state_dict': weights()}, copy)
+    scan_checkpoint(copy)
+    assert len(read_checkpoint(copy)['message_hub']['log_scalars']) == 300
 
 
 @pytest.mark.parametrize('legacy', [False, True], ids=['zip', 'legacy'])

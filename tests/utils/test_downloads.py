@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from icd_mmrazor.utils import downloads
 from icd_mmrazor.utils.checkpoints import read_checkpoint
 from icd_mmrazor.utils.downloads import download, has_digest
 from icd_mmrazor.utils.errors import CheckpointError
@@ -149,6 +150,10 @@ def test_a_server_that_is_another_or_stops_is_noticed(
     with pytest.raises(OSError, match=r'IncompleteRead|what came is damaged'):
         download(f'{server.url}/file', file, 'md5', hashlib.md5(content + bytes(5)).hexdigest())
     server.missing = 0
+    monkeypatch.setattr(downloads, 'MAX_BYTES', len(content) - 1)
+    with pytest.raises(OSError, match=f'larger than {len(content) - 1:,} bytes'):
+        download(f'{server.url}/file', file, 'md5', digest)
+    monkeypatch.setattr(downloads, 'MAX_BYTES', len(content))
     monkeypatch.delenv('SSL_CERT_FILE')
     with pytest.raises(OSError, match='CERTIFICATE_VERIFY_FAILED'):
         download(f'{server.url}/file', file, 'md5', digest)
