@@ -85,7 +85,8 @@ def test_a_killed_process_restarts_and_ends_as_if_nothing_had_been(launch: Calla
     assert undisturbed.wait(120) == 0, undisturbed.log.read_text()
     killed = launch('killed', faults=['kill'], max_restarts=1)
     assert killed.wait(120) == 0, killed.log.read_text()
-    assert 'exitcode: -9' in killed.log.read_text()
+    # what torchrun says of the end depends on its version
+    assert 'Auto resumed from the latest checkpoint' in killed.log.read_text()
     want, got = final(tmp_path / 'undisturbed'), final(tmp_path / 'killed')
     assert want.keys() == got.keys()
     assert all(torch.equal(want[name], got[name]) for name in want)
