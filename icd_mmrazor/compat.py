@@ -733,6 +733,19 @@ def accelerator_available() -> bool:
     return get_device() != 'cpu'
 
 
+def current_iteration() -> int:
+    """Return how many iterations the training has done, -1 before it begins, without waiting for any lock.
+
+    Where: mmengine, both families, ``ManagerMixin``: ``get_instance`` and ``get_current_instance`` keep the lock of all
+    loggers, message hubs and visualizers for good if they raise, and while a constructor runs. The main thread may take
+    it again; any other that asks waits for ever.
+    """
+    from mmengine.logging import MessageHub
+
+    hubs = list(MessageHub._instance_dict.values())
+    return hubs[-1].get_info('iter', -1) if hubs else -1
+
+
 def lost_connection(error: Exception) -> bool:
     """Return whether an error only says that another process of a process group has gone.
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,7 @@ def in_processes(function: Callable[..., Any], size: int, folder: Path, *args: o
 def _rank(rank: int, function: Callable, size: int, folder: Path, args: tuple) -> None:
     torch.set_num_threads(1)
     os.environ['LOCAL_RANK'] = str(rank)
+    os.chdir(folder)  # mmengine collects results in the working folder
     dist.init_process_group('gloo', init_method=f'file://{folder}/address', rank=rank, world_size=size)
     torch.save(function(rank, *args), folder / f'{rank}.pth')
     dist.barrier()
@@ -59,6 +61,8 @@ class Launch:
         if self.agent == 0:
             os.setsid()  # a mark of all processes of the launch
             os.environ.update(environment)
+            # pytest's keeps what ends a thread to itself
+            threading.excepthook = threading.__excepthook__
             with log.open('w') as stream:
                 os.dup2(stream.fileno(), 1)
                 os.dup2(stream.fileno(), 2)

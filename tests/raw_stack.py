@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import pickle
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable
@@ -380,6 +381,23 @@ def format_a_config_once__infinity(folder: Path) -> bool:
 
     text = Config(dict(a=float('inf'))).pretty_text
     return raises(NameError, Config.fromstring, text, '.py')
+
+
+@try_break
+def current_iteration(folder: Path) -> bool:
+    """A thread waits for a lock that an error has left behind."""
+    from mmengine.logging import MessageHub
+    from mmengine.utils import manager
+
+    assert raises(AssertionError, MessageHub.get_instance, 1)
+    thread = threading.Thread(target=MessageHub.get_current_instance)
+    thread.start()
+    thread.join(0.5)
+    waits = thread.is_alive()
+    if waits:
+        manager._lock.release()
+    thread.join()
+    return waits
 
 
 @try_break

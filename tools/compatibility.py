@@ -220,15 +220,15 @@ def write_page() -> None:
     write_whole(page(read_records()), PAGE)
 
 
-def run_cell(name: str, interpreter: str, args: argparse.Namespace) -> int:
-    """Build an environment, run the tests, record what came of it, and return how many failed."""
+def run_cell(name: str, interpreter: str, at: str, args: argparse.Namespace) -> int:
+    """Build an environment, run the tests, record what came of it at a commit, and return how many failed."""
     print(f'{name}: building {args.folder / name}', flush=True)
     python = build(name, interpreter, args.folder)
     report, begin = args.folder / f'{name}.xml', time.monotonic()
     run_tests(python, report, args.workers, args.tests)
     record = {
         'date': datetime.date.today().isoformat(),
-        'commit': commit(),
+        'commit': at,
         'minutes': round((time.monotonic() - begin) / 60, 1),
         'versions': versions(python, CELLS[name].family),
         **outcomes(report),
@@ -279,7 +279,9 @@ def main() -> None:
     named = dict(name.split('=', 1) for name in args.python)
     names = args.cells or list(CELLS)
     interpreters = {name: find_interpreter(CELLS[name].python, named) for name in names}
-    failed = {name: run_cell(name, interpreter, args) for name, interpreter in interpreters.items()}
+    # before the page is written, which changes the working tree
+    at = commit()
+    failed = {name: run_cell(name, interpreter, at, args) for name, interpreter in interpreters.items()}
     if any(failed.values()):
         raise UserError(', '.join(f'{name}: {count} tests failed' for name, count in failed.items() if count))
 

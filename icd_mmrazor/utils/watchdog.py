@@ -12,8 +12,8 @@ from types import TracebackType
 
 import torch.distributed as dist
 from mmengine.config import Config
-from mmengine.logging import MessageHub
 
+from icd_mmrazor import compat
 from icd_mmrazor.utils.errors import SettingError
 from icd_mmrazor.utils.processes import end_process, open_store, several_processes
 
@@ -145,7 +145,7 @@ class _Report:
         report = cls(
             number=before.number + 1,
             host=before.host,
-            iteration=MessageHub.get_current_instance().get_info('iter', -1),
+            iteration=compat.current_iteration(),
             places=places[::-1],
         )
         if (report.iteration, report.places) == (before.iteration, before.places):

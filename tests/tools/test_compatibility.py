@@ -97,11 +97,10 @@ def test_a_run_is_recorded(tmp_path: Path) -> None:
         'build': lambda *_: Path(sys.executable),
         'run_tests': lambda python, report, workers, _: run_tests(python, report, workers, [str(tmp_path)]),
         'versions': lambda *_: dict.fromkeys(packages, '1.2.3'),
-        'commit': lambda: 'abc1234-dirty',
     }
     arguments = MATRIX['parse_args'](['3.13-onedl', '--folder', str(tmp_path), '--workers', '0'])
     with mock.patch.dict(MATRIX['run_cell'].__globals__, here):
-        assert MATRIX['run_cell']('3.13-onedl', sys.executable, arguments) == 2
+        assert MATRIX['run_cell']('3.13-onedl', sys.executable, 'abc1234-dirty', arguments) == 2
     record = json.loads((tmp_path / 'records.json').read_text())['3.13-onedl']
     assert (record['passed'], record['skipped']) == (2, {'needs a GPU': 1})
     assert [name.rpartition('/')[2] for name in record['failed']] == [

@@ -10,6 +10,7 @@ import pytest
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.logging import MessageHub
+from mmengine.utils import manager
 
 from icd_mmrazor.utils import SettingError, watchdog
 from icd_mmrazor.utils.watchdog import Watchdog, _Board, _Report
@@ -93,6 +94,7 @@ def test_the_first_to_find_it_ends_the_run(boards: list[_Board]) -> None:
 
 
 def test_a_report_says_where_this_process_is() -> None:
+    """Also where the main thread holds mmengine's lock, as it does after an error in a constructor."""
     hub = MessageHub.get_instance('test_a_report')
     hub.update_info('iter', 41)
     reports: list[_Report] = [_Report()]
@@ -101,9 +103,10 @@ def test_a_report_says_where_this_process_is() -> None:
         for _ in range(2):
             reports.append(_Report.of_main_thread(reports[-1]))
 
-    thread = threading.Thread(target=look)
-    thread.start()
-    thread.join()
+    with manager._lock:
+        thread = threading.Thread(target=look, daemon=True)
+        thread.start()
+        thread.join(20)
     _, first, second = reports
     assert (first.number, first.iteration, first.still) == (1, 41, 0.0)
     assert any('test_watchdog.py' in place and 'test_a_report' in place for place in first.places)
