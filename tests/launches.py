@@ -57,6 +57,7 @@ class Launch:
         self, log: Path, size: int, tool: Path, *arguments: object, max_restarts: int = 0, **environment: str
     ) -> None:
         self.log = log
+        self.log.touch()
         self.agent = os.fork()
         if self.agent == 0:
             os.setsid()  # a mark of all processes of the launch
@@ -102,7 +103,8 @@ class Launch:
     def left(self) -> list[int]:
         """Return the processes of the launch that live: ranks, their workers, the agent."""
         states = {int(file.parent.name): _state(file) for file in Path('/proc').glob('[0-9]*/stat')}
-        return [pid for pid, (state, session) in states.items() if session == self.agent and state not in 'ZX']
+        # the agent itself: it may not have begun its session yet
+        return [pid for pid, (state, session) in states.items() if self.agent in (pid, session) and state not in 'ZX']
 
     def kill(self) -> None:
         """Kill what is left."""
