@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 PACKAGE = 'icd_mmrazor'
 OPENMMLAB_PACKAGES = ('mmengine', 'mmcv', 'mmpretrain')
 REMEMBERED_CONFIGS = 8
+MAX_NESTING = 1000  # levels of a YAML file
 MAX_PIXELS = 178_956_970  # of an image; Pillow's own limit
 # seconds
 WATCHDOGS_LEAD = 60
@@ -243,6 +244,19 @@ def read_files_as_plain_values() -> None:
 
     from icd_mmrazor.utils.errors import DatasetError
 
+    # that in C is ten times as fast, and mmpretrain has 85 files to look a config up in
+    plain_loader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
+
+    def check_nesting(text: str) -> None:
+        # either loader calls itself, and the process dies of some ten thousand levels; most texts cannot have so many
+        if text.count('[') + text.count('{') + 2 * max(map(len, text.split('\n'))) <= MAX_NESTING:
+            return
+        depth = 0
+        for event in yaml.parse(text, plain_loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_NESTING:
+                raise yaml.YAMLError(f'it is nested more than {MAX_NESTING} levels deep')
+
     # of the two of the standard library the one in Python: a few bytes can have that in C take gigabytes for its memo
     class PlainUnpickler(pickle._Unpickler):
         # a bytearray takes the memory that the file says before any of it is read
@@ -268,7 +282,9 @@ def read_files_as_plain_values() -> None:
 
     def load_yaml(self: YamlHandler, file: Any, **kwargs: Any) -> Any:  # noqa: ARG001
         try:
-            return yaml.safe_load(file)
+            text = file.read()
+            check_nesting(text)
+            return yaml.load(text, plain_loader)
         except yaml.YAMLError as error:
             raise DatasetError(
                 f'the YAML file{file_of(file)} is damaged, or holds more than plain values, which can run any code: '

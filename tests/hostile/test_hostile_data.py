@@ -87,6 +87,9 @@ def test_annotations_hold_plain_values(trace: Path, tmp_path: Path) -> None:
         mmengine.dump(annotations, file)
         data = DATASETS.build(dict(type='BaseDataset', ann_file=str(file)))
         assert data.get_data_info(0)['gt_label'] == 1
+    # long, but not deep
+    (tmp_path / 'long.yaml').write_text(f'[{"[1], " * 2000}]')
+    assert mmengine.load(tmp_path / 'long.yaml') == [[1]] * 2000
     hostile = {
         'code.pkl': pickle.dumps({**annotations, 'more': hostile_files.touching(trace)}),
         'name.pkl': pickle.dumps([Path.touch]),
@@ -95,6 +98,9 @@ def test_annotations_hold_plain_values(trace: Path, tmp_path: Path) -> None:
         'code.yaml': f'!!python/object/apply:os.mkdir ["{trace}"]'.encode(),
         'name.yml': b'!!python/name:os.system',
         'cut.yaml': b'[1, 2',
+        # the loaders call themselves
+        **{f'deep{i}.yaml': 200_000 * text for i, text in enumerate((b'[', b'- ', b'{a: ', b'? '))},
+        'indented.yaml': b''.join(b' ' * i + b'a:\n' for i in range(2000)),
     }
     for name, content in hostile.items():
         (tmp_path / name).write_bytes(content)
