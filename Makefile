@@ -10,11 +10,17 @@ SOURCES := setup.cfg pyproject.toml requirements/constraints.txt
 # two workers of one thread each: most tests are small, or start a process of their own
 WORKERS := --numprocesses 2 --dist worksteal
 
-# what does not go through the packages of a family is tested with one of them: formulas, tables, the runner of trials
-FAMILY_FREE := tests/models/losses tests/models/connectors tests/test_benchmark.py tests/test_docs.py \
-	tests/test_model_zoo.py tests/utils \
-	tests/tools/test_benchmark_front.py tests/tools/test_collect_results.py tests/tools/test_plots_of_logs.py \
-	tests/tools/test_step_time.py tests/tools/test_trials.py
+# what goes through the packages of a family little or not at all is tested with one of them: formulas, tables, the runner
+# of trials, launchers. tools/compatibility.py runs all tests with both
+FAMILY_FREE := tests/models/losses tests/models/connectors tests/models/backbones \
+	tests/models/algorithms/test_frozen_teacher_losses.py tests/engine/test_check_batches_hook.py tests/utils \
+	tests/test_benchmark.py tests/test_docs.py tests/test_model_zoo.py \
+	tests/tools/test_benchmark_front.py tests/tools/test_collect_results.py tests/tools/test_comparison_tools.py \
+	tests/tools/test_compatibility.py tests/tools/test_faults.py tests/tools/test_fuzz.py \
+	tests/tools/test_plots_of_logs.py tests/tools/test_step_time.py tests/tools/test_trials.py
+FAMILY_FREE_TESTS := tests/test_configs.py::test_wheel_carries_the_configs \
+	tests/tools/test_training_tools.py::test_demo \
+	tests/tools/test_training_tools.py::test_slurm_starts_torchrun_on_every_node
 
 .PHONY: help demo test test-openmmlab coverage docs lint format clean
 
@@ -45,7 +51,7 @@ test: $(STAMP)
 
 test-openmmlab: $(STAMP_OPENMMLAB)
 	OMP_NUM_THREADS=1 $(VENV_OPENMMLAB)/bin/pytest $(WORKERS) $(FAMILY_FREE:%=--ignore=%) \
-		--deselect tests/tools/test_training_tools.py::test_demo
+		$(FAMILY_FREE_TESTS:%=--deselect=%)
 
 # the lines of icd_mmrazor/ that no test runs
 coverage: $(STAMP)
