@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 PACKAGE = 'icd_mmrazor'
 OPENMMLAB_PACKAGES = ('mmengine', 'mmcv', 'mmpretrain')
 REMEMBERED_CONFIGS = 8
+REPLACED_BEST = 'replaced_best'
 MAX_NESTING = 1000  # levels of a YAML file
 MAX_PIXELS = 178_956_970  # of an image; Pillow's own limit
 # seconds
@@ -328,8 +329,6 @@ def delete_only_own_checkpoints() -> None:
     resumed, and whatever lies there, a whole folder too, is deleted when a better one is saved. So the run that was
     resumed in another folder loses its best checkpoint, and a stranger's checkpoint names what it likes.
     """
-    from pathlib import Path
-
     from mmengine.hooks import CheckpointHook
 
     begin = CheckpointHook.before_train
@@ -337,17 +336,20 @@ def delete_only_own_checkpoints() -> None:
     def before_train(self: CheckpointHook, runner: Any) -> None:
         """Find out where checkpoints go, and which are there."""
         begin(self, runner)
-
-        def own(path: Any) -> str | None:
-            name = Path(str(path)).name
-            return self.file_backend.join_path(self.out_dir, name) if name.startswith('best_') else None
-
         if getattr(self, 'best_ckpt_path', None):
-            self.best_ckpt_path = own(self.best_ckpt_path)
+            self.best_ckpt_path = _own_best_checkpoint(self, self.best_ckpt_path)
         if getattr(self, 'best_ckpt_path_dict', None):
-            self.best_ckpt_path_dict = {key: own(path) for key, path in self.best_ckpt_path_dict.items()}
+            paths = self.best_ckpt_path_dict.items()
+            self.best_ckpt_path_dict = {key: _own_best_checkpoint(self, path) for key, path in paths}
 
     CheckpointHook.before_train = before_train
+
+
+def _own_best_checkpoint(hook: Any, path: Any) -> str | None:
+    from pathlib import Path
+
+    name = Path(str(path)).name
+    return hook.file_backend.join_path(hook.out_dir, name) if name.startswith('best_') else None
 
 
 def write_checkpoints_whole() -> None:
@@ -388,8 +390,8 @@ def delete_checkpoints_once_replaced() -> None:
 
     Where: mmengine, both families, ``CheckpointHook``: the oldest of ``max_keep_ckpts`` and the previous best one are
     deleted first. A run that is killed in between has lost them, with ``max_keep_ckpts=1`` all there is.
-    A checkpoint names itself and those that its run keeps; one that still names the file to delete has the next run
-    delete it at its start. A run that is killed just before it deletes the previous best one leaves that one behind.
+    A checkpoint names itself, those that its run keeps, and the best one that it replaces; one that still names the
+    file to delete has the next run delete it at its start.
     """
     from collections import deque
     from pathlib import Path
@@ -437,10 +439,27 @@ def delete_checkpoints_once_replaced() -> None:
 
     save_best = CheckpointHook._save_best_checkpoint
 
-    def save_best_checkpoint(self: CheckpointHook, runner: Any, metrics: dict) -> None:
+    def best_paths(self: CheckpointHook) -> tuple[dict[str, Any], dict[str, str | None]]:
         single = 'best_ckpt_path' in vars(self)
         paths = vars(self) if single else getattr(self, 'best_ckpt_path_dict', {})
-        previous = {name: paths[name] for name in (['best_ckpt_path'] if single else paths)}
+        return paths, {name: paths[name] for name in (['best_ckpt_path'] if single else paths)}
+
+    begin = CheckpointHook.before_train
+
+    def before_train(self: CheckpointHook, runner: Any) -> None:
+        """Find out where checkpoints go, and which are there."""
+        begin(self, runner)
+        if is_main_process():
+            replaced = runner.message_hub.get_info(REPLACED_BEST)
+            for path in replaced if isinstance(replaced, list) else ():
+                file = _own_best_checkpoint(self, path)
+                if file and file not in best_paths(self)[1].values():
+                    delete(self, file)
+
+    def save_best_checkpoint(self: CheckpointHook, runner: Any, metrics: dict) -> None:
+        paths, previous = best_paths(self)
+        # for the run that goes on from what is saved now
+        runner.message_hub.update_info(REPLACED_BEST, [Path(path).name for path in previous.values() if path])
         # what it does not know of it does not delete
         paths.update(dict.fromkeys(previous))
         save_best(self, runner, metrics)
@@ -451,6 +470,7 @@ def delete_checkpoints_once_replaced() -> None:
                 delete(self, path)
                 runner.logger.info(f'The previous best checkpoint {path} is removed')
 
+    CheckpointHook.before_train = before_train
     CheckpointHook._save_checkpoint_with_step = save_with_step
     CheckpointHook._save_best_checkpoint = save_best_checkpoint
 
