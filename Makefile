@@ -38,9 +38,14 @@ $(STAMP): $(SOURCES)
 	$(VENV)/bin/pip install --quiet --progress-bar off -c requirements/constraints.txt -e '.[onedl,demo,test,docs,lint]'
 	@touch $@
 
-$(STAMP_OPENMMLAB): $(SOURCES)
-	$(PYTHON) -m venv $(VENV_OPENMMLAB)
-	$(VENV_OPENMMLAB)/bin/pip install --quiet --progress-bar off -c requirements/constraints.txt -e '.[openmmlab,demo,test]'
+# what both have is linked, not installed again: 20 seconds instead of two minutes, and no 6 GB; it has no scripts of its own,
+# so use python -m
+$(STAMP_OPENMMLAB): $(STAMP)
+	$(VENV)/bin/python -m venv --clear --without-pip $(VENV_OPENMMLAB)
+	cp -al $(VENV)/lib/python3.*/site-packages $(VENV_OPENMMLAB)/lib/python3.*/
+	$(VENV_OPENMMLAB)/bin/python -m pip uninstall --quiet --yes onedl-mmengine onedl-mmcv onedl-mmpretrain icd-mmrazor
+	$(VENV_OPENMMLAB)/bin/python -m pip install --quiet --progress-bar off -c requirements/constraints.txt \
+		-e '.[openmmlab,demo,test]'
 	@touch $@
 
 demo: $(STAMP)
@@ -50,7 +55,7 @@ test: $(STAMP)
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest $(WORKERS)
 
 test-openmmlab: $(STAMP_OPENMMLAB)
-	OMP_NUM_THREADS=1 $(VENV_OPENMMLAB)/bin/pytest $(WORKERS) $(FAMILY_FREE:%=--ignore=%) \
+	OMP_NUM_THREADS=1 $(VENV_OPENMMLAB)/bin/python -m pytest $(WORKERS) $(FAMILY_FREE:%=--ignore=%) \
 		$(FAMILY_FREE_TESTS:%=--deselect=%)
 
 # the lines of icd_mmrazor/ that no test runs
