@@ -36,7 +36,13 @@ def distillers(draw: st.DrawFn) -> dict:
     icd = dict(
         type='ICDDistiller',
         embed_dims=draw(st.integers(2, 16)),
-        icd=dict(alpha=draw(st.floats(0, 2)), max_tau=draw(numbers), init_log_tau=draw(st.floats(-2, 2))),
+        icd=dict(
+            alpha=draw(st.floats(0, 2)),
+            max_tau=draw(numbers),
+            init_log_tau=draw(st.floats(-2, 2)),
+            contrastive_weight=draw(numbers),
+            learn_tau=draw(st.booleans()),
+        ),
         kd=draw(st.none() | st.builds(dict, tau=numbers, loss_weight=numbers)),
     )
     names = draw(

@@ -25,7 +25,7 @@ class ICDLoss(nn.Module):
     * invariance term: ``mean_i KL(q_i || p_i)`` makes the two views of the similarity agree: ``p_i`` is student
       ``i`` over the teachers (softmax over ``j`` of ``Z_ij``), ``q_i`` teacher ``i`` over the students (softmax over
       ``j`` of ``Z_ji``); gradients flow through both;
-    * loss: ``contrastive + alpha * invariance``.
+    * loss: ``contrastive_weight * contrastive + alpha * invariance``, with the published weights 1 and 0.5.
 
     The temperature ``tau = min(exp(log_tau), max_tau)`` multiplies and is learned. So is ``bias``, which cannot
     change anything (a softmax ignores a constant, its gradient is zero); it is there because the published method
@@ -36,8 +36,10 @@ class ICDLoss(nn.Module):
 
     Args:
         alpha: Weight of the invariance term, ``>= 0``. At 0 the term is not computed.
+        contrastive_weight: Weight of the contrastive term, ``>= 0``; one of both weights is more than 0.
         max_tau: Upper limit of the temperature, ``> 0``.
         init_log_tau: Initial logarithm of the temperature.
+        learn_tau: Whether the temperature is learned; otherwise it stays ``min(exp(init_log_tau), max_tau)``.
         init_bias: Initial bias.
         loss_weight: Weight of the whole.
         gather_distributed: Whether the images of all processes are each other's negatives. Then each process compares
@@ -78,23 +80,37 @@ class ICDLoss(nn.Module):
         init_bias: float = 0.0,
         loss_weight: float = 1.0,
         gather_distributed: bool = False,
+        contrastive_weight: float = 1.0,
+        learn_tau: bool = True,
     ) -> None:
         super().__init__()
         settings = dict(
-            alpha=alpha, max_tau=max_tau, init_log_tau=init_log_tau, init_bias=init_bias, loss_weight=loss_weight
+            alpha=alpha,
+            max_tau=max_tau,
+            init_log_tau=init_log_tau,
+            init_bias=init_bias,
+            loss_weight=loss_weight,
+            contrastive_weight=contrastive_weight,
         )
         for name, value in settings.items():
             if not isinstance(value, int | float) or not math.isfinite(value):
                 raise SettingError(f'ICDLoss: {name}={value!r} must be a finite number.')
         if alpha < 0:
             raise SettingError(f'ICDLoss: alpha={alpha}, the weight of the invariance term, must be 0 or more.')
+        if contrastive_weight < 0:
+            raise SettingError(f'ICDLoss: contrastive_weight={contrastive_weight} must be 0 or more.')
+        if alpha == contrastive_weight == 0:
+            raise SettingError('ICDLoss: alpha=0 and contrastive_weight=0 leave no loss. Give one of them a weight.')
+        if not isinstance(learn_tau, bool):
+            raise SettingError(f'ICDLoss: learn_tau={learn_tau!r} must be True or False.')
         if max_tau <= 0:
             raise SettingError(f'ICDLoss: max_tau={max_tau}, the limit of the temperature, must be more than 0.')
         self.alpha = alpha
+        self.contrastive_weight = contrastive_weight
         self.max_tau = max_tau
         self.loss_weight = loss_weight
         self.gather_distributed = gather_distributed
-        self.log_tau = nn.Parameter(torch.tensor(float(init_log_tau)))
+        self.log_tau = nn.Parameter(torch.tensor(float(init_log_tau)), requires_grad=learn_tau)
         self.bias = nn.Parameter(torch.tensor(float(init_bias)))
         self.terms: dict[str, Tensor] = {}
 
@@ -131,12 +147,13 @@ class ICDLoss(nn.Module):
                 transposed, first, scale = similarities.T, 0, 1 / len(student)
 
             log_p = similarities.log_softmax(dim=1)
-            loss = contrastive = -scale * log_p.diagonal(first).sum()
+            contrastive = -scale * log_p.diagonal(first).sum()
+            loss = self.contrastive_weight * contrastive
             self.terms = {'contrastive': contrastive.detach(), 'tau': tau.detach()}
             if self.alpha:
                 log_q = transposed.log_softmax(dim=1)
                 invariance = scale * F.kl_div(log_p, log_q, reduction='sum', log_target=True)
-                loss = contrastive + self.alpha * invariance
+                loss = loss + self.alpha * invariance
                 self.terms['invariance'] = invariance.detach()
             return self.loss_weight * loss
 
@@ -158,5 +175,11 @@ class ICDLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Show the settings in the printed model and in the report at the start of a run."""
-        text = f'alpha={self.alpha}, max_tau={self.max_tau}, loss_weight={self.loss_weight}'
-        return f'{text}, gather_distributed=True' if self.gather_distributed else text
+        settings = dict(alpha=self.alpha, max_tau=self.max_tau, loss_weight=self.loss_weight)
+        other = dict(
+            gather_distributed=(self.gather_distributed, False),
+            contrastive_weight=(self.contrastive_weight, 1),
+            learn_tau=(self.log_tau.requires_grad, True),
+        )
+        settings.update({name: value for name, (value, default) in other.items() if value != default})
+        return ', '.join(f'{name}={value}' for name, value in settings.items())

@@ -83,6 +83,24 @@ def test_equals_the_formula(size: int, width: int, tau: float) -> None:
     assert loss.terms['tau'].item() == pytest.approx(tau, rel=1e-12)
 
 
+def test_either_term_alone() -> None:
+    s, t = torch.randn(5, 4).double(), torch.randn(5, 4).double()
+    contrastive, invariance = slow_icd(s, t, math.e, 0.0)
+    assert ICDLoss(alpha=0).double()(s, t).item() == pytest.approx(contrastive, rel=1e-12)
+    alone = ICDLoss(alpha=0.3, contrastive_weight=0).double()
+    assert alone(s, t).item() == pytest.approx(0.3 * invariance, rel=1e-9)
+    assert alone.terms['contrastive'].item() == pytest.approx(contrastive, rel=1e-12)
+
+
+def test_a_fixed_tau_is_not_learned() -> None:
+    loss = ICDLoss(init_log_tau=math.log(7), learn_tau=False).double()
+    loss(torch.randn(4, 3).double().requires_grad_(), torch.randn(4, 3).double()).backward()
+    assert loss.terms['tau'].item() == pytest.approx(7)
+    assert loss.log_tau.grad is None
+    # a checkpoint of one is one of the other
+    assert loss.state_dict().keys() == ICDLoss().state_dict().keys()
+
+
 def test_gradients_are_those_of_the_value() -> None:
     s, t = (torch.randn(4, 5).double().requires_grad_() for _ in range(2))
     assert torch.autograd.gradcheck(ICDLoss(alpha=0.7).double(), (s, t))
@@ -151,6 +169,9 @@ def test_gpu_equals_cpu(dtype: torch.dtype) -> None:
         {'init_log_tau': math.inf},
         {'alpha': None},
         {'loss_weight': 'a'},
+        {'contrastive_weight': -1.0},
+        {'contrastive_weight': 0, 'alpha': 0},
+        {'learn_tau': 0},
     ],
 )
 def test_refuses_settings_out_of_range(setting: dict[str, float]) -> None:
