@@ -134,9 +134,10 @@ def run(main: Callable[[], None], when_stopped: str = '') -> None:
         except UserError as error:
             _end(f'error: {error}', 1)
         except KeyboardInterrupt as stop:
-            name, status = ('SIGTERM', 143) if isinstance(stop, _Terminated) else ('Ctrl-C', 130)
-            _end(f'stopped by {name}. {when_stopped}', status)
+            _end_stopped(stop, when_stopped)
         except Exception as error:
+            if stop := _interrupt_behind(error):
+                _end_stopped(stop, when_stopped)
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 # a log or a config: what writes checkpoints has a message of its own
                 _end(f'error: {error.strerror}. Make room on the disk that the run writes to. {when_stopped}', 1)
@@ -177,6 +178,18 @@ def _terminated_as_interrupted() -> Iterator[None]:
     finally:
         if here:
             signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt_behind(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Return the interrupt that an error has followed: a signal to a process group ends DataLoader workers, too."""
+    while error and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error
+
+
+def _end_stopped(stop: KeyboardInterrupt, how_to_go_on: str) -> NoReturn:
+    name, status = ('SIGTERM', 143) if isinstance(stop, _Terminated) else ('Ctrl-C', 130)
+    _end(f'stopped by {name}. {how_to_go_on}', status)
 
 
 def _end(message: str, status: int) -> NoReturn:

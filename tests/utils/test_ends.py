@@ -17,14 +17,23 @@ def end(error: BaseException) -> None:
     raise error
 
 
+def terminate_with_workers() -> None:
+    """What a signal to the process group does: it ends DataLoader workers while the process leaves what it was at."""
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        raise RuntimeError('DataLoader worker (pid 7) is killed by signal: Terminated.')
+
+
 @pytest.mark.parametrize(
     ('main', 'status', 'message'),
     [
         (lambda: end(SettingError('tau=0 is wrong.')), 1, '\nerror: tau=0 is wrong.\n'),
         (lambda: end(KeyboardInterrupt()), 130, '\nstopped by Ctrl-C. Take --resume.\n'),
         (lambda: os.kill(os.getpid(), signal.SIGTERM), 143, '\nstopped by SIGTERM. Take --resume.\n'),
+        (terminate_with_workers, 143, '\nstopped by SIGTERM. Take --resume.\n'),
     ],
-    ids=['setting', 'ctrl-c', 'sigterm'],
+    ids=['setting', 'ctrl-c', 'sigterm', 'workers'],
 )
 def test_a_single_process(main: object, status: int, message: str, capsys: pytest.CaptureFixture) -> None:
     before = signal.getsignal(signal.SIGTERM)
