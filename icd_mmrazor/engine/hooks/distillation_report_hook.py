@@ -19,6 +19,9 @@ class DistillationReportHook(Hook):
     The teacher is evaluated once, before the first epoch; ``runner.message_hub.get_info('teacher_metrics')`` has its
     metrics from then on. It does nothing for a model without a teacher.
 
+    Args:
+        evaluate_teacher: Whether to evaluate it, which takes as long as one validation by the teacher.
+
     Config example::
 
         default_hooks=dict(distillation_report=dict(type='DistillationReportHook'))
@@ -26,6 +29,9 @@ class DistillationReportHook(Hook):
 
     # after the hooks that refuse bad input
     priority = 'LOW'
+
+    def __init__(self, evaluate_teacher: bool = True) -> None:
+        self.evaluate_teacher = evaluate_teacher
 
     def before_train(self, runner: Runner) -> None:
         """Evaluate the teacher and write the report."""
@@ -45,9 +51,8 @@ class DistillationReportHook(Hook):
         ]
         runner.logger.info('\n'.join(lines))
 
-    @staticmethod
-    def _accuracy(runner: Runner, algorithm: nn.Module) -> str:
-        if runner.val_loop is None:
+    def _accuracy(self, runner: Runner, algorithm: nn.Module) -> str:
+        if runner.val_loop is None or not self.evaluate_teacher:
             return ''
         metrics = evaluate(algorithm.teacher, algorithm.data_preprocessor, runner)
         # not kept in checkpoints: a resumed run evaluates its own teacher
