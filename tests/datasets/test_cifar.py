@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import runpy
 import tarfile
 import urllib.request
 from collections.abc import Callable
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import TOOLS
 from mmpretrain.registry import DATASETS
 
 from icd_mmrazor.datasets import VerifiedCIFAR10, VerifiedCIFAR100
-from icd_mmrazor.utils import DatasetError, downloads
+from icd_mmrazor.utils import DatasetError, SettingError, downloads
 
 
 def md5(file: Path) -> str:
@@ -144,3 +146,24 @@ def test_runs_that_start_together_do_not_meet(published: Path, cifar: Callable, 
     with ThreadPoolExecutor(8) as pool:
         lengths = list(pool.map(lambda _: len(cifar(download=False)), range(8)))
     assert lengths == [6] * 8
+
+
+def test_as_one_file(published: Path, tmp_path: Path) -> None:
+    main = runpy.run_path(str(TOOLS / 'dataset_converters' / 'cifar_to_npz.py'))['main']
+    file, root = tmp_path / 'data' / 'cifar.npz', ['--data-root', str(tmp_path / 'data')]
+    main(['cifar100', str(file), *root])
+    with np.load(file) as arrays:
+        assert {name: array.dtype for name, array in arrays.items()} == dict.fromkeys(
+            ['x_train', 'y_train', 'x_test', 'y_test'], np.dtype(np.uint8)
+        )
+        for split in ('train', 'test'):
+            entry = pickle.loads((published.parent / 'cifar-100-python' / split).read_bytes())
+            assert arrays[f'y_{split}'].tolist() == entry['fine_labels']
+            want = entry['data'].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+            assert np.array_equal(arrays[f'x_{split}'], want)
+    before = file.read_bytes()
+    with pytest.raises(SettingError, match='exists and is kept'):
+        main(['cifar100', str(file), *root])
+    with pytest.raises(SettingError, match=r'ends in \.npz'):
+        main(['cifar100', str(tmp_path / 'cifar.pkl'), *root])
+    assert file.read_bytes() == before

@@ -1,0 +1,18 @@
+_base_ = [
+    '../models/res8.py',
+    '../models/res20.py',
+    '../datasets/cifar10-5k.py',
+    '../schedules/cifar_8e.py',
+    '../runtimes/default.py',
+]
+model = dict(
+    _scope_='mmrazor',
+    type='FrozenTeacherDistill',
+    architecture=_base_.pop('res8'),
+    teacher=_base_.pop('res20'),
+    teacher_ckpt='work_dirs/res20_cifar10-16k/epoch_8.pth',
+)
+model['architecture'].head.num_classes = 10
+model['teacher'].head.num_classes = 10
+# its own training has told
+default_hooks = dict(distillation_report=dict(evaluate_teacher=False))

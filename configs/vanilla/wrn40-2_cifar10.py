@@ -1,0 +1,8 @@
+_base_ = [
+    '../_base_/models/wrn40-2.py',
+    '../_base_/datasets/cifar10.py',
+    '../_base_/schedules/cifar_240e.py',
+    '../_base_/runtimes/default.py',
+]
+model = _base_.pop('wrn40_2')
+model.head.num_classes = 10
