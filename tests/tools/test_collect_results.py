@@ -13,6 +13,7 @@ from helpers import TOOLS
 
 from icd_mmrazor import benchmark
 from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.utils.trial_results import method_key, pair_key, read_published
 
 PAIR, OTHER = 'res32x4_res8x4_cifar100', 'vgg13_mobilenetv2_cifar100'
 
@@ -107,14 +108,14 @@ def test_tables_that_exist_are_kept(tool: dict, write_run: Callable, tmp_path: P
 
 
 def test_every_pair_and_method_is_found_in_the_published_table(tool: dict) -> None:
-    published = tool['read_published'](TOOLS / 'benchmarks' / 'published_cifar100.csv')
+    published = read_published(TOOLS / 'benchmarks' / 'published_cifar100.csv')
     pairs = [pair for pair in benchmark.pair_names() if pair.endswith('_cifar100')]
-    assert {tool['pair_key'](pair) for pair in pairs} == {pair for _, pair in published}
+    assert {pair_key(pair) for pair in pairs} == {pair for _, pair in published}
     methods = [*benchmark.method_names(), 'icd+kd', 'KD+CRD', 'rrd+kd']
-    assert {method for method in methods if (tool['method_key'](method), 'vgg13_mobilev2') not in published} == {'fsp'}
+    assert {method for method in methods if (method_key(method), 'vgg13_mobilev2') not in published} == {'fsp'}
     assert published['fsp', 'res56_res20'] == 69.95
     # the same networks on other images are in no published table
-    assert tool['pair_key']('res56_res20_cifar10') == 'res56_res20_cifar10'
+    assert pair_key('res56_res20_cifar10') == 'res56_res20_cifar10'
 
 
 def test_one_seed_has_no_deviation(write_run: Callable, collect: Callable) -> None:
