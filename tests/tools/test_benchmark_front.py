@@ -1,5 +1,6 @@
 """tools/benchmarks/train.py: one command for a cell."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,7 @@ def test_several_processes_are_refused(
     assert exit_status(FRONT, 'icd', 'res20_res8_digits') == 1
     error = capsys.readouterr().err
     assert 'WORLD_SIZE=2: this tool is one process' in error
+    assert '--processes GPUS' in error
     assert '--dump FILE' in error
     assert 'tools/dist_train.sh FILE GPUS' in error
     assert not list(tmp_path.iterdir())
@@ -65,6 +67,19 @@ def test_a_mixed_cell_is_trained(images_file: Path, teacher_file: Callable, tmp_
         assert f'distill.{term}' in process.stdout
     assert (tmp_path / 'cell' / 'epoch_1.pth').is_file()
     assert not list((tmp_path / 'cell').glob('.*'))
+
+
+def test_a_cell_in_several_processes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    started = []
+    monkeypatch.setattr('os.execv', lambda file, words: started.append((file, words)))
+    arguments = ['icd', 'res20_res8_digits', '--resume', '--processes']
+    assert exit_status(FRONT, *arguments, '3') is None
+    launch, config = str(TOOLS / 'dist_train.sh'), 'work_dirs/icd_res20_res8_digits/icd_res20_res8_digits.py'
+    folder = ['--work-dir', 'work_dirs/icd_res20_res8_digits']
+    assert started == [(launch, [launch, config, '3', *folder, '--resume'])]
+    assert os.environ.pop('PYTHON') == sys.executable
+    assert exit_status(FRONT, *arguments, '0') == 1
+    assert '--processes 0: give a number from 1' in capsys.readouterr().err
 
 
 def test_dump_writes_the_config_and_keeps_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -28,47 +28,8 @@ from icd_mmrazor.utils.command_line import run
 main = runpy.run_path(sys.argv[1])['main']
 run(lambda: main(sys.argv[3:], train=Path(sys.argv[2])))
 """
-# a real process that resumes and leaves what a training does; it waits after the epoch that the file `hold` names
-STAND_IN = """
-import argparse, json, os, sys, time, zipfile
-from pathlib import Path
-parser = argparse.ArgumentParser()
-parser.add_argument('methods'), parser.add_argument('pair'), parser.add_argument('--work-dir', type=Path)
-parser.add_argument('--resume', action='store_true'), parser.add_argument('--cfg-options', nargs='+')
-args = parser.parse_args()
-options = dict(option.split('=') for option in args.cfg_options)
-assert args.resume and args.work_dir.is_absolute()
-seed, epochs, root = int(options['randomness.seed']), int(options['train_cfg.max_epochs']), args.work_dir.parents[2]
-if (root / 'fail').is_file() and (root / 'fail').read_text() == f'{args.methods} {seed}':
-    sys.exit('no paint left')
-last = args.work_dir / 'last_checkpoint'
-done = int(last.read_text().rpartition('_')[2].removesuffix('.pth')) if last.is_file() else 0
-logs = args.work_dir / f'2026010{done}_000000' / 'vis_data'
-logs.mkdir(parents=True)
-(args.work_dir / 'pid').write_text(str(os.getpid()))
-(args.work_dir / 'environment').write_text(os.environ['OMP_NUM_THREADS'] + os.environ['CUDA_VISIBLE_DEVICES'])
-(logs / 'config.py').write_text(
-    f'randomness = dict(deterministic=True, seed={seed})\\n'
-    f'train_cfg = dict(by_epoch=True, max_epochs={epochs}, val_interval=1)\\n')
-for epoch in range(done + 1, epochs + 1):
-    checkpoint = args.work_dir / f'epoch_{epoch}.pth'
-    zipfile.ZipFile(checkpoint, 'w').close()
-    last.write_text(str(checkpoint))
-    with (logs / 'scalars.json').open('a') as log:
-        log.write(json.dumps({'lr': 0.05, 'loss': 1.0, 'epoch': epoch, 'iter': 2 * epoch, 'step': 2 * epoch}) + '\\n')
-        accuracy = 10 * epoch + seed + len(args.methods) / 10
-        log.write(json.dumps({'accuracy/top1': accuracy, 'data_time': 0.1, 'time': 0.1, 'step': epoch}) + '\\n')
-    hold = root / 'hold'
-    while hold.is_file() and hold.read_text() == f'{args.methods} {seed} {epoch}':
-        time.sleep(0.05)
-"""
-
-
-@pytest.fixture
-def stand_in(tmp_path: Path) -> Path:
-    file = tmp_path / 'stand_in.py'
-    file.write_text(STAND_IN)
-    return file
+# a real process that resumes and leaves what a training does
+STAND_IN = Path(__file__).with_name('stand_in_training.py')
 
 
 @pytest.fixture
@@ -87,11 +48,11 @@ def tool() -> dict:
 
 
 @pytest.fixture
-def run_here(tool: dict, stand_in: Path, capsys: pytest.CaptureFixture) -> Callable[..., str]:
+def run_here(tool: dict, capsys: pytest.CaptureFixture) -> Callable[..., str]:
     """Run the tool in this process, whose import of the stack is done; return what it prints."""
 
     def run(arguments: list[str]) -> str:
-        tool['main'](arguments, train=stand_in)
+        tool['main'](arguments, train=STAND_IN)
         return capsys.readouterr().out
 
     return run
@@ -113,7 +74,7 @@ def starts(folder: Path) -> list[int]:
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
 def test_a_stopped_benchmark_goes_on(
-    arguments: list[str], stand_in: Path, run_here: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+    arguments: list[str], run_here: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     """Stopped politely, then killed, then finished: every epoch of every cell is trained once."""
     root = tmp_path / 'runs'
@@ -125,7 +86,7 @@ def test_a_stopped_benchmark_goes_on(
     for epoch, number, status in ((1, signal.SIGTERM, 128 + signal.SIGTERM), (2, signal.SIGKILL, -signal.SIGKILL)):
         (root / 'hold').write_text(f'student 1 {epoch}')
         runner = subprocess.Popen(
-            [sys.executable, '-c', DRIVER, str(RUNNER), str(stand_in), *arguments],
+            [sys.executable, '-c', DRIVER, str(RUNNER), str(STAND_IN), *arguments],
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, 'PYTHONPATH': str(ROOT)},
@@ -293,6 +254,18 @@ def test_gpus_are_those_that_this_process_sees(tool: dict, monkeypatch: pytest.M
     for wrong in ('4', '0,0', '0,00', 'a', '-1', '0;1', '0,'):
         with pytest.raises(SettingError, match=f'--gpus {wrong}: .* The GPUs here: 0 to 3'):
             visible(wrong)
+    slots = tool['slots_for']('3,0,1,2', None, processes=2)
+    assert [slot['CUDA_VISIBLE_DEVICES'] for slot in slots] == ['1,6', '7,GPU-abc']
+    with pytest.raises(SettingError, match='--gpus 0,1,2: --processes 2 needs as many GPUs a cell'):
+        tool['slots_for']('0,1,2', None, processes=2)
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
     with pytest.raises(SettingError, match='The GPUs here: none'):
         visible('0')
+
+
+def test_cores_are_shared_by_processes(tool: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(tool['slots_for'].__globals__, 'number_of_cores', lambda: 8)
+    for jobs, processes, threads in ((None, 1, ['2'] * 4), (None, 2, ['1'] * 4), (2, 2, ['2'] * 2), (1, 16, ['1'])):
+        assert [slot['OMP_NUM_THREADS'] for slot in tool['slots_for'](None, jobs, processes)] == threads
+    with pytest.raises(SettingError, match='--processes 0: give a number from 1'):
+        tool['slots_for'](None, None, 0)

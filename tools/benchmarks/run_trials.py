@@ -48,14 +48,26 @@ class Cell(Trial):
     """One cell of the benchmark with one seed; its folder says in ``trial.json`` what was asked of it."""
 
     def __init__(
-        self, methods: str, pair: str, seed: int, cfg: Config, work_dir: Path, options: Sequence[str], train: Path
+        self,
+        methods: str,
+        pair: str,
+        seed: int,
+        cfg: Config,
+        work_dir: Path,
+        options: Sequence[str],
+        train: Path,
+        processes: int = 1,
     ) -> None:
         folder = work_dir / methods / pair / f'seed_{seed}'
         command = [sys.executable, train, methods, pair, '--work-dir', folder, '--resume']
+        command += ['--processes', processes] if processes > 1 else []
         command += ['--cfg-options', f'randomness.seed={seed}', *options]
         super().__init__(f'{methods} {pair} seed {seed}', folder, command, cfg.train_cfg.max_epochs, kind=pair)
         # as JSON gives it back: tuples as lists
         self.asked = json.loads(json.dumps(cfg.to_dict(), default=str))
+        self.processes = processes
+        if processes > 1:
+            self.asked['processes'] = processes
         self.options = list(options)
 
     def start(self, environment: Mapping[str, str], keep_open: Sequence[int] = ()) -> None:
@@ -108,8 +120,11 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--methods', nargs='+', required=True, metavar='METHODS', help='icd icd+kd fitnet ...')
     parser.add_argument('--pairs', nargs='+', required=True, metavar='PAIR', help='res32x4_res8x4_cifar100 ...')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0], metavar='SEED', help='default: 0')
-    parser.add_argument('--gpus', metavar='0,1', help='run one cell at a time on each of these GPUs (default: the CPU)')
+    parser.add_argument('--gpus', metavar='0,1', help='run a cell at a time on each of these GPUs (default: the CPU)')
     parser.add_argument('--jobs', type=int, metavar='N', help='on the CPU: run N cells at a time, sharing the cores')
+    parser.add_argument(
+        '--processes', type=int, default=1, metavar='N', help='train each cell in N processes, one a GPU (default: 1)'
+    )
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/benchmark'), help='default: %(default)s')
     parser.add_argument('--skip-unfit', action='store_true', help='leave out the methods that do not fit a pair')
     parser.add_argument(
@@ -133,24 +148,33 @@ def check_names(kind: str, given: Sequence[str], known: Sequence[str]) -> list[s
     return problems
 
 
-def slots_for(gpus: str | None, jobs: int | None) -> list[dict[str, str]]:
-    """Return the environment of each cell that runs at a time."""
+def slots_for(gpus: str | None, jobs: int | None, processes: int = 1) -> list[dict[str, str]]:
+    """Return the environment of each cell that runs at a time, in one process or several."""
+    if processes < 1:
+        raise SettingError(f'--processes {processes}: give a number from 1.')
     if jobs is not None and (gpus or jobs < 1):
         raise SettingError('--jobs is the number of cells at a time on the CPU, at least 1; with --gpus leave it out.')
     cores, available = number_of_cores(), torch.cuda.device_count()
     if gpus is None:
-        jobs = jobs or min(4, cores)
-        return [{'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': str(max(1, cores // jobs))}] * jobs
+        jobs = jobs or min(4, max(1, cores // processes))
+        threads = str(max(1, cores // (jobs * processes)))
+        return [{'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': threads}] * jobs
     numbers = gpus.split(',')
     wrong = [number for number in numbers if not number.isdecimal() or int(number) >= available]
     if wrong or len(set(map(int, numbers))) < len(numbers):
         shown = f'0 to {available - 1}' if available else 'none'
         raise SettingError(f'--gpus {gpus}: give different numbers with commas between. The GPUs here: {shown}.')
+    if len(numbers) % processes:
+        raise SettingError(f'--gpus {gpus}: --processes {processes} needs as many GPUs a cell.')
     # the numbers count the GPUs that this process sees
     visible = os.environ.get('CUDA_VISIBLE_DEVICES', '')
     names = visible.split(',') if visible else [str(number) for number in range(available)]
     threads = str(max(1, cores // len(numbers)))
-    return [{'CUDA_VISIBLE_DEVICES': names[int(number)], 'OMP_NUM_THREADS': threads} for number in numbers]
+    groups = (numbers[first : first + processes] for first in range(0, len(numbers), processes))
+    return [
+        {'CUDA_VISIBLE_DEVICES': ','.join(names[int(number)] for number in group), 'OMP_NUM_THREADS': threads}
+        for group in groups
+    ]
 
 
 def compose_cells(args: argparse.Namespace, train: Path) -> list[Cell]:
@@ -201,7 +225,7 @@ def compose_cells(args: argparse.Namespace, train: Path) -> list[Cell]:
     for seed, ((mixed, pair), cfg) in itertools.product(seeds, configs.items()):
         cfg.merge_from_dict({'randomness.seed': seed})
         given = options_of(mixed, args.cfg_options)
-        cells.append(Cell(mixed, pair, seed, cfg, args.work_dir.resolve(), given, train))
+        cells.append(Cell(mixed, pair, seed, cfg, args.work_dir.resolve(), given, train, args.processes))
     return cells
 
 
@@ -218,7 +242,7 @@ def refusal(problems: Sequence[str]) -> SettingError:
 
 def main(arguments: Sequence[str] | None = None, train: Path = TRAIN) -> None:
     args = parse_args(arguments)
-    slots = slots_for(args.gpus, args.jobs)
+    slots = slots_for(args.gpus, args.jobs, args.processes)
     cells = compose_cells(args, train)
     if args.work_dir.is_file():
         raise SettingError(f'--work-dir {args.work_dir} is a file. Give a folder.')

@@ -4,8 +4,8 @@
     train.py METHODS PAIR [OPTIONS OF tools/train.py]
     train.py --list
 
-Composes the config, writes it into the work folder and trains it with tools/train.py. With --dump it only writes it:
-for tools/dist_train.sh, tools/slurm_train.sh, or as a beginning of your own.
+Composes the config, writes it into the work folder and trains it with tools/train.py, in several processes with
+tools/dist_train.sh. With --dump it only writes it: for tools/slurm_train.sh, or as a beginning of your own.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from icd_mmrazor.utils.command_line import run
 from icd_mmrazor.utils.errors import SettingError
 from icd_mmrazor.utils.files import write_whole
 
-TRAIN = Path(__file__).resolve().parents[1] / 'train.py'
+TOOLS = Path(__file__).resolve().parents[1]
 
 
 def parse_args() -> tuple[argparse.Namespace, list[str]]:
@@ -30,6 +30,9 @@ def parse_args() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument('--list', action='store_true', help='show all methods and pairs, and what each needs')
     parser.add_argument('--dump', metavar='FILE', help='write the composed config to FILE and stop')
     parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: ./work_dirs/METHODS_PAIR)')
+    parser.add_argument(
+        '--processes', type=int, default=1, metavar='N', help='one on each of N GPUs, or N on the CPU (default: 1)'
+    )
     args, options = parser.parse_known_args()
     if not args.list and args.pair is None:
         parser.error('METHODS and PAIR are needed; --list shows them')
@@ -80,9 +83,12 @@ def main() -> None:
         return
     if os.environ.get('WORLD_SIZE', '') not in ('', '1'):
         raise SettingError(
-            f'WORLD_SIZE={os.environ["WORLD_SIZE"]}: this tool is one process. To train on several GPUs, write the '
-            f'config with --dump FILE and train it with tools/dist_train.sh FILE GPUS --work-dir FOLDER.'
+            f'WORLD_SIZE={os.environ["WORLD_SIZE"]}: this tool is one process. To train on several GPUs give '
+            '--processes GPUS, or write the config with --dump FILE and train it with tools/dist_train.sh FILE GPUS '
+            '--work-dir FOLDER.'
         )
+    if args.processes < 1:
+        raise SettingError(f'--processes {args.processes}: give a number from 1.')
     work_dir = Path(args.work_dir or Path('work_dirs', name))
     if work_dir.is_file():
         raise SettingError(f'--work-dir {work_dir} is a file. Give a folder.')
@@ -91,7 +97,12 @@ def main() -> None:
     # whole: another cell in the same folder may be reading it
     write_whole(cfg.pretty_text, config)
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, str(TRAIN), str(config), '--work-dir', str(work_dir), *options])
+    options = ['--work-dir', str(work_dir), *options]
+    if args.processes == 1:
+        os.execv(sys.executable, [sys.executable, str(TOOLS / 'train.py'), str(config), *options])
+    os.environ['PYTHON'] = sys.executable
+    launch = str(TOOLS / 'dist_train.sh')
+    os.execv(launch, [launch, str(config), str(args.processes), *options])
 
 
 if __name__ == '__main__':
