@@ -1,0 +1,157 @@
+"""The studies of docs/results.md: what is trained with which settings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from icd_mmrazor import benchmark
+
+PUBLISHED = 'published'
+BATCH, LR, SCALED_LR = 'train_dataloader.batch_size', 'optim_wrapper.optimizer.lr', 0.05 / 64
+
+
+@dataclass(frozen=True)
+class Point:
+    """Methods with settings; where nothing is said, the published ones.
+
+    Attributes:
+        methods: As tools/benchmarks/run_trials.py takes them.
+        options: ``--cfg-options`` of its cells.
+        processes: In how many processes each cell is trained.
+    """
+
+    methods: tuple[str, ...] = ('icd',)
+    options: tuple[str, ...] = ()
+    processes: int = 1
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A setting that is changed while the others stay, and the points on it.
+
+    Attributes:
+        title: What the axis of the figure says.
+        values: The name of a point by what its tick says.
+    """
+
+    title: str
+    values: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Points that are trained on pairs with seeds.
+
+    Attributes:
+        purpose: A line for ``--list``.
+        pairs: Names of pairs of the benchmark.
+        points: By their names, which are those of their folders.
+        teachers: Their configs in configs/vanilla.
+        seeds: Of each cell.
+        axes: In which the points are shown, by the name of the figure; none for a table.
+    """
+
+    purpose: str
+    pairs: Sequence[str]
+    points: Mapping[str, Point]
+    teachers: Sequence[str]
+    seeds: Sequence[int] = (0, 1, 2)
+    axes: Mapping[str, Axis] = field(default_factory=dict)
+
+
+def icd(*settings: str) -> Point:
+    """Return ICD with settings of its loss."""
+    return Point(options=tuple(f'model.distiller.icd.{setting}' for setting in settings))
+
+
+COMPARED = ('student', 'kd', 'at', 'sp', 'crd', 'rrd', 'icd', 'icd+kd')
+CIFAR100_TEACHERS = ('res32x4', 'res50', 'res56', 'res110', 'vgg13', 'wrn40-2')
+CIFAR100_PAIRS = tuple(pair for pair in benchmark.pair_names() if pair.endswith('_cifar100'))
+BATCHES = (16, 32, 64, 128, 256, 512)
+
+ABLATIONS = {
+    PUBLISHED: Point(('student', 'icd', 'icd+kd')),
+    'contrastive-only': icd('alpha=0'),
+    'invariance-only': icd('contrastive_weight=0'),
+    'alpha-0.25': icd('alpha=0.25'),
+    'alpha-1': icd('alpha=1'),
+    # exp(1), where the learned one begins, and its limit of 10
+    'tau-fixed-2.7': icd('learn_tau=False'),
+    'tau-fixed-10': icd('learn_tau=False', 'init_log_tau=2.302585'),
+    **{f'max-tau-{limit}': icd(f'max_tau={limit}') for limit in (5, 20, 50)},
+    **{f'width-{width}': Point(options=(f'model.distiller.embed_dims={width}',)) for width in (16, 64, 256, 512)},
+    # with the student alone, which a batch and its learning rate change as well
+    **{
+        f'batch-{size}': Point(('student', 'icd'), (f'{BATCH}={size}', f'{LR}={SCALED_LR * size:g}'))
+        for size in BATCHES
+        if size != 64
+    },
+    'negatives-own': Point(options=(f'{BATCH}=32',), processes=2),
+    'negatives-all': Point(options=(f'{BATCH}=32', 'model.distiller.icd.gather_distributed=True'), processes=2),
+}
+AXES = {
+    'terms': Axis(
+        'terms of the objective',
+        {
+            'contrastive\nonly': 'contrastive-only',
+            'invariance\nonly': 'invariance-only',
+            'both': PUBLISHED,
+        },
+    ),
+    'alpha': Axis(
+        'weight of the invariance term (alpha)',
+        {'0': 'contrastive-only', '0.25': 'alpha-0.25', '0.5': PUBLISHED, '1': 'alpha-1'},
+    ),
+    'tau': Axis(
+        'temperature (tau)',
+        {'fixed at 2.7': 'tau-fixed-2.7', 'fixed at 10': 'tau-fixed-10', 'learned': PUBLISHED},
+    ),
+    'max_tau': Axis(
+        'limit of the temperature (max_tau)',
+        {'5': 'max-tau-5', '10': PUBLISHED, '20': 'max-tau-20', '50': 'max-tau-50'},
+    ),
+    'width': Axis(
+        'width of the embeddings',
+        {'16': 'width-16', '64': 'width-64', '128': PUBLISHED, '256': 'width-256', '512': 'width-512'},
+    ),
+    'batch': Axis(
+        'batch size, learning rate in proportion',
+        {str(size): PUBLISHED if size == 64 else f'batch-{size}' for size in BATCHES},
+    ),
+    'negatives': Axis(
+        'processes and negatives',
+        {
+            '1 process,\nits 63': PUBLISHED,
+            '2 processes,\n31 of its own': 'negatives-own',
+            '2 processes,\n63 of both': 'negatives-all',
+        },
+    ),
+}
+
+STUDIES = {
+    'cifar10-5k': Study(
+        'eight methods on two pairs, 5,000 images of CIFAR-10, 8 epochs; for two CPU cores',
+        ('res56_res20_cifar10-5k', 'wrn40-2_wrn16-2_cifar10-5k'),
+        {PUBLISHED: Point(COMPARED)},
+        ('res56_cifar10-16k', 'wrn40-2_cifar10-16k'),
+    ),
+    'ablations': Study(
+        "ICD's settings on a small pair, 5,000 images of CIFAR-10, 8 epochs; for two CPU cores",
+        ('res20_res8_cifar10-5k',),
+        ABLATIONS,
+        ('res20_cifar10-16k',),
+        axes=AXES,
+    ),
+    'cifar10': Study(
+        'eight methods on two pairs, all of CIFAR-10, 240 epochs; for GPUs',
+        ('res32x4_res8x4_cifar10', 'wrn40-2_wrn16-2_cifar10'),
+        {PUBLISHED: Point(COMPARED)},
+        ('res32x4_cifar10', 'wrn40-2_cifar10'),
+    ),
+    'cifar100': Study(
+        'all methods on the 13 pairs of the published tables, CIFAR-100, 240 epochs, 5 seeds; for GPUs',
+        CIFAR100_PAIRS,
+        {PUBLISHED: Point((*benchmark.method_names(), 'icd+kd'))},
+        tuple(f'{network}_cifar100' for network in CIFAR100_TEACHERS),
+        seeds=(0, 1, 2, 3, 4),
+    ),
+}
