@@ -238,13 +238,17 @@ def draw_axis(results: Results, axis: Axis) -> 'Figure':
     panel.set_xlabel(axis.title)
     panel.set_ylabel('top-1 accuracy (%)')
     panel.grid(alpha=0.3)
-    entries = {}
-    for method in methods_on(results.study, axis):
+    entries, methods = {}, methods_on(results.study, axis)
+    for number, method in enumerate(methods):
+        # side by side
+        shift = 0.16 * (number - (len(methods) - 1) / 2)
         for place, (_, point) in enumerate(values):
             colour = 'grey' if method == STUDENT else HIGHLIGHTED if point == PUBLISHED else PLAIN
             name = in_words(method) + (', published setting' if colour == HIGHLIGHTED else '')
-            entries[name] = draw_cell(panel, results.cell(point, method, pair), place, colour) or entries.get(name)
-    if STUDENT not in methods_on(results.study, axis):
+            entries[name] = draw_cell(panel, results.cell(point, method, pair), place + shift, colour) or entries.get(
+                name
+            )
+    if STUDENT not in methods:
         alone = results.cell(PUBLISHED, STUDENT, pair).mean
         if alone is not None:
             entries['student alone'] = panel.axhline(alone, color='grey', linewidth=1, linestyle='--')
@@ -252,7 +256,7 @@ def draw_axis(results: Results, axis: Axis) -> 'Figure':
     return figure
 
 
-def draw_cell(panel: 'Axes', cell: Cell, place: int, colour: str, across: bool = False) -> object:
+def draw_cell(panel: 'Axes', cell: Cell, place: float, colour: str, across: bool = False) -> object:
     """Draw the seeds as small points, mean and deviation as a large one; return the latter, or None without seeds."""
     if cell.mean is None:
         return None
