@@ -142,7 +142,7 @@ def test_every_study_can_be_composed(tools: dict, tmp_path: Path, monkeypatch: p
         assert seeds == sorted(seeds)
         for axis in study.axes.values():
             assert {*axis.values.values()} <= study.points.keys()
-        assert {tools['collect_study']['teacher_of'](pair) for pair in study.pairs} == {*study.teachers}
+        assert {sys.modules['studies'].teacher_of(pair) for pair in study.pairs} == {*study.teachers}
 
 
 def test_the_pages_show_what_is_kept(tools: dict) -> None:

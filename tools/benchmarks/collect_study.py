@@ -3,8 +3,9 @@
 
     collect_study.py docs/results --pages docs/results.md README.md --figures docs/images
 
-In a page, what stands between the lines "<!-- STUDY: PART -->" and "<!-- end -->" is replaced. The PART is "table", the
-name of an axis of the study, "sittings" (dates, machines, times), or "published" (the published table of CIFAR-100).
+In a page, what stands between the lines "<!-- STUDY: PART -->" and "<!-- end -->" is replaced. The PART is "table",
+"summary" (its accuracies), the name of an axis of the study, "sittings" (dates, machines, times), or "published" (the
+published table of CIFAR-100).
 """
 
 import argparse
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from studies import PUBLISHED, STUDIES, Axis, Study
+from studies import PUBLISHED, STUDIES, Axis, Study, teacher_of
 
 from icd_mmrazor import benchmark
 from icd_mmrazor.utils.command_line import run
@@ -75,10 +76,6 @@ class Results:
         return json.loads(file.read_text()) if file.is_file() else []
 
 
-def teacher_of(pair: str) -> str:
-    return Path(benchmark.compose(pair, ['icd']).model.teacher_ckpt).parent.name
-
-
 def in_words(name: str) -> str:
     """Return how a table calls methods, or a pair."""
     if name == STUDENT:
@@ -124,6 +121,19 @@ def methods_table(results: Results) -> str:
                 '' if minutes is None else f'{minutes:.1f}',
             ]
         rows.append(row)
+    return table_of(rows)
+
+
+def summary_table(results: Results) -> str:
+    """Return the accuracies alone."""
+    study = results.study
+    rows = [['top-1 accuracy (%)', *map(in_words, study.pairs)], ['teacher']]
+    for pair in study.pairs:
+        found = results.teacher(pair)
+        rows[-1].append(NOT_RUN if found is None else f'{found:.2f}')
+    for methods in study.points[PUBLISHED].methods:
+        cells = (results.cell(PUBLISHED, methods, pair) for pair in study.pairs)
+        rows.append([in_words(methods), *(accuracy(cell, len(study.seeds)) for cell in cells)])
     return table_of(rows)
 
 
@@ -181,7 +191,7 @@ def part(results: Results, name: str) -> str:
         **{axis: lambda axis=axis: axis_table(results, study.axes[axis]) for axis in study.axes},
     }
     if not study.axes:
-        parts['table'] = lambda: methods_table(results)
+        parts |= {'table': lambda: methods_table(results), 'summary': lambda: summary_table(results)}
     if all(pair.endswith('_cifar100') for pair in study.pairs):
         parts['published'] = lambda: published_table(study)
     benchmark.check_name('part', name, list(parts))

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from typing import Any
 import run_trials
 import step_arithmetic
 from mmengine.config import Config
-from studies import STUDIES, Point, Study
+from studies import STUDIES, Study, teacher_of
 
 from icd_mmrazor import benchmark
 from icd_mmrazor.utils.command_line import run
@@ -98,13 +99,13 @@ def part_of(study: Study, args: argparse.Namespace) -> Study:
     for name in chosen(args.points, list(study.points), 'point'):
         point = study.points[name]
         if kept := tuple(method for method in point.methods if method in methods):
-            points[name] = Point(kept, point.options, point.processes)
+            points[name] = replace(point, methods=kept)
     if not points:
         raise SettingError(f'--points {" ".join(args.points)} are not trained with {" ".join(args.methods)}.')
     pairs = chosen(args.pairs, study.pairs, 'pair')
-    needed = {Path(benchmark.compose(pair, ['icd']).model.teacher_ckpt).parent.name for pair in pairs}
+    needed = {teacher_of(pair) for pair in pairs}
     teachers = [name for name in study.teachers if name in needed]
-    return Study(study.purpose, pairs, points, teachers, args.seeds or study.seeds, study.axes)
+    return replace(study, pairs=pairs, points=points, teachers=teachers, seeds=args.seeds or study.seeds)
 
 
 def compose_cells(study: Study, folder: Path, front: Path) -> list[run_trials.Cell]:
@@ -121,16 +122,15 @@ def compose_cells(study: Study, folder: Path, front: Path) -> list[run_trials.Ce
     return sorted(cells, key=lambda cell: study.seeds.index(int(cell.folder.name.removeprefix('seed_'))))
 
 
-def train(trials: Sequence[Trial], args: argparse.Namespace, processes: int, locks: Sequence[int] = ()) -> None:
+def train(trials: Sequence[Trial], slots: Sequence[dict[str, str]], lock: int) -> None:
     """Run trainings that have no result yet.
 
     Raises:
         UserError: Some failed.
     """
-    slots = run_trials.slots_for(args.gpus, args.jobs, processes)
     done = sum(trial.result is not None for trial in trials)
     print(f'{len(trials)} trainings, {done} finished before; {len(slots)} at a time', flush=True)
-    failed = run_pool(trials, slots, Progress(trials, len(slots), seconds=60), keep_open=locks)
+    failed = run_pool(trials, slots, Progress(trials, len(slots), seconds=60), keep_open=[lock])
     if failed:
         count = f'{len(failed)} of {len(trials)} trainings failed; the same command tries them again.'
         raise UserError('\n\n'.join([count, *(trial.failure for trial in failed)]))
@@ -221,14 +221,16 @@ def main(arguments: Sequence[str] | None = None, front: Path = run_trials.TRAIN)
         trials += teachers
         if missing:
             print(f'teachers: {", ".join(str(teacher.folder) for teacher in missing)}')
-            train(missing, args, 1, [lock])
+            # they differ in size: on the CPU one after another, with all cores
+            train(missing, run_trials.slots_for(args.gpus, None if args.gpus else 1), lock)
         cells = compose_cells(study, folder, front)
         problems = [problem for cell in cells if (problem := cell.problem())]
         if problems:
             raise run_trials.refusal([*problems, 'Give another --work-dir, or delete the folder.'])
         trials += cells
         for processes in sorted({point.processes for point in study.points.values()}):
-            train([cell for cell in cells if cell.processes == processes], args, processes, [lock])
+            slots = run_trials.slots_for(args.gpus, args.jobs, processes)
+            train([cell for cell in cells if cell.processes == processes], slots, lock)
     if kept:
         print(f'logs and settings: {kept}. Tables and figures:\n  {sys.executable} {COLLECT} {args.keep}')
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from icd_mmrazor import benchmark
 
@@ -56,6 +57,11 @@ class Study:
     teachers: Sequence[str]
     seeds: Sequence[int] = (0, 1, 2)
     axes: Mapping[str, Axis] = field(default_factory=dict)
+
+
+def teacher_of(pair: str) -> str:
+    """Return the name of a pair's teacher, which is that of its config and of its folder."""
+    return Path(benchmark.compose(pair, ['icd']).model.teacher_ckpt).parent.name
 
 
 def icd(*settings: str) -> Point:
