@@ -38,8 +38,8 @@ $(STAMP): $(SOURCES)
 	$(VENV)/bin/pip install --quiet --progress-bar off -c requirements/constraints.txt -e '.[onedl,demo,test,docs,lint]'
 	@touch $@
 
-# what both have is linked, not installed again: 20 seconds instead of two minutes, and no 6 GB; it has no scripts of its own,
-# so use python -m
+# what both have is linked, not installed again: 20 seconds instead of two minutes, and no 6 GB. The scripts of what is
+# linked are missing, so use python -m
 $(STAMP_OPENMMLAB): $(STAMP)
 	$(VENV)/bin/python -m venv --clear --without-pip $(VENV_OPENMMLAB)
 	cp -al $(VENV)/lib/python3.*/site-packages $(VENV_OPENMMLAB)/lib/python3.*/
