@@ -24,6 +24,8 @@ PAGES = [ZOO, *(folder / 'README.md' for folder in FOLDERS)]
 NOT_RUN = '**None of these cells has been run by us**'
 NOT_PUBLISHED = '-'
 ARCHITECTURES = json.loads((DATA / 'repdistiller_architectures.json').read_text())
+# what the names of configs say after the network: the data, and how many classes fewer than 100 they have
+CIFAR = {'cifar100': ('CIFAR-100', 0), 'cifar10': ('CIFAR-10', 90), 'cifar10-16k': ('CIFAR-10', 90)}
 
 Table = list[list[str]]
 
@@ -88,9 +90,9 @@ def test_metafile_names_the_networks(folder: Path) -> None:
         if data == 'in1k':
             continue
         student = networks[-1]
-        assert model['Metadata']['Training Data'] == {'cifar100': 'CIFAR-100', 'cifar10': 'CIFAR-10'}[data]
+        training_data, fewer_classes = CIFAR[data]
+        assert model['Metadata']['Training Data'] == training_data
         network = ARCHITECTURES[published_names[student]]
-        fewer_classes = {'cifar100': 0, 'cifar10': 90}[data]
         assert model['Metadata']['Parameters'] == network['params'] - fewer_classes * (network['feature_dim'] + 1)
         if folder.name == 'vanilla':
             continue
