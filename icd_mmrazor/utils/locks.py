@@ -36,8 +36,8 @@ def locked(folder: Path) -> Iterator[int]:
             owner = _owner(lock)
             if _may_live(owner) or time.monotonic() > until:
                 raise SettingError(
-                    f'--work-dir {folder} is in use by another runner ({owner or "it has not said which"}) or by a '
-                    'training that it left behind. Let it end, or give another folder.'
+                    f'{folder} is in use by another runner ({owner or "it has not said which"}) or by a training '
+                    'that it left behind. Let it end, or give another --work-dir.'
                 )
             time.sleep(POLL_SECONDS)
         text = f'process {os.getpid()} on {socket.gethostname()}\n'.encode()

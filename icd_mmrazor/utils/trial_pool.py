@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from icd_mmrazor.utils.progress import Progress
 from icd_mmrazor.utils.trials import Trial
@@ -22,6 +22,7 @@ def run_trials(
     progress: Progress,
     keep_going: bool = True,
     keep_open: Sequence[int] = (),
+    finished: Callable[[Trial], None] | None = None,
 ) -> list[Trial]:
     """Run those trials that have no result yet, one in each slot at a time.
 
@@ -33,6 +34,7 @@ def run_trials(
         progress: Says what happens.
         keep_going: Whether to start further trials after one has failed.
         keep_open: Open files that the trainings inherit.
+        finished: Called with each trial that has ended well.
 
     Returns:
         The trials that failed.
@@ -55,6 +57,8 @@ def run_trials(
                     if trial.failure is None:
                         result = trial.result
                         progress.show(f'  {trial.name}: {result["accuracy"]:.1f} % in {result["seconds"]:.0f} s')
+                        if finished:
+                            finished(trial)
                         continue
                     failed.append(trial)
                     if keep_going:

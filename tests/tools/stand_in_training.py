@@ -45,6 +45,7 @@ for epoch in range(done + 1, epochs + 1):
     with (logs / 'scalars.json').open('a') as log:
         log.write(json.dumps({'lr': 0.05, 'loss': 1.0, 'epoch': epoch, 'iter': 2 * epoch, 'step': 2 * epoch}) + '\n')
         accuracy = 10 * epoch + seed + len(args.methods) / 10 + 20 * (args.processes - 1)
+        accuracy += float(options.get('model.distiller.icd.alpha', 0))
         log.write(json.dumps({'accuracy/top1': accuracy, 'data_time': 0.1, 'time': 0.1, 'step': epoch}) + '\n')
     hold = root / 'hold'
     while hold.is_file() and hold.read_text() == f'{args.methods} {seed} {epoch}':

@@ -256,7 +256,7 @@ def test_gpus_are_those_that_this_process_sees(tool: dict, monkeypatch: pytest.M
             visible(wrong)
     slots = tool['slots_for']('3,0,1,2', None, processes=2)
     assert [slot['CUDA_VISIBLE_DEVICES'] for slot in slots] == ['1,6', '7,GPU-abc']
-    with pytest.raises(SettingError, match='--gpus 0,1,2: --processes 2 needs as many GPUs a cell'):
+    with pytest.raises(SettingError, match='--gpus 0,1,2: cells in 2 processes need 2 GPUs each'):
         tool['slots_for']('0,1,2', None, processes=2)
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
     with pytest.raises(SettingError, match='The GPUs here: none'):

@@ -3,19 +3,21 @@
 
     collect_study.py docs/results --pages docs/results.md README.md --figures docs/images
 
-In a page, what stands between the lines "<!-- STUDY: PART -->" and "<!-- end -->" is replaced. The PART is "table",
-"summary" (its accuracies), the name of an axis of the study, "sittings" (dates, machines, times), or "published" (the
-published table of CIFAR-100).
+In a page, what stands between the lines "<!-- STUDY: PART -->" and "<!-- end -->" is replaced. The PART is "table" (of
+the methods in the published setting), "summary" (its accuracies), the name of an axis of the study, "sittings" (dates,
+machines, times), or "published" (the published table of CIFAR-100).
 """
 
 import argparse
 import json
+import math
 import re
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sittings import read_sittings
 from studies import PUBLISHED, STUDIES, Axis, Study, teacher_of
 
 from icd_mmrazor import benchmark
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
 
 PUBLISHED_TABLE = Path(__file__).with_name('published_cifar100.csv')
 STUDENT = benchmark.STUDENT_ALONE
-BLOCK = re.compile(r'(<!-- ([\w-]+): ([\w-]+) -->\n).*?(<!-- end -->)', re.DOTALL)
+BEGIN = r'<!-- ([\w-]+): ([\w-]+) -->\n'
+# up to its own end: without one nothing of the page is to be lost
+BLOCK = re.compile(rf'({BEGIN})(?:(?!<!-- ).)*(<!-- end -->)', re.DOTALL)
 NOT_RUN = 'not run'
 # what is being shown, among the others
 HIGHLIGHTED, PLAIN = style(1).color, style(0).color
@@ -65,15 +69,20 @@ class Results:
         return accuracies[max(accuracies)] if accuracies else None
 
     def minutes(self, point: str, methods: str, pair: str) -> float | None:
-        """Return how long a training of a cell took, the mean over its seeds."""
+        """Return how long a training of a cell took, the mean over its seeds, without those that were resumed."""
         files = (self.folder / point / methods / pair).glob('seed_*/result.json')
-        seconds = [json.loads(file.read_text())['seconds'] for file in files]
+        results = [json.loads(file.read_text()) for file in files]
+        # of a training that was resumed, the time is that of its last process alone
+        seconds = [
+            result['seconds']
+            for result in results
+            if result['pace'] and math.isclose(result['pace'] * result['epochs'], result['seconds'])
+        ]
         return statistics.mean(seconds) / 60 if seconds else None
 
-    def sittings(self) -> list[dict]:
-        """Return when, and on what, the study was trained."""
-        file = self.folder / 'sittings.json'
-        return json.loads(file.read_text()) if file.is_file() else []
+    def has(self, axis: Axis) -> bool:
+        """Return whether there is a number on an axis."""
+        return any(cell.mean is not None for (point, _, _), cell in self.cells.items() if point in axis.values.values())
 
 
 def in_words(name: str) -> str:
@@ -84,13 +93,14 @@ def in_words(name: str) -> str:
     return ' → '.join(networks[:2]) if len(networks) > 1 else name.upper().replace('FITNET', 'FitNet')
 
 
-def accuracy(cell: Cell, seeds: int) -> str:
-    """Return mean and spread, with the number of seeds where some are missing."""
+def accuracy(cell: Cell, seeds: Sequence[int]) -> str:
+    """Return mean and spread, with the seeds where they are not the study's, or what there is instead."""
     if cell.mean is None:
-        return NOT_RUN
+        return NOT_RUN if cell.state in ('', 'missing') else cell.state
     spread = '' if cell.deviation is None else f' ± {cell.deviation:.2f}'
-    count = len(cell.accuracies)
-    return f'{cell.mean:.2f}{spread}' + ('' if count == seeds else f' (n={count})')
+    finished = [seed for seed, run in cell.runs.items() if run.accuracy is not None]
+    others = '' if finished == sorted(seeds) else f' (seed{"s" * (len(finished) > 1)} {", ".join(map(str, finished))})'
+    return f'{cell.mean:.2f}{spread}{others}'
 
 
 def table_of(rows: Sequence[Sequence[str]]) -> str:
@@ -116,7 +126,7 @@ def methods_table(results: Results) -> str:
             known = None not in (cell.mean, alone.mean) and methods != STUDENT
             minutes = results.minutes(PUBLISHED, methods, pair)
             row += [
-                accuracy(cell, len(study.seeds)),
+                accuracy(cell, study.seeds),
                 f'{cell.mean - alone.mean:+.2f}' if known else '',
                 '' if minutes is None else f'{minutes:.1f}',
             ]
@@ -133,18 +143,20 @@ def summary_table(results: Results) -> str:
         rows[-1].append(NOT_RUN if found is None else f'{found:.2f}')
     for methods in study.points[PUBLISHED].methods:
         cells = (results.cell(PUBLISHED, methods, pair) for pair in study.pairs)
-        rows.append([in_words(methods), *(accuracy(cell, len(study.seeds)) for cell in cells)])
+        rows.append([in_words(methods), *(accuracy(cell, study.seeds) for cell in cells)])
     return table_of(rows)
 
 
 def axis_table(results: Results, axis: Axis) -> str:
-    """Return the accuracy at each point of an axis."""
-    (pair,), seeds = results.study.pairs, len(results.study.seeds)
+    """Return the accuracy at each point of an axis, and that of the student alone."""
+    (pair,), seeds = results.study.pairs, results.study.seeds
     methods = methods_on(results.study, axis)
     rows = [[axis.title, *(f'{in_words(name)}, top-1 (%)' for name in methods)]]
     for value, point in axis.values.items():
         name = ' '.join(value.split()) + (' (published)' if point == PUBLISHED else '')
         rows.append([name, *(accuracy(results.cell(point, method, pair), seeds) for method in methods)])
+    if STUDENT not in methods:
+        rows.append([in_words(STUDENT), accuracy(results.cell(PUBLISHED, STUDENT, pair), seeds)])
     return table_of(rows)
 
 
@@ -156,13 +168,21 @@ def methods_on(study: Study, axis: Axis) -> list[str]:
 
 def sittings_table(results: Results) -> str:
     """Return when and where the trainings ran, and how long."""
-    rows = [['date', 'commit', 'machine', 'torch', 'minutes', 'trainings']]
-    for sitting in results.sittings():
-        machine = sitting['machine']
-        where = f'{machine["cores"]} cores of {machine["processor"]}, Python {machine["python"]}'
-        count = len(sitting['trained'])
+    rows = [['begun (UTC)', 'commit', 'machine', 'at a time', 'trainings', 'minutes until the last one ended']]
+    for sitting in read_sittings(results.folder):
+        machine, gpus = sitting['machine'], sitting['gpus']
+        processor = f'{sitting["cores used"]} of {machine["cores"]} cores of {machine["processor"]}'
+        processor += f' ({machine["instructions"]})'
+        device = f'GPUs {gpus}: {machine["gpu"]}, CUDA {machine["cuda"]}; {processor}' if gpus else processor
         rows.append(
-            [sitting['date'], sitting['commit'], where, machine['torch'], f'{sitting["seconds"] / 60:.0f}', str(count)]
+            [
+                sitting['begun'][:16].replace('T', ' '),
+                f'`{sitting["commit"]}`',
+                f'{device}, Python {machine["python"]}, torch {machine["torch"]}',
+                str(sitting['at a time']),
+                str(len(sitting['trained'])),
+                f'{sitting["seconds"] / 60:.0f}',
+            ]
         )
     return table_of(rows) if len(rows) > 1 else f'{NOT_RUN.capitalize()}.'
 
@@ -188,10 +208,10 @@ def part(results: Results, name: str) -> str:
     study = results.study
     parts: dict[str, Callable[[], str]] = {
         'sittings': lambda: sittings_table(results),
+        'table': lambda: methods_table(results),
+        'summary': lambda: summary_table(results),
         **{axis: lambda axis=axis: axis_table(results, study.axes[axis]) for axis in study.axes},
     }
-    if not study.axes:
-        parts |= {'table': lambda: methods_table(results), 'summary': lambda: summary_table(results)}
     if all(pair.endswith('_cifar100') for pair in study.pairs):
         parts['published'] = lambda: published_table(study)
     benchmark.check_name('part', name, list(parts))
@@ -206,8 +226,14 @@ def filled(text: str, folder: Path) -> str:
         folder: What run_study.py was given as ``--keep``.
 
     Raises:
-        SettingError: It asks for a study or a part that is not there.
+        SettingError: It asks for nothing, for a study or a part that is not there, or does not say where a part ends.
     """
+    begun = list(re.finditer(BEGIN, text))
+    if not begun:
+        raise SettingError('it asks for nothing: no line "<!-- STUDY: PART -->" with a "<!-- end -->" behind it.')
+    for line in begun:
+        if not BLOCK.match(text, line.start()):
+            raise SettingError(f'behind {line[0].strip()} there is no <!-- end -->.')
 
     def fill(block: re.Match) -> str:
         benchmark.check_name('study', block[2], list(STUDIES))
@@ -286,6 +312,7 @@ def figures_of(name: str, results: Results) -> dict[str, Callable[[], 'Figure']]
     return {
         f'results_{name}_{axis_name}': lambda axis=axis: draw_axis(results, axis)
         for axis_name, axis in results.study.axes.items()
+        if results.has(axis)
     }
 
 
@@ -307,11 +334,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, results in studies.items():
         for file in figures_of(name, results) if args.figures else ():
             figure_files(args.figures / f'{file}.png', args.force, '--figures')
-    pages = {page: filled(page.read_text(), args.folder) for page in args.pages}
+    pages = {}
+    for page in args.pages:
+        try:
+            pages[page] = filled(page.read_text(), args.folder)
+        except SettingError as error:
+            raise SettingError(f'--pages {page}: {error}') from error
     for page, text in pages.items():
         write_whole(text, page)
     for name, results in studies.items():
-        for kind in results.study.axes or ['table']:
+        for kind in ['table', *results.study.axes]:
             print(f'{name}: {kind}\n\n{part(results, kind)}\n')
         if args.figures:
             for file, draw in figures_of(name, results).items():

@@ -8,40 +8,34 @@
 Teachers come to work_dirs/NETWORK_DATA; one whose checkpoint is there is taken as it is. The cells come to
 WORK_DIR/STUDY/POINT/METHODS/PAIR/seed_S. The runner can be stopped at any time: the same command goes on where it
 ended. --keep FOLDER copies what the tables need of each finished training, its logs and settings, to FOLDER/STUDY, from
-which tools/benchmarks/collect_study.py makes tables and figures. What was kept can be put back into WORK_DIR.
+which tools/benchmarks/collect_study.py makes tables and figures. To go on elsewhere, copy FOLDER/STUDY to WORK_DIR.
 """
 
 import argparse
-import json
-import shutil
-import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import run_trials
 import step_arithmetic
 from mmengine.config import Config
+from sittings import Sitting
 from studies import STUDIES, Study, teacher_of
 
 from icd_mmrazor import benchmark
 from icd_mmrazor.utils.command_line import run
 from icd_mmrazor.utils.errors import SettingError, UserError
-from icd_mmrazor.utils.files import write_whole
 from icd_mmrazor.utils.locks import locked
 from icd_mmrazor.utils.progress import Progress
+from icd_mmrazor.utils.trial_pool import number_of_cores
 from icd_mmrazor.utils.trial_pool import run_trials as run_pool
 from icd_mmrazor.utils.trials import Trial
 
 TOOLS = Path(__file__).resolve().parents[1]
 COLLECT = Path(__file__).with_name('collect_study.py')
-KEPT = ('result.json', 'trial.json', '*/vis_data/scalars.json')
-SITTINGS = 'sittings.json'
 
 
 class Teacher(Trial):
@@ -54,6 +48,11 @@ class Teacher(Trial):
         command = [sys.executable, TOOLS / 'train.py', config, '--work-dir', folder, '--resume']
         super().__init__(f'teacher {name}', folder, [*command, '--cfg-options', 'randomness.seed=0'], epochs)
         self.checkpoint = folder / f'epoch_{epochs}.pth'
+
+    @property
+    def missing(self) -> bool:
+        """Whether it must be trained, or what this tool began must be ended; a checkpoint from elsewhere is taken."""
+        return not self.checkpoint.is_file() or (self.log.is_file() and self.result is None)
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -78,7 +77,8 @@ def show_list() -> None:
     for name, study in STUDIES.items():
         cells = sum(len(point.methods) for point in study.points.values()) * len(study.pairs) * len(study.seeds)
         print(f'{name}: {study.purpose}')
-        print(f'  {len(study.teachers)} teachers, {cells} trainings of students; points: {", ".join(study.points)}')
+        print(f'  {len(study.teachers)} teachers, up to {cells} trainings of students')
+        print(f'  points: {", ".join(study.points)}')
 
 
 def chosen(wanted: Sequence[Any] | None, known: Sequence[Any], kind: str) -> list[Any]:
@@ -103,90 +103,67 @@ def part_of(study: Study, args: argparse.Namespace) -> Study:
     if not points:
         raise SettingError(f'--points {" ".join(args.points)} are not trained with {" ".join(args.methods)}.')
     pairs = chosen(args.pairs, study.pairs, 'pair')
-    needed = {teacher_of(pair) for pair in pairs}
-    teachers = [name for name in study.teachers if name in needed]
-    return replace(study, pairs=pairs, points=points, teachers=teachers, seeds=args.seeds or study.seeds)
+    return replace(study, pairs=pairs, points=points, seeds=args.seeds or study.seeds)
 
 
-def compose_cells(study: Study, folder: Path, front: Path) -> list[run_trials.Cell]:
-    """Return all cells, the first seed of every point first."""
-    cells = []
+def compose_cells(study: Study, folder: Path, front: Path, teachers: Sequence[Teacher] = ()) -> list[run_trials.Cell]:
+    """Return all cells, the first seed of every point first.
+
+    Args:
+        study: What is asked for.
+        folder: Its work folder.
+        front: What trains a cell.
+        teachers: Those that will be there.
+
+    Raises:
+        SettingError: A seed is out of range, a teacher is missing, or a cell's folder holds something else.
+    """
+    cells: list[run_trials.Cell] = []
     for name, point in study.points.items():
         arguments = ['--methods', *point.methods, '--pairs', *study.pairs, '--seeds', *map(str, study.seeds)]
         arguments += ['--processes', str(point.processes), '--work-dir', str(folder / name), '--skip-unfit']
         arguments += ['--cfg-options', *point.options] if point.options else []
-        of_point = run_trials.compose_cells(run_trials.parse_args(arguments), front)
+        coming = {teacher.checkpoint for teacher in teachers}
+        of_point = run_trials.compose_cells(run_trials.parse_args(arguments), front, coming)
         for cell in of_point:
             cell.name = f'{name} {cell.name}'
         cells += of_point
+    if problems := [problem for cell in cells if (problem := cell.problem())]:
+        raise run_trials.refusal([*problems, 'Give another --work-dir, or delete the folder.'])
     return sorted(cells, key=lambda cell: study.seeds.index(int(cell.folder.name.removeprefix('seed_'))))
 
 
-def train(trials: Sequence[Trial], slots: Sequence[dict[str, str]], lock: int) -> None:
-    """Run trainings that have no result yet.
+def train(
+    trials: Sequence[Trial], slots: Sequence[dict[str, str]], locks: Sequence[int], sitting: Sitting
+) -> list[Trial]:
+    """Run trainings that have no result yet, and keep each when it has ended.
 
-    Raises:
-        UserError: Some failed.
+    Args:
+        trials: The trainings.
+        slots: The environment of each that runs at a time.
+        locks: Of their folders.
+        sitting: Notes and keeps them.
+
+    Returns:
+        Those that failed.
     """
     done = sum(trial.result is not None for trial in trials)
     print(f'{len(trials)} trainings, {done} finished before; {len(slots)} at a time', flush=True)
-    failed = run_pool(trials, slots, Progress(trials, len(slots), seconds=60), keep_open=[lock])
+    progress = Progress(trials, len(slots), seconds=60)
+    return run_pool(
+        trials, slots, progress, keep_open=locks, finished=lambda trial: sitting.add(trial.folder, where(trial))
+    )
+
+
+def check(failed: Sequence[Trial], trials: Sequence[Trial]) -> None:
+    """Refuse to go on where trainings failed.
+
+    Raises:
+        UserError: Some did.
+    """
     if failed:
         count = f'{len(failed)} of {len(trials)} trainings failed; the same command tries them again.'
         raise UserError('\n\n'.join([count, *(trial.failure for trial in failed)]))
-
-
-def keep(source: Path, target: Path) -> None:
-    """Copy the logs and the settings of a finished training."""
-    files = [file for pattern in KEPT for file in source.glob(pattern)]
-    # the config, but not that of the exported student
-    files += [file for file in source.glob('*.py') if file.name != 'student.py']
-    for file in files:
-        copy = target / file.relative_to(source)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, copy)
-
-
-@contextmanager
-def sitting(folder: Path | None) -> Iterator[list[Trial]]:
-    """Keep what is finished at the end, with the machine, the time and the commit; also where it is stopped.
-
-    Args:
-        folder: Of the study, or None to keep nothing.
-
-    Yields:
-        A list to put the study's trials into.
-    """
-    begin, trials = time.monotonic(), []
-    try:
-        yield trials
-    finally:
-        if folder:
-            keep_all([trial for trial in trials if trial.result], folder, round(time.monotonic() - begin))
-
-
-def keep_all(trials: Sequence[Trial], folder: Path, seconds: int) -> None:
-    """Keep finished trainings, and note when and on what those were trained that are new.
-
-    Args:
-        trials: The finished ones, also of earlier sittings.
-        folder: Of the study.
-        seconds: How long this sitting has taken.
-    """
-    for trial in trials:
-        keep(trial.folder, folder / where(trial))
-    file = folder / SITTINGS
-    sittings = json.loads(file.read_text()) if file.is_file() else []
-    before = {name for record in sittings for name in record['trained']}
-    if trained := sorted({str(where(trial)) for trial in trials} - before):
-        record = dict(
-            date=date.today().isoformat(),
-            commit=commit(),
-            seconds=seconds,
-            machine=step_arithmetic.machine_facts('cpu'),
-            trained=trained,
-        )
-        write_whole(json.dumps([*sittings, record], indent=1) + '\n', file)
 
 
 def where(trial: Trial) -> Path:
@@ -196,11 +173,10 @@ def where(trial: Trial) -> Path:
     return Path(*trial.folder.parts[-4:])
 
 
-def commit() -> str:
-    """Return the commit of these tools, or that there is none; what has changed since is said by a ``-dirty``."""
-    command = ['git', 'describe', '--always', '--dirty', '--exclude=*']
-    process = subprocess.run(command, cwd=TOOLS, capture_output=True, text=True, check=False)
-    return process.stdout.strip() or 'no git clone'
+def facts(gpus: str | None, slots: Sequence[dict[str, str]]) -> dict[str, Any]:
+    """Return on what a sitting runs, and how many trainings of students at a time."""
+    machine = step_arithmetic.machine_facts('cuda' if gpus else 'cpu')
+    return {'machine': machine, 'gpus': gpus, 'cores used': number_of_cores(), 'at a time': len(slots)}
 
 
 def main(arguments: Sequence[str] | None = None, front: Path = run_trials.TRAIN) -> None:
@@ -210,27 +186,40 @@ def main(arguments: Sequence[str] | None = None, front: Path = run_trials.TRAIN)
         return
     benchmark.check_name('study', args.study, list(STUDIES))
     study = part_of(STUDIES[args.study], args)
-    run_trials.slots_for(args.gpus, args.jobs)
+    slots = {
+        processes: run_trials.slots_for(args.gpus, args.jobs, processes)
+        for processes in sorted({point.processes for point in study.points.values()})
+    }
+    for option, folder in (('--work-dir', args.work_dir), ('--keep', args.keep)):
+        if folder and not all(place.is_dir() for place in (folder, folder / args.study) if place.exists()):
+            raise SettingError(f'{option} {folder} is a file, or holds one called {args.study}. Give a folder.')
     folder = (args.work_dir / args.study).resolve()
-    teachers = [Teacher(name) for name in study.teachers]
-    missing = [teacher for teacher in teachers if not teacher.checkpoint.is_file()]
     kept = args.keep / args.study if args.keep else None
+    teachers = [Teacher(name) for name in study.teachers]
     with ExitStack() as stack:
         lock = stack.enter_context(locked(folder))
-        trials = stack.enter_context(sitting(kept))
-        trials += teachers
+        cells = compose_cells(study, folder, front, teachers)
+        sitting = Sitting(folder, kept, facts(args.gpus, slots[min(slots)]))
+        for trial in cells:
+            if trial.result:
+                sitting.keep(trial.folder, where(trial))
+        waiting = {cell.kind for cell in cells if cell.result is None and cell.methods != benchmark.STUDENT_ALONE}
+        needed = {teacher_of(pair) for pair in waiting}
+        missing = [teacher for teacher in teachers if teacher.folder.name in needed and teacher.missing]
+        for teacher in teachers:
+            if teacher not in missing and teacher.checkpoint.is_file():
+                sitting.keep(teacher.folder, where(teacher))
         if missing:
             print(f'teachers: {", ".join(str(teacher.folder) for teacher in missing)}')
+            locks = [lock, *(stack.enter_context(locked(teacher.folder)) for teacher in missing)]
             # they differ in size: on the CPU one after another, with all cores
-            train(missing, run_trials.slots_for(args.gpus, None if args.gpus else 1), lock)
-        cells = compose_cells(study, folder, front)
-        problems = [problem for cell in cells if (problem := cell.problem())]
-        if problems:
-            raise run_trials.refusal([*problems, 'Give another --work-dir, or delete the folder.'])
-        trials += cells
-        for processes in sorted({point.processes for point in study.points.values()}):
-            slots = run_trials.slots_for(args.gpus, args.jobs, processes)
-            train([cell for cell in cells if cell.processes == processes], slots, lock)
+            alone = run_trials.slots_for(args.gpus, None if args.gpus else 1)
+            check(train(missing, alone, locks, sitting), missing)
+        failed = []
+        for processes, of_processes in slots.items():
+            group = [cell for cell in cells if cell.processes == processes]
+            failed += train(group, of_processes, [lock], sitting)
+        check(failed, cells)
     if kept:
         print(f'logs and settings: {kept}. Tables and figures:\n  {sys.executable} {COLLECT} {args.keep}')
 

@@ -20,7 +20,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,7 @@ class Cell(Trial):
         super().__init__(f'{methods} {pair} seed {seed}', folder, command, cfg.train_cfg.max_epochs, kind=pair)
         # as JSON gives it back: tuples as lists
         self.asked = json.loads(json.dumps(cfg.to_dict(), default=str))
+        self.methods = methods
         self.processes = processes
         if processes > 1:
             self.asked['processes'] = processes
@@ -165,7 +166,7 @@ def slots_for(gpus: str | None, jobs: int | None, processes: int = 1) -> list[di
         shown = f'0 to {available - 1}' if available else 'none'
         raise SettingError(f'--gpus {gpus}: give different numbers with commas between. The GPUs here: {shown}.')
     if len(numbers) % processes:
-        raise SettingError(f'--gpus {gpus}: --processes {processes} needs as many GPUs a cell.')
+        raise SettingError(f'--gpus {gpus}: cells in {processes} processes need {processes} GPUs each.')
     # the numbers count the GPUs that this process sees
     visible = os.environ.get('CUDA_VISIBLE_DEVICES', '')
     names = visible.split(',') if visible else [str(number) for number in range(available)]
@@ -177,8 +178,13 @@ def slots_for(gpus: str | None, jobs: int | None, processes: int = 1) -> list[di
     ]
 
 
-def compose_cells(args: argparse.Namespace, train: Path) -> list[Cell]:
+def compose_cells(args: argparse.Namespace, train: Path, coming: Collection[Path] = ()) -> list[Cell]:
     """Return all cells, the first seed of every method and pair first.
+
+    Args:
+        args: The tool's arguments.
+        train: What trains a cell.
+        coming: Teachers' checkpoints that will be there, as absolute paths.
 
     Raises:
         SettingError: A name is unknown, a method does not fit a pair, or a teacher is missing; all cases are listed.
@@ -212,7 +218,7 @@ def compose_cells(args: argparse.Namespace, train: Path) -> list[Cell]:
     if unfit and args.skip_unfit:
         print('\n  '.join(['left out:', *unfit]))
         unfit = []
-    wanted = Counter(cfg.model.get('teacher_ckpt') for cfg in configs.values() if lacks_teacher(cfg))
+    wanted = Counter(cfg.model.get('teacher_ckpt') for cfg in configs.values() if lacks_teacher(cfg, coming))
     problems = [*unfit, *(['--skip-unfit leaves these out.'] if unfit else [])] + [
         f'teacher {file}: there is no such file ({count} methods x pairs want it). Train it, convert a published one '
         'with tools/model_converters/repdistiller_to_mmpretrain.py, or name another: --cfg-options '
@@ -229,11 +235,12 @@ def compose_cells(args: argparse.Namespace, train: Path) -> list[Cell]:
     return cells
 
 
-def lacks_teacher(cfg: Config) -> bool:
+def lacks_teacher(cfg: Config, coming: Collection[Path]) -> bool:
     if 'teacher' not in cfg.model or cfg.model.get('random_teacher'):
         return False
     file = cfg.model.get('teacher_ckpt') or ''
-    return not file.startswith('https://') and not Path(file).expanduser().is_file()
+    path = Path(file).expanduser()
+    return not file.startswith('https://') and not path.is_file() and path.absolute() not in coming
 
 
 def refusal(problems: Sequence[str]) -> SettingError:

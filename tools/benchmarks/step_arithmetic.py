@@ -84,6 +84,7 @@ def machine_facts(device: str) -> dict[str, Any]:
     """Return what numbers of time depend on."""
     facts = {
         'processor': processor(),
+        'instructions': torch.backends.cpu.get_cpu_capability(),
         'cores': os.cpu_count(),
         'threads': torch.get_num_threads(),
         'load average': round(os.getloadavg()[0], 2),

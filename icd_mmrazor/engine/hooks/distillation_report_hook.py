@@ -16,8 +16,9 @@ from icd_mmrazor.models.passes import explained_pass
 class DistillationReportHook(Hook):
     """Log teacher and student, the teacher's accuracy on the validation set, and the loss terms with their weights.
 
-    The teacher is evaluated once, before the first epoch; ``runner.message_hub.get_info('teacher_metrics')`` has its
-    metrics from then on. It does nothing for a model without a teacher.
+    Unless told otherwise, the teacher is evaluated once, before the first epoch;
+    ``runner.message_hub.get_info('teacher_metrics')`` has its metrics from then on. The hook does nothing for a model
+    without a teacher.
 
     Args:
         evaluate_teacher: Whether to evaluate it, which takes as long as one validation by the teacher.

@@ -27,9 +27,9 @@ class ICDLoss(nn.Module):
       ``j`` of ``Z_ji``); gradients flow through both;
     * loss: ``contrastive_weight * contrastive + alpha * invariance``, with the published weights 1 and 0.5.
 
-    The temperature ``tau = min(exp(log_tau), max_tau)`` multiplies and is learned. So is ``bias``, which cannot
-    change anything (a softmax ignores a constant, its gradient is zero); it is there because the published method
-    has it.
+    The temperature ``tau = min(exp(log_tau), max_tau)`` multiplies and, as published, is learned. So is ``bias``,
+    which cannot change anything (a softmax ignores a constant, its gradient is zero); it is there because the
+    published method has it.
 
     The loss is computed in float32 at least, also under autocast. An embedding of 0 has no direction: it is similar to
     none and gets no gradient. A NaN or an infinity in a feature makes the loss NaN.
@@ -47,7 +47,8 @@ class ICDLoss(nn.Module):
             the whole batch, also where the last batches differ in size. Otherwise each process uses its own images.
 
     Raises:
-        SettingError: ``alpha``, ``max_tau`` or a start value is out of range.
+        SettingError: A weight, ``max_tau`` or a start value is out of range, both weights are 0, or ``learn_tau`` is no
+            bool.
 
     Attributes:
         terms (dict[str, Tensor]): ``contrastive``, ``invariance`` (not multiplied by ``alpha``; absent at ``alpha=0``)
