@@ -109,12 +109,13 @@ def test_part_of_a_study_is_shown_as_what_it_is(study: Callable, tools: dict, ca
 
 def test_the_time_of_a_resumed_training_is_not_averaged(study: Callable, tools: dict) -> None:
     study('--points', 'published', '--methods', 'icd')
-    files = sorted(Path('kept', 'small', 'published').rglob('result.json'))
-    for file, seconds in zip(files, (60, 6), strict=True):
-        # of 2 epochs; the second one was stopped after the first of them
-        file.write_text(
-            json.dumps(json.loads(file.read_text()) | {'seconds': seconds, 'pace': 30 if seconds == 60 else 6})
-        )
+    folders = sorted(file.parent for file in Path('kept', 'small', 'published').rglob('result.json'))
+    for folder, seconds in zip(folders, (60, 6), strict=True):
+        (folder / 'result.json').write_text(json.dumps({'accuracy': 1, 'epochs': 2, 'seconds': seconds, 'pace': 3}))
+    (log,) = folders[1].glob('*/vis_data/scalars.json')
+    earlier = folders[1] / '20251231_000000' / 'vis_data' / 'scalars.json'
+    earlier.parent.mkdir(parents=True)
+    shutil.copy(log, earlier)
     results = tools['collect_study']['Results'](sys.modules['studies'].STUDIES['small'], Path('kept', 'small'))
     assert results.minutes('published', 'icd', PAIR) == 1
 

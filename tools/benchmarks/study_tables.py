@@ -1,0 +1,189 @@
+"""The tables of studies, from what run_study.py kept."""
+
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sittings import read_sittings
+from studies import PUBLISHED, Axis, Study, teacher_of
+
+from icd_mmrazor import benchmark
+from icd_mmrazor.utils.training_logs import read_log
+from icd_mmrazor.utils.trial_results import Cell, collect, method_key, pair_key, read_published
+
+PUBLISHED_TABLE = Path(__file__).with_name('published_cifar100.csv')
+STUDENT = benchmark.STUDENT_ALONE
+NOT_RUN = 'not run'
+
+
+class Results:
+    """What was kept of a study.
+
+    Args:
+        study: What was asked for.
+        folder: What run_study.py kept of it; it may not be there.
+    """
+
+    def __init__(self, study: Study, folder: Path) -> None:
+        self.study = study
+        self.folder = folder
+        self.cells: dict[tuple[str, str, str], Cell] = {}
+        for point in study.points:
+            if any((folder / point).glob('*/*/seed_*')):
+                for cell in collect([folder / point], {}):
+                    self.cells[point, cell.methods, cell.pair] = cell
+
+    def cell(self, point: str, methods: str, pair: str) -> Cell:
+        """Return a cell, without runs if there are none."""
+        return self.cells.get((point, methods, pair), Cell(methods, pair))
+
+    def teacher(self, pair: str) -> float | None:
+        """Return the accuracy of a pair's teacher."""
+        accuracies = read_log(self.folder / 'teachers' / teacher_of(pair)).accuracies
+        return accuracies[max(accuracies)] if accuracies else None
+
+    def minutes(self, point: str, methods: str, pair: str) -> float | None:
+        """Return how long a training of a cell took, the mean over its seeds, without those that were resumed."""
+        files = (self.folder / point / methods / pair).glob('seed_*/result.json')
+        # of a training that was resumed, and has several logs, the time is that of its last process alone
+        whole = [file for file in files if len([*file.parent.glob('*/vis_data/scalars.json')]) == 1]
+        seconds = [json.loads(file.read_text())['seconds'] for file in whole]
+        return statistics.mean(seconds) / 60 if seconds else None
+
+    def has(self, axis: Axis) -> bool:
+        """Return whether there is a number on an axis."""
+        return any(cell.mean is not None for (point, _, _), cell in self.cells.items() if point in axis.values.values())
+
+
+def in_words(name: str) -> str:
+    """Return how a table calls methods, or a pair."""
+    if name == STUDENT:
+        return 'student alone'
+    networks = name.split('_')
+    return ' → '.join(networks[:2]) if len(networks) > 1 else name.upper().replace('FITNET', 'FitNet')
+
+
+def accuracy(cell: Cell, seeds: Sequence[int]) -> str:
+    """Return mean and spread, with the seeds where they are not the study's, or what there is instead."""
+    if cell.mean is None:
+        return NOT_RUN if cell.state in ('', 'missing') else cell.state
+    spread = '' if cell.deviation is None else f' ± {cell.deviation:.2f}'
+    finished = [seed for seed, run in cell.runs.items() if run.accuracy is not None]
+    others = '' if finished == sorted(seeds) else f' (seed{"s" * (len(finished) > 1)} {", ".join(map(str, finished))})'
+    return f'{cell.mean:.2f}{spread}{others}'
+
+
+def table_of(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows as a table of Markdown, the first one as its head, all but the first column to the right."""
+    lines = [f'| {" | ".join(row)} |' for row in rows]
+    return '\n'.join([lines[0], '|---' + '|---:' * (len(rows[0]) - 1) + '|', *lines[1:]])
+
+
+def methods_table(results: Results) -> str:
+    """Return accuracy, difference from the student alone, and minutes of each method on each pair."""
+    study = results.study
+    head = ['']
+    for pair in study.pairs:
+        head += [f'{in_words(pair)}, top-1 (%)', 'over the student alone', 'minutes']
+    rows = [head, ['teacher']]
+    for pair in study.pairs:
+        found = results.teacher(pair)
+        rows[-1] += [NOT_RUN if found is None else f'{found:.2f}', '', '']
+    for methods in study.points[PUBLISHED].methods:
+        row = [in_words(methods)]
+        for pair in study.pairs:
+            cell, alone = results.cell(PUBLISHED, methods, pair), results.cell(PUBLISHED, STUDENT, pair)
+            known = None not in (cell.mean, alone.mean) and methods != STUDENT
+            minutes = results.minutes(PUBLISHED, methods, pair)
+            row += [
+                accuracy(cell, study.seeds),
+                f'{cell.mean - alone.mean:+.2f}' if known else '',
+                '' if minutes is None else f'{minutes:.1f}',
+            ]
+        rows.append(row)
+    return table_of(rows)
+
+
+def summary_table(results: Results) -> str:
+    """Return the accuracies alone."""
+    study = results.study
+    rows = [['top-1 accuracy (%)', *map(in_words, study.pairs)], ['teacher']]
+    for pair in study.pairs:
+        found = results.teacher(pair)
+        rows[-1].append(NOT_RUN if found is None else f'{found:.2f}')
+    for methods in study.points[PUBLISHED].methods:
+        cells = (results.cell(PUBLISHED, methods, pair) for pair in study.pairs)
+        rows.append([in_words(methods), *(accuracy(cell, study.seeds) for cell in cells)])
+    return table_of(rows)
+
+
+def axis_table(results: Results, axis: Axis) -> str:
+    """Return the accuracy at each point of an axis, and that of the student alone."""
+    (pair,), seeds = results.study.pairs, results.study.seeds
+    methods = methods_on(results.study, axis)
+    rows = [[axis.title, *(f'{in_words(name)}, top-1 (%)' for name in methods)]]
+    for value, point in axis.values.items():
+        name = ' '.join(value.split()) + (' (published)' if point == PUBLISHED else '')
+        rows.append([name, *(accuracy(results.cell(point, method, pair), seeds) for method in methods)])
+    if STUDENT not in methods:
+        rows.append([in_words(STUDENT), accuracy(results.cell(PUBLISHED, STUDENT, pair), seeds)])
+    return table_of(rows)
+
+
+def methods_on(study: Study, axis: Axis) -> list[str]:
+    """Return the methods that all points of an axis have."""
+    first, *others = (study.points[point].methods for point in axis.values.values())
+    return [method for method in first if all(method in other for other in others)]
+
+
+def sittings_table(results: Results) -> str:
+    """Return when and where the trainings ran, and how long."""
+    rows = [['begun (UTC)', 'commit', 'machine', 'at a time', 'trainings', 'minutes until the last one ended']]
+    for sitting in read_sittings(results.folder):
+        machine, gpus = sitting['machine'], sitting['gpus']
+        processor = f'{sitting["cores used"]} of {machine["cores"]} cores of {machine["processor"]}'
+        processor += f' ({machine["instructions"]})'
+        device = f'GPUs {gpus}: {machine["gpu"]}, CUDA {machine["cuda"]}; {processor}' if gpus else processor
+        rows.append(
+            [
+                sitting['begun'][:16].replace('T', ' '),
+                f'`{sitting["commit"]}`',
+                f'{device}, Python {machine["python"]}, torch {machine["torch"]}',
+                str(sitting['at a time']),
+                str(len(sitting['trained'])),
+                f'{sitting["seconds"] / 60:.0f}',
+            ]
+        )
+    return table_of(rows) if len(rows) > 1 else f'{NOT_RUN.capitalize()}.'
+
+
+def published_table(study: Study) -> str:
+    """Return the published accuracies of a study's pairs."""
+    published = read_published(PUBLISHED_TABLE)
+    rows = [['', *map(in_words, study.pairs)]]
+    methods = [method for method in study.points[PUBLISHED].methods if method != STUDENT]
+    for methods_name in ['teacher', STUDENT, *methods]:
+        values = [published.get((method_key(methods_name), pair_key(pair))) for pair in study.pairs]
+        name = methods_name if methods_name == 'teacher' else in_words(methods_name)
+        rows.append([name, *('-' if value is None else f'{value:.2f}' for value in values)])
+    return table_of(rows)
+
+
+def part(results: Results, name: str) -> str:
+    """Return a part of a page.
+
+    Raises:
+        SettingError: The study has no such part.
+    """
+    study = results.study
+    parts: dict[str, Callable[[], str]] = {
+        'sittings': lambda: sittings_table(results),
+        'table': lambda: methods_table(results),
+        'summary': lambda: summary_table(results),
+        **{axis: lambda axis=axis: axis_table(results, study.axes[axis]) for axis in study.axes},
+    }
+    if all(pair.endswith('_cifar100') for pair in study.pairs):
+        parts['published'] = lambda: published_table(study)
+    benchmark.check_name('part', name, list(parts))
+    return parts[name]()
