@@ -61,7 +61,7 @@ def test_a_study_is_trained_in_parts_and_kept(study: Callable, tools: dict, caps
     study('--points', 'published', '--methods', 'icd', '--seeds', '1')
     assert [str(file.relative_to(kept)) for file in sorted(kept.rglob('*')) if file.is_file()] == [
         f'published/icd/{PAIR}/seed_1/{name}'
-        for name in ('20260100_000000/vis_data/scalars.json', f'icd_{PAIR}.py', 'result.json', 'trial.json')
+        for name in ('20260100_000000/vis_data/scalars.json', 'result.json', 'trial.json')
     ] + ['sittings.json']
     study()
     study()  # nothing is left to do
@@ -118,6 +118,19 @@ def test_the_time_of_a_resumed_training_is_not_averaged(study: Callable, tools: 
     shutil.copy(log, earlier)
     results = tools['collect_study']['Results'](sys.modules['studies'].STUDIES['small'], Path('kept', 'small'))
     assert results.minutes('published', 'icd', PAIR) == 1
+
+
+def test_a_broken_kept_training_is_named_and_can_be_mended(study: Callable, tools: dict) -> None:
+    study('--points', 'published', '--methods', 'icd', '--seeds', '0')
+    (file,) = Path('kept', 'small', 'published').rglob('result.json')
+    whole = file.read_bytes()
+    file.write_bytes(whole[:20])
+    with pytest.raises(SettingError, match=f'{file.parent} is broken .* Delete that folder'):
+        tools['collect_study']['main'](['kept'])
+    shutil.rmtree(file.parent)
+    study('--points', 'published', '--methods', 'icd', '--seeds', '0')
+    assert file.read_bytes() == whole
+    tools['collect_study']['main'](['kept'])
 
 
 def test_what_was_kept_of_another_run_stays(study: Callable) -> None:

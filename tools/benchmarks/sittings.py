@@ -4,16 +4,18 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from icd_mmrazor.utils.errors import SettingError
 from icd_mmrazor.utils.files import write_whole
+from icd_mmrazor.utils.training_logs import LOGS
 
 FILE = 'sittings.json'
-KEPT = ('result.json', 'trial.json', '*/vis_data/scalars.json')
+# not the config that mmengine dumps, which names paths of the machine: trial.json has all that was asked for
+KEPT = ('result.json', 'trial.json', LOGS)
 
 
 class Sitting:
@@ -54,7 +56,7 @@ class Sitting:
         """
         if self.kept is None:
             return
-        for file in kept_files(source):
+        for file in (file for pattern in KEPT for file in source.glob(pattern)):
             copy = self.kept / place / file.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
@@ -74,14 +76,6 @@ class Sitting:
         for folder in (self.folder, self.kept):
             if folder is not None:
                 write_sittings([*self.before, self.record], folder)
-
-
-def kept_files(folder: Path) -> Iterator[Path]:
-    """Yield what is kept of a training's work folder: small files from which tables and curves can be made."""
-    for pattern in KEPT:
-        yield from folder.glob(pattern)
-    # the config, but not that of the exported student
-    yield from (file for file in folder.glob('*.py') if file.name != 'student.py')
 
 
 def read_sittings(folder: Path) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from sittings import read_sittings
 from studies import PUBLISHED, Axis, Study, teacher_of
 
 from icd_mmrazor import benchmark
-from icd_mmrazor.utils.training_logs import read_log
-from icd_mmrazor.utils.trial_results import Cell, collect, method_key, pair_key, read_published
+from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.utils.training_logs import LOGS, read_log
+from icd_mmrazor.utils.trial_results import Cell, Run, method_key, pair_key, read_published
 
 PUBLISHED_TABLE = Path(__file__).with_name('published_cifar100.csv')
 STUDENT = benchmark.STUDENT_ALONE
@@ -23,16 +25,32 @@ class Results:
     Args:
         study: What was asked for.
         folder: What run_study.py kept of it; it may not be there.
+
+    Raises:
+        SettingError: A kept file is broken.
     """
 
     def __init__(self, study: Study, folder: Path) -> None:
         self.study = study
         self.folder = folder
         self.cells: dict[tuple[str, str, str], Cell] = {}
+        # minutes of the trainings that were not resumed: of others the time is that of the last process alone
+        self._minutes: dict[tuple[str, str, str], list[float]] = defaultdict(list)
         for point in study.points:
-            if any((folder / point).glob('*/*/seed_*')):
-                for cell in collect([folder / point], {}):
-                    self.cells[point, cell.methods, cell.pair] = cell
+            for file in sorted((folder / point).glob('*/*/seed_*/result.json')):
+                seed_folder = file.parent
+                methods, pair, seed = seed_folder.parts[-3:]
+                try:
+                    result = json.loads(file.read_text())
+                    epochs, minutes = result['epochs'], result['seconds'] / 60
+                    run = Run(read_log(seed_folder).accuracies[epochs], epochs)
+                except (ValueError, TypeError, KeyError) as error:
+                    remedy = 'Delete that folder; run_study.py with the same --keep copies it again.'
+                    raise SettingError(f'{seed_folder} is broken ({error!r}). {remedy}') from error
+                cell = self.cells.setdefault((point, methods, pair), Cell(methods, pair))
+                cell.runs[int(seed.removeprefix('seed_'))] = run
+                if len(list(seed_folder.glob(LOGS))) == 1:
+                    self._minutes[point, methods, pair].append(minutes)
 
     def cell(self, point: str, methods: str, pair: str) -> Cell:
         """Return a cell, without runs if there are none."""
@@ -45,11 +63,8 @@ class Results:
 
     def minutes(self, point: str, methods: str, pair: str) -> float | None:
         """Return how long a training of a cell took, the mean over its seeds, without those that were resumed."""
-        files = (self.folder / point / methods / pair).glob('seed_*/result.json')
-        # of a training that was resumed, and has several logs, the time is that of its last process alone
-        whole = [file for file in files if len([*file.parent.glob('*/vis_data/scalars.json')]) == 1]
-        seconds = [json.loads(file.read_text())['seconds'] for file in whole]
-        return statistics.mean(seconds) / 60 if seconds else None
+        minutes = self._minutes.get((point, methods, pair))
+        return statistics.mean(minutes) if minutes else None
 
     def has(self, axis: Axis) -> bool:
         """Return whether there is a number on an axis."""
@@ -65,11 +80,11 @@ def in_words(name: str) -> str:
 
 
 def accuracy(cell: Cell, seeds: Sequence[int]) -> str:
-    """Return mean and spread, with the seeds where they are not the study's, or what there is instead."""
+    """Return mean and spread, with the seeds where they are not the study's."""
     if cell.mean is None:
-        return NOT_RUN if cell.state in ('', 'missing') else cell.state
+        return NOT_RUN
     spread = '' if cell.deviation is None else f' ± {cell.deviation:.2f}'
-    finished = [seed for seed, run in cell.runs.items() if run.accuracy is not None]
+    finished = sorted(cell.runs)
     others = '' if finished == sorted(seeds) else f' (seed{"s" * (len(finished) > 1)} {", ".join(map(str, finished))})'
     return f'{cell.mean:.2f}{spread}{others}'
 
@@ -80,41 +95,25 @@ def table_of(rows: Sequence[Sequence[str]]) -> str:
     return '\n'.join([lines[0], '|---' + '|---:' * (len(rows[0]) - 1) + '|', *lines[1:]])
 
 
-def methods_table(results: Results) -> str:
-    """Return accuracy, difference from the student alone, and minutes of each method on each pair."""
+def methods_table(results: Results, details: bool = True) -> str:
+    """Return the accuracy of each method on each pair; with details the gain over the student alone, and minutes."""
     study = results.study
-    head = ['']
+    head, teachers = [''], ['teacher']
     for pair in study.pairs:
-        head += [f'{in_words(pair)}, top-1 (%)', 'over the student alone', 'minutes']
-    rows = [head, ['teacher']]
-    for pair in study.pairs:
-        found = results.teacher(pair)
-        rows[-1] += [NOT_RUN if found is None else f'{found:.2f}', '', '']
+        teacher = results.teacher(pair)
+        head += [f'{in_words(pair)}, top-1 (%)', *(['over the student alone', 'minutes'] if details else [])]
+        teachers += [NOT_RUN if teacher is None else f'{teacher:.2f}', *(['', ''] if details else [])]
+    rows = [head, teachers]
     for methods in study.points[PUBLISHED].methods:
         row = [in_words(methods)]
         for pair in study.pairs:
             cell, alone = results.cell(PUBLISHED, methods, pair), results.cell(PUBLISHED, STUDENT, pair)
-            known = None not in (cell.mean, alone.mean) and methods != STUDENT
-            minutes = results.minutes(PUBLISHED, methods, pair)
-            row += [
-                accuracy(cell, study.seeds),
-                f'{cell.mean - alone.mean:+.2f}' if known else '',
-                '' if minutes is None else f'{minutes:.1f}',
-            ]
+            row.append(accuracy(cell, study.seeds))
+            if details:
+                known = None not in (cell.mean, alone.mean) and methods != STUDENT
+                minutes = results.minutes(PUBLISHED, methods, pair)
+                row += [f'{cell.mean - alone.mean:+.2f}' if known else '', '' if minutes is None else f'{minutes:.1f}']
         rows.append(row)
-    return table_of(rows)
-
-
-def summary_table(results: Results) -> str:
-    """Return the accuracies alone."""
-    study = results.study
-    rows = [['top-1 accuracy (%)', *map(in_words, study.pairs)], ['teacher']]
-    for pair in study.pairs:
-        found = results.teacher(pair)
-        rows[-1].append(NOT_RUN if found is None else f'{found:.2f}')
-    for methods in study.points[PUBLISHED].methods:
-        cells = (results.cell(PUBLISHED, methods, pair) for pair in study.pairs)
-        rows.append([in_words(methods), *(accuracy(cell, study.seeds) for cell in cells)])
     return table_of(rows)
 
 
@@ -180,7 +179,7 @@ def part(results: Results, name: str) -> str:
     parts: dict[str, Callable[[], str]] = {
         'sittings': lambda: sittings_table(results),
         'table': lambda: methods_table(results),
-        'summary': lambda: summary_table(results),
+        'summary': lambda: methods_table(results, details=False),
         **{axis: lambda axis=axis: axis_table(results, study.axes[axis]) for axis in study.axes},
     }
     if all(pair.endswith('_cifar100') for pair in study.pairs):
