@@ -10,7 +10,7 @@ machines, times), or "published" (the published table of CIFAR-100).
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from studies import STUDIES
@@ -28,12 +28,12 @@ BEGIN = r'<!-- ([\w-]+): ([\w-]+) -->\n'
 BLOCK = re.compile(rf'({BEGIN})(?:(?!<!-- ).)*(<!-- end -->)', re.DOTALL)
 
 
-def filled(text: str, folder: Path) -> str:
-    """Return a page with its parts as they are in a folder.
+def filled(text: str, studies: Mapping[str, Results]) -> str:
+    """Return a page with its parts as they were kept.
 
     Args:
         text: The page.
-        folder: What run_study.py was given as ``--keep``.
+        studies: All studies by their names, those that were not run too.
 
     Raises:
         SettingError: It asks for nothing, for a study or a part that is not there, or does not say where a part ends.
@@ -46,8 +46,8 @@ def filled(text: str, folder: Path) -> str:
             raise SettingError(f'behind {line[0].strip()} there is no <!-- end -->.')
 
     def fill(block: re.Match) -> str:
-        benchmark.check_name('study', block[2], list(STUDIES))
-        return f'{block[1]}\n{part(Results(STUDIES[block[2]], folder / block[2]), block[3])}\n\n{block[4]}'
+        benchmark.check_name('study', block[2], list(studies))
+        return f'{block[1]}\n{part(studies[block[2]], block[3])}\n\n{block[4]}'
 
     return BLOCK.sub(fill, text)
 
@@ -60,25 +60,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--force', action='store_true', help='replace figures that these tools did not draw')
     args = parser.parse_args(arguments)
     studies = {name: Results(study, args.folder / name) for name, study in STUDIES.items()}
-    studies = {name: results for name, results in studies.items() if results.cells}
-    if not studies:
+    run_studies = {name: results for name, results in studies.items() if results.cells}
+    if not run_studies:
         raise SettingError(f'{args.folder} holds no study. Give the --keep of tools/benchmarks/run_study.py.')
     for page in args.pages:
         if not page.is_file():
             raise SettingError(f'--pages {page}: there is no such file.')
         check_writable(page, '--pages')
-    for name, results in studies.items():
+    for name, results in run_studies.items():
         for file in figures_of(name, results) if args.figures else ():
             figure_files(args.figures / f'{file}.png', args.force, '--figures')
     pages = {}
     for page in args.pages:
         try:
-            pages[page] = filled(page.read_text(), args.folder)
+            pages[page] = filled(page.read_text(), studies)
         except SettingError as error:
             raise SettingError(f'--pages {page}: {error}') from error
     for page, text in pages.items():
         write_whole(text, page)
-    for name, results in studies.items():
+    for name, results in run_studies.items():
         for kind in ['table', *results.study.axes]:
             print(f'{name}: {kind}\n\n{part(results, kind)}\n')
         if args.figures:
