@@ -77,7 +77,7 @@ def show_list() -> None:
     for name, study in STUDIES.items():
         cells = sum(len(point.methods) for point in study.points.values()) * len(study.pairs) * len(study.seeds)
         print(f'{name}: {study.purpose}')
-        print(f'  {len(study.teachers)} teachers, up to {cells} trainings of students')
+        print(f'  teachers: {len(study.teachers)}, trainings of students: up to {cells}')
         print(f'  points: {", ".join(study.points)}')
 
 
@@ -148,7 +148,7 @@ def train(
         Those that failed.
     """
     done = sum(trial.result is not None for trial in trials)
-    print(f'{len(trials)} trainings, {done} finished before; {len(slots)} at a time', flush=True)
+    print(f'trainings: {len(trials)}, finished before: {done}; {len(slots)} at a time', flush=True)
     progress = Progress(trials, len(slots), seconds=60)
     return run_pool(
         trials, slots, progress, keep_open=locks, finished=lambda trial: sitting.add(trial.folder, where(trial))
