@@ -15,14 +15,13 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 PACKAGE = 'icd_mmrazor'
 OPENMMLAB_PACKAGES = ('mmengine', 'mmcv', 'mmpretrain')
 REMEMBERED_CONFIGS = 8
 REPLACED_BEST = 'replaced_best'
-MAX_NESTING = 1000  # levels of a YAML file
 MAX_PIXELS = 178_956_970  # of an image; Pillow's own limit
 # seconds
 WATCHDOGS_LEAD = 60
@@ -237,63 +236,12 @@ def read_files_as_plain_values() -> None:
     Where: mmengine, both families, ``mmengine/fileio/handlers``: pickles are run, and YAML is read with a loader that
     runs what a ``!!python/object`` tag names. What mmengine's processes tell each other it unpickles elsewhere.
     """
-    import pickle
-    from pathlib import Path
-
-    import yaml
     from mmengine.fileio.handlers import PickleHandler, YamlHandler
 
-    from icd_mmrazor.utils.errors import DatasetError
+    from icd_mmrazor.utils.plain_files import read_pickle, read_yaml
 
-    # that in C is ten times as fast, and mmpretrain has 85 files to look a config up in
-    plain_loader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
-
-    def check_nesting(text: str) -> None:
-        # either loader calls itself, and the process dies of some ten thousand levels; most texts cannot have so many
-        if text.count('[') + text.count('{') + 2 * max(map(len, text.split('\n'))) <= MAX_NESTING:
-            return
-        depth = 0
-        for event in yaml.parse(text, plain_loader):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_NESTING:
-                raise yaml.YAMLError(f'it is nested more than {MAX_NESTING} levels deep')
-
-    # of the two of the standard library the one in Python: a few bytes can have that in C take gigabytes for its memo
-    class PlainUnpickler(pickle._Unpickler):
-        # a bytearray takes the memory that the file says before any of it is read
-        dispatch: ClassVar = {
-            code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]
-        }
-
-        def find_class(self, module: str, name: str) -> Any:
-            raise pickle.UnpicklingError(f'{module}.{name} is no plain value')
-
-    def file_of(opened: Any) -> str:
-        name = getattr(opened, 'name', None)
-        return f' {Path(name)}' if isinstance(name, str) else ''
-
-    def load_pickle(self: PickleHandler, file: Any, **kwargs: Any) -> Any:  # noqa: ARG001
-        try:
-            return PlainUnpickler(file, **kwargs).load()
-        except Exception as error:  # a parser given any bytes raises anything
-            raise DatasetError(
-                f'the pickle file{file_of(file)} is damaged, or holds more than plain values; it was not unpickled, '
-                f'because a pickle can run any code: {error}. Write it as JSON, and name that file.'
-            ) from error
-
-    def load_yaml(self: YamlHandler, file: Any, **kwargs: Any) -> Any:  # noqa: ARG001
-        try:
-            text = file.read()
-            check_nesting(text)
-            return yaml.load(text, plain_loader)
-        except yaml.YAMLError as error:
-            raise DatasetError(
-                f'the YAML file{file_of(file)} is damaged, or holds more than plain values, which can run any code: '
-                f'{error}. Write it as JSON, and name that file.'
-            ) from error
-
-    PickleHandler.load_from_fileobj = load_pickle
-    YamlHandler.load_from_fileobj = load_yaml
+    PickleHandler.load_from_fileobj = staticmethod(read_pickle)
+    YamlHandler.load_from_fileobj = staticmethod(read_yaml)
 
 
 def scan_checkpoints_of_timm() -> None:
@@ -329,6 +277,19 @@ def delete_only_own_checkpoints() -> None:
     resumed, and whatever lies there, a whole folder too, is deleted when a better one is saved. So the run that was
     resumed in another folder loses its best checkpoint, and a stranger's checkpoint names what it likes.
     """
+
+    def forget_others(hook: Any, runner: Any) -> None:  # noqa: ARG001
+        if getattr(hook, 'best_ckpt_path', None):
+            hook.best_ckpt_path = _own_best_checkpoint(hook, hook.best_ckpt_path)
+        if getattr(hook, 'best_ckpt_path_dict', None):
+            paths = hook.best_ckpt_path_dict.items()
+            hook.best_ckpt_path_dict = {key: _own_best_checkpoint(hook, path) for key, path in paths}
+
+    _once_checkpoints_are_found(forget_others)
+
+
+def _once_checkpoints_are_found(act: Callable[[Any, Any], None]) -> None:
+    # more than one mend goes on where CheckpointHook.before_train ends
     from mmengine.hooks import CheckpointHook
 
     begin = CheckpointHook.before_train
@@ -336,11 +297,7 @@ def delete_only_own_checkpoints() -> None:
     def before_train(self: CheckpointHook, runner: Any) -> None:
         """Find out where checkpoints go, and which are there."""
         begin(self, runner)
-        if getattr(self, 'best_ckpt_path', None):
-            self.best_ckpt_path = _own_best_checkpoint(self, self.best_ckpt_path)
-        if getattr(self, 'best_ckpt_path_dict', None):
-            paths = self.best_ckpt_path_dict.items()
-            self.best_ckpt_path_dict = {key: _own_best_checkpoint(self, path) for key, path in paths}
+        act(self, runner)
 
     CheckpointHook.before_train = before_train
 
@@ -362,7 +319,6 @@ def write_checkpoints_whole() -> None:
 
     from mmengine.dist import is_main_process
     from mmengine.fileio import LocalBackend
-    from mmengine.hooks import CheckpointHook
 
     from icd_mmrazor.utils.checkpoints import write_checkpoint_file
     from icd_mmrazor.utils.files import remove_abandoned
@@ -371,18 +327,14 @@ def write_checkpoints_whole() -> None:
         """Write bytes to a file."""
         write_checkpoint_file(obj, filepath)
 
-    begin = CheckpointHook.before_train
-
-    def before_train(self: CheckpointHook, runner: Any) -> None:
-        """Find out where checkpoints go, and which are there."""
-        begin(self, runner)
+    def remove_halves(hook: Any, runner: Any) -> None:
         if is_main_process():
-            for folder in {runner.work_dir, self.out_dir}:
+            for folder in {runner.work_dir, hook.out_dir}:
                 for file in remove_abandoned(Path(folder)):
                     runner.logger.info(f'{file}, which a killed process left half written, is removed.')
 
     LocalBackend.put = put
-    CheckpointHook.before_train = before_train
+    _once_checkpoints_are_found(remove_halves)
 
 
 def delete_checkpoints_once_replaced() -> None:
@@ -444,17 +396,13 @@ def delete_checkpoints_once_replaced() -> None:
         paths = vars(self) if single else getattr(self, 'best_ckpt_path_dict', {})
         return paths, {name: paths[name] for name in (['best_ckpt_path'] if single else paths)}
 
-    begin = CheckpointHook.before_train
-
-    def before_train(self: CheckpointHook, runner: Any) -> None:
-        """Find out where checkpoints go, and which are there."""
-        begin(self, runner)
+    def delete_replaced(hook: CheckpointHook, runner: Any) -> None:
         if is_main_process():
             replaced = runner.message_hub.get_info(REPLACED_BEST)
             for path in replaced if isinstance(replaced, list) else ():
-                file = _own_best_checkpoint(self, path)
-                if file and file not in best_paths(self)[1].values():
-                    delete(self, file)
+                file = _own_best_checkpoint(hook, path)
+                if file and file not in best_paths(hook)[1].values():
+                    delete(hook, file)
 
     def save_best_checkpoint(self: CheckpointHook, runner: Any, metrics: dict) -> None:
         paths, previous = best_paths(self)
@@ -470,7 +418,7 @@ def delete_checkpoints_once_replaced() -> None:
                 delete(self, path)
                 runner.logger.info(f'The previous best checkpoint {path} is removed')
 
-    CheckpointHook.before_train = before_train
+    _once_checkpoints_are_found(delete_replaced)
     CheckpointHook._save_checkpoint_with_step = save_with_step
     CheckpointHook._save_best_checkpoint = save_best_checkpoint
 

@@ -40,6 +40,15 @@ class Touch:
         return Path.touch, (self.file,)
 
 
+def hostile_checkpoint(folder: Path) -> Path:
+    """Write a checkpoint that makes the file ``trace`` when it is unpickled."""
+    import torch
+
+    file = folder / 'hostile.pth'
+    torch.save({'state_dict': Touch(folder / 'trace')}, file)
+    return file
+
+
 def raises(expected: type[Exception], function: Callable, *args: object, **kwargs: object) -> bool:
     """Return whether a call raises an exception; others pass."""
     try:
@@ -164,23 +173,19 @@ def register_config_package(folder: Path) -> bool:
 
 @try_break
 def load_checkpoints_as_plain_weights__fallback(folder: Path) -> bool:
-    import torch
     from mmengine.runner import CheckpointLoader
 
-    torch.save({'state_dict': Touch(folder / 'trace')}, folder / 'hostile.pth')
     with contextlib.suppress(pickle.UnpicklingError):
-        CheckpointLoader.load_checkpoint(str(folder / 'hostile.pth'))
+        CheckpointLoader.load_checkpoint(str(hostile_checkpoint(folder)))
     return (folder / 'trace').exists()
 
 
 @try_break
 def load_checkpoints_as_plain_weights__download(folder: Path) -> bool:
-    import torch
     from mmengine.runner.checkpoint import load_from_http
 
-    torch.save({'state_dict': Touch(folder / 'trace')}, folder / 'hostile.pth')
     # a server's answer without a server
-    load_from_http((folder / 'hostile.pth').as_uri(), model_dir=str(folder / 'downloads'), progress=False)
+    load_from_http(hostile_checkpoint(folder).as_uri(), model_dir=str(folder / 'downloads'), progress=False)
     return (folder / 'trace').exists()
 
 
@@ -275,10 +280,9 @@ def scan_checkpoints_of_timm(folder: Path) -> bool:
     import torch
     from mmpretrain.models import TimmClassifier
 
-    torch.save({'state_dict': Touch(folder / 'trace')}, folder / 'hostile.pth')
     # what it says of the file's weights is another matter
     with contextlib.suppress(Exception):
-        TimmClassifier('resnet10t', loss=torch.nn.Identity(), checkpoint_path=str(folder / 'hostile.pth'))
+        TimmClassifier('resnet10t', loss=torch.nn.Identity(), checkpoint_path=str(hostile_checkpoint(folder)))
     return (folder / 'trace').exists()
 
 
