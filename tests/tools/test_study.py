@@ -271,9 +271,7 @@ def test_every_study_can_be_composed(tools: dict, tmp_path: Path, monkeypatch: p
 
 def test_the_pages_show_what_is_kept(tools: dict) -> None:
     collect_study = tools['collect_study']
-    studies = {
-        name: collect_study['Results'](study, KEPT / name) for name, study in sys.modules['studies'].STUDIES.items()
-    }
+    studies = collect_study['read_studies'](KEPT)
     for page in PAGES:
         text = page.read_text()
         assert BLOCK.search(text), page

@@ -13,9 +13,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from studies import STUDIES
 from study_figures import figures_of
-from study_tables import Results, part
+from study_tables import Results, part, read_studies
 
 from icd_mmrazor import benchmark
 from icd_mmrazor.utils.command_line import run
@@ -33,7 +32,7 @@ def filled(text: str, studies: Mapping[str, Results]) -> str:
 
     Args:
         text: The page.
-        studies: All studies by their names, those that were not run too.
+        studies: As :func:`read_studies` returns them.
 
     Raises:
         SettingError: It asks for nothing, for a study or a part that is not there, or does not say where a part ends.
@@ -59,15 +58,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--figures', type=Path, metavar='FOLDER', help='for the figures of all studies that were run')
     parser.add_argument('--force', action='store_true', help='replace figures that these tools did not draw')
     args = parser.parse_args(arguments)
-    studies = {name: Results(study, args.folder / name) for name, study in STUDIES.items()}
-    run_studies = {name: results for name, results in studies.items() if results.cells}
-    if not run_studies:
+    studies = read_studies(args.folder)
+    with_runs = {name: results for name, results in studies.items() if results.cells}
+    if not with_runs:
         raise SettingError(f'{args.folder} holds no study. Give the --keep of tools/benchmarks/run_study.py.')
     for page in args.pages:
         if not page.is_file():
             raise SettingError(f'--pages {page}: there is no such file.')
         check_writable(page, '--pages')
-    for name, results in run_studies.items():
+    for name, results in with_runs.items():
         for file in figures_of(name, results) if args.figures else ():
             figure_files(args.figures / f'{file}.png', args.force, '--figures')
     pages = {}
@@ -78,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise SettingError(f'--pages {page}: {error}') from error
     for page, text in pages.items():
         write_whole(text, page)
-    for name, results in run_studies.items():
+    for name, results in with_runs.items():
         for kind in ['table', *results.study.axes]:
             print(f'{name}: {kind}\n\n{part(results, kind)}\n')
         if args.figures:

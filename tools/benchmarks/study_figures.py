@@ -84,8 +84,7 @@ def draw_cell(panel: 'Axes', cell: Cell, place: float, colour: str, across: bool
 def figures_of(name: str, results: Results) -> dict[str, Callable[[], 'Figure']]:
     """Return what draws each figure of a study, by the names of their files."""
     if not results.study.axes:
-        has_runs = any(cell.accuracies for cell in results.cells.values())
-        return {f'results_{name}': lambda: draw_methods(results)} if has_runs else {}
+        return {f'results_{name}': lambda: draw_methods(results)} if results.cells else {}
     return {
         f'results_{name}_{axis_name}': lambda axis=axis: draw_axis(results, axis)
         for axis_name, axis in results.study.axes.items()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sittings import read_sittings
-from studies import PUBLISHED, Axis, Study, teacher_of
+from studies import PUBLISHED, STUDIES, Axis, Study, teacher_of
 
 from icd_mmrazor import benchmark
 from icd_mmrazor.utils.errors import SettingError
@@ -68,7 +68,16 @@ class Results:
 
     def has(self, axis: Axis) -> bool:
         """Return whether there is a number on an axis."""
-        return any(cell.mean is not None for (point, _, _), cell in self.cells.items() if point in axis.values.values())
+        return any(point in axis.values.values() for point, _, _ in self.cells)
+
+
+def read_studies(folder: Path) -> dict[str, Results]:
+    """Return the results of all studies by their names, of those that were not run too.
+
+    Args:
+        folder: What run_study.py was given as ``--keep``.
+    """
+    return {name: Results(study, folder / name) for name, study in STUDIES.items()}
 
 
 def in_words(name: str) -> str:
