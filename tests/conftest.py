@@ -1,7 +1,8 @@
 """What the tests share: small real data, networks with weights on disk, and real runners."""
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,21 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile('tests')
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _away_from_the_checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Run in an empty folder: tools and configs look in the working folder, and a checkout may hold data and runs."""
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp('working_folder'))
+    yield
+    os.chdir(before)
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(_away_from_the_checkout: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each test its own working folder."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(autouse=True)

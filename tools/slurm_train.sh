@@ -34,7 +34,7 @@ read -ra srun_args <<<"${SRUN_ARGS:-}"
 # $... in the single quotes are the node's, set by Slurm
 # shellcheck disable=SC2016
 exec srun --partition "$1" --job-name "$2" --nodes "$nodes" --ntasks "$nodes" --ntasks-per-node 1 \
-    --gres "gpu:$gpus_per_node" --cpus-per-task "$((cpus_per_task * gpus_per_node))" --kill-on-bad-exit 1 \
+    --gres "gpu:$gpus_per_node" --cpus-per-task "$((cpus_per_task * gpus_per_node))" --kill-on-bad-exit=1 \
     "${srun_args[@]}" bash -c '
         export NNODES=$SLURM_NNODES NODE_RANK=$SLURM_NODEID PORT=$((20000 + SLURM_JOB_ID % 20000))
         MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)

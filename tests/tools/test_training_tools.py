@@ -240,10 +240,15 @@ def test_two_processes_train_and_test(options: list[str], images_file: Path, tmp
 
 STAND_IN_SRUN = """#!/usr/bin/env bash
 # Runs the command once for each node, as Slurm would, on this machine; one that fails ends the others.
+# Reads its options as the real srun does: the first word that belongs to none is the program.
 printf '%s\\n' "$@" > "$SRUN_ARGUMENTS"
-while [[ $1 != bash ]]; do
-    if [[ $1 == --nodes ]]; then nodes=$2; fi
-    shift
+while [[ $1 == -* ]]; do
+    case $1 in
+        --nodes) nodes=$2; shift 2 ;;
+        --partition | --job-name | --ntasks | --ntasks-per-node | --gres | --cpus-per-task | --time) shift 2 ;;
+        --exclusive | --kill-on-bad-exit | --exclusive=* | --kill-on-bad-exit=[01]) shift ;;  # = or no value at all
+        *) echo "srun: unrecognized option '$1'" >&2; exit 1 ;;
+    esac
 done
 for ((node = 0; node < nodes; node++)); do
     SLURM_NNODES=$nodes SLURM_NODEID=$node SLURM_JOB_ID=$$ SLURM_JOB_NODELIST=here "$@" &
