@@ -120,7 +120,12 @@ def flat(values: Any, prefix: str = '') -> dict[str, Any]:
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        '--methods', nargs='+', required=True, type=own_names, metavar='METHODS', help='icd icd+kd fitnet ...; dcd is icd'
+        '--methods',
+        nargs='+',
+        required=True,
+        type=own_names,
+        metavar='METHODS',
+        help='icd icd+kd fitnet ...; dcd is icd',
     )
     parser.add_argument('--pairs', nargs='+', required=True, metavar='PAIR', help='res32x4_res8x4_cifar100 ...')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0], metavar='SEED', help='default: 0')
