@@ -648,12 +648,12 @@ def allowed_in_checkpoints(also: Sequence[type] = ()) -> Iterator[None]:
 
     def statistic(owner: Any, name: str) -> Any:
         if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
-            raise ValueError(f'getattr({owner!r:.40}, {name!r:.40}) in a checkpoint')
+            raise ValueError('a checkpoint asks for an attribute that is no statistic of a HistoryBuffer')
         return getattr(owner, name)
 
     def kind_of_numbers(kind: str, *_: Any) -> numpy.dtype:
         if kind not in NUMPY_KINDS:
-            raise ValueError(f'a numpy dtype {kind!r:.40} in a checkpoint is none of {", ".join(NUMPY_KINDS)}')
+            raise ValueError(f'a numpy dtype in a checkpoint is none of {", ".join(NUMPY_KINDS)}')
         # numpy's own, which take no other state
         return numpy.dtype(kind)
 
