@@ -1,4 +1,4 @@
-"""Invariant Consistency Distillation (arXiv 2407.11802) for OpenMMLab's mmrazor.
+"""Invariant Consistency Distillation (ICD, now DCD; arXiv 2407.11802) for OpenMMLab's mmrazor.
 
 Importing the package makes the installed stack usable (see :mod:`icd_mmrazor.compat`) and registers its modules;
 a config needs ``custom_imports = dict(imports=['icd_mmrazor'])`` and nothing else.

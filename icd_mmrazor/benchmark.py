@@ -21,6 +21,7 @@ from torch import nn
 
 from icd_mmrazor.models.networks import name_networks_in_full
 from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.utils.method_names import own_names
 
 BASE = Path(__file__).resolve().parent / '.mim' / 'configs' / '_base_'
 # the student alone: no method, and a row of every table
@@ -68,7 +69,7 @@ def compose(pair: str, methods: Sequence[str]) -> Config:
 
     Args:
         pair: One of :func:`pair_names`.
-        methods: One or more of :func:`method_names`.
+        methods: One or more of :func:`method_names`; ``dcd`` is ``icd``.
 
     Returns:
         The config, complete: what ``tools/train.py`` trains.
@@ -79,6 +80,7 @@ def compose(pair: str, methods: Sequence[str]) -> Config:
     check_name('pair', pair, pair_names())
     if not methods:
         raise SettingError(f'no method is given. There are: {", ".join(method_names())}.')
+    methods = [own_names(method) for method in methods]
     for method in methods:
         check_name('method', method, method_names())
     twice = sorted({method for method in methods if list(methods).count(method) > 1})

@@ -23,6 +23,8 @@ OPENMMLAB_PACKAGES = ('mmengine', 'mmcv', 'mmpretrain')
 REMEMBERED_CONFIGS = 8
 REPLACED_BEST = 'replaced_best'
 MAX_PIXELS = 178_956_970  # of an image; Pillow's own limit
+MIN_TORCH = (2, 10)
+NUMPY_KINDS = ('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8')
 # seconds
 WATCHDOGS_LEAD = 60
 
@@ -43,7 +45,7 @@ def prepare_stack() -> None:
     register_config_package()
     load_checkpoints_as_plain_weights()
     read_files_as_plain_values()
-    scan_checkpoints_of_timm()
+    refuse_pickles_of_timm()
     delete_only_own_checkpoints()
     write_checkpoints_whole()
     delete_checkpoints_once_replaced()
@@ -56,17 +58,18 @@ def prepare_stack() -> None:
 
 
 def require_stack() -> None:
-    """Say in one message what is missing.
+    """Say in one message what is missing, or too old.
 
     Neither family of the OpenMMLab packages is a hard dependency: both install into the same folders, and a
     dependency on one silently breaks an environment that has the other.
 
     Raises:
-        ImportError: A package of the stack cannot be found.
+        ImportError: A package of the stack cannot be found, or torch is older than 2.10.
     """
     required = ('torch', 'torchvision', 'joblib', 'scipy', *OPENMMLAB_PACKAGES, 'mmrazor')
     missing = [name for name in required if importlib.util.find_spec(name) is None]
     if not missing:
+        require_torch()
         return
     if not set(missing) & set(OPENMMLAB_PACKAGES):
         raise ImportError(
@@ -78,6 +81,25 @@ def require_stack() -> None:
         '  pip install "icd-mmrazor[openmmlab]"  OpenMMLab\'s own last releases\n'
         "(from a clone: pip install '.[onedl]'). Install only one of them: they share their folders."
     )
+
+
+def require_torch() -> None:
+    """Refuse a torch in which ``torch.load(weights_only=True)`` can be made to run code.
+
+    Where: torch before 2.10 (CVE-2026-24747, GHSA-63cw-57p8-fm3p). pip installs no such version beside this package;
+    it can be there by force.
+
+    Raises:
+        ImportError: torch is older.
+    """
+    import torch
+
+    if tuple(map(int, torch.__version__.split('.')[:2])) < MIN_TORCH:
+        raise ImportError(
+            f'icd_mmrazor needs torch >= {".".join(map(str, MIN_TORCH))}, and torch {torch.__version__} is installed: '
+            'there a checkpoint can run code in spite of weights_only=True (CVE-2026-24747). Install: '
+            'pip install "torch>=2.10" "torchvision>=0.25"'
+        )
 
 
 def limit_images() -> None:
@@ -244,7 +266,7 @@ def read_files_as_plain_values() -> None:
     YamlHandler.load_from_fileobj = staticmethod(read_yaml)
 
 
-def scan_checkpoints_of_timm() -> None:
+def refuse_pickles_of_timm() -> None:
     """Let timm read a ``checkpoint_path`` of a config only if it is a plain weights file.
 
     Where: mmpretrain, both families, ``TIMMBackbone`` and ``TimmClassifier``: they hand the path to timm, which
@@ -256,7 +278,7 @@ def scan_checkpoints_of_timm() -> None:
 
     from icd_mmrazor.utils.checkpoints import read_checkpoint
 
-    def scanned(build: Any) -> Any:
+    def of_plain_weights(build: Any) -> Any:
         @functools.wraps(build)
         def __init__(self: Any, *args: Any, checkpoint_path: str = '', **kwargs: Any) -> None:  # noqa: N807
             if checkpoint_path:
@@ -267,7 +289,7 @@ def scan_checkpoints_of_timm() -> None:
         return __init__
 
     for wrapper in (TIMMBackbone, TimmClassifier):
-        wrapper.__init__ = scanned(wrapper.__init__)
+        wrapper.__init__ = of_plain_weights(wrapper.__init__)
 
 
 def delete_only_own_checkpoints() -> None:
@@ -608,41 +630,59 @@ def allowed_in_checkpoints(also: Sequence[type] = ()) -> Iterator[None]:
     """Let ``torch.load(weights_only=True)`` read what a training run of mmengine stores beside its weights.
 
     Where: mmengine, both families: the message hub's state holds ``HistoryBuffer`` objects, numpy arrays and scalars.
-    Our own checkpoints are plain (``PlainCheckpointHook``); those of mmpretrain and mmrazor are not. ``getattr``, which
-    that state contains, is only ever given a ``HistoryBuffer``'s methods.
+    Our own checkpoints are plain (``PlainCheckpointHook``); those of mmpretrain and mmrazor are not.
+
+    A checkpoint may call whatever it can name, with any arguments, and numpy's own names run code that way: an array
+    of Python objects is made of any bytes, a dtype takes any flags, and ``getattr`` leads everywhere. So these names
+    stand for functions that make arrays of numbers, and return methods of a ``HistoryBuffer``, and nothing else.
 
     Args:
         also: More types to allow.
 
     Yields:
-        Nothing; inside, ``torch.load`` allows them.
+        Nothing; inside, ``torch.load`` allows these and no others.
     """
     import numpy
     import torch
     from mmengine.logging import HistoryBuffer
 
-    from icd_mmrazor.utils.checkpoint_scan import NUMPY_KINDS
-
-    def history_buffer_method(owner: Any, name: str) -> Any:
-        if owner is not HistoryBuffer:
-            raise ValueError(f'getattr({owner!r}, {name!r}) in a checkpoint')
+    def statistic(owner: Any, name: str) -> Any:
+        if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
+            raise ValueError('a checkpoint asks for an attribute that is no statistic of a HistoryBuffer')
         return getattr(owner, name)
 
-    multiarray = getattr(numpy, '_core', None) or numpy.core
+    def kind_of_numbers(kind: str, *_: Any) -> numpy.dtype:
+        if kind not in NUMPY_KINDS:
+            raise ValueError(f'a numpy dtype in a checkpoint is none of {", ".join(NUMPY_KINDS)}')
+        # numpy's own, which take no other state
+        return numpy.dtype(kind)
+
+    def empty_array(cls: Any, shape: tuple, kind: bytes) -> numpy.ndarray:
+        if (cls, shape, kind) != (empty_array, (0,), b'b'):
+            raise ValueError('a numpy array in a checkpoint is not written as numpy does')
+        return numpy.empty(0)
+
+    scalar = (getattr(numpy, '_core', None) or numpy.core).multiarray.scalar
     allowed: list[Any] = [
         HistoryBuffer,
-        (history_buffer_method, 'builtins.getattr'),
         slice,
-        numpy.ndarray,
-        numpy.dtype,
         *also,
+        (statistic, 'builtins.getattr'),
+        (kind_of_numbers, 'numpy.dtype'),
+        (empty_array, 'numpy.ndarray'),
+        # their states may be set, but without a dot no pickle can name them
+        (numpy.ndarray, 'array'),
+        *((type(numpy.dtype(kind)), kind) for kind in NUMPY_KINDS),
     ]
-    for function in (multiarray.multiarray._reconstruct, multiarray.multiarray.scalar):
-        # numpy 2 writes numpy._core, numpy 1 numpy.core
-        allowed += [(function, f'{core}.multiarray.{function.__name__}') for core in ('numpy._core', 'numpy.core')]
-    allowed += [type(numpy.dtype(kind)) for kind in NUMPY_KINDS]
-    with torch.serialization.safe_globals(allowed):
-        yield
+    for core in ('numpy._core', 'numpy.core'):  # of numpy 2 and numpy 1
+        allowed += [(empty_array, f'{core}.multiarray._reconstruct'), (scalar, f'{core}.multiarray.scalar')]
+    others = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        with torch.serialization.safe_globals(allowed):
+            yield
+    finally:
+        torch.serialization.add_safe_globals(others)
 
 
 def in_mmpretrain_scope(network: Any) -> Any:

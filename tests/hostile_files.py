@@ -6,7 +6,6 @@ import resource
 import struct
 import tarfile
 import zipfile
-from _codecs import encode
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.logging import HistoryBuffer
 from torch._utils import _rebuild_tensor_v2
 from torch.storage import TypedStorage
 
@@ -71,16 +71,12 @@ def nested(depth: int) -> Any:
     return value
 
 
-def repeated_hex(times: int) -> Any:
-    """Return bytes that double with every step of a pickle."""
-    value = Calls(encode, 'a', 'latin1')
-    for _ in range(times):
-        value = Calls(encode, value, 'hex')
-    return value
-
-
 def contents(trace: Path) -> dict[str, Any]:
-    """Return what hostile checkpoints hold."""
+    """Return what hostile checkpoints hold.
+
+    Args:
+        trace: What appears if one of them is run.
+    """
     weights = {'backbone.conv1.weight': torch.zeros(4), 'head.fc.weight': torch.zeros(2, 2)}
     itself: list = []
     itself.append(itself)
@@ -95,7 +91,6 @@ def contents(trace: Path) -> dict[str, Any]:
         'bytearray': {'state_dict': weights, 'meta': Calls(bytearray, HUGE)},
         'tensor type': {'state_dict': {'a': Calls(torch.FloatTensor, HUGE)}},
         'storage type': {'state_dict': {'a': Calls(torch.UntypedStorage, HUGE)}},
-        'hex': {'state_dict': weights, 'meta': repeated_hex(60)},
         'one element many times': {'state_dict': {'a': view(HUGE, HUGE)}},
         'beyond its data': {'state_dict': {'a': view(5, stride=(1,))}},
         'before its data': {'state_dict': {'a': view(2, stride=(1,), offset=-1)}},
@@ -107,6 +102,9 @@ def contents(trace: Path) -> dict[str, Any]:
         'complex': {'state_dict': {'a': torch.zeros(2, dtype=torch.complex64)}},
         'meta device': {'state_dict': {'a': torch.zeros(2, 3, device='meta')}},
         'numpy objects': {'state_dict': weights, 'meta': np.array([{}], dtype=object)},
+        'numpy objects over bytes': {'state_dict': weights, 'meta': Calls(np.ndarray, (2,), 'O', b'a' * 16)},
+        'numpy flags': {'state_dict': weights, 'meta': Calls(np.dtype, 'i8', False, True, state=FLAGS)},
+        'another method': {'state_dict': weights, 'meta': Calls(getattr, HistoryBuffer, '__getattribute__')},
         'numpy pointers': {'state_dict': weights, 'meta': Calls(np.dtype, 'V8', False, True, state=POINTERS)},
         'laughs': {'state_dict': weights, 'meta': laughs(60)},
         'nested': {'state_dict': weights, 'meta': nested(200)},
@@ -115,7 +113,8 @@ def contents(trace: Path) -> dict[str, Any]:
     }
 
 
-# a dtype of Python objects that says it holds none
+# a dtype of numbers that says it holds Python objects, and one of them that says it holds none
+FLAGS = (3, '<', None, None, None, -1, -1, 63)
 POINTERS = (3, '|', None, ('a',), {'a': (np.dtype('O'), 0)}, 8, 1, 0)
 
 
@@ -163,11 +162,10 @@ def damaged(whole: Path, folder: Path, trace: Path) -> dict[str, Path]:
         'cut at 4 bytes': content[:4],
         'cut in half': content[: len(content) // 2],
         'cut at the end': content[:-30],
-        'twice': content + content,
         'flipped bit': bytes(flipped),
         'nothing but a directory': b'PK\x05\x06' + bytes(18),
     }
-    files = {name: folder / f'{name}.pth' for name in (*plain, 'tar', 'bomb', 'short data', 'two pickles', 'folder')}
+    files = {name: folder / f'{name}.pth' for name in (*plain, 'tar', 'bomb', 'short data', 'folder')}
     for name, bytes_ in plain.items():
         files[name].write_bytes(bytes_)
     with tarfile.open(files['tar'], 'w') as tar:
@@ -177,9 +175,6 @@ def damaged(whole: Path, folder: Path, trace: Path) -> dict[str, Path]:
         (folder / 'part').unlink()
     rewritten(whole, files['bomb'], zipfile.ZIP_DEFLATED, **{Path(data.filename).stem: bytes(20_000_000)})
     rewritten(whole, files['short data'], **{Path(data.filename).stem: bytes(2)})
-    rewritten(whole, files['two pickles'])
-    with zipfile.ZipFile(files['two pickles'], 'a') as archive:
-        archive.writestr(data.filename.partition('/')[0] + '/DATA.pkl', pickle.dumps(touching(trace), protocol=2))
     files['folder'].mkdir()
     files['dangling link'] = folder / 'link.pth'
     files['dangling link'].symlink_to(folder / 'nothing')
@@ -205,29 +200,25 @@ def text(value: str) -> bytes:
     return pickle.BINUNICODE + struct.pack('<I', len(value)) + value.encode()
 
 
-def bombs() -> dict[str, tuple[bytes, str]]:
-    """Return pickles that are small and take much memory or time, and what is said of each."""
+def bombs() -> dict[str, bytes]:
+    """Return small pickles that would take much memory or time if each object were a copy."""
     long = pickle.MARK + 20_000 * pickle.NONE + pickle.TUPLE
     first = pickle.BINGET + b'\x00'
     pair = text('a' * 20_000) + b'q\x00' + text('latin1') + b'q\x01'
     pairs = pickle.EMPTY_LIST + pickle.MARK + 5_000 * (b'K\x01' + b'N\x86') + pickle.APPENDS
     integers = b''.join(b'\x8a\x0b' + (i * (2**61 - 1)).to_bytes(11, 'little') + b'N' for i in range(1, 9))
-    repeat = 'repeat more than is written'
     return {
-        'bytes': (
-            b'](' + pair + 10 * (ENCODE + b'R') + b'e',
-            repeat,
-        ),
-        'size': (b'](' + long + b'\x85q\x00' + 9 * (b'ctorch\nSize\n' + first + b'R') + b'e', repeat),
-        'size made': (b'](' + long + b'\x85q\x00' + 9 * (b'ctorch\nSize\n' + first + b'\x81') + b'e', repeat),
-        'dictionary': (b'](' + pairs + b'\x85q\x00' + 9 * (ORDERED + first + b'R') + b'e', repeat),
-        'counter': (b'](' + COUNTS + b'\x85q\x00' + 9 * (b'ccollections\nCounter\n' + first + b'R') + b'e', repeat),
-        'attributes': (b'](' + COUNTS + b'q\x00' + 9 * (ORDERED + b')R' + first + b'b') + b'e', repeat),
-        'not a tuple': (b'](' + pairs + b'q\x00' + ORDERED + first + b'Re', 'are no tuple'),
-        'integers of one hash': (b'}(' + integers + b'u', 'as a key'),
-        'objects': (b'](' + 10_000 * pickle.EMPTY_DICT + b'e', 'more than 10,000 objects'),
-        'marks': (10_001 * pickle.MARK, 'more than 10,000 objects'),
-        'state of a type': (b'ctorch\nSize\nN}U\x01aK\x01s\x86b', 'the state of a type'),
+        'bytes': b'](' + pair + 10 * (ENCODE + b'R') + b'e',
+        'size': b'](' + long + b'\x85q\x00' + 9 * (b'ctorch\nSize\n' + first + b'R') + b'e',
+        'size made': b'](' + long + b'\x85q\x00' + 9 * (b'ctorch\nSize\n' + first + b'\x81') + b'e',
+        'dictionary': b'](' + pairs + b'\x85q\x00' + 9 * (ORDERED + first + b'R') + b'e',
+        'counter': b'](' + COUNTS + b'\x85q\x00' + 9 * (b'ccollections\nCounter\n' + first + b'R') + b'e',
+        'attributes': b'](' + COUNTS + b'q\x00' + 9 * (ORDERED + b')R' + first + b'b') + b'e',
+        'not a tuple': b'](' + pairs + b'q\x00' + ORDERED + first + b'Re',
+        'integers of one hash': b'}(' + integers + b'u',
+        'objects': b'](' + 10_000 * pickle.EMPTY_DICT + b'e',
+        'marks': 10_001 * pickle.MARK,
+        'state of a type': b'ctorch\nSize\nN}U\x01aK\x01s\x86b',
     }
 
 
@@ -236,8 +227,8 @@ ORDERED = b'ccollections\nOrderedDict\n'
 COUNTS = b'}(' + b''.join(b'M' + struct.pack('<H', i) + b'N' for i in range(5_000)) + b'u'
 
 
-def with_two_directories(folder: Path) -> dict[str, Path]:
-    """Write archives in which zipfile reads one checkpoint and torch another."""
+def with_two_contents(folder: Path) -> dict[str, Path]:
+    """Write archives in which one reader may see one checkpoint and another reader another."""
     seen, unseen = io.BytesIO(), io.BytesIO()
     torch.save({'a': torch.ones(4)}, seen)
     torch.save({'b': view(10, 10)}, unseen)
@@ -270,7 +261,12 @@ def with_two_directories(folder: Path) -> dict[str, Path]:
     contents = dict(trailing=trailing, located=located, commented=commented, stated=stated)
     for name, content in contents.items():
         (folder / name).write_bytes(content)
-    return {name: folder / name for name in contents}
+    # of which the one is code
+    (folder / 'pickles').write_bytes(seen.getvalue())
+    with zipfile.ZipFile(folder / 'pickles', 'a') as archive:
+        code = pickle.dumps(touching(folder / 'trace'), protocol=2)
+        archive.writestr(archive.namelist()[0].partition('/')[0] + '/DATA.pkl', code)
+    return {name: folder / name for name in (*contents, 'pickles')}
 
 
 def _members(archive: bytes, shift: int) -> tuple[bytes, bytes]:

@@ -276,7 +276,7 @@ def read_files_as_plain_values__yaml(folder: Path) -> bool:
 
 
 @try_break
-def scan_checkpoints_of_timm(folder: Path) -> bool:
+def refuse_pickles_of_timm(folder: Path) -> bool:
     import torch
     from mmpretrain.models import TimmClassifier
 

@@ -30,9 +30,9 @@ ONLY = {
 }
 WITHOUT_A_GPU = ('channels_last_is_sound', 'process_group')
 # of 1.0.20 and 1.0.26 the first unpickles what a config names; for who has an older one than the tests
-BEFORE_TIMM = {'scan_checkpoints_of_timm': '1.0.26'}
-# they mend nothing: the start, the check that there is a stack, and a question
-NO_MENDS = {'prepare_stack', 'require_stack', 'accelerator_available'}
+BEFORE_TIMM = {'refuse_pickles_of_timm': '1.0.26'}
+# they mend nothing: the start, the checks that there is a stack, and a question
+NO_MENDS = {'prepare_stack', 'require_stack', 'require_torch', 'accelerator_available'}
 
 
 @pytest.fixture(scope='module')

@@ -42,17 +42,7 @@ class Cell:
     pins: tuple[str, ...] = ()  # instead of those in the constraints
 
 
-OLDEST_TORCH = (
-    'torch==2.6.0',
-    'torchvision==0.21.0',
-    # torch asks for just this one
-    'sympy==1.13.1',
-    # its ONNX exporter works with those of its time
-    'onnx==1.18.0',
-    'onnxscript==0.2.7',
-    'protobuf==5.29.6',
-    'tensorboard==2.20.0',
-)
+OLDEST_TORCH = ('torch==2.10.0', 'torchvision==0.25.0')
 CELLS = {
     '3.10-onedl': Cell('3.10', 'onedl'),
     '3.11-onedl': Cell('3.11', 'onedl'),

@@ -11,6 +11,7 @@ from mmengine.registry import LOOPS, Registry
 from mmrazor.registry import MODELS
 
 from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.utils.method_names import own_names
 
 STUDENT_ALONE = 'student'
 # the network in the config of a distillation; it is the whole model of a student alone
@@ -32,15 +33,15 @@ BUILT: dict[str, tuple[Registry, str | None]] = {
     'val_cfg': (LOOPS, 'ValLoop'),
     'test_cfg': (LOOPS, 'TestLoop'),
 }
-# settings that are read before the class gets the others
-NO_ARGUMENTS = {'type', '_scope_', 'by_epoch'}
+# settings that are read before the class gets the others; mmengine's _delete_ replaces a section
+NO_ARGUMENTS = {'type', '_scope_', 'by_epoch', '_delete_'}
 
 
 def options_of(methods: str, options: Sequence[str]) -> list[str]:
     """Return the options of a cell.
 
     Args:
-        methods: The methods of the cell: ``icd+kd``.
+        methods: The methods of the cell, by their own names: ``icd+kd``.
         options: ``KEY=VALUE`` for every cell, ``METHODS:KEY=VALUE`` for those of exactly these methods, which counts
             more. A student alone has its settings ``model.architecture.X`` as ``model.X``, and those of the teaching
             not at all.
@@ -53,7 +54,7 @@ def options_of(methods: str, options: Sequence[str]) -> list[str]:
         for option in options:
             name, _, value = option.partition('=')
             prefix, colon, key = name.rpartition(':')
-            if bool(colon) != own or (own and prefix != methods):
+            if bool(colon) != own or (own and own_names(prefix) != methods):
                 continue
             if methods == STUDENT_ALONE:
                 if key.startswith(STUDENT):
@@ -69,7 +70,7 @@ def check_options(options: Sequence[str], methods: Sequence[str]) -> None:
 
     Args:
         options: As :func:`options_of` takes them.
-        methods: The methods of all cells.
+        methods: The methods of all cells, by their own names.
 
     Raises:
         SettingError: An option has no value, is the runner's own, or is for methods that are not given.
@@ -79,7 +80,7 @@ def check_options(options: Sequence[str], methods: Sequence[str]) -> None:
         prefix, colon, key = name.rpartition(':')
         if not equals or not key:
             raise SettingError(f'--cfg-options {option}: give KEY=VALUE, or METHODS:KEY=VALUE.')
-        if colon and prefix not in methods:
+        if colon and own_names(prefix) not in methods:
             raise SettingError(
                 f'--cfg-options {option} is for the cells of {prefix!r} alone, and --methods has: {", ".join(methods)}.'
             )

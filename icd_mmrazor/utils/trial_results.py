@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.utils.method_names import split_methods
 from icd_mmrazor.utils.training_logs import read_cfg_options, read_log, read_setting, read_settings
 
 # of the main stage: AB, FT and FSP train 30 more before it
@@ -113,12 +114,12 @@ class Cell:
 
 
 def method_key(methods: str) -> str:
-    """Return what ``kd+icd`` and ``ICD+KD`` have in common.
+    """Return what ``kd+icd``, ``ICD+KD`` and ``DCD+KD`` have in common.
 
     Args:
         methods: Names with a plus between.
     """
-    return '+'.join(sorted(methods.lower().split('+')))
+    return '+'.join(sorted(split_methods(methods.lower())))
 
 
 def pair_key(pair: str) -> str:

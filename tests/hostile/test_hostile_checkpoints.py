@@ -1,8 +1,9 @@
 """Every tool and every setting that takes a checkpoint refuses the hostile and the damaged, and leaves nothing."""
 
+import contextlib
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -14,7 +15,7 @@ from helpers import CONFIGS, TOOLS, exit_status
 from mmengine.config import Config
 from mmrazor.registry import MODELS
 
-from icd_mmrazor.utils.checkpoints import write_checkpoint
+from icd_mmrazor.utils.checkpoints import read_checkpoint, write_checkpoint
 from icd_mmrazor.utils.errors import CheckpointError
 
 DEMO = CONFIGS / 'demo' / 'icd_res20_res8_digits.py'
@@ -25,6 +26,69 @@ TRAIN, TEST = TOOLS / 'train.py', TOOLS / 'test.py'
 FEATURES, CORRELATION = (TOOLS / 'analysis' / f'plot_{name}.py' for name in ('features', 'logit_correlation'))
 # these two mmengine 0.10.7 reads with torch.load itself, which refuses, too
 UNREAD = 'not a plain weights file|Weights only load failed'
+CONTENTS = sorted(hostile_files.contents(Path('trace')))
+# what torch takes for plain values: no code, and no more memory than the file has
+HARMLESS = {
+    *('empty and long', 'set again', 'sparse', 'complex', 'meta device'),
+    *('numpy flags', 'laughs', 'nested', 'itself'),
+}
+
+
+@pytest.fixture
+def bounded() -> Iterator[None]:
+    """Let this process have 1 GB more than it has, and no byte more."""
+    with hostile_files.bounded(2**30):
+        yield
+
+
+@pytest.mark.parametrize('legacy', [False, True], ids=['zip', 'legacy'])
+@pytest.mark.parametrize('name', CONTENTS)
+@pytest.mark.usefixtures('bounded')
+def test_the_reader_runs_nothing(name: str, legacy: bool, tmp_path: Path) -> None:
+    file = hostile_files.write(hostile_files.contents(tmp_path / 'trace')[name], tmp_path / 'file.pth', legacy)
+    if name in HARMLESS:
+        assert isinstance(read_checkpoint(file), dict)
+    else:
+        with pytest.raises(CheckpointError, match='not a plain weights file'):
+            read_checkpoint(file)
+    assert hostile_files.below(tmp_path) == {file}
+
+
+@pytest.mark.usefixtures('bounded')
+def test_the_reader_refuses_damaged_files(tmp_path: Path) -> None:
+    whole = hostile_files.write({'state_dict': {'head.fc.weight': torch.randn(3, 5)}}, tmp_path / 'whole.pth')
+    files = hostile_files.damaged(whole, tmp_path, tmp_path / 'trace')
+    there = hostile_files.below(tmp_path)
+    for name, file in files.items():
+        with pytest.raises(CheckpointError, match='damaged' if file.is_file() else 'no such file'):
+            assert not read_checkpoint(file), name
+    assert hostile_files.below(tmp_path) == there
+
+
+@pytest.mark.usefixtures('bounded')
+def test_small_files_take_little_memory_and_run_nothing(tmp_path: Path) -> None:
+    files = {name: hostile_files.pickled(pickled, tmp_path / name) for name, pickled in hostile_files.bombs().items()}
+    files |= hostile_files.with_two_contents(tmp_path)
+    for name, file in files.items():
+        with contextlib.suppress(CheckpointError):
+            assert isinstance(read_checkpoint(file), dict), name
+    assert hostile_files.below(tmp_path) == set(files.values())
+
+
+def test_numpy_makes_no_objects_of_bytes(tmp_path: Path) -> None:
+    """A dtype keeps what it is, whatever state a file gives it: an array of such objects would end the process."""
+    file = hostile_files.write(hostile_files.contents(tmp_path)['numpy flags'], tmp_path / 'file.pth')
+    kind = read_checkpoint(file)['meta']
+    assert (kind.str, kind.hasobject) == ('<i8', False)
+
+
+def test_what_others_allow_is_not_allowed_in_a_checkpoint(tmp_path: Path) -> None:
+    file = hostile_files.write({'state_dict': {'a': Path('a')}}, tmp_path / 'file.pth')
+    mine = [type(Path()), Path, getattr]
+    with torch.serialization.safe_globals(mine):
+        with pytest.raises(CheckpointError, match=r'pathlib\.\w+ was not an allowed global'):
+            read_checkpoint(file)
+        assert set(mine) <= set(torch.serialization.get_safe_globals())
 
 
 @pytest.fixture
@@ -73,7 +137,16 @@ def test_every_file_is_refused_by_the_converters(whole: Path, refused: Callable[
     for name, file in files.items():
         for tool in (EXPORT, CONVERT):
             message = refused(tool, file, tmp_path / 'out' / 'student.pth')
-            assert re.match(rf'error: checkpoint {re.escape(str(file))}', message), name
+            assert re.match(rf'error: (checkpoint )?{re.escape(str(file))}', message), name
+
+
+def test_weights_that_no_network_has_are_refused(whole: Path, refused: Callable[..., str], tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(whole)
+    name, weight = next(iter(checkpoint['state_dict'].items()))
+    for other in (weight.to_sparse(), weight.to(torch.complex64), weight.to('meta')):
+        file = tmp_path / 'file.pth'
+        write_checkpoint({**checkpoint, 'state_dict': {**checkpoint['state_dict'], name: other}}, file)
+        assert 'holds no state dict' in refused(EXPORT, file, tmp_path / 'out' / 'student.pth')
 
 
 def test_every_tool_refuses(

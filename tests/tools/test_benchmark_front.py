@@ -69,6 +69,16 @@ def test_a_mixed_cell_is_trained(images_file: Path, teacher_file: Callable, tmp_
     assert not list((tmp_path / 'cell').glob('.*'))
 
 
+def test_dcd_is_icd(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+    monkeypatch.setattr('os.execv', lambda file, words: started.append(words[1:]))
+    for methods in ('icd+kd', 'dcd+kd'):
+        assert exit_status(FRONT, methods, 'res20_res8_digits') is None
+    assert started[:2] == started[2:]
+    assert Path('work_dirs/icd+kd_res20_res8_digits/icd+kd_res20_res8_digits.py').is_file()
+    assert [folder.name for folder in Path('work_dirs').iterdir()] == ['icd+kd_res20_res8_digits']
+
+
 def test_a_cell_in_several_processes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     started = []
     monkeypatch.setattr('os.execv', lambda file, words: started.append((file, words)))

@@ -13,6 +13,7 @@ import pytest
 from helpers import ROOT, TOOLS
 
 from icd_mmrazor import benchmark
+from icd_mmrazor.utils.cell_options import merge_options, options_of
 from icd_mmrazor.utils.errors import SettingError, UserError
 
 BENCHMARKS = TOOLS / 'benchmarks'
@@ -267,6 +268,20 @@ def test_every_study_can_be_composed(tools: dict, tmp_path: Path, monkeypatch: p
             assert {*axis.values.values()} <= study.points.keys()
     for study in sys.modules['studies'].STUDIES.values():
         assert {sys.modules['studies'].teacher_of(pair) for pair in study.pairs} == {*study.teachers}
+
+
+def test_the_form_of_rrd_that_was_measured_is_that_of_the_study(tools: dict) -> None:
+    """The benchmark's preset has another one since: see configs/rrd/README.md."""
+    run_study, pair = tools['run_study'], 'res56_res20_cifar10-5k'
+    study = sys.modules['studies'].STUDIES['cifar10-5k']
+    (options,) = (point.options for point in study.points.values())
+    cfg = benchmark.compose(pair, ['rrd'])
+    merge_options(cfg, 'rrd', options_of('rrd', options))
+    trained = json.loads((KEPT / 'cifar10-5k' / 'published' / 'rrd' / pair / 'seed_0' / 'trial.json').read_text())
+    assert cfg.to_dict()['model']['distiller'] == trained['model']['distiller']
+    # and a part of the study without it can be trained
+    part = run_study['part_of'](study, run_study['parse_args'](['cifar10-5k', '--methods', 'dcd', 'kd']))
+    assert [(point.methods, point.options) for point in part.points.values()] == [(('kd', 'icd'), ())]
 
 
 def test_the_pages_show_what_is_kept(tools: dict) -> None:

@@ -30,6 +30,12 @@ def test_each_cell_gets_its_own() -> None:
     }  # fmt: skip
 
 
+def test_cells_of_icd_may_be_called_dcd() -> None:
+    options = ['dcd:a=1', 'dcd+kd:a=2', 'a=3']
+    check_options(options, ['icd', 'icd+kd'])
+    assert [options_of(methods, options) for methods in ('icd', 'icd+kd', 'kd')] == [['a=1'], ['a=2'], ['a=3']]
+
+
 @pytest.mark.parametrize(
     ('option', 'message'),
     [
@@ -71,6 +77,9 @@ def test_what_fits_is_merged() -> None:
     )
     assert taught.model.distiller.distillers.icd.embed_dims == 64
     assert taught.model.teacher_norm_eval is False
+    loss = 'model.distiller.losses.rrd.loss'
+    replaced = merged('rrd', f'{loss}._delete_=True', f'{loss}.type=RRDLoss')
+    assert replaced.model.distiller.losses.rrd.loss == dict(type='RRDLoss')
     assert merged('ab', 'train_cfg.max_epochs=3', 'ab:model.distiller.initial_epochs=2').train_cfg.max_epochs == 3
 
 

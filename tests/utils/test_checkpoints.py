@@ -1,9 +1,13 @@
+import io
+from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
 
+import hostile_files
+import numpy as np
 import pytest
 import torch
-from mmengine.logging import MessageHub
+from mmengine.logging import HistoryBuffer, MessageHub
 from torch import nn
 
 from icd_mmrazor.utils import CheckpointError
@@ -42,6 +46,81 @@ def test_reads_what_mmengine_writes(tmp_path: Path) -> None:
     torch.save({'state_dict': {}, 'message_hub': hub.state_dict()}, file)
     checkpoint = read_checkpoint(file)
     assert checkpoint['message_hub']['log_scalars']['train/loss'].current() == 1.5
+
+
+def weights() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {'head.fc.weight': torch.randn(3, 5, generator=generator), 'head.fc.bias': torch.zeros(3)}
+
+
+def test_reads_many_histories_from_memory() -> None:
+    histories = OrderedDict((f'train/loss_{i}', HistoryBuffer([i % 7, 1.5], [1, 1])) for i in range(300))
+    copy = io.BytesIO()
+    torch.save({'message_hub': {'log_scalars': histories}, 'state_dict': weights()}, copy)
+    read = read_checkpoint(copy)['message_hub']['log_scalars']
+    assert [history.mean() for history in read.values()] == [history.mean() for history in histories.values()]
+
+
+@pytest.mark.parametrize('legacy', [False, True], ids=['zip', 'legacy'])
+def test_reads_what_a_training_writes(legacy: bool, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.randn(5, 3)).sum().backward()
+    optimizer.step()
+    content = {
+        'state_dict': model.state_dict(),
+        'optimizer': optimizer.state_dict(),
+        'schedulers': [{'milestones': Counter({3: 1})}],
+        'numbers': [np.float64(1.5), np.int64(3), np.bool_(True), np.arange(6, dtype=np.float32).reshape(2, 3)],
+        'shared': (nn.Parameter(torch.ones(2)), torch.arange(12).view(3, 4).T, torch.zeros(0, 5), torch.tensor(1)),
+        'plain': {'text': 'é', 1: b'bytes', 'long': 2**70, 'none': None, 'size': torch.Size([1]), 'kind': torch.half},
+    }
+    read = read_checkpoint(hostile_files.write(content, tmp_path / 'file.pth', legacy))
+    torch.testing.assert_close(read['state_dict'], content['state_dict'], rtol=0, atol=0)
+    torch.testing.assert_close(read['optimizer']['state'], content['optimizer']['state'], rtol=0, atol=0)
+    for got, expected in zip(read['shared'], content['shared'], strict=True):
+        assert torch.equal(got, expected)
+    assert read['schedulers'] == content['schedulers']
+    assert read['plain'] == content['plain']
+    assert read['numbers'][:3] == content['numbers'][:3]
+    assert np.array_equal(read['numbers'][3], content['numbers'][3])
+
+
+def test_a_flipped_bit_is_found_or_changes_nothing(tmp_path: Path) -> None:
+    """Dates and empty space between the members have no checksum, and no meaning."""
+    file = hostile_files.write({'meta': {'epoch': 3}, 'state_dict': weights()}, tmp_path / 'file.pth')
+    content = file.read_bytes()
+    generator = np.random.default_rng(0)
+    refused = 0
+    for place in generator.choice(len(content), 150, replace=False):
+        changed = bytearray(content)
+        changed[place] ^= 1 << generator.integers(8)
+        file.write_bytes(changed)
+        try:
+            read = read_checkpoint(file)
+        except CheckpointError:
+            refused += 1
+            continue
+        assert read['meta'] == {'epoch': 3}
+        torch.testing.assert_close(read['state_dict'], weights(), rtol=0, atol=0)
+    assert refused > 30
+    data = content.index(weights()['head.fc.weight'].numpy().tobytes())
+    for place in range(data, data + 60, 7):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        file.write_bytes(changed)
+        with pytest.raises(CheckpointError, match='checksum'):
+            read_checkpoint(file)
+
+
+def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
+    for legacy in (False, True):
+        file = hostile_files.write({'state_dict': weights()}, tmp_path / 'file.pth', legacy)
+        content = file.read_bytes()
+        for end in range(0, len(content), 37):
+            file.write_bytes(content[:end])
+            with pytest.raises(CheckpointError, match='damaged'):
+                read_checkpoint(file)
 
 
 class Calls:

@@ -29,6 +29,7 @@ from icd_mmrazor import benchmark
 from icd_mmrazor.utils.command_line import run
 from icd_mmrazor.utils.errors import SettingError, UserError
 from icd_mmrazor.utils.locks import locked
+from icd_mmrazor.utils.method_names import own_names
 from icd_mmrazor.utils.progress import Progress
 from icd_mmrazor.utils.trial_pool import number_of_cores
 from icd_mmrazor.utils.trial_pool import run_trials as run_pool
@@ -60,7 +61,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('study', nargs='?', metavar='STUDY', help=', '.join(STUDIES))
     parser.add_argument('--list', action='store_true', help='show the studies, their points and numbers of trainings')
     parser.add_argument('--points', nargs='+', metavar='POINT', help='only these points')
-    parser.add_argument('--methods', nargs='+', metavar='METHODS', help='only these methods')
+    parser.add_argument('--methods', nargs='+', type=own_names, metavar='METHODS', help='only these methods')
     parser.add_argument('--pairs', nargs='+', metavar='PAIR', help='only these pairs')
     parser.add_argument('--seeds', nargs='+', type=int, metavar='SEED', help="default: the study's")
     parser.add_argument('--gpus', metavar='0,1', help='run a cell at a time on each of these GPUs (default: the CPU)')
@@ -88,6 +89,12 @@ def chosen(wanted: Sequence[Any] | None, known: Sequence[Any], kind: str) -> lis
     return [one for one in known if not wanted or one in wanted]
 
 
+def is_for(option: str, methods: Sequence[str]) -> bool:
+    """Return whether an option, ``KEY=VALUE`` or ``METHODS:KEY=VALUE``, is for any of these methods."""
+    of_methods, colon, _ = option.partition('=')[0].rpartition(':')
+    return not colon or of_methods in methods
+
+
 def part_of(study: Study, args: argparse.Namespace) -> Study:
     """Return what is asked for of a study.
 
@@ -99,7 +106,8 @@ def part_of(study: Study, args: argparse.Namespace) -> Study:
     for name in chosen(args.points, list(study.points), 'point'):
         point = study.points[name]
         if kept := tuple(method for method in point.methods if method in methods):
-            points[name] = replace(point, methods=kept)
+            options = tuple(option for option in point.options if is_for(option, kept))
+            points[name] = replace(point, methods=kept, options=options)
     if not points:
         raise SettingError(f'--points {" ".join(args.points)} are not trained with {" ".join(args.methods)}.')
     pairs = chosen(args.pairs, study.pairs, 'pair')

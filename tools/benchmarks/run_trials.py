@@ -35,6 +35,7 @@ from icd_mmrazor.utils.command_line import run
 from icd_mmrazor.utils.errors import SettingError, UserError
 from icd_mmrazor.utils.files import write_json
 from icd_mmrazor.utils.locks import locked
+from icd_mmrazor.utils.method_names import own_names
 from icd_mmrazor.utils.progress import Progress
 from icd_mmrazor.utils.trial_pool import number_of_cores, run_trials
 from icd_mmrazor.utils.trials import Trial
@@ -118,7 +119,14 @@ def flat(values: Any, prefix: str = '') -> dict[str, Any]:
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--methods', nargs='+', required=True, metavar='METHODS', help='icd icd+kd fitnet ...')
+    parser.add_argument(
+        '--methods',
+        nargs='+',
+        required=True,
+        type=own_names,
+        metavar='METHODS',
+        help='icd icd+kd fitnet ...; dcd is icd',
+    )
     parser.add_argument('--pairs', nargs='+', required=True, metavar='PAIR', help='res32x4_res8x4_cifar100 ...')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0], metavar='SEED', help='default: 0')
     parser.add_argument('--gpus', metavar='0,1', help='run a cell at a time on each of these GPUs (default: the CPU)')

@@ -45,6 +45,7 @@ from step_pair import measure_pair
 from icd_mmrazor.utils.command_line import run as run_tool
 from icd_mmrazor.utils.errors import SettingError
 from icd_mmrazor.utils.files import write_json, write_whole
+from icd_mmrazor.utils.method_names import split_methods
 
 PLAIN, DEFAULTS, FAST = 'plain', 'defaults', 'fast'
 PAIRS = ['res32x4_res8x4_cifar100', 'wrn40-2_wrn16-2_cifar100']
@@ -90,7 +91,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument('--out', type=Path, default=Path('work_dirs/step_time'), help='folder (default: %(default)s)')
     args = parser.parse_args(arguments)
-    args.methods = args.methods.split('+')
+    args.methods = split_methods(args.methods)
     args.device = find_device(args.device)
     for name in ('batch_sizes', 'ranks', 'rounds', 'steps', 'warm_up', 'images', 'threads'):
         value = getattr(args, name)

@@ -19,13 +19,14 @@ from icd_mmrazor import benchmark  # first: it says what to install where the st
 from icd_mmrazor.utils.command_line import run
 from icd_mmrazor.utils.errors import SettingError
 from icd_mmrazor.utils.files import write_whole
+from icd_mmrazor.utils.method_names import own_names
 
 TOOLS = Path(__file__).resolve().parents[1]
 
 
 def parse_args() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('methods', metavar='METHODS', nargs='?', help='a method, or several: icd+kd')
+    parser.add_argument('methods', metavar='METHODS', nargs='?', help='a method, or several: icd+kd; dcd is icd')
     parser.add_argument('pair', metavar='PAIR', nargs='?', help='TEACHER_STUDENT_DATASET')
     parser.add_argument('--list', action='store_true', help='show all methods and pairs, and what each needs')
     parser.add_argument('--dump', metavar='FILE', help='write the composed config to FILE and stop')
@@ -75,7 +76,7 @@ def main() -> None:
         show_list()
         return
     cfg = benchmark.compose(args.pair, args.methods.split('+'))
-    name = f'{args.methods}_{args.pair}'
+    name = f'{own_names(args.methods)}_{args.pair}'
     if args.dump:
         if Path(args.dump).exists():
             raise SettingError(f'--dump {args.dump} exists and is kept. Give another path.')

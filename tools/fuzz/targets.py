@@ -17,7 +17,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'model_converters')
 from repdistiller_to_mmpretrain import convert
 
 from icd_mmrazor.models.networks import network_config
-from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of
 from icd_mmrazor.utils.config_files import apply_cfg_options, check_sections
 from icd_mmrazor.utils.config_text import read_config_text
 from icd_mmrazor.utils.errors import UserError
@@ -68,13 +67,6 @@ def config_options(data: bytes) -> None:
     check_sections(Config(cfg.to_dict()), 'it')
 
 
-def checkpoint(data: bytes) -> None:
-    """Read a checkpoint and load it into a network."""
-    with _file('checkpoint.pth', data) as file:
-        weights = weights_of(read_checkpoint(file), file)
-        load_strictly(torch.nn.Linear(3, 2), weights, str(file))
-
-
 def converter(data: bytes) -> None:
     """Convert a published checkpoint: a line each names a tensor and its shape, ``fc.weight 100 64``."""
     weights = {}
@@ -105,13 +97,6 @@ def seeds() -> dict[str, list[bytes]]:
     """Return for each target what to begin with."""
     root = Path(__file__).resolve().parents[2] / 'configs'
     text = Config.fromfile(root / 'demo' / 'icd_res20_res8_digits.py').pretty_text
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, 'x.pth')
-        weights = torch.nn.Linear(3, 2).state_dict()
-        torch.save({'meta': {'cfg': 'a = 1'}, 'state_dict': weights}, file)
-        zipped = file.read_bytes()
-        torch.save({'state_dict': weights}, file, _use_new_zipfile_serialization=False)
-        legacy = file.read_bytes()
     model = Config.fromfile(root / '_base_' / 'models' / 'res8.py').res8
     published = 'conv1.weight 16 3 3 3\nlayer2.0.downsample.0.weight 32 16 1 1\nfc.weight 100 64\nfc.bias 100'
     line = '{"loss": 1.5, "lr": 0.05, "epoch": 1, "iter": 10, "step": 10}\n'
@@ -129,7 +114,6 @@ def seeds() -> dict[str, list[bytes]]:
             text.encode() + b'\n\nmodel.distiller.embed_dims=64\ntrain_dataloader.batch_size=4',
             b"model = dict(type='x')\na = [dict(b=1)]\n\na.0.b=3",
         ],
-        'checkpoint': [zipped, legacy],
         'converter': [published.encode(), b'block0.0.weight 64 3 3 3\nclassifier.weight 100 512'],
         'training_logs': [
             (line + validation).encode(),
@@ -140,7 +124,7 @@ def seeds() -> dict[str, list[bytes]]:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    each.__name__: each for each in (config_text, network, config_options, checkpoint, converter, training_logs)
+    each.__name__: each for each in (config_text, network, config_options, converter, training_logs)
 }
 
 

@@ -7,7 +7,8 @@ rrd = dict(
     connectors=dict(teacher_embedding=dict(type='LinearProjection')),
     losses=dict(
         rrd=dict(
-            loss=dict(type='RRDLoss'),
+            # the form of 2024, of which the published tables are; the defaults of RRDLoss are that of February 2025
+            loss=dict(type='RRDLoss', student_temperature=0.04, teacher_temperature=0.1, enqueue='after'),
             features='pooled',
             student_connector=dict(type='LinearProjection'),
             teacher_connector='teacher_embedding',

@@ -24,7 +24,7 @@ class CheckNumbersHook(Hook):
     checkpoint, so that no iteration waits for the device because of it; otherwise at once. Gradients that are not
     finite are no error where a scaler leaves out the step (``AmpOptimWrapper``): the loss and the weights stay finite.
 
-    mmengine's ``CheckInvalidLossHook`` looks every 50 iterations and names nothing, and lets a checkpoint be written
+    mmdetection's ``CheckInvalidLossHook`` looks every 50 iterations and names nothing, and lets a checkpoint be written
     in between.
 
     Raises:

@@ -15,7 +15,7 @@ from icd_mmrazor.utils.errors import SettingError
 
 @MODELS.register_module()
 class ICDLoss(nn.Module):
-    """Invariant Consistency Distillation (ICD), arXiv 2407.11802.
+    """Invariant Consistency Distillation (ICD), arXiv 2407.11802, which its authors call DCD since November 2024.
 
     With ``u_i`` and ``v_i`` the normalised embeddings of the student's and the teacher's feature of image ``i``, and
     ``Z_ij = tau <u_i, v_j> + bias`` their similarities over a batch:

@@ -24,7 +24,7 @@ from icd_mmrazor.utils.checkpoints import read_checkpoint
 # one graph from the images to the losses, or an error
 COMPILED = dict(backend='aot_eager', fullgraph=True)
 one_graph = pytest.mark.skipif(
-    TORCH_VERSION < (2, 14), reason='torch 2.6 does not trace recorders into one graph; no torch between was tried'
+    TORCH_VERSION < (2, 14), reason='torch 2.10 does not trace recorders into one graph; no torch between was tried'
 )
 
 

@@ -13,6 +13,7 @@ from icd_mmrazor.models.losses import ContrastiveRepresentationLoss, RRDLoss
 
 LABELS = torch.arange(30) % 3
 STEPS, BATCH = 3, 10
+METHODS = ('crd', 'rrd_before', 'rrd_after')
 
 
 class Embedded(nn.Module):
@@ -24,7 +25,7 @@ class Embedded(nn.Module):
         if method == 'crd':
             self.loss = ContrastiveRepresentationLoss(num_negatives=8, embed_dims=5)
         else:
-            self.loss = RRDLoss(memory_size=16, embed_dims=5)
+            self.loss = RRDLoss(memory_size=16, embed_dims=5, enqueue=method.removeprefix('rrd_'))
 
     def forward(self, s: Tensor, t: Tensor, index: Tensor, negatives: Tensor) -> Tensor:
         features = self.student(s), self.teacher(t)
@@ -70,11 +71,11 @@ def trained(method: str, rows: slice, parallel: bool, seed: int) -> dict[str, Te
 
 
 def steps(rank: int, sizes: tuple[int, ...]) -> dict[str, Tensor]:
-    """Take the steps of both methods with part of each batch."""
+    """Take the steps of all methods with part of each batch."""
     rows = slice(sum(sizes[:rank]), sum(sizes[: rank + 1]))
     return {
         f'{method}/{name}': tensor
-        for method in ('crd', 'rrd')
+        for method in METHODS
         for name, tensor in trained(method, rows, parallel=True, seed=rank).items()
     }
 
@@ -82,7 +83,7 @@ def steps(rank: int, sizes: tuple[int, ...]) -> dict[str, Tensor]:
 def test_steps_equal_those_of_one_process(tmp_path: Path) -> None:
     sizes = (7, 3)
     ranks = in_processes(steps, len(sizes), tmp_path, sizes)
-    for method in ('crd', 'rrd'):
+    for method in METHODS:
         # processes with seeds of their own start with the memories of the first
         alone = trained(method, slice(0, BATCH), parallel=False, seed=0)
         assert {f'{method}/{name}' for name in alone} <= set(ranks[0])
