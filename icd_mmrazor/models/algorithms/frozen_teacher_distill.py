@@ -20,6 +20,7 @@ from icd_mmrazor.models.frozen_network import FrozenNetwork
 from icd_mmrazor.models.networks import network_config, number_of_classes, published_weights
 from icd_mmrazor.models.passes import explained_pass
 from icd_mmrazor.models.records import forget, make_plain, recorders_of
+from icd_mmrazor.models.student_pass import check_labels, needed_pass
 from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of
 from icd_mmrazor.utils.errors import SettingError
 from icd_mmrazor.utils.samples import as_one_sample, takes_joined_labels
@@ -63,7 +64,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             and the run goes on without it.
         random_teacher: Take the teacher as it is, without a checkpoint: for tests of the plumbing.
         student_trainable: As of the base class.
-        calculate_student_loss: As of the base class.
+        calculate_student_loss: Whether the student learns from its own loss, too. ``False``: from the losses of the
+            distiller alone; its pass then ends with the logits, as the teacher's does, and neither it nor a loss
+            between features needs labels.
         **kwargs: Other arguments of the base class.
 
     Raises:
@@ -166,6 +169,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self.torch_compile = torch_compile
         self._compiled_losses: Callable | None = None
         self._has_run = False
+        # where its own loss is left out; known with the first batch
+        self._student_pass = 'tensor'
 
     def _check_classes(self) -> None:
         student, teacher = number_of_classes(self.student), number_of_classes(self.teacher)
@@ -205,6 +210,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             return self._losses_of(batch_inputs, data_samples)
         networks = {'model.teacher': self.teacher, 'model.architecture': self.architecture, 'model': self}
         with explained_pass('FrozenTeacherDistill', batch_inputs, **networks):
+            check_labels(self, data_samples)
+            if not self.calculate_student_loss:
+                self._student_pass = needed_pass(self.distiller, self.student, batch_inputs, data_samples)
             losses = self._losses_of(batch_inputs, data_samples)
         self._has_run = True
         return losses
@@ -264,11 +272,17 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             return self._losses(batch_inputs, data_samples)
 
     def _student_losses(self, batch_inputs: Tensor, data_samples: list | None) -> dict[str, Tensor]:
-        trained = self.calculate_student_loss or self.student_trainable
-        with contextlib.nullcontext() if trained else torch.no_grad():
-            losses = self.student(batch_inputs, data_samples, mode='loss')
         if not self.calculate_student_loss:
+            if self.distillation_stopped:
+                raise SettingError(
+                    'FrozenTeacherDistill: the distillation was stopped (StopDistillHook), and '
+                    "calculate_student_loss=False leaves out the student's own loss: nothing is left to learn from. "
+                    'Remove one of the two.'
+                )
+            with contextlib.nullcontext() if self.student_trainable else torch.no_grad():
+                self.student(batch_inputs, data_samples, mode=self._student_pass)
             return {}
+        losses = self.student(batch_inputs, data_samples, mode='loss')
         weight = 1.0 if self.distillation_stopped else getattr(self.distiller, 'student_loss_weight', 1.0)
         if weight != 1.0:
             losses = {name: weight * value if 'loss' in name else value for name, value in losses.items()}
