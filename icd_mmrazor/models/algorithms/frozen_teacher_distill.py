@@ -294,6 +294,35 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self.teacher.eval()
         return self
 
+    def get_layer_depth(self, param_name: str) -> tuple[int, int]:
+        """Return how deep a parameter lies, for learning rates that fall from the head to the first layer.
+
+        mmpretrain's ``LearningRateDecayOptimWrapperConstructor`` asks for it. A parameter of the student lies as deep
+        as in the student alone; connectors and losses lie with its head, and have the full learning rate.
+
+        Args:
+            param_name: Its name in this model.
+
+        Returns:
+            Its depth, and how many there are.
+
+        Raises:
+            SettingError: The student's backbone does not say how deep its layers lie.
+        """
+        prefix = 'architecture.'
+        of_student = param_name.startswith(prefix)
+        try:
+            # what is not in the backbone lies with the head
+            name = param_name.removeprefix(prefix) if of_student else 'head'
+            return self.architecture.get_layer_depth(name)
+        except (AttributeError, NotImplementedError) as error:
+            network = type(getattr(self.architecture, 'backbone', self.architecture)).__name__
+            raise SettingError(
+                f'FrozenTeacherDistill: the student, {network}, does not say how deep its layers lie, which learning '
+                'rates that fall with the depth need. Set another optim_wrapper.constructor, or take a student that '
+                "does, such as mmpretrain's VisionTransformer, SwinTransformer, BEiTViT or ConvNeXt."
+            ) from error
+
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
         """Move or cast the teacher with the rest (``to``, ``cuda``, ``double``, ... all come through here)."""
         self.frozen_teacher.reset()
