@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from icd_mmrazor.compat import channels_last_is_sound
 from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher, networks_needed_by
+from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
 from icd_mmrazor.models.frozen_network import FrozenNetwork
 from icd_mmrazor.models.networks import network_config, number_of_classes, published_weights
 from icd_mmrazor.models.passes import explained_pass
@@ -71,9 +72,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
     Raises:
         SettingError: ``teacher_ckpt`` is not given, a network is named that there is not, teacher and student have
-            different numbers of classes, a switch is neither True nor False, ``torch_compile`` has options that
-            ``torch.compile`` has not, the device cannot compute in ``teacher_precision``, or the first batch cannot
-            be computed: networks, losses and images do not fit each other.
+            different numbers of classes, a loss between softmaxes gets the logits of a head for several labels an
+            image, a switch is neither True nor False, ``torch_compile`` has options that ``torch.compile`` has not,
+            the device cannot compute in ``teacher_precision``, or the first batch cannot be computed: networks, losses
+            and images do not fit each other, or labels are missing.
         CheckpointError: The checkpoint is missing, is not a plain weights file, or is of another network.
 
     Config example::
@@ -153,6 +155,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         del self._modules['teacher']
         object.__setattr__(self, 'teacher', teacher.eval())
         initialise_from_teacher(self.distiller, teacher)
+        refuse_softmax_of_labels(self.distiller, student=self.student, teacher=teacher)
         self._check_classes()
         self._compare_normalisation()
         self.channels_last = channels_last and channels_last_is_sound(self.architecture)
