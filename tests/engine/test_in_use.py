@@ -14,6 +14,8 @@ from mmpretrain.registry import DATASETS
 from PIL import Image
 from torch import Tensor
 
+from icd_mmrazor.utils import DatasetError
+
 PACK = dict(type='PackInputs')
 READ = [dict(type='LoadImageFromFile'), PACK]
 
@@ -126,6 +128,22 @@ def test_odd_images_are_what_they_show(
     run = runner(run_cfg)
     run.train()
     assert run.message_hub.get_info('whole_batches')
+
+
+@pytest.mark.parametrize('size', [0, 300])
+def test_an_image_that_is_not_whole_is_named_on_one_line(
+    size: int, gray_images: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    (tmp_path / 'a').mkdir()
+    write(gray_images['0零/1'], 1, tmp_path / 'a')
+    (file,) = (tmp_path / 'a').iterdir()
+    file.write_bytes(file.read_bytes()[:size])
+    dataset = DATASETS.build(dict(type='CustomDataset', data_root=str(tmp_path), pipeline=READ))
+    with pytest.raises(
+        DatasetError, match=r'\Aimage .*1 cmyk\.jpg cannot be read .* Replace it, or take it out'
+    ) as info:
+        dataset[0]
+    assert '\n' not in str(info.value)
 
 
 def test_several_labels_an_image(demo_config: Callable, runner: Callable, tmp_path: Path) -> None:
