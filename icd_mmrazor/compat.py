@@ -564,8 +564,9 @@ def explain_images() -> None:
         try:
             return load(self, results)
         except Exception as error:  # decoders given any bytes raise anything
+            text = ' '.join(str(error).split())  # OpenCV's have several lines
             raise DatasetError(
-                f'image {results.get("img_path")} cannot be read ({type(error).__name__}: {error}). Wanted is an image '
+                f'image {results.get("img_path")} cannot be read ({type(error).__name__}: {text}). Wanted is an image '
                 f'file of at most {MAX_PIXELS:,} pixels. Replace it, or take it out of the dataset.'
             ) from error
 

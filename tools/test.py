@@ -17,6 +17,7 @@ from icd_mmrazor.utils.command_line import add_common_arguments, load_config, ru
 from icd_mmrazor.utils.errors import SettingError
 from icd_mmrazor.utils.files import check_writable, write_whole
 from icd_mmrazor.utils.students import student_of
+from icd_mmrazor.utils.views import show_views, shown_model
 from icd_mmrazor.utils.watchdog import Watchdog
 
 
@@ -25,6 +26,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file, of the distillation or of the plain student')
     parser.add_argument('checkpoint', help='checkpoint, of a distillation or of a plain network')
     parser.add_argument('--out', metavar='FILE.json', help='write the metrics to this file')
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='average the scores of several views of each image: those of tta_pipeline in the config, or the image and '
+        'its mirror image',
+    )
     add_common_arguments(parser)
     return parser.parse_args()
 
@@ -38,6 +45,8 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
         # mmengine writes the config of a run into its folder: keep that of the training
         cfg.work_dir = str(Path(cfg.work_dir, 'test'))
     cfg.model = student_of(cfg)
+    if args.tta:
+        show_views(cfg)
     # the weights are loaded here, strictly, and mmengine would load others over them
     cfg.load_from, cfg.resume = None, False
 
@@ -46,6 +55,8 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     weights = weights_of(read_checkpoint(args.checkpoint), args.checkpoint)
     runner = Runner.from_cfg(cfg)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    if args.tta:
+        model = shown_model(model, runner.test_dataloader.dataset)
     load_strictly(model, weights, f'checkpoint {args.checkpoint}')
     metrics = runner.test()
     if args.out and runner.rank == 0:

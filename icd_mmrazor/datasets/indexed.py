@@ -80,10 +80,14 @@ class IndexedDataset:
     def __getitem__(self, idx: int) -> dict:
         position = range(len(self))[idx]
         sample = self.dataset[position]
-        if not isinstance(sample, dict) or not hasattr(sample.get('data_samples'), 'set_metainfo'):
+        data_samples = sample.get('data_samples') if isinstance(sample, dict) else None
+        # of several views of an image each has one
+        data_samples = data_samples if isinstance(data_samples, list) else [data_samples]
+        if not all(hasattr(each, 'set_metainfo') for each in data_samples):
             raise DatasetError(
                 'IndexedDataset marks the data_samples of a sample, but its pipeline gives none. End the pipeline '
                 "with dict(type='PackInputs')."
             )
-        sample['data_samples'].set_metainfo({'sample_idx': position})
+        for each in data_samples:
+            each.set_metainfo({'sample_idx': position})
         return sample

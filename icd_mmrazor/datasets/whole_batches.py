@@ -59,7 +59,8 @@ class WholeBatches:
     after a resume, whatever was drawn before.
 
     The pipeline is one of mmpretrain's: transforms without randomness, then ``RandomCrop`` or none, then a horizontal
-    ``RandomFlip`` or none, then ``PackInputs``. All images are uint8 and of one shape, each has one label.
+    ``RandomFlip`` or none, then ``PackInputs``. All images are uint8 and of one shape, each has one label,
+    or none has any.
 
     Args:
         dataset: A dataset of mmpretrain, or an :class:`IndexedDataset` around one.
@@ -201,12 +202,13 @@ class _Padding(RandomCrop):
 def _read(
     dataset: Any, transforms: Sequence[Any], device: torch.device, max_memory: float | None
 ) -> tuple[Tensor, Tensor, np.ndarray]:
-    """Read all images, ``N x H x W x C``, with their labels and positions."""
+    """Read all images, ``N x H x W x C``, with their labels, ``N`` (``N x 0`` where they have none), and positions."""
     number = len(dataset)
     if not number:
         raise NoWholeBatchesError('the dataset has no images')
     images = None
-    labels, positions = np.empty((2, number), dtype=np.int64)
+    labels: list[int | None] = [None] * number
+    positions = np.empty(number, dtype=np.int64)
     for i in range(number):
         image, labels[i], positions[i] = _prepared(dataset.get_data_info(i), transforms)
         if images is None:
@@ -219,10 +221,13 @@ def _read(
             )
         # a copy: what is mirrored in memory or read-only is no tensor as it is
         images[i] = torch.from_numpy(image.copy())
-    return images, torch.from_numpy(labels), positions
+    unlabelled = labels.count(None)
+    if 0 < unlabelled < number:
+        raise NoWholeBatchesError(f'{unlabelled} of {number} images have no label')
+    return images, torch.empty(number, 0) if unlabelled else torch.tensor(labels), positions
 
 
-def _prepared(sample: dict, transforms: Sequence[Any]) -> tuple[np.ndarray, int, int]:
+def _prepared(sample: dict, transforms: Sequence[Any]) -> tuple[np.ndarray, int | None, int]:
     for transform in transforms:
         sample = transform(sample)
         if sample is None:
@@ -230,7 +235,8 @@ def _prepared(sample: dict, transforms: Sequence[Any]) -> tuple[np.ndarray, int,
     image, label = sample.get('img'), sample.get('gt_label')
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim not in (2, 3):
         raise NoWholeBatchesError('the images are not uint8 arrays, H x W x C')
-    if not isinstance(label, int | np.integer) or not sample.keys().isdisjoint(('gt_score', 'mask')):
+    single = isinstance(label, int | np.integer) or 'gt_label' not in sample
+    if not single or not sample.keys().isdisjoint(('gt_score', 'mask')):
         raise NoWholeBatchesError('the samples have more or less than one label each')
     return image.reshape(*image.shape[:2], -1), label, sample['sample_idx']
 
@@ -248,7 +254,9 @@ def _check_memory(size: int, device: torch.device, max_memory: float | None) -> 
 
 
 def _sample(labels: Tensor, positions: int | list[int]) -> DataSample:
-    sample = DataSample().set_gt_label(labels)
+    sample = DataSample()
+    if labels.numel():
+        sample.set_gt_label(labels)
     # what set_metainfo does, without a deep copy of the positions in every batch
     sample.set_field(positions, 'sample_idx', field_type='metainfo')
     return sample

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from icd_mmrazor.models.backbones import CIFARShuffleNetV2
 from icd_mmrazor.models.networks import find_classifier
+from icd_mmrazor.models.passes import in_eval_mode
 from icd_mmrazor.utils.errors import SettingError
 
 LAST_CALL = -1
@@ -208,7 +209,6 @@ def feature_shapes(
     calls: dict[str, list[dict[str, Any]]] = {point.source: [] for point in points}
     parameter = next(network.parameters())
     image = torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype)
-    modes = {module: module.training for module in network.modules()}
     with contextlib.ExitStack() as stack, torch.no_grad():
         for source, records in calls.items():
 
@@ -216,12 +216,8 @@ def feature_shapes(
                 records.append({'ModuleInputs': inputs, 'ModuleOutputs': output})
 
             stack.callback(modules[source].register_forward_hook(record).remove)
-        try:
-            network.eval()
+        with in_eval_mode(network):
             network(image, mode='tensor')
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
     return [_shape(point, calls[point.source]) for point in points]
 
 

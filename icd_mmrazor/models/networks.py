@@ -88,7 +88,7 @@ def published_weights(network: Any) -> str | None:
         An ``https://`` address if the network is named by a name of the zoo that has weights; else None.
     """
     name = _name(network)
-    weights = ModelHub.get(name).weights if name and name.lower() in list_models() else None
+    weights = _zoo_entry(name).weights if name and name.lower() in list_models() else None
     if weights:
         print_log(
             f"teacher {name}: no teacher_ckpt is given; it gets mmpretrain's published weights, {weights}", 'current'
@@ -126,7 +126,7 @@ def _read(name: str, setting: str) -> Config:
         # it is run; read_config_text refuses one that a stored config names
         file = Path(name).expanduser()
     elif name.lower() in list_models():
-        return ModelHub.get(name).config
+        return _read_of_zoo(name, setting)
     else:
         close = difflib.get_close_matches(name.lower(), list_models(), n=4, cutoff=0.5)
         raise SettingError(
@@ -136,6 +136,20 @@ def _read(name: str, setting: str) -> Config:
             + f'Or give another form: {FORMS}.'
         )
     return read_config_file(file, f'{setting}={name!r}:')
+
+
+def _zoo_entry(name: str) -> Any:
+    # not ModelHub.get: it reads the config too, and some of mmpretrain's cannot be read
+    return ModelHub._models_dict[name.lower()]
+
+
+def _read_of_zoo(name: str, setting: str) -> Config:
+    try:
+        return read_config_file(_zoo_entry(name).config)
+    except SettingError as error:
+        raise SettingError(
+            f"{setting}={name!r}: mmpretrain's own config of that network has a fault. Take another network. {error}"
+        ) from error
 
 
 def _file_of_package(name: str, setting: str) -> Path:
@@ -159,10 +173,11 @@ def _check_is_classifier(model: ConfigDict, what: str) -> None:
     if isinstance(kind, str):
         kind = kind.rpartition('.')[2]
         kind = MODELS.get(kind) or MMRAZOR_MODELS.get(kind)
-    # what is registered nowhere is for the registry to report
-    if isinstance(kind, type) and not issubclass(kind, BaseClassifier):
+    # what is registered nowhere is for the registry to report; a function stands for what would need more packages
+    if kind is not None and not (isinstance(kind, type) and issubclass(kind, BaseClassifier)):
+        name = model.type if isinstance(model.type, str) else kind.__name__
         raise SettingError(
-            f'{what} is a {kind.__name__}, no classifier. Name the config of a plain network: an ImageClassifier.'
+            f'{what} is of type {name}, not a classifier. Name the config of a plain network: an ImageClassifier.'
         )
 
 

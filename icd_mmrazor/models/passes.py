@@ -12,6 +12,27 @@ from icd_mmrazor.utils.errors import SettingError, UserError
 
 # what layers raise for an input that does not fit
 MISFITS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
+# what data samples hold them in
+LABELS = ('gt_label', 'gt_score')
+
+
+@contextlib.contextmanager
+def in_eval_mode(network: nn.Module) -> Iterator[None]:
+    """Put a network into eval mode, and each of its modules back into the mode that it had.
+
+    Args:
+        network: The network.
+
+    Yields:
+        Nothing.
+    """
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 @contextlib.contextmanager
@@ -45,6 +66,11 @@ def explained_pass(what: str, images: Tensor, **networks: nn.Module) -> Iterator
         inner = next((module for module in reversed(modules) if isinstance(module, nn.Module)), None)
         names = {m: f'{setting}.{name}' for setting, n in networks.items() for name, m in n.named_modules() if name}
         place = '' if inner in (None, *networks.values()) else f' in {names.get(inner, "a layer")}, {_one_line(inner)}'
+        if isinstance(error, AttributeError) and error.name in LABELS:
+            raise SettingError(
+                f'{what}: the images have no labels, which are read{place}. Give a dataset with labels, or leave out '
+                'what reads them.'
+            ) from error
         shape = tuple(images.shape) if isinstance(images, Tensor) else f'a {type(images).__name__}'
         raise SettingError(
             f'{what}: images of shape {shape} fail{place}. {reason(error)}. Correct the settings of that layer: what '

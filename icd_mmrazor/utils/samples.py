@@ -39,7 +39,7 @@ def as_one_sample(data_samples: list | None) -> list | None:
     all of them means the same; a compiler has one object to look at, not one an image.
 
     Args:
-        data_samples: mmpretrain's, each with ``gt_label``.
+        data_samples: mmpretrain's, each with ``gt_label``, or each without labels.
 
     Returns:
         A list of one sample, with ``gt_label`` (``B``) and ``sample_idx`` (a list of ``B`` positions) where the samples
@@ -47,17 +47,31 @@ def as_one_sample(data_samples: list | None) -> list | None:
     """
     if not data_samples or len(data_samples) == 1:
         return data_samples
-    if not all(
-        isinstance(s, DataSample) and s.keys() == ['gt_label'] and s.gt_label.numel() == 1 for s in data_samples
-    ):
+    if not all(isinstance(sample, DataSample) for sample in data_samples):
         return data_samples
-    labels = torch.cat([sample.gt_label for sample in data_samples])
-    if len(labels) != len(data_samples):  # several labels an image
-        return data_samples
-    joined = DataSample().set_gt_label(labels)
+    joined = DataSample()
+    if any(sample.keys() for sample in data_samples):
+        if not all(s.keys() == ['gt_label'] and s.gt_label.numel() == 1 for s in data_samples):
+            return data_samples
+        joined.set_gt_label(torch.cat([sample.gt_label for sample in data_samples]))
     if all('sample_idx' in sample for sample in data_samples):
         joined.set_metainfo({'sample_idx': [sample.sample_idx for sample in data_samples]})
     return [joined]
+
+
+def without_labels(data_samples: list | None) -> bool:
+    """Return whether the images of a batch have no labels.
+
+    Args:
+        data_samples: Those of the batch.
+
+    Returns:
+        ``True`` where no data sample is there, or one of mmpretrain's has neither labels nor scores. Of other data
+        samples nothing is known.
+    """
+    return not data_samples or any(
+        isinstance(sample, DataSample) and not {'gt_label', 'gt_score'} & {*sample.keys()} for sample in data_samples
+    )
 
 
 def positions_of(data_samples: list) -> list[int | None]:

@@ -16,6 +16,7 @@ from scipy.stats import chi2_contingency
 from torch.utils.data import DataLoader
 
 from icd_mmrazor.datasets import NoWholeBatchesError, WholeBatches, crop_and_flip
+from icd_mmrazor.utils.samples import positions_of
 
 CROP = dict(type='RandomCrop', crop_size=8, padding=2)
 FLIP = dict(type='RandomFlip', prob=0.5, direction='horizontal')
@@ -100,6 +101,26 @@ def test_with_its_numbers_a_pipeline_gives_the_same(pipeline: tuple, data: Calla
     assert torch.equal(each['inputs'], wanted['inputs'])
     for sample, other in zip(each['data_samples'], wanted['data_samples'], strict=True):
         assert (sample.sample_idx, sample.gt_label.tolist()) == (other.sample_idx, other.gt_label.tolist())
+
+
+def test_the_images_need_no_labels(data: Callable) -> None:
+    dataset = data(CROP, PACK, count=6)
+    labelled = WholeBatches(dataset)([3, 0], 0)
+    info = dataset.get_data_info
+    with_label: set[int] = set()
+
+    def unlabelled(index: int) -> dict:
+        return {key: value for key, value in info(index).items() if key != 'gt_label' or index in with_label}
+
+    with mock.patch.object(dataset, 'get_data_info', unlabelled):
+        for sample_each in (False, True):
+            batch = WholeBatches(dataset, sample_each=sample_each)([3, 0], 0)
+            assert torch.equal(batch['inputs'], labelled['inputs'])
+            assert [sample.keys() for sample in batch['data_samples']] == [[]] * (2 if sample_each else 1)
+            assert positions_of(batch['data_samples']) == [3, 0]
+        with_label.add(4)
+        with pytest.raises(NoWholeBatchesError, match='5 of 6 images have no label'):
+            WholeBatches(dataset)
 
 
 def test_the_images_need_no_channels(data: Callable, tmp_path: Path) -> None:

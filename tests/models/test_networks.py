@@ -1,11 +1,15 @@
 """Names of networks, and where their classifiers are."""
 
+import copy
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from helpers import CONFIGS
 from mmengine.config import Config, ConfigDict
+from mmpretrain import list_models
+from mmpretrain.apis.model import ModelHub
 from mmrazor.registry import MODELS
 from torch import nn
 
@@ -69,13 +73,42 @@ def test_a_stored_config_needs_no_other_file() -> None:
         ('mmpretrain::../mine.py', 'not one in the configs of mmpretrain'),
         ('mmnothing::a.py', "no installed package 'mmnothing'"),
         (str(CONFIGS / '_base_/models/res8.py'), r'has no model=dict\(type=\.\.\.\); it has res8'),
-        (str(CONFIGS / 'icd/icd_res56_res20_cifar100.py'), 'is a FrozenTeacherDistill, no classifier'),
+        (str(CONFIGS / 'icd/icd_res56_res20_cifar100.py'), 'is of type FrozenTeacherDistill, not a classifier'),
+        ('barlowtwins_resnet50_8xb256-coslr-300e_in1k', 'is of type BarlowTwins, not a classifier'),
         (dict(cfg_path=str(RES8), pretrained=True), 'pretrained=True is not read .*teacher_ckpt=FILE'),
     ],
 )
 def test_refuses_what_names_no_classifier(network: object, message: str) -> None:
     with pytest.raises(SettingError, match=message):
         network_config(network, 'model.teacher')
+
+
+@pytest.mark.parametrize(
+    ('text', 'reason'),
+    [
+        ("_base_ = ['./absent.py']", 'absent.py'),
+        ("_base_ = ['./base.py']\nmodel = dict(head=_base_['pipeline'][1])", r'line 2.*KeyError'),
+    ],
+)
+def test_a_fault_in_a_config_of_the_zoo_is_one_message(
+    text: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / 'base.py').write_text('a = 1')
+    (tmp_path / 'network.py').write_text(text)
+    assert RESNET18 in list_models()
+    entry = copy.copy(ModelHub._models_dict[RESNET18])
+    entry.config = str(tmp_path / 'network.py')
+    monkeypatch.setitem(ModelHub._models_dict, RESNET18, entry)
+    with pytest.raises(SettingError, match=rf"model\.teacher='{RESNET18}': mmpretrain's own .*{reason}"):
+        network_config(RESNET18, 'model.teacher')
+    assert published_weights(RESNET18).endswith('.pth')
+
+
+def test_what_needs_more_packages_is_not_taken_for_a_classifier() -> None:
+    """Networks for images and text: where their packages are missing, mmpretrain registers a function of that name."""
+    message = 'is of type BlipCaption, not a classifier. Name the config of a plain network'
+    with pytest.raises(SettingError, match=message):
+        network_config('blip-base_3rdparty_caption', 'model.teacher')
 
 
 def built(head: dict, **backbone: object) -> nn.Module:

@@ -8,7 +8,7 @@ from mmpretrain.models import ClsHead, ImageClassifier
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 
-from icd_mmrazor.utils.samples import as_one_sample, positions_of, takes_joined_labels
+from icd_mmrazor.utils.samples import as_one_sample, positions_of, takes_joined_labels, without_labels
 
 
 def test_one_sample_means_the_same_to_a_head(network: Callable, batch: Callable) -> None:
@@ -27,9 +27,25 @@ def test_what_is_no_single_label_stays() -> None:
     several = [DataSample().set_gt_label([0, 1]) for _ in range(2)]
     for samples in (None, [], scores, several, ['a', 'b']):
         assert as_one_sample(samples) is samples
+    some = [DataSample().set_gt_label(1), DataSample()]
+    assert as_one_sample(some) is some
     without_position = as_one_sample([DataSample().set_gt_label(label) for label in (1, 2)])
     assert without_position[0].gt_label.tolist() == [1, 2]
     assert 'sample_idx' not in without_position[0]
+
+
+def test_samples_without_labels_are_joined_too() -> None:
+    samples = [DataSample(metainfo={'sample_idx': position}) for position in (7, 3)]
+    (joined,) = as_one_sample(samples)
+    assert (joined.keys(), joined.sample_idx) == ([], [7, 3])
+
+
+def test_whether_there_are_labels() -> None:
+    label, score = DataSample().set_gt_label(1), DataSample().set_gt_score(torch.ones(2))
+    assert not without_labels([label, score])
+    assert not without_labels(['of another package'])
+    for samples in (None, [], [DataSample()], [label, DataSample()]):
+        assert without_labels(samples)
 
 
 def test_positions_are_read_from_either_form(batch: Callable) -> None:

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from icd_mmrazor.compat import channels_last_is_sound
 from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher, networks_needed_by
+from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
 from icd_mmrazor.models.frozen_network import FrozenNetwork
 from icd_mmrazor.models.networks import network_config, number_of_classes, published_weights
 from icd_mmrazor.models.passes import explained_pass
 from icd_mmrazor.models.records import forget, make_plain, recorders_of
+from icd_mmrazor.models.student_pass import check_labels, needed_pass
 from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of
 from icd_mmrazor.utils.errors import SettingError
 from icd_mmrazor.utils.samples import as_one_sample, takes_joined_labels
@@ -63,14 +65,17 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             and the run goes on without it.
         random_teacher: Take the teacher as it is, without a checkpoint: for tests of the plumbing.
         student_trainable: As of the base class.
-        calculate_student_loss: As of the base class.
+        calculate_student_loss: Whether the student learns from its own loss, too. ``False``: from the losses of the
+            distiller alone; its pass then ends with the logits, as the teacher's does, and neither it nor a loss
+            between features needs labels.
         **kwargs: Other arguments of the base class.
 
     Raises:
         SettingError: ``teacher_ckpt`` is not given, a network is named that there is not, teacher and student have
-            different numbers of classes, a switch is neither True nor False, ``torch_compile`` has options that
-            ``torch.compile`` has not, the device cannot compute in ``teacher_precision``, or the first batch cannot
-            be computed: networks, losses and images do not fit each other.
+            different numbers of classes, a loss between softmaxes gets the logits of a head for several labels an
+            image, a switch is neither True nor False, ``torch_compile`` has options that ``torch.compile`` has not,
+            the device cannot compute in ``teacher_precision``, or the first batch cannot be computed: networks, losses
+            and images do not fit each other, or labels are missing.
         CheckpointError: The checkpoint is missing, is not a plain weights file, or is of another network.
 
     Config example::
@@ -150,6 +155,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         del self._modules['teacher']
         object.__setattr__(self, 'teacher', teacher.eval())
         initialise_from_teacher(self.distiller, teacher)
+        refuse_softmax_of_labels(self.distiller, student=self.student, teacher=teacher)
         self._check_classes()
         self._compare_normalisation()
         self.channels_last = channels_last and channels_last_is_sound(self.architecture)
@@ -166,6 +172,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self.torch_compile = torch_compile
         self._compiled_losses: Callable | None = None
         self._has_run = False
+        # where its own loss is left out; known with the first batch
+        self._student_pass = 'tensor'
 
     def _check_classes(self) -> None:
         student, teacher = number_of_classes(self.student), number_of_classes(self.teacher)
@@ -205,6 +213,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             return self._losses_of(batch_inputs, data_samples)
         networks = {'model.teacher': self.teacher, 'model.architecture': self.architecture, 'model': self}
         with explained_pass('FrozenTeacherDistill', batch_inputs, **networks):
+            check_labels(self, data_samples)
+            if not self.calculate_student_loss:
+                self._student_pass = needed_pass(self.distiller, self.student, batch_inputs, data_samples)
             losses = self._losses_of(batch_inputs, data_samples)
         self._has_run = True
         return losses
@@ -264,11 +275,17 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             return self._losses(batch_inputs, data_samples)
 
     def _student_losses(self, batch_inputs: Tensor, data_samples: list | None) -> dict[str, Tensor]:
-        trained = self.calculate_student_loss or self.student_trainable
-        with contextlib.nullcontext() if trained else torch.no_grad():
-            losses = self.student(batch_inputs, data_samples, mode='loss')
         if not self.calculate_student_loss:
+            if self.distillation_stopped:
+                raise SettingError(
+                    'FrozenTeacherDistill: the distillation was stopped (StopDistillHook), and '
+                    "calculate_student_loss=False leaves out the student's own loss: nothing is left to learn from. "
+                    'Remove one of the two.'
+                )
+            with contextlib.nullcontext() if self.student_trainable else torch.no_grad():
+                self.student(batch_inputs, data_samples, mode=self._student_pass)
             return {}
+        losses = self.student(batch_inputs, data_samples, mode='loss')
         weight = 1.0 if self.distillation_stopped else getattr(self.distiller, 'student_loss_weight', 1.0)
         if weight != 1.0:
             losses = {name: weight * value if 'loss' in name else value for name, value in losses.items()}
@@ -279,6 +296,35 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         super().train(mode)
         self.teacher.eval()
         return self
+
+    def get_layer_depth(self, param_name: str) -> tuple[int, int]:
+        """Return how deep a parameter lies, for learning rates that fall from the head to the first layer.
+
+        mmpretrain's ``LearningRateDecayOptimWrapperConstructor`` asks for it. A parameter of the student lies as deep
+        as in the student alone; connectors and losses lie with its head, and have the full learning rate.
+
+        Args:
+            param_name: Its name in this model.
+
+        Returns:
+            Its depth, and how many there are.
+
+        Raises:
+            SettingError: The student's backbone does not say how deep its layers lie.
+        """
+        prefix = 'architecture.'
+        of_student = param_name.startswith(prefix)
+        try:
+            # what is not in the backbone lies with the head
+            name = param_name.removeprefix(prefix) if of_student else 'head'
+            return self.architecture.get_layer_depth(name)
+        except (AttributeError, NotImplementedError) as error:
+            network = type(getattr(self.architecture, 'backbone', self.architecture)).__name__
+            raise SettingError(
+                f'FrozenTeacherDistill: the student, {network}, does not say how deep its layers lie, which learning '
+                'rates that fall with the depth need. Set another optim_wrapper.constructor, or take a student that '
+                "does, such as mmpretrain's VisionTransformer, SwinTransformer, BEiTViT or ConvNeXt."
+            ) from error
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
         """Move or cast the teacher with the rest (``to``, ``cuda``, ``double``, ... all come through here)."""

@@ -20,6 +20,7 @@ from icd_mmrazor.models.distillers.feature_terms import (
     find_point,
     terms_of,
 )
+from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
 from icd_mmrazor.models.feature_points import Point, feature_points, feature_shapes, keep_preactivations
 from icd_mmrazor.utils.building import is_number
 from icd_mmrazor.utils.errors import SettingError
@@ -191,6 +192,7 @@ class FeatureDistiller(ConfigurableDistiller):
         if unused:
             raise SettingError(f'FeatureDistiller: no loss names the connector {", ".join(unused)} in connectors.')
         self._start_recorders(networks, found)
+        refuse_softmax_of_labels(self, **networks)
         if self.stage == 'main':
             self.set_stage('main')
 

@@ -10,6 +10,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from icd_mmrazor.models.connectors import LinearProjection
+from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
 from icd_mmrazor.models.networks import find_classifier
 from icd_mmrazor.utils.building import is_number
 from icd_mmrazor.utils.errors import SettingError
@@ -44,7 +45,8 @@ class ICDDistiller(ConfigurableDistiller):
 
     Raises:
         SettingError: A source is not a linear layer of its network, or none or several may be the one that ``'auto'``
-            asks for; a width is out of range, a name is used twice, or ``kd`` compares different numbers of classes.
+            asks for; a width is out of range, a name is used twice, or ``kd`` compares different numbers of classes, or
+            softmaxes of a head for several labels an image.
 
     Config example, ICD+KD as published::
 
@@ -144,6 +146,7 @@ class ICDDistiller(ConfigurableDistiller):
         """
         self._prepare('student', STUDENT, model)
         super().prepare_from_student(model)
+        refuse_softmax_of_labels(self, student=model)
 
     def prepare_from_teacher(self, model: nn.Module) -> None:
         """Start the teacher's recorders and make the projection of its feature.
@@ -157,6 +160,7 @@ class ICDDistiller(ConfigurableDistiller):
         """
         self._prepare('teacher', TEACHER, model)
         super().prepare_from_teacher(model)
+        refuse_softmax_of_labels(self, teacher=model)
 
     def _prepare(self, network: str, connector: str, model: nn.Module) -> None:
         """Find a network's classifier, and make its projection and recorders."""

@@ -37,6 +37,16 @@ def networks_needed_by(distiller: nn.Module) -> set[str]:
     return getattr(distiller, 'needed_networks', {'student', 'teacher'})
 
 
+def plain_distillers(distiller: nn.Module) -> list[nn.Module]:
+    """Return the distillers in a ``MixedDistiller``, with those in them, or any other distiller itself.
+
+    Args:
+        distiller: Any distiller.
+    """
+    inside = getattr(distiller, 'distillers', None)
+    return [distiller] if inside is None else [each for part in inside.values() for each in plain_distillers(part)]
+
+
 @MODELS.register_module()
 class MixedDistiller(BaseDistiller):
     """Any registered distillers side by side on one teacher and student.

@@ -1,0 +1,70 @@
+"""Losses between softmaxes, where an image has several labels."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from mmpretrain.models import MultiLabelClsHead
+from mmrazor.models.losses import WSLD, DISTLoss, DKDLoss, KDSoftCELoss, KLDivergence
+from mmrazor.models.task_modules.recorder import ModuleInputsRecorder, ModuleOutputsRecorder
+from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
+from torch import nn
+
+from icd_mmrazor.models.distillers.mixed_distiller import plain_distillers
+from icd_mmrazor.utils.errors import SettingError
+
+SOFTMAX_LOSSES = (KLDivergence, DKDLoss, DISTLoss, KDSoftCELoss, WSLD)
+# what our distillers call the logits, wherever a network computes them
+LOGITS = ('logits', 'icd_logits')
+
+
+def refuse_softmax_of_labels(distiller: nn.Module, **networks: nn.Module) -> None:
+    """Refuse losses between softmaxes of logits of which each is a label of its own.
+
+    In a head for several labels an image each logit has a sigmoid. A softmax makes the labels exclude each other, and
+    does not see what they have in common, such as that none is there.
+
+    Args:
+        distiller: Any distiller, its recorders and losses built.
+        **networks: The student, the teacher, or both, under these names.
+
+    Raises:
+        SettingError: There is such a loss.
+    """
+    for each in plain_distillers(distiller):
+        for name, record in _records(each):
+            network = 'student' if record['from_student'] else 'teacher'
+            loss = each.distill_losses[name]
+            if network not in networks or not isinstance(loss, SOFTMAX_LOSSES):
+                continue
+            recorder = getattr(each, f'{network}_recorders').get_recorder(record['recorder'])
+            head = _head_for_labels(networks[network], record['recorder'], recorder)
+            if head is not None:
+                raise SettingError(
+                    f'{type(each).__name__}: {name} ({type(loss).__name__}) compares softmaxes of logits, but the '
+                    f'{network} has a {type(head).__name__}, for several labels an image. Compare features alone '
+                    '(ICDDistiller: kd=None), or take a loss that treats each label by itself, such as L2Loss.'
+                )
+
+
+def _records(distiller: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name of each loss with each thing that it takes, in every stage."""
+    own = getattr(distiller, 'loss_forward_mappings', {})
+    for mappings in getattr(distiller, 'stage_mappings', {'main': own}).values():
+        for name, mapping in mappings.items():
+            yield from ((name, record) for record in mapping.values())
+
+
+def _head_for_labels(network: nn.Module, name: str, recorder: BaseRecorder) -> nn.Module | None:
+    """Return the head for several labels whose logits a recorder gets, or None."""
+    source = recorder.source
+    if isinstance(recorder, ModuleInputsRecorder):
+        if not source.endswith('loss_module'):  # a feature
+            return None
+    elif not isinstance(recorder, ModuleOutputsRecorder):
+        return None
+    parts = source.split('.') if source else []
+    path = [network.get_submodule('.'.join(parts[:i])) for i in range(len(parts) + 1)]
+    # of the whole network, too, the output is the logits
+    if name in LOGITS or not parts:
+        path.append(getattr(network, 'head', None))
+    return next((module for module in path if isinstance(module, MultiLabelClsHead)), None)
