@@ -19,6 +19,8 @@ default_hooks = dict(
     # training images that fit in memory are cropped and flipped a batch at a time, on the training device
     whole_batches=dict(type='WholeBatchHook'),
     check_labels=dict(type='CheckLabelsHook'),
+    # the weights that a run starts with fill the network and are of the same classes
+    check_weights=dict(type='CheckWeightsHook'),
     # batches of one image, processes with different numbers of batches
     check_batches=dict(type='CheckBatchesHook'),
     check_numbers=dict(type='CheckNumbersHook'),
