@@ -57,22 +57,27 @@ def _synonyms(name: str) -> set[str]:
     return {BETWEEN_WORDS.sub('', part.strip().casefold()) for part in name.split(',')}
 
 
-def listed_differences(names: Sequence[str], others: Sequence[str], differing: Sequence[int]) -> str:
+def listed_differences(
+    names: Sequence[str], others: Sequence[str], differing: Sequence[int], places: tuple[str, str]
+) -> str:
     """Return what labels stand for, in words: the first few, and how many there are.
 
     Args:
         names: A name for each number.
         others: Likewise.
         differing: The numbers.
+        places: Where either are, in words: ``('in the file', 'in the dataset')``.
 
     Returns:
-        ``"label 2 is '2' and 'two', label 3 is '3' and '4' (2 of 10 labels differ)"``.
+        ``"label 2 is 'two' in the file and '2' in the dataset, label 3 'x' and '3' (2 of 10 labels differ)"``.
     """
 
     def name(known: Sequence[str], label: int) -> str:
         return f"'{shown([known[label]])}'" if label < len(known) else 'no class'
 
-    pairs = [f'label {i} is {name(names, i)} and {name(others, i)}' for i in differing[:SHOWN_DIFFERENCES]]
+    first, *more = differing[:SHOWN_DIFFERENCES]
+    pairs = [f'label {first} is {name(names, first)} {places[0]} and {name(others, first)} {places[1]}']
+    pairs += [f'label {label} {name(names, label)} and {name(others, label)}' for label in more]
     return f'{", ".join(pairs)} ({len(differing)} of {max(len(names), len(others))} labels differ)'
 
 
@@ -101,15 +106,13 @@ def check_class_names(
         if not differing:
             continue
         order = ', in another order' if sorted(names) == sorted(others) else ''
-        message = (
-            f'{source} was trained on other classes than {setting}.dataset has{order}: '
-            f'{listed_differences(names, others, differing)}.'
-        )
+        listed = listed_differences(names, others, differing, ('in the file', 'in the dataset'))
+        message = f'{source} was trained on other classes than {setting}.dataset has{order}: {listed}.'
         if choice == 'refuse':
             raise DatasetError(
-                f'{message} Use images of the same classes in the same order (a folder of images gives its classes the '
-                'alphabetical order of its folders), or weights that were trained on these. If only the spelling '
-                f'differs: --cfg-options {SETTING}=list, which writes this to the log.'
+                f'{message} Give images and weights of the same classes in the same order; a folder of images gives '
+                'them the alphabetical order of its folders. If the same classes are only called otherwise, add '
+                f'--cfg-options {SETTING}=list.'
             )
         log(message)
 

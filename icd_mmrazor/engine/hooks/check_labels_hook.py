@@ -71,9 +71,9 @@ def _compare_names(datasets: list[tuple[str, Any]]) -> None:
     named = [(setting, names) for setting, names in every if names]
     for (one, names), (other, others) in itertools.pairwise(named):
         differing = differing_labels(names, others)
+        places = (f'in {one}.dataset', f'in {other}.dataset')
         if differing:
             raise DatasetError(
-                f'the classes of {one}.dataset and {other}.dataset differ: '
-                f'{listed_differences(names, others, differing)}. A folder of images gives its classes the '
+                f'{listed_differences(names, others, differing, places)}. A folder of images gives its classes the '
                 'alphabetical order of its folders: both must have the same folders.'
             )

@@ -104,7 +104,10 @@ class CheckResumeHook(Hook):
     def _changed_classes(self, then: Sequence[str]) -> list[str]:
         now = self._classes or ()
         differing = differing_labels(then, now) if then and now else []
-        return [f'training classes: {listed_differences(then, now, differing)}'] if differing else []
+        if not differing:
+            return []
+        listed = listed_differences(then, now, differing, ('in the checkpoint', 'now'))
+        return [f'training classes: {listed}']
 
     def _changes(self, meta: dict[str, Any], runner: Runner) -> list[str]:
         begun_with = meta.get(KEY) if isinstance(meta.get(KEY), dict) else {}

@@ -79,7 +79,8 @@ class CheckWeightsHook(Hook):
             self._check(runner, f'resume={file}', model, weights, least=1.0)
             return
         named = named_for(model, weights)
-        if named.keys() != weights.keys():
+        if checkpoint.get('state_dict', {}).keys() != named.keys():
+            # for other hooks too, which look for exactly this
             checkpoint['state_dict'] = named
         what = f'load_from={file}'
         if _fills_classifier(model, '', self._check(runner, what, model, named)):
@@ -134,9 +135,10 @@ class CheckWeightsHook(Hook):
         found = [name for name in weights if prefix and name.startswith(prefix)]
         if not found and not _has_student(module) and any(name.startswith(STUDENT + prefix) for name in weights):
             prefix = STUDENT + prefix
-        weights = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+        part = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
         what = f'{f"model.{path}" if path else "model"}.init_cfg with checkpoint={file}'
-        if _fills_classifier(_unwrapped(runner), path, self._check(runner, what, module, weights, prefix)):
+        what += f' and prefix={cfg["prefix"]}' if cfg.get('prefix') else ''
+        if _fills_classifier(_unwrapped(runner), path, self._check(runner, what, module, part, weights)):
             self.check_names(runner, what, checkpoint)
         if not prefix:
             return cfg
@@ -151,7 +153,7 @@ class CheckWeightsHook(Hook):
         what: str,
         network: nn.Module,
         weights: Mapping[str, Tensor],
-        prefix: str = '',
+        whole_file: Mapping[str, Tensor] | None = None,
         least: float = LEAST_PART,
     ) -> Fit:
         """Refuse weights that fill less than a part of a network, of a distillation that is begun its student."""
@@ -168,17 +170,18 @@ class CheckWeightsHook(Hook):
         if self.partial == 'list':
             runner.logger.warning(message)
             return fit
+        hint = _hint(network, whole_file or weights) if least < 1 else ''
         raise CheckpointError(
-            f'{message} {_hint(network, weights, prefix)}Give a file of this network; or, if no more is meant, set '
+            f'{message} {hint}Give a file of this network; or, if no more is meant, set '
             '--cfg-options default_hooks.check_weights.partial=list.'
         )
 
 
-def _hint(network: nn.Module, weights: Mapping[str, Tensor], prefix: str) -> str:
+def _hint(network: nn.Module, weights: Mapping[str, Tensor]) -> str:
     if _has_student(network) and not any(name.startswith(STUDENT) for name in weights):
         return 'The weights of a plain classifier are for model.architecture.init_cfg, or load_from. '
     part = best_prefix(network, weights)
-    return f"What it calls {prefix}{part} fits better: init_cfg=dict(..., prefix='{prefix}{part}'). " if part else ''
+    return f"What it calls {part} fits better: init_cfg=dict(..., prefix='{part}'). " if part else ''
 
 
 def _unwrapped(runner: Runner) -> nn.Module:
