@@ -50,6 +50,7 @@ def datasets_in_use(runner: Runner) -> Iterator[tuple[str, Any]]:
     """
     for split in ('train', 'val', 'test'):
         loop = getattr(runner, f'_{split}_loop', None)
-        if isinstance(loop, BaseLoop):
-            for dataset in plain_datasets(loop.dataloader.dataset):
+        whole = getattr(loop.dataloader, 'dataset', None) if isinstance(loop, BaseLoop) else None
+        if whole is not None:
+            for dataset in plain_datasets(whole):
                 yield f'{split}_dataloader', dataset
