@@ -158,6 +158,12 @@ def test_a_lenient_teacher_is_refused(started: Callable, demo_config: Callable, 
         started(**lenient)
     named = {**lenient, 'model.teacher_ckpt': written(teacher, dataset_meta={'classes': RENAMED})}
     started(**named)
+    pretrained = dict(type='Pretrained', checkpoint=named['model.teacher_ckpt'])
+    with pytest.raises(DatasetError, match=r'model\.teacher\.init_cfg with .* was trained on other classes'):
+        started(
+            'icd-kd_res20_res8_digits',
+            **{**named, 'model.teacher_ckpt': None, 'model.teacher.init_cfg': pretrained, **NAMED},
+        )
     with pytest.raises(DatasetError, match=r'model\.teacher_ckpt=.* was trained on other classes'):
         started('icd-kd_res20_res8_digits', **named, **NAMED)
 

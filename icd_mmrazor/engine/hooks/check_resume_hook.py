@@ -48,6 +48,9 @@ class CheckResumeHook(Hook):
         default_hooks=dict(check_resume=dict(type='CheckResumeHook', changes='list'))
     """
 
+    # before CheckWeightsHook: settings say more than names of weights
+    priority = 'VERY_HIGH'
+
     def __init__(self, changes: str = 'refuse') -> None:
         if changes not in ('refuse', 'list'):
             raise SettingError(f"CheckResumeHook: changes={changes!r} must be 'refuse' or 'list'.")

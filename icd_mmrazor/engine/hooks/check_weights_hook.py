@@ -1,5 +1,6 @@
 """Weights that a run starts with, against the network that they fill and the images that it sees."""
 
+import copy
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -75,7 +76,7 @@ class CheckWeightsHook(Hook):
         model, weights = _unwrapped(runner), tensors_in(checkpoint)
         file = runner._load_from or ('the latest checkpoint' if runner._resume else 'a checkpoint')
         if runner._resume:
-            # what has changed since, CheckResumeHook says
+            # its classes, and what else has changed, are for CheckResumeHook
             self._check(runner, f'resume={file}', model, weights, least=1.0)
             return
         named = named_for(model, weights)
@@ -123,7 +124,7 @@ class CheckWeightsHook(Hook):
         completed = [self._completed(runner, path, module, cfg) if _is_pretrained(cfg) else cfg for cfg in each]
         module.init_cfg = completed[0] if isinstance(init_cfg, Mapping) else completed
 
-    def _completed(self, runner: Runner, path: str, module: nn.Module, cfg: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _completed(self, runner: Runner, path: str, module: nn.Module, cfg: dict[str, Any]) -> dict[str, Any]:
         file = cfg['checkpoint']
         try:
             checkpoint = CheckpointLoader.load_checkpoint(file, map_location='cpu')
@@ -145,7 +146,9 @@ class CheckWeightsHook(Hook):
         # with a prefix mmengine leaves this one in place
         stored = checkpoint.get('state_dict', checkpoint)
         of_processes = not any(str(name).startswith(prefix) for name in stored)
-        return {**cfg, 'prefix': f'module.{prefix}' if of_processes else prefix}
+        completed = copy.copy(cfg)
+        completed['prefix'] = f'module.{prefix}' if of_processes else prefix
+        return completed
 
     def _check(
         self,
@@ -201,6 +204,8 @@ def _is_pretrained(cfg: Any) -> bool:
 
 def _fills_classifier(model: nn.Module, path: str, fit: Fit) -> bool:
     """Return whether what fills a part of a model fills the layer that computes the logits, too."""
-    student = model.architecture if _has_student(model) else model
-    layers = {f'{STUDENT if _has_student(model) else ""}{name}.weight' for name in classifying_layers(student)}
+    networks = {STUDENT: model.architecture} if _has_student(model) else {'': model}
+    if 'teacher' in model._modules and hasattr(model, 'distiller') and reads_logits(model.distiller, model.teacher):
+        networks[TEACHER] = model.teacher
+    layers = {f'{prefix}{name}.weight' for prefix, each in networks.items() for name in classifying_layers(each)}
     return not layers.isdisjoint(f'{path}.{name}' if path else name for name in fit.filled)
