@@ -110,6 +110,27 @@ def test_init_cfg_finds_the_student(
     assert of_file(run) == {'architecture.head.fc.weight', 'architecture.head.fc.bias'}
 
 
+@pytest.mark.usefixtures('started')
+def test_init_cfg_of_a_student_that_is_initialised_as_it_is_built(
+    demo_config: Callable, runner: Callable, written: Callable, weights: dict[str, Tensor]
+) -> None:
+    """As mmrazor's ``sub_model`` does."""
+    pretrained = dict(type='Pretrained', checkpoint=written(weights, 'module.architecture.'))
+
+    def start(init_cfg: dict) -> Runner:
+        run = runner(demo_config(**UNTRAINED, **{'model.architecture.init_cfg': init_cfg}))
+        run.model.architecture.init_weights()
+        run.train()
+        return run
+
+    with pytest.raises(CheckpointError, match=r"0 of 47 weights;(.|\n)*init_cfg=dict\(\.\.\., prefix='architecture'\)"):
+        start(pretrained)
+    run = start({**pretrained, 'prefix': 'module.architecture'})
+    assert of_file(run) == counted(weights, 'architecture.')
+    # again, in a notebook
+    run.train()
+
+
 def test_a_whole_distillation_is_loaded_whole(started: Callable, tmp_path: Path) -> None:
     state_dict = {name: torch.full_like(value, 0.5) for name, value in started().model.state_dict().items()}
     torch.save(state_dict, tmp_path / 'bare.pth')

@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -17,7 +17,16 @@ from icd_mmrazor.models.records import reads_logits
 from icd_mmrazor.utils.class_names import CHOICES, check_class_names, class_names
 from icd_mmrazor.utils.datasets import datasets_in_use
 from icd_mmrazor.utils.errors import CheckpointError, SettingError
-from icd_mmrazor.utils.weight_fit import LEAST_PART, STUDENT, Fit, best_prefix, fit_of, named_for, tensors_in
+from icd_mmrazor.utils.weight_fit import (
+    LEAST_PART,
+    OF_PROCESSES,
+    STUDENT,
+    Fit,
+    best_prefix,
+    fit_of,
+    named_for,
+    tensors_in,
+)
 
 TEACHER = 'teacher.'
 
@@ -67,9 +76,8 @@ class CheckWeightsHook(Hook):
         if not isinstance(runner._train_loop, BaseLoop) or isinstance(model, LinearProbe):
             return
         self._check_teacher(runner, model)
-        for path, module in model.named_modules():
-            if not getattr(module, 'is_init', False):
-                self._check_init_cfg(runner, path, module)
+        for path, module in _initialised(model):
+            self._check_init_cfg(runner, path, module)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Check what ``load_from`` or ``--resume`` has read, and name it as the model does."""
@@ -77,14 +85,16 @@ class CheckWeightsHook(Hook):
         file = runner._load_from or ('the latest checkpoint' if runner._resume else 'a checkpoint')
         if runner._resume:
             # its classes, and what else has changed, are for CheckResumeHook
-            self._check(runner, f'resume={file}', model, weights, least=1.0)
+            self._check(runner, f'resume={file}', model, fit_of(model, weights), weights, least=1.0)
             return
         named = named_for(model, weights)
         if checkpoint.get('state_dict', {}).keys() != named.keys():
             # for other hooks too, which look for exactly this
             checkpoint['state_dict'] = named
         what = f'load_from={file}'
-        if _fills_classifier(model, '', self._check(runner, what, model, named)):
+        fit = fit_of(model, named)
+        self._check(runner, what, model, fit, named)
+        if _fills_classifier(model, '', fit):
             self.check_names(runner, what, checkpoint)
 
     def check_names(self, runner: Runner, what: str, checkpoint: Mapping[str, Any]) -> None:
@@ -108,7 +118,8 @@ class CheckWeightsHook(Hook):
             checkpoint = CheckpointLoader.load_checkpoint(file, map_location='cpu') if file else {}
             names = class_names(checkpoint.get('meta'))
             if file:
-                self._check(runner, f'model.teacher_ckpt={file}', teacher, tensors_in(checkpoint))
+                weights = tensors_in(checkpoint)
+                self._check(runner, f'model.teacher_ckpt={file}', teacher, fit_of(teacher, weights), weights)
         if names and hasattr(model, 'distiller'):
             consequence = (self.names, runner.logger.warning)
             if not reads_logits(model.distiller, teacher):
@@ -131,15 +142,21 @@ class CheckWeightsHook(Hook):
         except Exception:  # mmengine reads it next, and says what is wrong
             return cfg
         weights = tensors_in(checkpoint)
-        prefix = cfg.get('prefix') or ''
-        prefix = f'{prefix.rstrip(".")}.' if prefix else ''
+        prefix = (cfg.get('prefix') or '').rstrip('.')
+        prefix = OF_PROCESSES.sub('', f'{prefix}.') if prefix else ''
         found = [name for name in weights if prefix and name.startswith(prefix)]
-        if not found and not _has_student(module) and any(name.startswith(STUDENT + prefix) for name in weights):
+        of_student = any(name.startswith(STUDENT + prefix) for name in weights)
+        if of_student and not found and not _has_student(module) and not _is_init(module):
             prefix = STUDENT + prefix
         part = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
         what = f'{f"model.{path}" if path else "model"}.init_cfg with checkpoint={file}'
         what += f' and prefix={cfg["prefix"]}' if cfg.get('prefix') else ''
-        if _fills_classifier(_unwrapped(runner), path, self._check(runner, what, module, part, weights)):
+        fit = fit_of(module, part)
+        if _is_init(module):
+            # what was loaded may have been pruned since
+            fit = fit._replace(filled=[*fit.filled, *fit.other_shapes], other_shapes=[])
+        self._check(runner, what, module, fit, weights)
+        if _fills_classifier(_unwrapped(runner), path, fit):
             self.check_names(runner, what, checkpoint)
         if not prefix:
             return cfg
@@ -155,12 +172,11 @@ class CheckWeightsHook(Hook):
         runner: Runner,
         what: str,
         network: nn.Module,
-        weights: Mapping[str, Tensor],
-        whole_file: Mapping[str, Tensor] | None = None,
+        fit: Fit,
+        file: Mapping[str, Tensor],
         least: float = LEAST_PART,
-    ) -> Fit:
+    ) -> None:
         """Refuse weights that fill less than a part of a network, of a distillation that is begun its student."""
-        fit = fit_of(network, weights)
         of_student = _has_student(network) and least < 1
         if of_student:
             # it has a file of its own
@@ -168,12 +184,12 @@ class CheckWeightsHook(Hook):
         part = (fit.of(STUDENT) if of_student else fit).part
         if part >= least:
             runner.logger.log(logging.INFO if part == 1 else logging.WARNING, f'{what}: {fit}')
-            return fit
+            return
         message = f'{what} is of another network: it has {fit}.'
         if self.partial == 'list':
             runner.logger.warning(message)
-            return fit
-        hint = _hint(network, whole_file or weights) if least < 1 else ''
+            return
+        hint = _hint(network, file) if least < 1 else ''
         raise CheckpointError(
             f'{message} {hint}Give a file of this network; or, if no more is meant, set '
             '--cfg-options default_hooks.check_weights.partial=list.'
@@ -193,6 +209,22 @@ def _unwrapped(runner: Runner) -> nn.Module:
 
 def _has_student(network: nn.Module) -> bool:
     return isinstance(getattr(network, 'architecture', None), nn.Module)
+
+
+def _is_init(module: nn.Module) -> bool:
+    return getattr(module, 'is_init', False)
+
+
+def _initialised(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules that initialise themselves as the run starts, or have, and their names."""
+    # mmrazor's sub_model has
+    done: list[str] = []
+    for path, module in model.named_modules():
+        if _is_init(module):
+            done.append(f'{path}.')
+        # mmrazor calls a teacher that it has loaded initialised, and so leaves its parts alone
+        if path != TEACHER[:-1] if _is_init(module) else not path.startswith(tuple(done)):
+            yield path, module
 
 
 def _is_pretrained(cfg: Any) -> bool:
