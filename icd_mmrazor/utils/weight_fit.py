@@ -104,7 +104,8 @@ def named_for(network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Te
 def fit_of(network: nn.Module, weights: Mapping[str, Tensor]) -> Fit:
     """Compare weights with those of a network, after all that the network does to what it loads.
 
-    mmpretrain's networks rename weights of other origins so, and resize embeddings of positions.
+    mmpretrain's networks rename weights of other origins so, and resize embeddings of positions. What they make anew
+    themselves, and so take out, counts as filled.
 
     Args:
         network: The network; nothing is loaded into it.
@@ -112,17 +113,18 @@ def fit_of(network: nn.Module, weights: Mapping[str, Tensor]) -> Fit:
     """
     modules = [(f'{name}.' if name else '', m) for name, m in network.named_modules(remove_duplicate=False)]
     own: dict[str, Any] = {}
-    weights = dict(weights)
+    in_file, weights = weights, dict(weights)
     for prefix, module in modules:
         module._save_to_state_dict(own, prefix, keep_vars=True)
         for prepare in module._load_state_dict_pre_hooks.values():
             prepare(weights, prefix, {}, False, [], [], [])
     own = {name: value for name, value in own.items() if _counts(name) and isinstance(value, Tensor)}
-    common = [name for name in own if name in weights]
-    same = {name for name in common if weights[name].shape == own[name].shape}
+    found = {**in_file, **weights}
+    common = [name for name in own if name in found]
+    same = {name for name in common if found[name].shape == own[name].shape}
     return Fit(
         filled=[name for name in common if name in same],
-        missing=[name for name in own if name not in weights],
+        missing=[name for name in own if name not in found],
         other_shapes=[name for name in common if name not in same],
         unused=[name for name in weights if name not in own and _counts(name)],
     )

@@ -51,6 +51,10 @@ def test_networks_that_rename_or_resize_what_they_load() -> None:
     fit = fit_of(little, large.state_dict())
     assert fit.part == 1
     assert little.pos_embed.shape != large.pos_embed.shape
+    # makes its tables of positions anew, and takes them out of what it loads
+    arch = dict(embed_dims=8, depths=[1] * 4, num_heads=[1] * 4, extra_norm_every_n_blocks=0)
+    swin = MODELS.build(dict(type='SwinTransformerV2', arch=arch, img_size=64, window_size=2))
+    assert fit_of(swin, swin.state_dict()).part == 1
     timm = MODELS.build(dict(type='TimmClassifier', model_name='resnet10t', num_classes=10))
     assert not any(name.startswith('model.') for name in timm.state_dict())
     assert fit_of(timm, timm.state_dict()).part == 1
