@@ -13,7 +13,9 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of
+from icd_mmrazor.utils.class_names import check_class_names, choice_in, class_names
 from icd_mmrazor.utils.command_line import add_common_arguments, load_config, run
+from icd_mmrazor.utils.datasets import datasets_in_use
 from icd_mmrazor.utils.errors import SettingError
 from icd_mmrazor.utils.files import check_writable, write_whole
 from icd_mmrazor.utils.students import student_of
@@ -52,12 +54,17 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def test(cfg: Config, args: argparse.Namespace) -> None:
-    weights = weights_of(read_checkpoint(args.checkpoint), args.checkpoint)
+    checkpoint = read_checkpoint(args.checkpoint)
+    weights = weights_of(checkpoint, args.checkpoint)
     runner = Runner.from_cfg(cfg)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     if args.tta:
         model = shown_model(model, runner.test_dataloader.dataset)
-    load_strictly(model, weights, f'checkpoint {args.checkpoint}')
+    what = f'checkpoint {args.checkpoint}'
+    load_strictly(model, weights, what)
+    if runner.test_loop is not None:
+        names = class_names(checkpoint.get('meta'))
+        check_class_names(what, names, datasets_in_use(runner), choice_in(cfg), runner.logger.warning)
     metrics = runner.test()
     if args.out and runner.rank == 0:
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)

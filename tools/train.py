@@ -10,6 +10,7 @@ from icd_mmrazor import compat  # first: it says what to install where the stack
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from icd_mmrazor.engine.hooks import CheckWeightsHook
 from icd_mmrazor.models.classifiers import name_student_in_full
 from icd_mmrazor.models.networks import name_networks_in_full
 from icd_mmrazor.utils.command_line import add_common_arguments, load_config, run
@@ -103,6 +104,14 @@ def is_ours(cfg: Config) -> bool:
     return cfg.get('model', {}).get('type') in ('FrozenTeacherDistill', 'mmrazor.FrozenTeacherDistill')
 
 
+def train(cfg: Config) -> None:
+    runner = Runner.from_cfg(cfg)
+    if 'check_weights' not in cfg.get('default_hooks', {}):
+        # of a config that is not built on ours
+        runner.register_hook(CheckWeightsHook())
+    runner.train()
+
+
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
@@ -114,7 +123,7 @@ def main() -> None:
     apply_arguments(cfg, args)
     follow_restart(cfg)
     with Watchdog(cfg), compat.process_group(cfg):
-        Runner.from_cfg(cfg).train()
+        train(cfg)
 
 
 if __name__ == '__main__':

@@ -197,11 +197,7 @@ def find_classifier(model: nn.Module, setting: str | None = None) -> str:
     Raises:
         SettingError: No layer qualifies, or more than one.
     """
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    head = getattr(model, 'head', None)
-    within = {n: m for n, m in linear.items() if n.startswith('head.') or m is head} if head is not None else linear
-    classes = number_of_classes(model)
-    found = [name for name, module in within.items() if classes in (None, module.out_features)]
+    found = classifying_layers(model)
     if len(found) == 1:
         return found[0]
     remedy = f'Set {setting} to the name of the one that computes the logits.' if setting else 'Take another network.'
@@ -210,12 +206,27 @@ def find_classifier(model: nn.Module, setting: str | None = None) -> str:
             f'{len(found)} linear layers of this {type(model).__name__} may be its classifier: '
             f'{", ".join(found[:8])}. {remedy}'
         )
+    classes = number_of_classes(model)
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     wanted = '' if classes is None else f' with {classes} outputs, its number of classes,'
     layers = ', '.join(f'{name} ({module.out_features} outputs)' for name, module in list(linear.items())[-8:])
     raise SettingError(
         f'this {type(model).__name__} has no linear layer{wanted} in its head. Its last linear layers: '
         f'{layers or "none"}. {remedy}'
     )
+
+
+def classifying_layers(model: nn.Module) -> list[str]:
+    """Return the names of the linear layers that may be a network's classifier, as :func:`find_classifier` has it.
+
+    Args:
+        model: The network.
+    """
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    head = getattr(model, 'head', None)
+    within = {n: m for n, m in linear.items() if n.startswith('head.') or m is head} if head is not None else linear
+    classes = number_of_classes(model)
+    return [name for name, module in within.items() if classes in (None, module.out_features)]
 
 
 def number_of_classes(model: nn.Module) -> int | None:

@@ -4,8 +4,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+from mmrazor.models.task_modules.recorder import ModuleInputsRecorder, ModuleOutputsRecorder
 from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from torch import Tensor, nn
+
+from icd_mmrazor.models.networks import classifying_layers
 
 
 def recorders_of(distiller: nn.Module, network: str) -> Iterator[BaseRecorder]:
@@ -20,6 +23,30 @@ def recorders_of(distiller: nn.Module, network: str) -> Iterator[BaseRecorder]:
             yield from recorders_of(inner, network)
     else:
         yield from getattr(distiller, f'{network}_recorders').recorders.values()
+
+
+def reads_logits(distiller: nn.Module, teacher: nn.Module) -> bool:
+    """Return whether a distiller compares what a teacher says of classes; else it compares features only.
+
+    Args:
+        distiller: Any distiller.
+        teacher: Its teacher. What is recorded of its head, but for what the classifying layer gets, and what a recorder
+            that is not of a module records, counts as logits.
+    """
+    if not hasattr(distiller, 'teacher_recorders'):
+        return True
+    classifiers = classifying_layers(teacher)
+    return any(_is_of_classes(recorder, classifiers) for recorder in recorders_of(distiller, 'teacher'))
+
+
+def _is_of_classes(recorder: BaseRecorder, classifiers: list[str]) -> bool:
+    source = recorder.source
+    holds_classifier = any(f'{name}.'.startswith(f'{source}.') or not source for name in classifiers)
+    if isinstance(recorder, ModuleInputsRecorder):
+        return not holds_classifier and source.startswith('head')
+    if isinstance(recorder, ModuleOutputsRecorder):
+        return holds_classifier or source.startswith('head')
+    return True
 
 
 def make_plain(recorders: Iterable[BaseRecorder]) -> None:

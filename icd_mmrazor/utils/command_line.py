@@ -95,6 +95,10 @@ def load_config(args: argparse.Namespace) -> Config:
             cfg[name].setdefault('collate_fn', dict(type='default_collate'))
             cfg[name].setdefault('persistent_workers', cfg[name].get('num_workers', 0) > 0)
             cfg[name].setdefault('pin_memory', torch.cuda.is_available())
+    hook = (cfg.get('default_hooks') or {}).get('check_weights')
+    if hook:
+        # its settings may be given to a config that does not name it
+        hook.setdefault('type', 'CheckWeightsHook')
     use_fused_optimizer(cfg)
     return cfg
 

@@ -11,6 +11,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 
 from icd_mmrazor.models.networks import published_weights
+from icd_mmrazor.utils.class_names import check_class_names, choice_in
 from icd_mmrazor.utils.command_line import key_value
 from icd_mmrazor.utils.config_files import apply_cfg_options, read_config_file
 from icd_mmrazor.utils.errors import CheckpointError, DatasetError, SettingError
@@ -134,7 +135,11 @@ def compare(
             f'--classes {args.classes}: there is no class {classes[-1]}. The networks have {num_classes} classes, '
             f'0 to {num_classes - 1}.'
         )
-    images = _test_images(runs[0].cfg, num_classes).choose(classes, args.max_images, args.seed)
+    images = _test_images(runs[0].cfg, num_classes)
+    for network in networks:
+        dataset = [('test_dataloader', images.loader_cfg['dataset'])]
+        check_class_names(network.source, network.classes, dataset, choice_in(runs[0].cfg))
+    images = images.choose(classes, args.max_images, args.seed)
     if not len(images.chosen):
         raise DatasetError(f'--classes {args.classes}: none of the {len(images.labels)} test images is of them.')
     check_count(len(images.chosen))

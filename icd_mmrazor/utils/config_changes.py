@@ -49,6 +49,7 @@ WATCHING_HOOKS = (
     'CheckLabelsHook',
     'CheckNumbersHook',
     'CheckResumeHook',
+    'CheckWeightsHook',
     'CheckpointHook',
     'DeferredRuntimeInfoHook',
     'DistillationReportHook',

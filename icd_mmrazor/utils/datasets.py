@@ -1,8 +1,10 @@
 """What the hooks ask a dataset."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from mmengine.runner import BaseLoop, Runner
 
 
 def image_labels(dataset: Any) -> np.ndarray | None:
@@ -21,3 +23,34 @@ def image_labels(dataset: Any) -> np.ndarray | None:
     except (KeyError, ValueError):  # no labels, or rows of different length
         return None
     return labels if labels.ndim == 1 and labels.dtype.kind in 'iu' else None
+
+
+def plain_datasets(dataset: Any) -> Iterator[Any]:
+    """Yield the datasets inside mmengine's RepeatDataset, ConcatDataset and the like.
+
+    Args:
+        dataset: Any dataset.
+    """
+    inside = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    if inside == [None]:
+        yield dataset
+    else:
+        for part in inside:
+            yield from plain_datasets(part)
+
+
+def datasets_in_use(runner: Runner) -> Iterator[tuple[str, Any]]:
+    """Yield the plain datasets of the loops that a runner has built; those it has not are not built for this.
+
+    Args:
+        runner: The runner, once it trains, validates or tests.
+
+    Yields:
+        The dataloader's setting, such as ``'train_dataloader'``, and a dataset.
+    """
+    for split in ('train', 'val', 'test'):
+        loop = getattr(runner, f'_{split}_loop', None)
+        whole = getattr(loop.dataloader, 'dataset', None) if isinstance(loop, BaseLoop) else None
+        if whole is not None:
+            for dataset in plain_datasets(whole):
+                yield f'{split}_dataloader', dataset

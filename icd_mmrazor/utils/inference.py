@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from icd_mmrazor.models.networks import find_classifier
 from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of
+from icd_mmrazor.utils.class_names import class_names
 from icd_mmrazor.utils.datasets import image_labels
 from icd_mmrazor.utils.errors import CheckpointError, DatasetError, SettingError
 
@@ -34,11 +35,15 @@ class Network:
         name: What figures and messages call it.
         model: The classifier, in eval mode.
         classifier: Name of its classifying linear layer in ``model.named_modules()``.
+        source: Where its weights come from, for messages.
+        classes: The names of the classes that it was trained on; None where the file does not say them.
     """
 
     name: str
     model: nn.Module
     classifier: str
+    source: str = ''
+    classes: Sequence[str] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -93,14 +98,16 @@ def load_network(name: str, cfg: ConfigDict, checkpoint: str | os.PathLike, sour
         SettingError: The config cannot be built, or no linear layer is the classifier.
         CheckpointError: The file is not one of this network.
     """
-    weights = weights_of(read_checkpoint(checkpoint), checkpoint)
+    content, what = read_checkpoint(checkpoint), f'{name}: checkpoint {checkpoint}'
+    weights = weights_of(content, checkpoint)
     model = build_network(name, cfg)
-    load_strictly(model, weights, f'{name}: checkpoint {checkpoint}')
+    load_strictly(model, weights, what)
     if source == 'auto':
         source = find_classifier(model, setting)
     elif not isinstance(dict(model.named_modules()).get(source), nn.Linear):
         raise SettingError(f"{setting}={source!r} is no linear layer of this {type(model).__name__}. Set it to 'auto'.")
-    return Network(name, model.to(get_device()).eval(), source)
+    classes = class_names(content.get('meta'))
+    return Network(name, model.to(get_device()).eval(), source, what, classes)
 
 
 @dataclass

@@ -94,7 +94,10 @@ def test_sets_with_other_class_names_stop_a_run_at_once(demo_config: Callable, r
     other = ['0', '2', '1', *names[3:]]
     cfg = demo_config('res8_digits', **{'train_dataloader.dataset.metainfo': dict(classes=names)})
     cfg.val_dataloader.dataset.metainfo = dict(classes=other)
-    message = r"label 1 is class '1' in train_dataloader.dataset and '2' in val_dataloader.dataset \(2 of 10 labels"
+    message = (
+        r"label 1 is '1' in train_dataloader.dataset and '2' in val_dataloader.dataset, label 2 '2' and '1' "
+        r'\(2 of 10 labels'
+    )
     with pytest.raises(DatasetError, match=message):
         runner(cfg).train()
     assert not list(Path(cfg.work_dir).glob('*.pth'))

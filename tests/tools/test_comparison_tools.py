@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmrazor.registry import MODELS
 
 from icd_mmrazor.utils.comparison import Comparison, add_comparison_arguments, compare
-from icd_mmrazor.utils.errors import CheckpointError, SettingError
+from icd_mmrazor.utils.errors import CheckpointError, DatasetError, SettingError
 from icd_mmrazor.utils.inference import Outputs
 
 pytest.importorskip('matplotlib')
@@ -180,6 +180,22 @@ def test_config_and_checkpoints(
     weights = torch.load(teacher)['state_dict']
     logits = by_name.outputs[0].features @ weights['head.fc.weight'].numpy().T + weights['head.fc.bias'].numpy()
     np.testing.assert_allclose(by_name.outputs[0].logits, logits, rtol=1e-4, atol=1e-4)
+
+
+def test_networks_of_other_classes_than_the_images(work_dir: Callable, teacher_file: Callable[..., str]) -> None:
+    """Only the file of weights and the dataset know it."""
+    parser = argparse.ArgumentParser()
+    add_comparison_arguments(parser, max_images=None, classes='all')
+    digits = tuple('0123456789')
+    run = work_dir('run', **{'test_dataloader.dataset.metainfo': dict(classes=digits)})
+    for file, name in ((teacher_file('res20'), 'teacher'), (run / 'epoch_1.pth', 'student')):
+        weights = torch.load(file, weights_only=True)
+        torch.save({**weights, 'meta': {'dataset_meta': {'classes': digits[::-1]}}}, file)
+        with pytest.raises(DatasetError, match=rf'{name}: checkpoint {file} was trained on .*, in another order: '):
+            compare(parser.parse_args([str(run)]))
+        compare(parser.parse_args([str(run), '--cfg-options', 'default_hooks.check_weights.names=list']))
+        torch.save({**weights, 'meta': {'dataset_meta': {'classes': digits}}}, file)
+    compare(parser.parse_args([str(run)]))
 
 
 def test_bad_input(work_dir: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

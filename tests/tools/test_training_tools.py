@@ -16,7 +16,7 @@ import pytest
 import torch
 from helpers import CONFIGS, TOOLS, exit_status, run_python
 from mmengine.config import Config
-from mmpretrain.registry import DATASETS
+from mmpretrain.registry import DATASETS, MODELS
 
 from icd_mmrazor.datasets import WholeBatches
 from icd_mmrazor.utils import SettingError
@@ -131,6 +131,35 @@ def test_bad_input_is_a_message_and_not_a_trace(
     assert 'Traceback' not in printed
     assert not list(tmp_path.rglob('*.pth'))
     assert not (tmp_path / 'data').exists()
+
+
+@pytest.mark.parametrize('hooks', ['', 'default_hooks = dict(_delete_=True)\n'], ids=['ours', 'none'])
+def test_weights_that_fit_neither_network_nor_classes(
+    hooks: str, options: list[str], network: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Whatever hooks a config has."""
+    config, file = tmp_path / 'alone.py', tmp_path / 'student.pth'
+    classes = "metainfo=dict(classes=tuple('0123456789'))"
+    config.write_text(
+        f"_base_ = ['{CONFIGS / 'demo' / 'res8_digits.py'}']\n{hooks}"
+        + ''.join(f'{split}_dataloader = dict(dataset=dict({classes}))\n' for split in ('train', 'val', 'test'))
+    )
+    weights = MODELS.build({'_scope_': 'mmpretrain', **network('res8')}).state_dict()
+    data = [option for option in options if 'teacher_ckpt' not in option]
+
+    def outcome(tool: str, *arguments: object) -> str:
+        status = exit_status(TOOLS / f'{tool}.py', config, *arguments, '--work-dir', tmp_path / 'work')
+        printed = capsys.readouterr().err
+        return printed[printed.rindex('error: ') :] if status == 1 else ''
+
+    torch.save({f'encoder.{name}': value for name, value in weights.items()}, file)
+    assert 'is of another network: it has 0 of 47' in outcome('train', *data, f'load_from={file}')
+    meta = {'dataset_meta': {'classes': tuple('0123456798')}}
+    torch.save({'meta': meta, 'state_dict': weights}, file)
+    message = r"was trained on other classes than test_dataloader.dataset has, in another order: label 8 is '9' in the"
+    assert message in outcome('test', file, *data)
+    assert 'in another order' in outcome('train', *data, f'load_from={file}')
+    assert not outcome('test', file, *data, 'default_hooks.check_weights.names=list')
 
 
 def test_where_metrics_go_is_checked_before_the_test(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

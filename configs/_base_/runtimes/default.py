@@ -24,6 +24,8 @@ default_hooks = dict(
     check_numbers=dict(type='CheckNumbersHook'),
     # a run is resumed with the settings it was begun with, or says what has changed (tools/train.py --resume-changes)
     check_resume=dict(type='CheckResumeHook', changes='refuse'),
+    # the weights that a run starts with fill the network and are of the same classes
+    check_weights=dict(type='CheckWeightsHook'),
     plain_checkpoint=dict(type='PlainCheckpointHook'),
     # a distillation's student as a plain classifier: student_last.pth, student_best.pth, student.py
     export_student=dict(type='ExportStudentHook'),

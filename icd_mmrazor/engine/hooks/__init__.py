@@ -4,6 +4,7 @@ from icd_mmrazor.engine.hooks.check_batches_hook import CheckBatchesHook
 from icd_mmrazor.engine.hooks.check_labels_hook import CheckLabelsHook
 from icd_mmrazor.engine.hooks.check_numbers_hook import CheckNumbersHook
 from icd_mmrazor.engine.hooks.check_resume_hook import CheckResumeHook
+from icd_mmrazor.engine.hooks.check_weights_hook import CheckWeightsHook
 from icd_mmrazor.engine.hooks.deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from icd_mmrazor.engine.hooks.distillation_report_hook import DistillationReportHook
 from icd_mmrazor.engine.hooks.export_student_hook import ExportStudentHook
@@ -23,6 +24,7 @@ __all__ = [
     'CheckLabelsHook',
     'CheckNumbersHook',
     'CheckResumeHook',
+    'CheckWeightsHook',
     'DeferredRuntimeInfoHook',
     'DistillationReportHook',
     'ExportStudentHook',

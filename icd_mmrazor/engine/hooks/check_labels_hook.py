@@ -1,7 +1,6 @@
 """Classes and labels against the classifier, before the first batch."""
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -10,7 +9,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from icd_mmrazor.models.networks import number_of_classes
-from icd_mmrazor.utils.datasets import image_labels
+from icd_mmrazor.utils.class_names import class_names, differing_labels, listed_differences
+from icd_mmrazor.utils.datasets import datasets_in_use, image_labels
 from icd_mmrazor.utils.errors import DatasetError
 
 REMEDY = (
@@ -44,9 +44,7 @@ class CheckLabelsHook(Hook):
         classes = number_of_classes(classifier)
         if classes is None:
             return
-        datasets = [('train_dataloader', d) for d in _plain_datasets(runner.train_dataloader.dataset)]
-        if runner.val_loop is not None:
-            datasets += [('val_dataloader', d) for d in _plain_datasets(runner.val_dataloader.dataset)]
+        datasets = [(setting, d) for setting, d in datasets_in_use(runner) if setting != 'test_dataloader']
         for setting, dataset in datasets:
             self._check(runner, setting, dataset, classes)
         _compare_names(datasets)
@@ -56,7 +54,7 @@ class CheckLabelsHook(Hook):
         labels = image_labels(dataset)
         if labels is None:
             return
-        named, low, high = dataset.metainfo.get('classes'), labels.min(), labels.max()
+        named, low, high = class_names(getattr(dataset, 'metainfo', None)), labels.min(), labels.max()
         model = f'the model has {classes} classes, labels 0 to {classes - 1}. {REMEDY}'
         dataset_name = f'{setting}.dataset ({type(dataset).__name__})'
         if named and len(named) != classes:
@@ -69,22 +67,13 @@ class CheckLabelsHook(Hook):
 
 def _compare_names(datasets: list[tuple[str, Any]]) -> None:
     """Refuse sets whose classes have other names, or another order: a label would mean two things."""
-    named = [(setting, tuple(d.metainfo['classes'])) for setting, d in datasets if d.metainfo.get('classes')]
+    every = [(setting, class_names(getattr(dataset, 'metainfo', None))) for setting, dataset in datasets]
+    named = [(setting, names) for setting, names in every if names]
     for (one, names), (other, others) in itertools.pairwise(named):
-        differing = [pair for pair in zip(names, others, strict=False) if pair[0] != pair[1]]
+        differing = differing_labels(names, others)
+        places = (f'in {one}.dataset', f'in {other}.dataset')
         if differing:
             raise DatasetError(
-                f'label {names.index(differing[0][0])} is class {differing[0][0]!r} in {one}.dataset and '
-                f'{differing[0][1]!r} in {other}.dataset ({len(differing)} of {len(names)} labels differ). A folder of '
-                'images gives its classes the alphabetical order of its folders: both must have the same folders.'
+                f'{listed_differences(names, others, differing, places)}. A folder of images gives its classes the '
+                'alphabetical order of its folders: both must have the same folders.'
             )
-
-
-def _plain_datasets(dataset: Any) -> Iterator[Any]:
-    """Yield the datasets inside mmengine's RepeatDataset, ConcatDataset and the like."""
-    inside = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
-    if inside == [None]:
-        yield dataset
-    else:
-        for part in inside:
-            yield from _plain_datasets(part)

@@ -1,6 +1,7 @@
 """A training goes on as it was begun, or says in what it does not."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
+from icd_mmrazor.utils.class_names import class_names, differing_labels, listed_differences
 from icd_mmrazor.utils.config_changes import config_changes, difference
 from icd_mmrazor.utils.config_text import read_settings
 from icd_mmrazor.utils.datasets import image_labels
@@ -30,8 +32,9 @@ class CheckResumeHook(Hook):
 
     Compared are the config, setting by setting, but for those that do not change the result (folders, logs, workers,
     how often is saved and validated); the teacher's weights, wherever their file is now; the number of processes, that
-    of training images, and their labels. A seed that was drawn is kept by mmengine, and is no difference if none is
-    asked for. A checkpoint of another origin, which does not say what it was trained with, is resumed as it is.
+    of training images, their labels, and the names of the classes. A seed that was drawn is kept by mmengine, and is no
+    difference if none is asked for. A checkpoint of another origin, which does not say what it was trained with, is
+    resumed as it is.
 
     Args:
         changes: What is done where something differs: ``'refuse'`` ends the run with the list of all differences,
@@ -45,11 +48,15 @@ class CheckResumeHook(Hook):
         default_hooks=dict(check_resume=dict(type='CheckResumeHook', changes='list'))
     """
 
+    # before CheckWeightsHook: settings say more than names of weights
+    priority = 'VERY_HIGH'
+
     def __init__(self, changes: str = 'refuse') -> None:
         if changes not in ('refuse', 'list'):
             raise SettingError(f"CheckResumeHook: changes={changes!r} must be 'refuse' or 'list'.")
         self.changes = changes
         self._begun_with: dict[str, int | str] = {}
+        self._classes: Sequence[str] | None = None
 
     def before_run(self, runner: Runner) -> None:
         """Take down what the run has beside its config, before anything is resumed or trained."""
@@ -58,6 +65,8 @@ class CheckResumeHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         teacher, dataset = getattr(model, 'teacher', None), runner.train_dataloader.dataset
         self._begun_with = {'processes': get_world_size()}
+        # mmengine stores them
+        self._classes = class_names(getattr(dataset, 'metainfo', None))
         if hasattr(dataset, '__len__'):
             self._begun_with['training images'] = len(dataset)
             labels = image_labels(dataset)
@@ -95,6 +104,14 @@ class CheckResumeHook(Hook):
             'writes this list to the log.'
         )
 
+    def _changed_classes(self, then: Sequence[str]) -> list[str]:
+        now = self._classes or ()
+        differing = differing_labels(then, now) if then and now else []
+        if not differing:
+            return []
+        listed = listed_differences(then, now, differing, ('in the checkpoint', 'now'))
+        return [f'training classes: {listed}']
+
     def _changes(self, meta: dict[str, Any], runner: Runner) -> list[str]:
         begun_with = meta.get(KEY) if isinstance(meta.get(KEY), dict) else {}
         stored = {name: begun_with[name] for name in self._begun_with if isinstance(begun_with.get(name), int | str)}
@@ -103,6 +120,7 @@ class CheckResumeHook(Hook):
             for name, value in stored.items()
             if value != self._begun_with[name]
         ]
+        changes += self._changed_classes(class_names(meta) or ())
         try:
             then = read_settings(meta.get('cfg'), "the checkpoint's config")
             # as it would be stored

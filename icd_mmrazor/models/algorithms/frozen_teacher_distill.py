@@ -23,6 +23,7 @@ from icd_mmrazor.models.passes import explained_pass
 from icd_mmrazor.models.records import forget, make_plain, recorders_of
 from icd_mmrazor.models.student_pass import check_labels, needed_pass
 from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of
+from icd_mmrazor.utils.class_names import class_names
 from icd_mmrazor.utils.errors import SettingError
 from icd_mmrazor.utils.samples import as_one_sample, takes_joined_labels
 
@@ -137,8 +138,11 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             architecture = network_config(architecture, 'model.architecture')
         if not isinstance(teacher, nn.Module):
             teacher = MODELS.build(network_config(teacher, 'model.teacher'))
+        teacher_classes = None
         if not random_teacher:
-            load_strictly(teacher, weights_of(read_checkpoint(teacher_ckpt), teacher_ckpt), f'{teacher_ckpt=!s}')
+            checkpoint = read_checkpoint(teacher_ckpt)
+            load_strictly(teacher, weights_of(checkpoint, teacher_ckpt), f'{teacher_ckpt=!s}')
+            teacher_classes = class_names(checkpoint.get('meta'))
         if isinstance(data_preprocessor, dict):
             data_preprocessor = {'type': 'mmpretrain.ClsDataPreprocessor', **data_preprocessor}
         super().__init__(
@@ -151,6 +155,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             **kwargs,
         )
         self.teacher_ckpt = 'random' if random_teacher else teacher_ckpt
+        # for CheckWeightsHook, which knows those of the images
+        self.teacher_classes = teacher_classes
         # an attribute, no submodule: nothing that walks the modules is to find it
         del self._modules['teacher']
         object.__setattr__(self, 'teacher', teacher.eval())
