@@ -47,6 +47,7 @@ OF_LOADERS = (
 WATCHING_HOOKS = (
     'CheckBatchesHook',
     'CheckLabelsHook',
+    'CheckMetricsHook',
     'CheckNumbersHook',
     'CheckResumeHook',
     'CheckpointHook',
@@ -54,6 +55,7 @@ WATCHING_HOOKS = (
     'DistillationReportHook',
     'EmptyCacheHook',
     'ExportStudentHook',
+    'HookStateHook',
     'IterTimerHook',
     'LoggerHook',
     'PlainCheckpointHook',
