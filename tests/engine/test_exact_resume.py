@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from same_checkpoints import differences
 
@@ -38,6 +39,20 @@ class Stop(Hook):
         self.validated_at.append(runner.iter)
         if runner.iter == self.iteration and self.in_validation:
             raise StoppedError
+
+
+@HOOKS.register_module()
+class Scores(Hook):
+    """Let the validations give these accuracies in place of their own."""
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, scores: list[float]) -> None:
+        self.scores = scores
+
+    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
+        metrics.clear()
+        metrics['accuracy/top1'] = self.scores[runner.epoch - 1]
 
 
 @pytest.fixture
@@ -131,3 +146,29 @@ def test_loops_that_count_iterations(
     resumed, run = trained(cfg, stop, in_validation=in_validation)
     assert run.stop.validated_at == [6]
     assert differences(whole, resumed) == []
+
+
+@pytest.mark.parametrize(('priority', 'stops'), [('LOWEST', [6, 9]), ('NORMAL', [6])])
+def test_early_stopping_counts_on(priority: str, stops: list[int], config: Callable, trained: Callable) -> None:
+    """Stopped after the validation that is the best, which it has seen behind or before the checkpoint, and later."""
+    scores = dict(type='Scores', scores=[1.0, 3.0, 2.0, 2.0, 5.0, 5.0])
+    stopping = dict(type='EarlyStoppingHook', monitor='accuracy/top1', patience=2, priority=priority)
+    cfg = config(custom_hooks=[scores, stopping], **{'train_cfg.max_epochs': 6})
+    whole, run = trained(cfg)
+    assert run.epoch == 4
+    resumed, run = trained(cfg, *stops)
+    assert run.epoch == 4
+    assert differences(whole, resumed) == []
+
+
+def test_early_stopping_that_has_ended_the_training(config: Callable, trained: Callable) -> None:
+    """The second validation reaches the threshold and is the best one: there is nothing left to train."""
+    scores = dict(type='Scores', scores=[1.0, 3.0, 2.0, 2.0])
+    stopping = dict(type='EarlyStoppingHook', monitor='accuracy/top1', stopping_threshold=2.5)
+    cfg = config(custom_hooks=[scores, stopping], **{'train_cfg.max_epochs': 4})
+    _, run = trained(cfg)
+    again = Config({**cfg.to_dict(), 'work_dir': run.work_dir, 'resume': True})
+    again.experiment_name = 'again'
+    again = Runner.from_cfg(again)
+    again.train()
+    assert run.epoch == again.epoch == 2
