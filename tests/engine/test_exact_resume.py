@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import given_metrics  # noqa: F401 (registers)
 import pytest
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from same_checkpoints import differences
 
@@ -39,20 +39,6 @@ class Stop(Hook):
         self.validated_at.append(runner.iter)
         if runner.iter == self.iteration and self.in_validation:
             raise StoppedError
-
-
-@HOOKS.register_module()
-class Scores(Hook):
-    """Let the validations give these accuracies in place of their own."""
-
-    priority = 'VERY_HIGH'
-
-    def __init__(self, scores: list[float]) -> None:
-        self.scores = scores
-
-    def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        metrics.clear()
-        metrics['accuracy/top1'] = self.scores[runner.epoch - 1]
 
 
 @pytest.fixture
@@ -94,6 +80,10 @@ def trained(runner: Callable, tmp_path: Path) -> Callable[..., tuple[Path, Runne
         return Path((Path(cfg.work_dir) / 'last_checkpoint').read_text()), run
 
     return train
+
+
+def given(*accuracies: float) -> dict:
+    return dict(type='GivenMetrics', metrics=[{'accuracy/top1': accuracy} for accuracy in accuracies])
 
 
 def logged(run: Runner) -> str:
@@ -151,7 +141,7 @@ def test_loops_that_count_iterations(
 @pytest.mark.parametrize(('priority', 'stops'), [('LOWEST', [6, 9]), ('NORMAL', [6])])
 def test_early_stopping_counts_on(priority: str, stops: list[int], config: Callable, trained: Callable) -> None:
     """Stopped after the validation that is the best, which it has seen behind or before the checkpoint, and later."""
-    scores = dict(type='Scores', scores=[1.0, 3.0, 2.0, 2.0, 5.0, 5.0])
+    scores = given(1.0, 3.0, 2.0, 2.0, 5.0, 5.0)
     stopping = dict(type='EarlyStoppingHook', monitor='accuracy/top1', patience=2, priority=priority)
     cfg = config(custom_hooks=[scores, stopping], **{'train_cfg.max_epochs': 6})
     whole, run = trained(cfg)
@@ -163,7 +153,7 @@ def test_early_stopping_counts_on(priority: str, stops: list[int], config: Calla
 
 def test_early_stopping_that_has_ended_the_training(config: Callable, trained: Callable) -> None:
     """The second validation reaches the threshold and is the best one: there is nothing left to train."""
-    scores = dict(type='Scores', scores=[1.0, 3.0, 2.0, 2.0])
+    scores = given(1.0, 3.0, 2.0, 2.0)
     stopping = dict(type='EarlyStoppingHook', monitor='accuracy/top1', stopping_threshold=2.5)
     cfg = config(custom_hooks=[scores, stopping], **{'train_cfg.max_epochs': 4})
     _, run = trained(cfg)

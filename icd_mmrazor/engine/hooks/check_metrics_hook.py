@@ -73,9 +73,9 @@ class CheckMetricsHook(Hook):
         """Check the metrics of a validation; keep what was trained if they are not the right ones."""
         try:
             _refuse(list(_watchers(runner)), metrics or {})
-        except SettingError:
+        except SettingError as error:
             _keep(runner)
-            raise
+            raise SettingError(f'{error} Then go on with --resume --resume-changes list.') from None
 
 
 def _watchers(runner: Runner) -> Iterator[_Watcher]:
@@ -107,10 +107,7 @@ def _refuse(watchers: list[_Watcher], metrics: Mapping[str, Any]) -> None:
     for watcher in watchers:
         missing = watcher.metric not in metrics
         if (missing and watcher.needed) or (not missing and as_number(metrics[watcher.metric]) is None):
-            raise SettingError(
-                f'{_message(watcher, metrics)} Name one of them, with its rule; a run that has begun resumes with '
-                '--resume --resume-changes list.'
-            )
+            raise SettingError(f'{_message(watcher, metrics)} Name one of them, with its rule.')
 
 
 def _message(watcher: _Watcher, metrics: Mapping[str, Any]) -> str:
