@@ -87,7 +87,10 @@ PLATEAU = dict(type='ReduceOnPlateauLR', monitor='loss')
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        ({'param_scheduler': [PLATEAU]}, r"ReduceOnPlateauLR\): monitor='loss' is not among .* accuracy/top1"),
+        (
+            {'param_scheduler': [PLATEAU], 'train_cfg.max_epochs': 2},
+            r"ReduceOnPlateauLR\): monitor='loss' is not among .* accuracy/top1",
+        ),
         ({'default_hooks.checkpoint.save_best': 'auc'}, r"save_best='auc' is not among .* accuracy/top1"),
         (
             {'custom_hooks': [dict(type='EarlyStoppingHook', monitor='acc', strict=True)]},
@@ -119,6 +122,11 @@ def test_what_only_the_first_validation_shows_leaves_its_checkpoint(
     with pytest.raises(SettingError, match=r"monitor='accuracy/top1' is not .*: f1-score.*--resume-changes list"):
         run.train()
     assert read_checkpoint(tmp_path / 'work' / 'epoch_1.pth')['meta']['epoch'] == 1
+
+
+def test_a_plateau_that_no_validation_is_asked_for_is_not_refused(train: Callable) -> None:
+    """mmengine's does not look at the last validation."""
+    train(**{'param_scheduler': [PLATEAU], 'train_cfg.max_epochs': 2, 'train_cfg.val_interval': 2})
 
 
 def test_early_stopping_that_is_not_strict_is_warned_of(train: Callable) -> None:

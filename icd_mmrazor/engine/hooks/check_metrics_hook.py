@@ -1,7 +1,7 @@
 """Metrics that a training watches, before it has begun."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ class CheckMetricsHook(Hook):
         """Check the metrics of one image."""
         if runner.val_loop is None:
             return
-        watchers = [*_watchers(runner), *_best_metrics(runner)]
+        watchers = [*_watchers(runner, _validated_epochs(runner)), *_best_metrics(runner)]
         automatic = [hook for hook in _checkpoint_hooks(runner) if 'auto' in hook.key_indicators]
         metrics = _metrics_of_one_image(runner) if watchers or automatic else None
         if metrics is None:
@@ -72,24 +72,35 @@ class CheckMetricsHook(Hook):
     def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
         """Check the metrics of a validation; keep what was trained if they are not the right ones."""
         try:
-            _refuse(list(_watchers(runner)), metrics or {})
+            _refuse(list(_watchers(runner, [runner.epoch])), metrics or {})
         except SettingError as error:
             _keep(runner)
             raise SettingError(f'{error} Then go on with --resume --resume-changes list.') from None
 
 
-def _watchers(runner: Runner) -> Iterator[_Watcher]:
-    """Yield what cannot do without its metric."""
+def _watchers(runner: Runner, epochs: Iterable[int]) -> Iterator[_Watcher]:
+    """Yield what looks at a metric in the validations after these epochs."""
     # not built in a run that only validates
     schedulers = runner.param_schedulers or []
     for each in schedulers.values() if isinstance(schedulers, dict) else [schedulers]:
         for scheduler in each if isinstance(each, list) else []:
-            if isinstance(scheduler, _ParamScheduler) and getattr(scheduler, 'need_val_args', False):
+            watches = isinstance(scheduler, _ParamScheduler) and getattr(scheduler, 'need_val_args', False)
+            # unless told otherwise it does not look at the last validation
+            if watches and any(scheduler.begin <= epoch < scheduler.end for epoch in epochs):
                 name = type(scheduler).__name__
                 yield _Watcher(f'param_scheduler ({name}): monitor', scheduler.monitor)
     for hook in runner.hooks:
         if isinstance(hook, EarlyStoppingHook):
             yield _Watcher(f'{type(hook).__name__}: monitor', hook.monitor, hook.strict)
+
+
+def _validated_epochs(runner: Runner) -> list[int]:
+    """Return after which epochs there will be a validation; a loop that counts iterations is in its epoch 0."""
+    loop = runner.train_loop
+    if isinstance(loop, IterBasedTrainLoop):
+        return [0]
+    epochs, last = range(max(runner.epoch, loop.val_begin, 1), loop.max_epochs + 1), loop.max_epochs
+    return [n for n in epochs if n == last or any(n % interval == 0 for interval in loop.dynamic_intervals)]
 
 
 def _checkpoint_hooks(runner: Runner) -> list[CheckpointHook]:
