@@ -15,6 +15,7 @@ from icd_mmrazor import benchmark
 from icd_mmrazor.utils.checkpoints import read_checkpoint
 
 MIXUP = dict(type='ClsDataPreprocessor', num_classes=10, batch_augments=dict(augments=dict(type='Mixup', alpha=1.0)))
+PACK = dict(type='PackInputs')
 ERASING = dict(type='RandomErasing', erase_prob=0.5, mode='rand')
 
 
@@ -162,3 +163,21 @@ def test_early_stopping_that_has_ended_the_training(config: Callable, trained: C
     again = Runner.from_cfg(again)
     again.train()
     assert run.epoch == again.epoch == 2
+
+
+RECIPE = dict(
+    type='SwitchRecipeHook',
+    schedule=[dict(action_epoch=2, loss=dict(type='SeesawLoss', num_classes=10), train_pipeline=[ERASING, PACK])],
+)
+
+
+def test_hooks_that_change_the_training(config: Callable, trained: Callable) -> None:
+    """Stopped within epochs: a loss with counts of its own, a rate set at the start of each epoch, batch statistics."""
+    hooks = [RECIPE, dict(type='SimSiamHook', fix_pred_lr=True, lr=0.02), dict(type='PreciseBNHook', num_samples=30)]
+    cfg = config(custom_hooks=hooks, **{'train_cfg.max_epochs': 3, 'default_hooks.checkpoint.by_epoch': False})
+    cfg.default_hooks.whole_batches.max_memory = 0
+    cfg.param_scheduler.T_max = 9
+    cfg.optim_wrapper.paramwise_cfg = dict(custom_keys=dict(head=dict(fix_lr=True)))
+    whole, _ = trained(cfg)
+    resumed, _ = trained(cfg, 5, 7)
+    assert differences(whole, resumed) == []

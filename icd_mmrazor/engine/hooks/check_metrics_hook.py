@@ -9,7 +9,7 @@ import torch
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.optim import _ParamScheduler
 from mmengine.registry import HOOKS
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 
 from icd_mmrazor.compat import best_metric
 from icd_mmrazor.utils.errors import SettingError
@@ -71,6 +71,8 @@ class CheckMetricsHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
         """Check the metrics of a validation; keep what was trained if they are not the right ones."""
+        if not isinstance(runner._train_loop, BaseLoop):  # a validation alone
+            return
         try:
             _refuse(list(_watchers(runner, [runner.epoch])), metrics or {})
         except SettingError as error:
@@ -80,7 +82,6 @@ class CheckMetricsHook(Hook):
 
 def _watchers(runner: Runner, epochs: Iterable[int]) -> Iterator[_Watcher]:
     """Yield what looks at a metric in the validations after these epochs."""
-    # not built in a run that only validates
     schedulers = runner.param_schedulers or []
     for each in schedulers.values() if isinstance(schedulers, dict) else [schedulers]:
         for scheduler in each if isinstance(each, list) else []:

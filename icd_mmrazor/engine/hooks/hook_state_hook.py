@@ -121,7 +121,6 @@ class HookStateHook(Hook):
         """Give the hooks what they had, once they are ready."""
         for line in _not_stored(runner):
             runner.logger.warning(f'HookStateHook: this training cannot be resumed exactly. {line}.')
-        self._load_exchanged_modules(runner)
         for name, hook in _named(runner.hooks):
             if _kind(hook) == SWAV and get_world_size() == 1:
                 # it has read a file that an earlier run has left in the folder
@@ -130,14 +129,19 @@ class HookStateHook(Hook):
                 self._restore(runner, name, hook)
         if self._resumed is not None:
             self._warn_of_unsaved(runner)
-        if self._within_epoch or (isinstance(runner.train_loop, IterBasedTrainLoop) and runner.iter):
+        if isinstance(runner.train_loop, IterBasedTrainLoop):
+            self._within_epoch = runner.iter > 0
+        if self._within_epoch:
             self._rates = [(group, group['lr']) for group in _parameter_groups(runner)]
+        else:
+            self._load_exchanged_modules(runner)
         self._attributes_before = {
             name: _plain_attributes(hook) for name, hook in _named(runner.hooks) if _unknown(hook)
         }
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Leave the learning rates as they were within the epoch."""
+        """Leave what hooks set at the start of an epoch as it was within it."""
+        self._load_exchanged_modules(runner)
         for group, rate in self._rates:
             group['lr'] = rate
         self._rates = []
@@ -190,8 +194,10 @@ class HookStateHook(Hook):
             hook.after_val_epoch(runner, metrics=stored['metrics'])
 
     def _load_exchanged_modules(self, runner: Runner) -> None:
+        if not self._modules:
+            return
         for name, module in _model(runner).named_modules():
-            if self._modules and self._modules.get(name) is not module:
+            if self._modules.get(name) is not module:
                 prefix = f'{name}.' if name else ''
                 own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
                 for key, tensor in own:
