@@ -145,6 +145,7 @@ def test_early_stopping_counts_on(priority: str, stops: list[int], config: Calla
     scores = given(1.0, 3.0, 2.0, 2.0, 5.0, 5.0)
     stopping = dict(type='EarlyStoppingHook', monitor='accuracy/top1', patience=2, priority=priority)
     cfg = config(custom_hooks=[scores, stopping], **{'train_cfg.max_epochs': 6})
+    cfg.param_scheduler = dict(type='ReduceOnPlateauLR', monitor='accuracy/top1', rule='greater', patience=0)
     whole, run = trained(cfg)
     assert run.epoch == 4
     resumed, run = trained(cfg, *stops)
