@@ -14,8 +14,9 @@ from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import Tensor, nn
 
 from icd_mmrazor.engine.hooks.check_resume_hook import CheckResumeHook
+from icd_mmrazor.engine.hooks.plain_checkpoint_hook import is_plain, plain_value
 from icd_mmrazor.utils.errors import SettingError
-from icd_mmrazor.utils.metrics import as_number
+from icd_mmrazor.utils.metrics import as_number, numbers_in
 
 # in a checkpoint's meta
 STATES, UNSAVED = 'hook_states', 'unsaved_hook_states'
@@ -152,7 +153,8 @@ class HookStateHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
         """Keep the metrics for hooks that see them after the checkpoint is written."""
-        self._metrics = dict(metrics or {})
+        metrics = metrics or {}
+        self._metrics = {name: value for name, value in metrics.items() if is_plain(value)} | numbers_in(metrics)
 
     def after_val(self, runner: Runner) -> None:
         """All hooks have seen the validation."""
@@ -163,11 +165,15 @@ class HookStateHook(Hook):
         states, unsaved = {}, dict(self._unsaved)
         behind = False
         for name, hook in _named(runner.hooks):
-            state = _state_of(hook, runner)
-            if state is not None:
+            state = plain_value(_state_of(hook, runner))
+            if not is_plain(state):
+                runner.logger.warning(
+                    f'HookStateHook: state_dict() of {name} holds more than tensors and plain values and is not stored.'
+                )
+            elif state is not None:
                 states[name] = {'state': state}
                 if behind and self._metrics is not None:
-                    states[name]['metrics'] = copy.deepcopy(self._metrics)
+                    states[name]['metrics'] = self._metrics
             elif name in self._attributes_before:
                 before, now = self._attributes_before[name], _plain_attributes(hook)
                 changed = [key for key, value in now.items() if key not in before or before[key] != value]
@@ -329,12 +335,12 @@ def _unknown(hook: Hook) -> bool:
 
 
 def _plain_attributes(hook: Hook) -> dict[str, Any]:
-    return {name: copy.deepcopy(value) for name, value in vars(hook).items() if _is_plain(value)}
+    return {name: copy.deepcopy(value) for name, value in vars(hook).items() if _is_comparable(value)}
 
 
-def _is_plain(value: Any) -> bool:
+def _is_comparable(value: Any) -> bool:
     if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
+        return all(map(_is_comparable, value))
     if isinstance(value, dict):
-        return all(_is_plain(item) for pair in value.items() for item in pair)
+        return all(_is_comparable(item) for pair in value.items() for item in pair)
     return value is None or type(value) in (bool, int, float, str)

@@ -60,13 +60,13 @@ class PlainCheckpointHook(Hook):
                 checkpoint[name].update(apply_to(checkpoint[name], torch.is_tensor, Tensor.contiguous))
         for name in ('meta', 'message_hub', 'param_schedulers'):
             if name in checkpoint:
-                checkpoint[name] = _plain(checkpoint[name])
+                checkpoint[name] = plain_value(checkpoint[name])
         self._drop_objects(runner, checkpoint.get('message_hub'))
 
     def _drop_objects(self, runner: Runner, hub: dict[str, Any] | None) -> None:
         """Leave out what could not be read again: a metric of the last validation, for example, may be any object."""
         for name, value in list(hub['runtime_info'].items()) if hub else []:
-            if not _is_plain(value):
+            if not is_plain(value):
                 del hub['runtime_info'][name]
                 hub['resumed_keys'].pop(name, None)
                 if name not in self._dropped:
@@ -77,15 +77,25 @@ class PlainCheckpointHook(Hook):
                     )
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
+    """Return whether ``torch.load(weights_only=True)`` reads a value.
+
+    Args:
+        value: Anything.
+    """
     if isinstance(value, dict):
-        return all(_is_plain(item) for pair in value.items() for item in pair)
+        return all(is_plain(item) for pair in value.items() for item in pair)
     if isinstance(value, list | tuple):
-        return type(value) in (list, tuple, torch.Size) and all(map(_is_plain, value))
+        return type(value) in (list, tuple, torch.Size) and all(map(is_plain, value))
     return value is None or isinstance(value, Tensor) or type(value) in PLAIN_TYPES
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """Return a value as it is stored: what is numpy's, and special containers, as Python's own.
+
+    Args:
+        value: Anything; what there is no plain form of stays as it is.
+    """
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, np.generic):
@@ -93,8 +103,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):  # a Counter or defaultdict too
         kind = OrderedDict if isinstance(value, OrderedDict) else dict
         # OneCycleLR keeps a function of its own, which a resumed one has, too
-        return kind((key, _plain(item)) for key, item in value.items() if not isinstance(item, FunctionType))
+        return kind((key, plain_value(item)) for key, item in value.items() if not isinstance(item, FunctionType))
     if isinstance(value, list | tuple):
         kind = list if isinstance(value, list) else tuple
-        return kind(_plain(item) for item in value)
+        return kind(plain_value(item) for item in value)
     return value
