@@ -15,7 +15,7 @@ import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 PACKAGE = 'icd_mmrazor'
@@ -337,26 +337,6 @@ def publish_only_what_is_there() -> None:
     CheckpointHook._publish_model = publish_model
 
 
-def best_metric(hook: Any, numbers: Mapping[str, Any]) -> str | None:
-    """Return the metric that ``save_best='auto'`` takes: the first number whose rule is given or known.
-
-    Where: mmengine, both families, ``CheckpointHook``: it takes the first metric, whatever that is.
-
-    Args:
-        hook: The ``CheckpointHook``; not changed.
-        numbers: The metrics that are numbers, in their order.
-    """
-    import copy
-
-    for name in numbers:
-        try:
-            copy.copy(hook)._init_rule(hook.rules, [name])
-        except ValueError:
-            continue
-        return name
-    return None
-
-
 def save_best_of_any_metrics() -> None:
     """Let no kind of metric end a training because the best checkpoint is looked for.
 
@@ -368,7 +348,7 @@ def save_best_of_any_metrics() -> None:
 
     from mmengine.hooks import CheckpointHook
 
-    from icd_mmrazor.utils.metrics import numbers_in
+    from icd_mmrazor.utils.metrics import best_metric, numbers_in
 
     save_best = CheckpointHook._save_best_checkpoint
     told: WeakSet = WeakSet()

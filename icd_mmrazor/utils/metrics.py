@@ -1,10 +1,12 @@
 """What an evaluation gives, which may be anything: numbers, and lists, tensors and objects beside them."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
 
 import numpy as np
+from mmengine.hooks import CheckpointHook
 from torch import Tensor
 
 
@@ -30,6 +32,22 @@ def numbers_in(metrics: Mapping[str, Any]) -> dict[str, float | int]:
     """
     numbers = {name: as_number(value) for name, value in metrics.items()}
     return {name: value for name, value in numbers.items() if value is not None}
+
+
+def best_metric(hook: CheckpointHook, numbers: Iterable[str]) -> str | None:
+    """Return the metric that ``save_best='auto'`` takes: the first number whose rule is given or known.
+
+    Args:
+        hook: The hook that saves the best checkpoint; not changed.
+        numbers: Names of the metrics that are numbers, in their order.
+    """
+    for name in numbers:
+        try:
+            copy.copy(hook)._init_rule(hook.rules, [name])
+        except ValueError:
+            continue
+        return name
+    return None
 
 
 def json_value(value: Any) -> Any:

@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from mmengine.hooks import CheckpointHook
 
-from icd_mmrazor.utils.metrics import as_number, json_value, numbers_in
+from icd_mmrazor.utils.metrics import as_number, best_metric, json_value, numbers_in
 
 
 class Report:
@@ -43,6 +44,22 @@ def test_numbers(value: object, number: float | None) -> None:
 
 def test_not_a_number_is_one() -> None:
     assert math.isnan(as_number(torch.tensor(float('nan'))))
+
+
+@pytest.mark.parametrize(
+    ('rule', 'metrics', 'best'),
+    [
+        (None, ['f1-score', 'accuracy/top1', 'loss'], 'accuracy/top1'),
+        (None, ['f1-score', 'loss'], 'loss'),
+        (None, ['f1-score'], None),
+        (None, [], None),
+        ('less', ['f1-score', 'loss'], 'f1-score'),
+    ],
+)
+def test_the_best_metric(rule: str | None, metrics: list[str], best: str | None) -> None:
+    hook = CheckpointHook(save_best='auto', rule=rule)
+    assert best_metric(hook, metrics) == best
+    assert (hook.key_indicators, hook.rules) == (['auto'], [rule])
 
 
 def test_json() -> None:
