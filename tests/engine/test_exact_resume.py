@@ -153,6 +153,19 @@ def test_early_stopping_counts_on(priority: str, stops: list[int], config: Calla
     assert differences(whole, resumed) == []
 
 
+def test_early_stopping_in_a_loop_that_counts_iterations(config: Callable, trained: Callable) -> None:
+    """No validation is 60 % better than the first one: the third ends the training."""
+    stopping = dict(type='EarlyStoppingHook', monitor='accuracy/top1', patience=2, min_delta=60.0)
+    cfg = config(custom_hooks=[stopping])
+    cfg.train_cfg = dict(by_epoch=False, max_iters=20, val_interval=2)
+    cfg.default_hooks.checkpoint.update(by_epoch=False, interval=1)
+    whole, run = trained(cfg)
+    assert run.iter == 6
+    resumed, run = trained(cfg, 3, 5)
+    assert run.iter == 6
+    assert differences(whole, resumed) == []
+
+
 def test_early_stopping_that_has_ended_the_training(config: Callable, trained: Callable) -> None:
     """The second validation reaches the threshold and is the best one: there is nothing left to train."""
     scores = given(1.0, 3.0, 2.0, 2.0)

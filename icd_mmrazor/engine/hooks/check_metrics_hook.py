@@ -99,8 +99,10 @@ def _validated_epochs(runner: Runner) -> list[int]:
     loop = runner.train_loop
     if isinstance(loop, IterBasedTrainLoop):
         return [0]
-    epochs, last = range(max(runner.epoch, loop.val_begin, 1), loop.max_epochs + 1), loop.max_epochs
-    return [n for n in epochs if n == last or any(n % interval == 0 for interval in loop.dynamic_intervals)]
+    # a loop of one's own need not have these
+    first, last = max(runner.epoch, getattr(loop, 'val_begin', 1), 1), runner.max_epochs
+    intervals = getattr(loop, 'dynamic_intervals', [1])
+    return [n for n in range(first, last + 1) if n == last or any(n % interval == 0 for interval in intervals)]
 
 
 def _checkpoint_hooks(runner: Runner) -> list[CheckpointHook]:
