@@ -22,6 +22,7 @@ PACKAGE = 'icd_mmrazor'
 OPENMMLAB_PACKAGES = ('mmengine', 'mmcv', 'mmpretrain')
 REMEMBERED_CONFIGS = 8
 REPLACED_BEST = 'replaced_best'
+BEST_METRIC = 'best_metric'
 MAX_PIXELS = 178_956_970  # of an image; Pillow's own limit
 MIN_TORCH = (2, 10)
 NUMPY_KINDS = ('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8')
@@ -47,6 +48,8 @@ def prepare_stack() -> None:
     read_files_as_plain_values()
     refuse_pickles_of_timm()
     delete_only_own_checkpoints()
+    publish_only_what_is_there()
+    save_best_of_any_metrics()
     write_checkpoints_whole()
     delete_checkpoints_once_replaced()
     resume_from_whole_checkpoints()
@@ -297,15 +300,19 @@ def delete_only_own_checkpoints() -> None:
 
     Where: mmengine, both families, ``CheckpointHook``: the path of the best checkpoint is read from the one that is
     resumed, and whatever lies there, a whole folder too, is deleted when a better one is saved. So the run that was
-    resumed in another folder loses its best checkpoint, and a stranger's checkpoint names what it likes.
+    resumed in another folder loses its best checkpoint, and a stranger's checkpoint names what it likes. The hook knows
+    the best checkpoint only if it lies in its own folder; where the earlier one is stays in the message hub.
     """
 
     def forget_others(hook: Any, runner: Any) -> None:  # noqa: ARG001
+        def own(path: Any) -> str | None:
+            file = _own_best_checkpoint(hook, path)
+            return file if file and hook.file_backend.exists(file) else None
+
         if getattr(hook, 'best_ckpt_path', None):
-            hook.best_ckpt_path = _own_best_checkpoint(hook, hook.best_ckpt_path)
+            hook.best_ckpt_path = own(hook.best_ckpt_path)
         if getattr(hook, 'best_ckpt_path_dict', None):
-            paths = hook.best_ckpt_path_dict.items()
-            hook.best_ckpt_path_dict = {key: _own_best_checkpoint(hook, path) for key, path in paths}
+            hook.best_ckpt_path_dict = {key: own(path) for key, path in hook.best_ckpt_path_dict.items()}
 
     _once_checkpoints_are_found(forget_others)
 
@@ -329,6 +336,70 @@ def _own_best_checkpoint(hook: Any, path: Any) -> str | None:
 
     name = Path(str(path)).name
     return hook.file_backend.join_path(hook.out_dir, name) if name.startswith('best_') else None
+
+
+def publish_only_what_is_there() -> None:
+    """Let a finished training not end in an error because one of the checkpoints to publish does not exist.
+
+    Where: mmengine, both families, ``CheckpointHook.after_train`` (``published_keys``): there is none where a run was
+    resumed in another folder, where a metric has never had a best value, and where somebody has deleted it.
+    """
+    from mmengine.hooks import CheckpointHook
+
+    publish = CheckpointHook._publish_model
+
+    def publish_model(self: CheckpointHook, runner: Any, ckpt_path: str | None) -> None:
+        """Write a checkpoint with ``published_keys`` alone."""
+        if ckpt_path and self.file_backend.exists(ckpt_path):
+            publish(self, runner, ckpt_path)
+        else:
+            what = f'{ckpt_path} is not there' if ckpt_path else 'this run has no best checkpoint of one of its metrics'
+            runner.logger.warning(f'CheckpointHook: {what}, so it is not published.')
+
+    CheckpointHook._publish_model = publish_model
+
+
+def save_best_of_any_metrics() -> None:
+    """Let no kind of metric end a training because the best checkpoint is looked for.
+
+    Where: mmengine, both families, ``CheckpointHook._save_best_checkpoint``: with ``save_best='auto'`` the first metric
+    may be a tensor, or one without a known rule ("Cannot infer the rule"); a named one may be missing, or no number;
+    an array of one element cannot be written into the log.
+    """
+    from weakref import WeakSet
+
+    from mmengine.hooks import CheckpointHook
+
+    from icd_mmrazor.utils.metrics import best_metric, numbers_in
+
+    save_best = CheckpointHook._save_best_checkpoint
+    told: WeakSet = WeakSet()
+
+    def tell(hook: CheckpointHook, runner: Any, message: str) -> None:
+        if hook not in told:
+            told.add(hook)
+            runner.logger.warning(f'CheckpointHook: {message}')
+
+    def save_best_checkpoint(self: CheckpointHook, runner: Any, metrics: dict) -> None:
+        """Save the best checkpoint, if this is it."""
+        if not self.save_best:
+            return
+        numbers, listed = numbers_in(metrics), ', '.join(metrics)
+        if 'auto' in self.key_indicators:
+            # a resumed run goes on with what was chosen
+            before = runner.message_hub.get_info(BEST_METRIC)
+            chosen = before if before in numbers else best_metric(self, numbers)
+            if chosen is None:
+                tell(self, runner, f"save_best='auto' finds no number whose rule is known in {listed}: none is saved.")
+                return
+            runner.message_hub.update_info(BEST_METRIC, chosen)
+            self._init_rule(self.rules, [chosen])
+        missing = [name for name in self.key_indicators if name not in numbers]
+        if missing:
+            tell(self, runner, f'save_best={", ".join(missing)} is not a number of a validation with {listed}.')
+        save_best(self, runner, {**numbers, **dict.fromkeys(missing)})
+
+    CheckpointHook._save_best_checkpoint = save_best_checkpoint
 
 
 def write_checkpoints_whole() -> None:

@@ -365,6 +365,27 @@ def delete_only_own_checkpoints(folder: Path) -> bool:
 
 
 @try_break
+def publish_only_what_is_there(folder: Path) -> bool:
+    from mmengine.hooks import CheckpointHook
+
+    runner, hook = toy_runner(folder), CheckpointHook(save_best='accuracy', rule='greater', published_keys=['meta'])
+    runner.train()
+    runner.message_hub.update_info('best_ckpt', str(folder / 'best_accuracy_epoch_1.pth'))
+    hook.before_train(runner)
+    return raises(FileNotFoundError, hook.after_train, runner)
+
+
+@try_break
+def save_best_of_any_metrics(folder: Path) -> bool:
+    from mmengine.hooks import CheckpointHook
+
+    runner, hook = toy_runner(folder), CheckpointHook(save_best='auto')
+    runner.train()
+    hook.before_train(runner)
+    return raises(ValueError, hook.after_val_epoch, runner, {'matrix': [[1]], 'accuracy': 1.0})
+
+
+@try_break
 def format_a_config_once(folder: Path) -> bool:
     from mmengine.config import Config
     from yapf.yapflib import yapf_api

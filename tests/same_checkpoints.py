@@ -14,7 +14,7 @@ IGNORED = {
     *(f'meta.{name}' for name in ('time', 'experiment_name', 'cfg')),
     'message_hub.resumed_keys',
     *(f'message_hub.runtime_info.{name}' for name in ('experiment_name', 'cfg', 'last_ckpt', 'best_ckpt')),
-    *(f'message_hub.runtime_info.{name}' for name in ('epoch', 'iter')),
+    *(f'message_hub.runtime_info.{name}' for name in ('epoch', 'iter', 'eta')),
 }
 
 

@@ -153,6 +153,9 @@ def test_a_resumed_run_deletes_nothing_of_others(names: list[str], kept: str | N
     hub.update_info_dict({'best_ckpt': elsewhere, 'best_ckpt_a': elsewhere, 'best_ckpt_b': elsewhere})
     run = SimpleNamespace(work_dir=str(tmp_path), message_hub=hub, logger=MMLogger.get_current_instance())
     kept = kept and str(tmp_path / kept)
+    if kept:
+        assert CheckpointHook(save_best='a', rule='greater').best_ckpt_path is None
+        Path(kept).touch()
     one, two = (CheckpointHook(save_best=best, rule='greater') for best in ('a', ['a', 'b']))
     one.before_train(run)
     two.before_train(run)

@@ -18,6 +18,7 @@ from icd_mmrazor.utils.command_line import add_common_arguments, load_config, ru
 from icd_mmrazor.utils.datasets import datasets_in_use
 from icd_mmrazor.utils.errors import SettingError
 from icd_mmrazor.utils.files import check_writable, write_whole
+from icd_mmrazor.utils.metrics import json_value
 from icd_mmrazor.utils.students import student_of
 from icd_mmrazor.utils.views import show_views, shown_model
 from icd_mmrazor.utils.watchdog import Watchdog
@@ -68,7 +69,7 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     metrics = runner.test()
     if args.out and runner.rank == 0:
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(dump(metrics, file_format='json'), Path(args.out))
+        write_whole(dump(json_value(metrics), file_format='json'), Path(args.out))
 
 
 def main() -> None:

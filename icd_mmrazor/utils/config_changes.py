@@ -47,6 +47,7 @@ OF_LOADERS = (
 WATCHING_HOOKS = (
     'CheckBatchesHook',
     'CheckLabelsHook',
+    'CheckMetricsHook',
     'CheckNumbersHook',
     'CheckResumeHook',
     'CheckWeightsHook',
@@ -55,6 +56,7 @@ WATCHING_HOOKS = (
     'DistillationReportHook',
     'EmptyCacheHook',
     'ExportStudentHook',
+    'HookStateHook',
     'IterTimerHook',
     'LoggerHook',
     'PlainCheckpointHook',

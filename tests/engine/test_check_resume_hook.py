@@ -112,3 +112,13 @@ def test_the_digest_is_of_the_values() -> None:
     network[1].running_mean[2] += 1
     assert weights_digest(network) != digest
     assert weights_digest(network.to(torch.bfloat16)) != digest
+
+
+def test_a_schedule_that_was_not_stored(demo_config: Callable, runner: Callable) -> None:
+    cfg = demo_config('res8_digits', **{'default_hooks.checkpoint.save_param_scheduler': False})
+    runner(cfg).train()
+    cfg.resume = True
+    with pytest.raises(SettingError, match=r'param_scheduler: where it was is not in .*save_param_scheduler=False'):
+        runner(cfg).train()
+    cfg.merge_from_dict(CHANGED)
+    runner(cfg).train()

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import given_metrics  # noqa: F401 (registers)
 import pytest
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -14,6 +15,7 @@ from icd_mmrazor import benchmark
 from icd_mmrazor.utils.checkpoints import read_checkpoint
 
 MIXUP = dict(type='ClsDataPreprocessor', num_classes=10, batch_augments=dict(augments=dict(type='Mixup', alpha=1.0)))
+PACK = dict(type='PackInputs')
 ERASING = dict(type='RandomErasing', erase_prob=0.5, mode='rand')
 
 
@@ -81,6 +83,10 @@ def trained(runner: Callable, tmp_path: Path) -> Callable[..., tuple[Path, Runne
     return train
 
 
+def given(*accuracies: float) -> dict:
+    return dict(type='GivenMetrics', metrics=[{'accuracy/top1': accuracy} for accuracy in accuracies])
+
+
 def logged(run: Runner) -> str:
     return '\n'.join(file.read_text() for file in Path(run.work_dir).glob('*/*.log'))
 
@@ -130,4 +136,62 @@ def test_loops_that_count_iterations(
     whole, _ = trained(cfg)
     resumed, run = trained(cfg, stop, in_validation=in_validation)
     assert run.stop.validated_at == [6]
+    assert differences(whole, resumed) == []
+
+
+@pytest.mark.parametrize(('priority', 'stops'), [('LOWEST', [6, 9]), ('NORMAL', [6])])
+def test_early_stopping_counts_on(priority: str, stops: list[int], config: Callable, trained: Callable) -> None:
+    """Stopped after the validation that is the best, which it has seen behind or before the checkpoint, and later."""
+    scores = given(1.0, 3.0, 2.0, 2.0, 5.0, 5.0)
+    stopping = dict(type='EarlyStoppingHook', monitor='accuracy/top1', patience=2, priority=priority)
+    cfg = config(custom_hooks=[scores, stopping], **{'train_cfg.max_epochs': 6})
+    cfg.param_scheduler = dict(type='ReduceOnPlateauLR', monitor='accuracy/top1', rule='greater', patience=0)
+    whole, run = trained(cfg)
+    assert run.epoch == 4
+    resumed, run = trained(cfg, *stops)
+    assert run.epoch == 4
+    assert differences(whole, resumed) == []
+
+
+def test_early_stopping_in_a_loop_that_counts_iterations(config: Callable, trained: Callable) -> None:
+    """No validation is 60 % better than the first one: the third ends the training."""
+    stopping = dict(type='EarlyStoppingHook', monitor='accuracy/top1', patience=2, min_delta=60.0)
+    cfg = config(custom_hooks=[stopping])
+    cfg.train_cfg = dict(by_epoch=False, max_iters=20, val_interval=2)
+    cfg.default_hooks.checkpoint.update(by_epoch=False, interval=1)
+    whole, run = trained(cfg)
+    assert run.iter == 6
+    resumed, run = trained(cfg, 3, 5)
+    assert run.iter == 6
+    assert differences(whole, resumed) == []
+
+
+def test_early_stopping_that_has_ended_the_training(config: Callable, trained: Callable) -> None:
+    """The second validation reaches the threshold and is the best one: there is nothing left to train."""
+    scores = given(1.0, 3.0, 2.0, 2.0)
+    stopping = dict(type='EarlyStoppingHook', monitor='accuracy/top1', stopping_threshold=2.5)
+    cfg = config(custom_hooks=[scores, stopping], **{'train_cfg.max_epochs': 4})
+    _, run = trained(cfg)
+    again = Config({**cfg.to_dict(), 'work_dir': run.work_dir, 'resume': True})
+    again.experiment_name = 'again'
+    again = Runner.from_cfg(again)
+    again.train()
+    assert run.epoch == again.epoch == 2
+
+
+RECIPE = dict(
+    type='SwitchRecipeHook',
+    schedule=[dict(action_epoch=2, loss=dict(type='SeesawLoss', num_classes=10), train_pipeline=[ERASING, PACK])],
+)
+
+
+def test_hooks_that_change_the_training(config: Callable, trained: Callable) -> None:
+    """Stopped within epochs: a loss with counts of its own, a rate set at the start of each epoch, batch statistics."""
+    hooks = [RECIPE, dict(type='SimSiamHook', fix_pred_lr=True, lr=0.02), dict(type='PreciseBNHook', num_samples=30)]
+    cfg = config(custom_hooks=hooks, **{'train_cfg.max_epochs': 3, 'default_hooks.checkpoint.by_epoch': False})
+    cfg.default_hooks.whole_batches.max_memory = 0
+    cfg.param_scheduler.T_max = 9
+    cfg.optim_wrapper.paramwise_cfg = dict(custom_keys=dict(head=dict(fix_lr=True)))
+    whole, _ = trained(cfg)
+    resumed, _ = trained(cfg, 5, 7)
     assert differences(whole, resumed) == []

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from helpers import CONFIGS, TOOLS, exit_status, run_python
@@ -105,6 +106,23 @@ def test_testing_changes_nothing_of_the_training(
     accuracy = json.loads((tmp_path / 'out.json').read_text())['accuracy/top1']
     assert accuracy == validated(work_dir)[-1]['accuracy/top1']
     assert (work_dir / 'inside.py').read_text() == kept
+
+
+def test_all_metrics_are_written(options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a matrix the rows, beside the numbers."""
+    monkeypatch.chdir(tmp_path)
+    network, out = CONFIGS / 'demo' / 'res8_digits.py', tmp_path / 'metrics.json'
+    config = tmp_path / 'matrix.py'
+    matrix = "dict(type='ConfusionMatrix', num_classes=10)"
+    config.write_text(f"_base_ = ['{network}']\ntest_evaluator = [dict(type='Accuracy'), {matrix}]\n")
+    cfg = Config.fromfile(config)
+    torch.save({'state_dict': MODELS.build(cfg.model).state_dict()}, tmp_path / 'random.pth')
+    data = [option for option in options if 'data_file' in option]
+    assert exit_status(TOOLS / 'test.py', config, tmp_path / 'random.pth', '--out', out, '--cfg-options', *data) is None
+    metrics = json.loads(out.read_text())
+    matrix = np.array(metrics['confusion_matrix/result'])
+    assert matrix.shape == (10, 10)
+    assert metrics['accuracy/top1'] == pytest.approx(100 * matrix.trace() / matrix.sum())
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,10 @@ default_hooks = dict(
     # those methods that need it: the memories of CRD, the initial stage of AB, FT and FSP
     sample_memory=dict(type='SampleMemoryHook'),
     initial_stage=dict(type='InitialStageHook'),
+    # what is watched (save_best, a plateau, early stopping) must be a metric of the validation
+    check_metrics=dict(type='CheckMetricsHook'),
+    # what hooks remember is in the checkpoint: early stopping counts on after a resume
+    hook_states=dict(type='HookStateHook'),
     # training images that fit in memory are cropped and flipped a batch at a time, on the training device
     whole_batches=dict(type='WholeBatchHook'),
     check_labels=dict(type='CheckLabelsHook'),

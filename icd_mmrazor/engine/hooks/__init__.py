@@ -2,6 +2,7 @@
 
 from icd_mmrazor.engine.hooks.check_batches_hook import CheckBatchesHook
 from icd_mmrazor.engine.hooks.check_labels_hook import CheckLabelsHook
+from icd_mmrazor.engine.hooks.check_metrics_hook import CheckMetricsHook
 from icd_mmrazor.engine.hooks.check_numbers_hook import CheckNumbersHook
 from icd_mmrazor.engine.hooks.check_resume_hook import CheckResumeHook
 from icd_mmrazor.engine.hooks.check_weights_hook import CheckWeightsHook
@@ -10,6 +11,7 @@ from icd_mmrazor.engine.hooks.distillation_report_hook import DistillationReport
 from icd_mmrazor.engine.hooks.export_student_hook import ExportStudentHook
 from icd_mmrazor.engine.hooks.float32_precision_hook import Float32PrecisionHook
 from icd_mmrazor.engine.hooks.frozen_feature_hook import FrozenFeatureHook
+from icd_mmrazor.engine.hooks.hook_state_hook import HookStateHook
 from icd_mmrazor.engine.hooks.initial_stage_hook import InitialStageHook
 from icd_mmrazor.engine.hooks.plain_checkpoint_hook import PlainCheckpointHook
 from icd_mmrazor.engine.hooks.repeatable_randomness_hook import RepeatableRandomnessHook
@@ -22,6 +24,7 @@ from icd_mmrazor.engine.hooks.whole_batch_hook import WholeBatchHook
 __all__ = [
     'CheckBatchesHook',
     'CheckLabelsHook',
+    'CheckMetricsHook',
     'CheckNumbersHook',
     'CheckResumeHook',
     'CheckWeightsHook',
@@ -30,6 +33,7 @@ __all__ = [
     'ExportStudentHook',
     'Float32PrecisionHook',
     'FrozenFeatureHook',
+    'HookStateHook',
     'InitialStageHook',
     'PlainCheckpointHook',
     'RepeatableRandomnessHook',

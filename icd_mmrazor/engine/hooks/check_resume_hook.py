@@ -91,6 +91,11 @@ class CheckResumeHook(Hook):
         if missing := missing_parts(checkpoint):
             raise CheckpointError(f'--resume: {runner._load_from or "the latest checkpoint"} holds {missing}.')
         changes = self._changes(checkpoint['meta'], runner)
+        if runner.param_schedulers and 'param_schedulers' not in checkpoint:
+            changes.append(
+                'param_scheduler: where it was is not in the checkpoint (CheckpointHook: save_param_scheduler=False), '
+                'so it starts anew'
+            )
         if not changes:
             return
         more = [f'and {len(changes) - SHOWN_CHANGES} more'] if len(changes) > SHOWN_CHANGES else []

@@ -1,6 +1,6 @@
 """What is being distilled, said once at the start."""
 
-from numbers import Real
+from typing import Any
 
 import torch
 from mmengine.hooks import Hook
@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from icd_mmrazor.models.passes import explained_pass
+from icd_mmrazor.utils.metrics import numbers_in
 
 
 @HOOKS.register_module()
@@ -59,12 +60,12 @@ class DistillationReportHook(Hook):
         # not kept in checkpoints: a resumed run evaluates its own teacher
         runner.message_hub.update_info('teacher_metrics', metrics, resumed=False)
         # some are lists, such as an accuracy for each class
-        numbers = [f'{name} {value:.2f}' for name, value in metrics.items() if isinstance(value, Real)]
+        numbers = [f'{name} {value:.2f}' for name, value in numbers_in(metrics).items()]
         return ', validation set: ' + ', '.join(numbers)
 
 
 @torch.no_grad()
-def evaluate(model: BaseModel, data_preprocessor: nn.Module, runner: Runner) -> dict[str, float]:
+def evaluate(model: BaseModel, data_preprocessor: nn.Module, runner: Runner) -> dict[str, Any]:
     """Evaluate a model on a run's validation set, without the hooks and the log of a validation epoch.
 
     Args:

@@ -13,6 +13,9 @@ from mmengine.runner import Runner
 from mmengine.utils import apply_to
 from torch import Tensor
 
+# beside tensors and containers
+PLAIN_TYPES = (bool, int, float, complex, str, bytes, bytearray, torch.dtype, torch.device)
+
 
 @HOOKS.register_module()
 class PlainCheckpointHook(Hook):
@@ -32,6 +35,10 @@ class PlainCheckpointHook(Hook):
 
     # before the file is written, after the hooks that add to it
     priority = 'LOWEST'
+
+    def __init__(self) -> None:
+        # what has been named in a warning
+        self._dropped: set[str] = set()
 
     def before_train(self, runner: Runner) -> None:
         """Lay out what a resumed optimizer has read as the weights of this run are."""
@@ -53,10 +60,42 @@ class PlainCheckpointHook(Hook):
                 checkpoint[name].update(apply_to(checkpoint[name], torch.is_tensor, Tensor.contiguous))
         for name in ('meta', 'message_hub', 'param_schedulers'):
             if name in checkpoint:
-                checkpoint[name] = _plain(checkpoint[name])
+                checkpoint[name] = plain_value(checkpoint[name])
+        self._drop_objects(runner, checkpoint.get('message_hub'))
+
+    def _drop_objects(self, runner: Runner, hub: dict[str, Any] | None) -> None:
+        """Leave out what could not be read again: a metric of the last validation, for example, may be any object."""
+        for name, value in list(hub['runtime_info'].items()) if hub else []:
+            if not is_plain(value):
+                del hub['runtime_info'][name]
+                hub['resumed_keys'].pop(name, None)
+                if name not in self._dropped:
+                    self._dropped.add(name)
+                    runner.logger.warning(
+                        f'PlainCheckpointHook: {name} in the message hub is a {type(value).__name__} and not stored: '
+                        'a checkpoint holds tensors and plain values only.'
+                    )
 
 
-def _plain(value: Any) -> Any:
+def is_plain(value: Any) -> bool:
+    """Return whether ``torch.load(weights_only=True)`` reads a value.
+
+    Args:
+        value: Anything.
+    """
+    if isinstance(value, dict):
+        return all(is_plain(item) for pair in value.items() for item in pair)
+    if isinstance(value, list | tuple):
+        return type(value) in (list, tuple, torch.Size) and all(map(is_plain, value))
+    return value is None or isinstance(value, Tensor) or type(value) in PLAIN_TYPES
+
+
+def plain_value(value: Any) -> Any:
+    """Return a value as it is stored: what is numpy's, and special containers, as Python's own.
+
+    Args:
+        value: Anything; what there is no plain form of stays as it is.
+    """
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, np.generic):
@@ -64,8 +103,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):  # a Counter or defaultdict too
         kind = OrderedDict if isinstance(value, OrderedDict) else dict
         # OneCycleLR keeps a function of its own, which a resumed one has, too
-        return kind((key, _plain(item)) for key, item in value.items() if not isinstance(item, FunctionType))
+        return kind((key, plain_value(item)) for key, item in value.items() if not isinstance(item, FunctionType))
     if isinstance(value, list | tuple):
         kind = list if isinstance(value, list) else tuple
-        return kind(_plain(item) for item in value)
+        return kind(plain_value(item) for item in value)
     return value

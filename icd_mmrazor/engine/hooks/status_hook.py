@@ -18,6 +18,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 
 from icd_mmrazor import compat
 from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.utils.metrics import as_number, numbers_in
 
 # in a clone a link to the folder at the top
 TEST_TOOL = Path(compat.__file__).parent / '.mim' / 'tools' / 'test.py'
@@ -119,7 +120,7 @@ class StatusHook(Hook):
             return
         name = _watched(runner, metrics or {})
         if name is not None:
-            self._latest = (name, metrics[name], _done(runner))
+            self._latest = (name, as_number(metrics[name]), _done(runner))
         self._say(runner, _done(runner))
 
     @master_only
@@ -223,7 +224,7 @@ def _checkpoint_hook(runner: Runner) -> CheckpointHook | None:
 def _watched(runner: Runner, metrics: Mapping[str, Any]) -> str | None:
     """Return which metric is shown: the one that decides which checkpoint is the best, else the first number."""
     hook = _checkpoint_hook(runner)
-    numbers = [name for name, value in metrics.items() if isinstance(value, Real)]
+    numbers = list(numbers_in(metrics))
     chosen = [name for name in (hook.key_indicators if hook else []) if name in numbers]
     return next(iter(chosen + numbers), None)
 
@@ -250,7 +251,7 @@ def _best(runner: Runner) -> str:
 
 def _teacher(runner: Runner) -> float | None:
     metrics = runner.message_hub.runtime_info.get('teacher_metrics', {})
-    return metrics.get(_watched(runner, metrics))
+    return as_number(metrics.get(_watched(runner, metrics)))
 
 
 def _gap(teacher: float, student: float | None) -> str:
