@@ -214,8 +214,6 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         networks = {'model.teacher': self.teacher, 'model.architecture': self.architecture, 'model': self}
         with explained_pass('FrozenTeacherDistill', batch_inputs, **networks):
             check_labels(self, data_samples)
-            if not self.calculate_student_loss:
-                self._student_pass = needed_pass(self.distiller, self.student, batch_inputs, data_samples)
             losses = self._losses_of(batch_inputs, data_samples)
         self._has_run = True
         return losses
@@ -223,6 +221,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     def _losses_of(self, batch_inputs: Tensor, data_samples: list | None) -> dict[str, Tensor]:
         if not self.distillation_stopped and 'teacher' in networks_needed_by(self.distiller):
             self.frozen_teacher.prepare(batch_inputs, data_samples)
+        if not self._has_run and not self.calculate_student_loss:
+            self._student_pass = needed_pass(self.distiller, self.student, batch_inputs, data_samples)
         if not self.torch_compile:
             return self._losses(batch_inputs, data_samples)
         if takes_joined_labels(self):
