@@ -46,7 +46,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
       is not run.
 
     Args:
-        distiller: Config of the distiller.
+        distiller: Config of the distiller. Losses between softmaxes of logits are refused where a network has a head for
+            several labels an image.
         teacher: The teacher: a name or a config, as :func:`icd_mmrazor.models.networks.network_config` takes them, or
             the built model.
         teacher_ckpt: The teacher's checkpoint: a file or an ``https://`` address. A distillation checkpoint gives its
@@ -72,10 +73,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
     Raises:
         SettingError: ``teacher_ckpt`` is not given, a network is named that there is not, teacher and student have
-            different numbers of classes, a loss between softmaxes gets the logits of a head for several labels an
-            image, a switch is neither True nor False, ``torch_compile`` has options that ``torch.compile`` has not,
-            the device cannot compute in ``teacher_precision``, or the first batch cannot be computed: networks, losses
-            and images do not fit each other, or labels are missing.
+            different numbers of classes, a switch is neither True nor False, ``torch_compile`` has options that
+            ``torch.compile`` has not, the device cannot compute in ``teacher_precision``, or the first batch cannot
+            be computed: networks, losses and images do not fit each other.
         CheckpointError: The checkpoint is missing, is not a plain weights file, or is of another network.
 
     Config example::
