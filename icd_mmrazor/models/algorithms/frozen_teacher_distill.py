@@ -47,7 +47,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
       is not run.
 
     Args:
-        distiller: Config of the distiller.
+        distiller: Config of the distiller. Losses between softmaxes of logits are refused where a network has a head for
+            several labels an image.
         teacher: The teacher: a name or a config, as :func:`icd_mmrazor.models.networks.network_config` takes them, or
             the built model.
         teacher_ckpt: The teacher's checkpoint: a file or an ``https://`` address. A distillation checkpoint gives its
@@ -73,10 +74,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
     Raises:
         SettingError: ``teacher_ckpt`` is not given, a network is named that there is not, teacher and student have
-            different numbers of classes, a loss between softmaxes gets the logits of a head for several labels an
-            image, a switch is neither True nor False, ``torch_compile`` has options that ``torch.compile`` has not,
-            the device cannot compute in ``teacher_precision``, or the first batch cannot be computed: networks, losses
-            and images do not fit each other, or labels are missing.
+            different numbers of classes, a switch is neither True nor False, ``torch_compile`` has options that
+            ``torch.compile`` has not, the device cannot compute in ``teacher_precision``, or the first batch cannot
+            be computed: networks, losses and images do not fit each other.
         CheckpointError: The checkpoint is missing, is not a plain weights file, or is of another network.
 
     Config example::
@@ -220,8 +220,6 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         networks = {'model.teacher': self.teacher, 'model.architecture': self.architecture, 'model': self}
         with explained_pass('FrozenTeacherDistill', batch_inputs, **networks):
             check_labels(self, data_samples)
-            if not self.calculate_student_loss:
-                self._student_pass = needed_pass(self.distiller, self.student, batch_inputs, data_samples)
             losses = self._losses_of(batch_inputs, data_samples)
         self._has_run = True
         return losses
@@ -229,6 +227,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     def _losses_of(self, batch_inputs: Tensor, data_samples: list | None) -> dict[str, Tensor]:
         if not self.distillation_stopped and 'teacher' in networks_needed_by(self.distiller):
             self.frozen_teacher.prepare(batch_inputs, data_samples)
+        if not self._has_run and not self.calculate_student_loss:
+            self._student_pass = needed_pass(self.distiller, self.student, batch_inputs, data_samples)
         if not self.torch_compile:
             return self._losses(batch_inputs, data_samples)
         if takes_joined_labels(self):
