@@ -386,9 +386,9 @@ def save_best_of_any_metrics() -> None:
             return
         numbers, listed = numbers_in(metrics), ', '.join(metrics)
         if 'auto' in self.key_indicators:
-            # a resumed run goes on with what was chosen
+            # a resumed run continues with what was chosen
             before = runner.message_hub.get_info(BEST_METRIC)
-            chosen = before if before in numbers else best_metric(self, numbers)
+            chosen = best_metric(self, sorted(numbers, key=lambda name: name != before))
             if chosen is None:
                 tell(self, runner, f"save_best='auto' finds no number whose rule is known in {listed}: none is saved.")
                 return

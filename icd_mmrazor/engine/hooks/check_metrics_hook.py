@@ -76,7 +76,7 @@ class CheckMetricsHook(Hook):
             _refuse(list(_watchers(runner, [runner.epoch])), metrics or {})
         except SettingError as error:
             _keep(runner)
-            raise SettingError(f'{error} Then go on with --resume --resume-changes list.') from None
+            raise SettingError(f'{error} Then continue with --resume --resume-changes list.') from None
 
 
 def _watchers(runner: Runner, epochs: Iterable[int]) -> Iterator[_Watcher]:

@@ -107,7 +107,7 @@ class HookStateHook(Hook):
             if not checks or checks[0].changes == 'refuse':
                 raise SettingError(
                     f'--resume: what these hooks remember is not in the checkpoint:\n  {listed}\nTrain from the '
-                    'beginning, or go on without it with --resume-changes list.'
+                    'beginning, or continue without it with --resume-changes list.'
                 )
         # that of a stranger may hold anything
         meta = checkpoint['meta'] if isinstance(checkpoint.get('meta'), dict) else {}
