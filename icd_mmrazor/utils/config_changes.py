@@ -48,6 +48,7 @@ WATCHING_HOOKS = (
     'CheckBatchesHook',
     'CheckLabelsHook',
     'CheckNumbersHook',
+    'CheckPreparationHook',
     'CheckResumeHook',
     'CheckpointHook',
     'DeferredRuntimeInfoHook',

@@ -3,6 +3,7 @@
 from icd_mmrazor.engine.hooks.check_batches_hook import CheckBatchesHook
 from icd_mmrazor.engine.hooks.check_labels_hook import CheckLabelsHook
 from icd_mmrazor.engine.hooks.check_numbers_hook import CheckNumbersHook
+from icd_mmrazor.engine.hooks.check_preparation_hook import CheckPreparationHook
 from icd_mmrazor.engine.hooks.check_resume_hook import CheckResumeHook
 from icd_mmrazor.engine.hooks.deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from icd_mmrazor.engine.hooks.distillation_report_hook import DistillationReportHook
@@ -22,6 +23,7 @@ __all__ = [
     'CheckBatchesHook',
     'CheckLabelsHook',
     'CheckNumbersHook',
+    'CheckPreparationHook',
     'CheckResumeHook',
     'DeferredRuntimeInfoHook',
     'DistillationReportHook',
