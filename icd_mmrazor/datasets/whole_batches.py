@@ -13,8 +13,8 @@ from mmpretrain.datasets.transforms import EfficientNetCenterCrop, PackInputs, R
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
-from icd_mmrazor.datasets.fingerprints import fingerprint, fingerprint_of_dataset
 from icd_mmrazor.datasets.indexed import IndexedDataset
+from icd_mmrazor.utils.fingerprints import fingerprint, fingerprint_of_dataset
 from icd_mmrazor.utils.memory import free_memory, processes_sharing
 
 # transforms that do the same to an image every time

@@ -46,7 +46,7 @@ class CheckPreparationHook(Hook):
         lost = lost_augmentations(student, preprocessor) if student is not None else None
         if lost is not None and not hasattr(model, 'check_order_of_channels') and not _named(runner.cfg):
             raise SettingError(
-                f'{type(model).__name__}: the student is to be trained with {names_of(lost)}, but the images go through '
+                f'{type(model).__name__}: the student asks for {names_of(lost)}, but the images go through '
                 'the data preprocessor of the algorithm, which has no batch_augments. Set '
                 'data_preprocessor.batch_augments; None trains without.'
             )

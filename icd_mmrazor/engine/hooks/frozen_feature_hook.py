@@ -11,9 +11,9 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from icd_mmrazor.datasets.fingerprints import fingerprint, fingerprint_of_dataset
 from icd_mmrazor.datasets.whole_batches import NoWholeBatchesError, split_pipeline
 from icd_mmrazor.models.classifiers import LinearProbe, ProbeDataPreprocessor
+from icd_mmrazor.utils.fingerprints import fingerprint, fingerprint_of_dataset, fingerprint_of_tensors
 from icd_mmrazor.utils.loaders import MadeBatches, NumberedBatches, number_batches
 
 BATCH_SIZE = 256
@@ -154,7 +154,7 @@ class _KeptFeatures:
         settings = {n: value for n, value in vars(preprocessor).items() if n != 'training' and not n.startswith('_')}
         try:
             return [
-                fingerprint([t.detach().cpu().flatten().view(torch.uint8).numpy() for t in tensors]),
+                fingerprint_of_tensors(tensors),
                 fingerprint([module.training for part in frozen for module in part.modules()]),
                 fingerprint([type(preprocessor), settings]),
                 fingerprint_of_dataset(self.loader.dataset),

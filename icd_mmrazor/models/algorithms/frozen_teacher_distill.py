@@ -302,9 +302,15 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         return add_prefix(losses, 'student')
 
     def train(self, mode: bool = True) -> 'FrozenTeacherDistill':
-        """Set the mode of student and distiller; the teacher stays in eval mode."""
+        """Set the mode of student and distiller; the teacher stays in eval mode.
+
+        Loops call it before each epoch, after all hooks had their turn, so the teacher is looked at: what changed its
+        weights counts.
+        """
         super().train(mode)
         self.teacher.eval()
+        if mode:
+            self.frozen_teacher.look_again()
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:

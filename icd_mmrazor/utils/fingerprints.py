@@ -1,8 +1,12 @@
-"""Fingerprints that tell whether a dataset or a pipeline has changed since it was read."""
+"""Fingerprints that tell whether a dataset, a pipeline or weights have changed since they were read."""
 
 import pickle
 import zlib
+from collections.abc import Iterable
 from typing import Any
+
+import torch
+from torch import Tensor
 
 
 def fingerprint(value: Any, but: Any = None) -> int:
@@ -43,6 +47,18 @@ def fingerprint_of_dataset(dataset: Any, but: Any = None) -> int:
         if not hasattr(dataset, 'get_data_info'):
             raise
         return fingerprint([dataset.get_data_info(i) for i in range(len(dataset))])
+
+
+def fingerprint_of_tensors(tensors: Iterable[Tensor]) -> int:
+    """Return a number that changes with the values of tensors, however they are changed.
+
+    Args:
+        tensors: Of any types, on any device.
+    """
+    total = 0
+    for tensor in tensors:
+        total = zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), total)
+    return total
 
 
 class _Checksum:
