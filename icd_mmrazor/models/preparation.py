@@ -1,7 +1,7 @@
 """How images are prepared for a network: order of the channels, normalisation, padding."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -9,6 +9,7 @@ from torch import nn
 from icd_mmrazor.utils.config_text import read_settings
 from icd_mmrazor.utils.errors import SettingError
 
+SPLITS = ('train', 'test', 'val')
 TURNS = ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr')
 # datasets whose images are arrays in the order of the published files
 RGB_DATASETS = ('CIFAR10', 'CIFAR100', 'VerifiedCIFAR10', 'VerifiedCIFAR100', 'STL10')
@@ -100,17 +101,18 @@ def _rounded(values: Any) -> tuple[float, ...]:
     return tuple(round(float(value), 2) for value in values or ())
 
 
-def preparation_in(cfg: Mapping[str, Any]) -> Preparation | None:
+def preparation_in(cfg: Mapping[str, Any], splits: Sequence[str] = SPLITS) -> Preparation | None:
     """Return how a run prepares its images, by its config.
 
     Args:
         cfg: The config of a training or a test, read or as plain values.
+        splits: Whose dataset counts: the first that there is.
 
     Returns:
         ``None`` where it does not say so, as those of other times.
     """
     model = cfg.get('model')
-    source = source_of_images(cfg)
+    source = source_of_images(cfg, splits)
     if not isinstance(model, Mapping) or source is None:
         return None
     inner = model.get('architecture')
@@ -137,17 +139,18 @@ def preparation_of_checkpoint(checkpoint: Mapping[str, Any]) -> Preparation | No
         return None
 
 
-def source_of_images(cfg: Mapping[str, Any]) -> str | None:
+def source_of_images(cfg: Mapping[str, Any], splits: Sequence[str] = SPLITS) -> str | None:
     """Return in which order of the channels a run's dataset gives its images, before the data preprocessor.
 
     Args:
         cfg: The run's config.
+        splits: Whose dataset counts: the first that there is.
 
     Returns:
         ``'RGB'``, ``'BGR'`` (image files, as OpenCV reads them), ``'gray'``, or what else gives the images; ``None``
         where there is no dataset with a pipeline, or the pipeline itself normalises.
     """
-    for split in ('train', 'test', 'val'):
+    for split in splits:
         loader = cfg.get(f'{split}_dataloader')
         for dataset in _with_pipeline(loader.get('dataset') if isinstance(loader, Mapping) else None):
             return _source(dataset)

@@ -6,13 +6,12 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import nn
 
 from icd_mmrazor.models.algorithms.shared_preprocessor import compare_preparations, lost_augmentations, names_of
 from icd_mmrazor.models.preparation import preparation_by, preparation_of_checkpoint, source_of_images
+from icd_mmrazor.utils.datasets import images_are_gray
 from icd_mmrazor.utils.errors import SettingError
-
-LOOKED_AT = 8
 
 
 @HOOKS.register_module()
@@ -51,13 +50,13 @@ class CheckPreparationHook(Hook):
                 'data_preprocessor.batch_augments; None trains without.'
             )
         if hasattr(model, 'check_order_of_channels'):
-            model.check_order_of_channels(source, _images_are_gray(runner))
+            model.check_order_of_channels(source, images_are_gray(runner.train_dataloader.dataset))
         elif isinstance(getattr(model, 'teacher', None), nn.Module):
             teacher = runner.cfg.get('model', {}).get('teacher')
             told = teacher.get('data_preprocessor') if isinstance(teacher, dict) else None
             if told:
                 used = preparation_by(preprocessor, source)
-                compare_preparations(used, preparation_by(told), None, _images_are_gray(runner))
+                compare_preparations(used, preparation_by(told), None, images_are_gray(runner.train_dataloader.dataset))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Compare the weights that a training begins with."""
@@ -81,12 +80,3 @@ def _named(cfg: Any) -> bool:
     """Return whether the algorithm's own settings speak of augmentations, if only to have none."""
     model = cfg.get('model', {})
     return 'batch_augments' in (model.get('data_preprocessor') or cfg.get('data_preprocessor') or {})
-
-
-def _images_are_gray(runner: Runner) -> bool:
-    dataset = runner.train_dataloader.dataset
-    try:
-        images = [dataset[i]['inputs'] for i in range(min(LOOKED_AT, len(dataset)))]
-    except (TypeError, LookupError):  # samples of another form
-        return False
-    return all(isinstance(i, Tensor) and i.ndim == 3 and bool((i == i[:1]).all()) for i in images)
