@@ -13,7 +13,7 @@ from icd_mmrazor.compat import take_batches_from
 from icd_mmrazor.utils.randomness import IMAGES, ORDER, seed_all
 
 # attributes of NumberedBatches; all others are those of the batch sampler whose place it takes
-OWN = ('batch_sampler', 'loader', 'loop', 'rank', 'seed', 'skip', '_endless')
+OWN = ('batch_sampler', 'loader', 'loop', 'rank', 'seed', 'skip', '_begun', '_endless')
 
 
 class NumberedIndices(list):
@@ -37,7 +37,7 @@ class NumberedBatches:
     number of workers the images are the same, and after a resume too.
 
     A resumed training begins with the batch that it is at; those before it are not loaded. In a loop that counts
-    iterations the batches never end: after the last one of a pass over the data the next pass begins.
+    iterations the next pass over the data begins after the last batch of one.
 
     Args:
         loop: The training loop.
@@ -57,6 +57,8 @@ class NumberedBatches:
         _forget_workers(loader)
         loader.dataset.__getitems__ = _RepeatablePreparation(loader.dataset, seed, rank)
         self._endless = hasattr(loop, 'dataloader_iterator')
+        # of such a loop: a pass over the data and the iteration that it begins with
+        self._begun = 0, 0
         if self._endless:
             take_batches_from(loop, self._loaded())
 
@@ -78,23 +80,30 @@ class NumberedBatches:
         object.__setattr__(self if name in OWN else self.batch_sampler, name, value)
 
     def __iter__(self) -> Iterator[NumberedIndices]:
-        number = self.loop.iter
         if self._endless:
-            batches = itertools.islice(self._passes(), number, None)
-        else:
-            skip, self.skip = self.skip, 0
-            batches = itertools.islice(self._pass(self.loop.epoch), skip, None)
-        for i, indices in enumerate(batches, number):
+            yield from self._rest_of_pass()
+            return
+        skip, self.skip = self.skip, 0
+        batches = itertools.islice(self._pass(self.loop.epoch), skip, None)
+        for i, indices in enumerate(batches, self.loop.iter):
             yield NumberedIndices(indices, i)
 
-    def _passes(self) -> Iterator[Sequence[int]]:
+    def _rest_of_pass(self) -> Iterator[NumberedIndices]:
+        """Yield the batches from the loop's iteration to the end of the pass over the data that it is in."""
         if isinstance(self.sampler, InfiniteSampler):  # its stream may have been begun
             sampler = self.sampler
             sampler.indices = InfiniteSampler(sampler.dataset, sampler.shuffle, sampler.seed).indices
-        for epoch in itertools.count():
+        number, (epoch, begin) = self.loop.iter, self._begun
+        end = begin
+        while end <= number:  # passes that have ended are gone through by their indices alone
+            self._begun = epoch, begin = epoch + (end > begin), end
             if hasattr(self.sampler, 'set_epoch'):
                 self.sampler.set_epoch(epoch)
-            yield from self._pass(epoch)
+            for end, indices in enumerate(self._pass(epoch), begin + 1):
+                if end > number:
+                    yield NumberedIndices(indices, end - 1)
+            if end == begin:  # no batches
+                return
 
     def _pass(self, epoch: int) -> Iterator[Sequence[int]]:
         # for samplers without a seed of their own; without the rank, since some take their part of a common order
@@ -102,8 +111,10 @@ class NumberedBatches:
         yield from self.batch_sampler
 
     def _loaded(self) -> Iterator[Any]:
-        # not before the first batch is asked for: hooks may still change the loader
-        yield from self.loop.dataloader
+        # not before the first batch is asked for: hooks may still change the loader; anew for each pass, as mmengine
+        # does, so that workers that are begun with it see what hooks have changed since
+        while True:
+            yield from self.loop.dataloader
 
     def undo(self) -> None:
         """Leave the DataLoader as it was. Its dataset prepares batches without a number as always."""
