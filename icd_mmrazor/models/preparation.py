@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from icd_mmrazor.utils.config_text import read_settings
@@ -98,7 +99,8 @@ def preparation_by(preprocessor: nn.Module | Mapping[str, Any], source: str | No
 
 
 def _rounded(values: Any) -> tuple[float, ...]:
-    return tuple(round(float(value), 2) for value in values or ())
+    # as a data preprocessor keeps them: 123.675 would be rounded otherwise
+    return tuple(round(value, 2) for value in torch.tensor(list(values or ()), dtype=torch.float32).tolist())
 
 
 def preparation_in(cfg: Mapping[str, Any], splits: Sequence[str] = SPLITS) -> Preparation | None:
@@ -135,7 +137,7 @@ def preparation_of_checkpoint(checkpoint: Mapping[str, Any]) -> Preparation | No
         return None
     try:
         return preparation_in(read_settings(text, 'the config in the checkpoint'))
-    except (SettingError, TypeError, ValueError, AttributeError):  # a stranger's may hold anything
+    except (SettingError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError):  # a stranger's text
         return None
 
 

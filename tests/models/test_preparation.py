@@ -47,7 +47,7 @@ def test_the_order_in_a_dataset(cfg: dict, source: str | None) -> None:
 @pytest.mark.parametrize('name', ['to_rgb', 'bgr_to_rgb', 'rgb_to_bgr'])
 @pytest.mark.parametrize('kind', ['ClsDataPreprocessor', 'SelfSupDataPreprocessor', 'ImgDataPreprocessor'])
 def test_a_preprocessor_and_its_config_say_the_same(kind: str, name: str) -> None:
-    cfg = dict(type=kind, mean=[1.5] * 3, std=[2.5] * 3, pad_size_divisor=4, pad_value=7)
+    cfg = dict(type=kind, mean=[123.675] * 3, std=[2.5] * 3, pad_size_divisor=4, pad_value=7)
     if kind == 'ClsDataPreprocessor':
         name = 'to_rgb'
     elif kind == 'ImgDataPreprocessor' and name == 'to_rgb':
@@ -55,8 +55,8 @@ def test_a_preprocessor_and_its_config_say_the_same(kind: str, name: str) -> Non
     for settings in (cfg, {**cfg, name: True}):
         found = preparation_by(settings)
         assert found == preparation_by(MODELS.build(dict(settings)))
-        assert found == Preparation(kind, name in settings, (1.5,) * 3, (2.5,) * 3, (4, 7))
-    assert found.normalisation == 'mean [1.5, 1.5, 1.5], std [2.5, 2.5, 2.5], padding to multiples of 4 with 7'
+        assert found == Preparation(kind, name in settings, (123.68,) * 3, (2.5,) * 3, (4, 7))
+    assert found.normalisation == 'mean [123.68, 123.68, 123.68], std [2.5, 2.5, 2.5], padding to multiples of 4 with 7'
 
 
 def test_where_a_run_says_it() -> None:

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from icd_mmrazor.compat import channels_last_is_sound
 from icd_mmrazor.models.algorithms.shared_preprocessor import (
+    asks_for_weights,
     channels_of,
     compare_preparations,
     refuse_unmixed_labels,
     take_labels_form,
+    warn_of_first_weights,
     warn_of_normalisation,
 )
 from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher, networks_needed_by
@@ -171,7 +173,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         take_labels_form(self.student, self.data_preprocessor, names_augmentations)
         refuse_unmixed_labels(self.distiller, self.data_preprocessor)
         self._teachers_preparation, self._order_is_checked = (told, trained), False
-        warn_of_normalisation(preparation_by(self.data_preprocessor), told, trained)
+        used = preparation_by(self.data_preprocessor)
+        warn_of_normalisation(used, told, trained)
+        if asks_for_weights(architecture):
+            warn_of_first_weights(used, _preparation_told(architecture))
         if trained is None:  # else it also depends on the datasets of both trainings
             self.check_order_of_channels()
         self.channels_last = channels_last and channels_last_is_sound(self.architecture)
@@ -320,11 +325,11 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         return super()._apply(fn, *args, **kwargs)
 
 
-def _preparation_told(teacher: dict | nn.Module) -> Preparation | None:
-    """Return how a teacher's config says that images are prepared for it, if it says so."""
-    if not isinstance(teacher, nn.Module):
-        return preparation_by(teacher['data_preprocessor']) if teacher.get('data_preprocessor') else None
-    preprocessor = getattr(teacher, 'data_preprocessor', None)
+def _preparation_told(network: dict | nn.Module) -> Preparation | None:
+    """Return how a network's config says that images are prepared for it, if it says so."""
+    if not isinstance(network, nn.Module):
+        return preparation_by(network['data_preprocessor']) if network.get('data_preprocessor') else None
+    preprocessor = getattr(network, 'data_preprocessor', None)
     told = preparation_by(preprocessor) if isinstance(preprocessor, nn.Module) else None
     # the default of a network that was built without one
     return told if told and (told.normalisation or told.turned) else None

@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -194,6 +194,38 @@ def warn_of_normalisation(used: Preparation, told: Preparation | None, trained: 
         f'{own.normalisation or "no mean and std"}{next(kinds)}, but both networks get them by '
         f'{used.normalisation or "no mean and std"}{next(kinds)}. If that is not what its weights were trained with, '
         'set model.data_preprocessor, or take a teacher trained so.',
+        logger='current',
+        level=logging.WARNING,
+    )
+
+
+def asks_for_weights(network: Any) -> bool:
+    """Return whether a network's config has it begin with trained weights.
+
+    Args:
+        network: The config, or a part of it; of a built network nothing is known.
+    """
+    if isinstance(network, list | tuple):
+        return any(map(asks_for_weights, network))
+    if not isinstance(network, Mapping):
+        return False
+    named = network.get('type') == 'Pretrained' or network.get('pretrained') or network.get('checkpoint_path')
+    return bool(named) or any(map(asks_for_weights, network.values()))
+
+
+def warn_of_first_weights(used: Preparation, told: Preparation | None) -> None:
+    """Warn where the weights that a student begins with are for images that are prepared otherwise.
+
+    Args:
+        used: What both networks get.
+        told: What the student's config says, if it does.
+    """
+    if told is None or (told.has_order_of(used) and told.normalisation == used.normalisation):
+        return
+    ours, theirs = (f'{each.normalisation or "no mean and std"}, channels {each.order}' for each in (used, told))
+    print_log(
+        f'FrozenTeacherDistill: the student begins with trained weights, and its config prepares images by {theirs}; '
+        f'it gets them by {ours}. If that is not what they were trained with, set model.data_preprocessor.',
         logger='current',
         level=logging.WARNING,
     )

@@ -191,3 +191,16 @@ def test_what_the_checkpoint_says_of_normalisation_is_more_certain(
         algorithm(teacher=teacher, teacher_ckpt=file, data_preprocessor=dict(PLAIN))
     (warning,) = log.call_args.args
     assert "the teacher's checkpoint normalises images by mean [1.0, 1.0, 1.0], std [2.0, 2.0, 2.0], but" in warning
+
+
+def test_weights_that_a_student_begins_with(algorithm: Callable, network: Callable) -> None:
+    student = network('res8')
+    student.data_preprocessor = dict(PLAIN, to_rgb=False)
+    with mock.patch(LOG) as log:
+        algorithm(architecture=student, data_preprocessor=dict(PLAIN))
+        assert not log.called
+        student.backbone.init_cfg = dict(type='Pretrained', checkpoint='file.pth')
+        algorithm(architecture=student, data_preprocessor=dict(PLAIN))
+    (warning,) = log.call_args.args
+    assert 'the student begins with trained weights, and its config prepares images by mean' in warning
+    assert 'channels as in the dataset (to_rgb=False); it gets them by' in warning
