@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from icd_mmrazor.datasets import WholeBatches
 from icd_mmrazor.engine.hooks import WholeBatchHook
 from icd_mmrazor.utils import DatasetError, SettingError
+from icd_mmrazor.utils.loaders import NumberedBatches
 
 
 class Seen(Hook):
@@ -249,6 +250,27 @@ def test_another_batch_size_and_another_loader(plain_config: Callable, runner: C
     run.register_hook(Change(change, 0))
     run.train()
     assert [len(batch['inputs']) for batch in seen.training] == [32, 32]
+
+
+def test_another_loader_takes_the_place(plain_config: Callable, runner: Callable) -> None:
+    cfg = plain_config(**{'train_cfg.max_epochs': 3})
+    run, seen = runner(cfg), Compared()
+    first = run.train_dataloader
+
+    def change(runner: Runner) -> None:
+        other = Config(cfg.train_dataloader.to_dict())
+        other.batch_size, other.dataset.indices = 10, 20
+        runner.train_loop.dataloader = Runner.build_dataloader(other, seed=0)
+
+    swap = Change(change, 1)
+    swap.priority = 'NORMAL'
+    for hook in (seen, swap):
+        run.register_hook(hook)
+    run.train()
+    assert [len(batch['inputs']) for batch in seen.training] == [24, 24, 16, 10, 10, 10, 10]
+    for loader in (first, run.train_dataloader):
+        assert not isinstance(loader.batch_sampler, NumberedBatches)
+        assert loader.collate_fn.func is pseudo_collate
 
 
 def test_mixup_has_a_data_sample_for_each_image(plain_config: Callable, runner: Callable) -> None:

@@ -123,6 +123,9 @@ class WholeBatchHook(Hook):
     def before_train_epoch(self, runner: Runner) -> None:
         """Have the dataset looked at with the first batch, which is after all hooks had their turn."""
         self._next_look = -math.inf
+        if self._numbered and runner.train_dataloader is not self._numbered.loader:  # a hook has set another
+            self.after_train(runner)
+            self.before_train(runner)
 
     def after_train(self, runner: Runner) -> None:
         """Leave the DataLoader as it was, and the memory."""

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from icd_mmrazor.compat import channels_last_is_sound
 from icd_mmrazor.models.algorithms.shared_preprocessor import (
+    adopt_student_settings,
     asks_for_weights,
     channels_of,
     compare_preparations,
     refuse_unmixed_labels,
-    take_labels_form,
     warn_of_first_weights,
     warn_of_normalisation,
 )
@@ -170,7 +170,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         object.__setattr__(self, 'teacher', teacher.eval())
         initialise_from_teacher(self.distiller, teacher)
         self._check_classes()
-        take_labels_form(self.student, self.data_preprocessor, names_augmentations)
+        adopt_student_settings(self.student, self.data_preprocessor, names_augmentations)
         refuse_unmixed_labels(self.distiller, self.data_preprocessor)
         self._teachers_preparation, self._order_is_checked = (told, trained), False
         used = preparation_by(self.data_preprocessor)

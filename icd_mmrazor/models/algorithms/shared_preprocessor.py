@@ -33,7 +33,7 @@ def lost_augmentations(student: nn.Module, preprocessor: nn.Module) -> Any:
     return asked if getattr(preprocessor, 'batch_augments', None) is None else None
 
 
-def take_labels_form(student: nn.Module, preprocessor: nn.Module, names_augmentations: bool) -> None:
+def adopt_student_settings(student: nn.Module, preprocessor: nn.Module, names_augmentations: bool) -> None:
     """Let the data preprocessor of an algorithm give the student batches as the student's own would.
 
     Args:
@@ -60,7 +60,7 @@ def take_labels_form(student: nn.Module, preprocessor: nn.Module, names_augmenta
     if getattr(preprocessor, 'batch_augments', None) is not None or getattr(own, 'to_onehot', False):
         preprocessor.to_onehot = True
     if getattr(preprocessor, 'to_onehot', False) and getattr(preprocessor, 'num_classes', None) is None:
-        preprocessor.num_classes = getattr(own, 'num_classes', None) or number_of_classes(student)
+        preprocessor.num_classes = number_of_classes(student) or getattr(own, 'num_classes', None)
 
 
 def names_of(augments: Any) -> str:
