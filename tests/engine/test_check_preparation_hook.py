@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from transfer_data import probe_config, write_stl10, write_student
 
 from icd_mmrazor.utils import SettingError
 
@@ -60,6 +61,17 @@ def test_mmrazors_own_algorithm_is_checked_too(demo_config: Callable, runner: Ca
     del cfg.model.teacher['data_preprocessor']
     cfg.model.architecture.train_cfg = dict(augments=[dict(type='Mixup', alpha=0.8)])
     with pytest.raises(SettingError, match='SingleTeacherDistill: the student asks for Mixup, but the images'):
+        runner(cfg).train()
+
+
+def test_the_student_of_a_probe(network: Callable, runner: Callable, tmp_path: Path) -> None:
+    file = tmp_path / 'student.pth'
+    write_student(file, network('res8', 7))
+    cfg = probe_config('stl10', write_stl10(tmp_path / 'stl10_binary'), file, tmp_path / 'work')
+    with_config(file, cfg, to_rgb=True)
+    # the checkpoint's network is no probe
+    cfg.model.student = network('res8', 7)
+    with pytest.raises(SettingError, match='LinearProbe: the student was trained on images with channels BGR, as its'):
         runner(cfg).train()
 
 

@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from icd_mmrazor.models.algorithms.shared_preprocessor import compare_preparations, lost_augmentations, names_of
-from icd_mmrazor.models.preparation import preparation_by, preparation_of_checkpoint, source_of_images
+from icd_mmrazor.models.preparation import Preparation, preparation_by, preparation_of_checkpoint, source_of_images
 from icd_mmrazor.utils.datasets import images_are_gray
 from icd_mmrazor.utils.errors import SettingError
 
@@ -22,6 +22,7 @@ class CheckPreparationHook(Hook):
 
     * images whose channels come in another order than in the teacher's own training, by the settings in its checkpoint
       or else its config: RGB in place of BGR. Gray images are alike in both;
+    * the same of the student that a ``LinearProbe`` reads;
     * augmentations of whole batches in the student's ``train_cfg`` that an algorithm of mmrazor's own would leave out.
       ``FrozenTeacherDistill`` does them.
 
@@ -49,6 +50,15 @@ class CheckPreparationHook(Hook):
                 'the data preprocessor of the algorithm, which has no batch_augments. Set '
                 'data_preprocessor.batch_augments; None trains without.'
             )
+        trained_on = getattr(model, 'trained_on', None)
+        if isinstance(trained_on, Preparation):
+            used = preparation_by(preprocessor, source)
+            if trained_on.has_order_of(used) is False and not images_are_gray(runner.train_dataloader.dataset):
+                raise SettingError(
+                    f'{type(model).__name__}: the student was trained on images with channels {trained_on.order}, as '
+                    f'its checkpoint says, and this run gives it {used.order}. Set data_preprocessor.to_rgb='
+                    f'{not used.turned}.'
+                )
         if hasattr(model, 'check_order_of_channels'):
             model.check_order_of_channels(source, images_are_gray(runner.train_dataloader.dataset))
         elif isinstance(getattr(model, 'teacher', None), nn.Module):
