@@ -12,10 +12,11 @@ from mmengine.fileio import dump
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from icd_mmrazor.models.preparation import preparation_in, preparation_of_checkpoint
 from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of
 from icd_mmrazor.utils.class_names import check_class_names, choice_in, class_names
 from icd_mmrazor.utils.command_line import add_common_arguments, load_config, run
-from icd_mmrazor.utils.datasets import datasets_in_use
+from icd_mmrazor.utils.datasets import datasets_in_use, images_are_gray
 from icd_mmrazor.utils.errors import SettingError
 from icd_mmrazor.utils.files import check_writable, write_whole
 from icd_mmrazor.utils.metrics import json_value
@@ -58,6 +59,7 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     checkpoint = read_checkpoint(args.checkpoint)
     weights = weights_of(checkpoint, args.checkpoint)
     runner = Runner.from_cfg(cfg)
+    check_order_of_channels(checkpoint, cfg, runner)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     if args.tta:
         model = shown_model(model, runner.test_dataloader.dataset)
@@ -70,6 +72,15 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     if args.out and runner.rank == 0:
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
         write_whole(dump(json_value(metrics), file_format='json'), Path(args.out))
+
+
+def check_order_of_channels(checkpoint: dict, cfg: Config, runner: Runner) -> None:
+    trained, used = preparation_of_checkpoint(checkpoint), preparation_in(cfg, ('test',))
+    if trained and used and trained.has_order_of(used) is False and not images_are_gray(runner.test_dataloader.dataset):
+        raise SettingError(
+            f'the network was trained on images with channels {trained.order}, as the checkpoint says, and this test '
+            f'gives it {used.order}. Set data_preprocessor.to_rgb={not used.turned}.'
+        )
 
 
 def main() -> None:

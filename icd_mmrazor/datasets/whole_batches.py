@@ -1,18 +1,20 @@
 """Whole batches of images, cropped and flipped at once, from datasets that fit in memory."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from mmcv.transforms import CenterCrop, LoadImageFromFile, Pad, RandomFlip, Resize
-from mmengine.dataset import BaseDataset
+from mmcv.transforms import Compose as MMCVCompose
+from mmengine.dataset import BaseDataset, Compose
 from mmpretrain.datasets.transforms import EfficientNetCenterCrop, PackInputs, RandomCrop, ResizeEdge
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from icd_mmrazor.datasets.indexed import IndexedDataset
+from icd_mmrazor.utils.fingerprints import fingerprint, fingerprint_of_dataset
 from icd_mmrazor.utils.memory import free_memory, processes_sharing
 
 # transforms that do the same to an image every time
@@ -58,6 +60,10 @@ class WholeBatches:
     flipped is drawn on the CPU from ``seed``, ``rank`` and the iteration alone, so it is the same on every device and
     after a resume, whatever was drawn before.
 
+    The size of the crop and how often an image is flipped are those of the dataset's pipeline at the moment.
+    :meth:`changed` says whether anything else in the pipeline, or the dataset, is no longer what was read, and
+    :meth:`read` reads it again. Image files that are overwritten are not noticed.
+
     The pipeline is one of mmpretrain's: transforms without randomness, then ``RandomCrop`` or none, then a horizontal
     ``RandomFlip`` or none, then ``PackInputs``. All images are uint8 and of one shape, each has one label,
     or none has any.
@@ -77,7 +83,6 @@ class WholeBatches:
 
     Attributes:
         images (Tensor): All images with their padding, ``N x H x W x C``.
-        size (tuple[int, int]): Height and width of the images of a batch.
     """
 
     def __init__(
@@ -92,15 +97,52 @@ class WholeBatches:
     ) -> None:
         self.device = torch.device(device)
         self.seed, self.rank, self.sample_each, self.channels_last = seed, rank, sample_each, channels_last
-        fixed, crop, flip = split_pipeline(dataset)
-        self.images, labels, self._positions = _read(
-            dataset, [*fixed, *([_Padding(crop)] if crop else [])], self.device, max_memory
-        )
+        self._dataset, self._max_memory = dataset, max_memory
+        self.read()
+
+    def read(self) -> None:
+        """Read images and labels, again if they were read before.
+
+        Raises:
+            NoWholeBatchesError: As the class says.
+        """
+        transforms = self._fixed_transforms()
+        if getattr(self, 'images', None) is not None:
+            self.images = None  # the memory of those that were read before is free again
+            if self.device.type == 'cuda':
+                torch.cuda.empty_cache()
+        self.images, labels, self._positions = _read(self._dataset, transforms, self.device, self._max_memory)
         self._labels = labels.to(self.device)
-        self.size = tuple(self.images.shape[1:3])
-        if crop:  # of an image that is smaller than the crop RandomCrop takes what there is
-            self.size = tuple(map(min, self.size, crop.crop_size))
-        self._flip_probability = flip.prob if flip else 0.0
+        self._pipeline, self._data = self._fingerprint_of_pipeline(), self._fingerprint_of_data()
+
+    def changed(self, data: bool = False) -> bool:
+        """Return whether what was read is out of date.
+
+        Args:
+            data: Whether the dataset is looked at, too, which takes longer than a batch should. The pipeline always is.
+
+        Raises:
+            NoWholeBatchesError: The pipeline has become another than the class is for.
+        """
+        return self._fingerprint_of_pipeline() != self._pipeline or (data and self._fingerprint_of_data() != self._data)
+
+    def _fixed_transforms(self) -> list[Any]:
+        fixed, crop, _ = split_pipeline(self._dataset)
+        return [*fixed, *([_Padding(crop)] if crop else [])]
+
+    def _fingerprint_of_pipeline(self) -> int:
+        return _told(fingerprint, self._fixed_transforms())
+
+    def _fingerprint_of_data(self) -> int:
+        return _told(fingerprint_of_dataset, self._dataset, _plain(self._dataset).pipeline)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the images of a batch."""
+        _, crop, _ = split_pipeline(self._dataset)
+        size = tuple(self.images.shape[1:3])
+        # of an image that is smaller than the crop RandomCrop takes what there is
+        return tuple(map(min, size, crop.crop_size)) if crop else size
 
     def __call__(self, indices: Sequence[int], iteration: int) -> dict[str, Any]:
         """Make a batch.
@@ -115,6 +157,7 @@ class WholeBatches:
             positions; with ``sample_each`` of a data sample for each image.
         """
         numbers = torch.from_numpy(np.stack([indices, *self.draw(len(indices), iteration)]))
+        size = self.size
         if self.device.type == 'cuda':  # from pinned memory a copy does not wait for the GPU
             numbers = numbers.pin_memory()
         chosen, tops, lefts, flipped = numbers.to(self.device, non_blocking=True)
@@ -124,7 +167,7 @@ class WholeBatches:
             samples = [_sample(label, at) for label, at in zip(labels.split(1), positions, strict=True)]
         else:
             samples = [_sample(labels, positions)]
-        images = crop_and_flip(self.images, chosen, tops, lefts, flipped.bool(), self.size)
+        images = crop_and_flip(self.images, chosen, tops, lefts, flipped.bool(), size)
         return {'inputs': images if self.channels_last else images.contiguous(), 'data_samples': samples}
 
     def draw(self, number: int, iteration: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -138,11 +181,12 @@ class WholeBatches:
             First row and first column of each crop, and whether it is flipped.
         """
         generator = np.random.default_rng((self.seed, self.rank, iteration))
+        *_, flip = split_pipeline(self._dataset)
         tops, lefts = (
             generator.integers(whole - part + 1, size=number)
             for whole, part in zip(self.images.shape[1:3], self.size, strict=True)
         )
-        return tops, lefts, generator.random(number) < self._flip_probability
+        return tops, lefts, generator.random(number) < (flip.prob if flip else 0.0)
 
 
 def split_pipeline(dataset: Any) -> tuple[list[Any], RandomCrop | None, RandomFlip | None]:
@@ -157,23 +201,42 @@ def split_pipeline(dataset: Any) -> tuple[list[Any], RandomCrop | None, RandomFl
     Raises:
         NoWholeBatchesError: There is anything else in the pipeline, or the dataset makes its samples in its own way.
     """
-    plain = dataset.dataset if isinstance(dataset, IndexedDataset) else dataset
+    plain = _plain(dataset)
     if not isinstance(plain, BaseDataset) or any(
-        getattr(type(plain), method) is not getattr(BaseDataset, method) for method in ('__getitem__', 'prepare_data')
+        method in vars(plain) or getattr(type(plain), method) is not getattr(BaseDataset, method)
+        for method in ('__getitem__', 'prepare_data')
     ):
         raise NoWholeBatchesError(f'{type(plain).__name__} makes its samples in its own way')
+    # of any other type the transforms, if it has some, are not all that it does
+    if type(plain.pipeline) not in (Compose, MMCVCompose):
+        raise NoWholeBatchesError(f'the pipeline is a {type(plain.pipeline).__name__}, not a list of transforms')
     transforms = list(plain.pipeline.transforms)
-    names = ', '.join(type(transform).__name__ for transform in transforms)
+    if any('transform' in vars(transform) for transform in transforms if hasattr(transform, '__dict__')):
+        raise NoWholeBatchesError('a transform of the pipeline was given another function')
     fixed = list(itertools.takewhile(lambda transform: type(transform) in FIXED, transforms))
     rest = transforms[len(fixed) :]
     crop = rest.pop(0) if rest and type(rest[0]) is RandomCrop else None
     flip = rest.pop(0) if rest and _is_horizontal_flip(rest[0]) else None
     if len(rest) != 1 or not _packs_as_usual(rest[0]):
+        names = ', '.join(type(transform).__name__ for transform in transforms)
         raise NoWholeBatchesError(
             f'the pipeline ({names}) has more than transforms without randomness, RandomCrop, a horizontal RandomFlip '
             'and PackInputs with its defaults, in this order'
         )
     return fixed, crop, flip
+
+
+def _told(compute: Callable[..., int], *of: Any) -> int:
+    try:
+        return compute(*of)
+    except Exception as error:  # pickle raises anything
+        raise NoWholeBatchesError(
+            f'a change of the dataset would not be noticed, since it cannot be pickled ({error})'
+        ) from error
+
+
+def _plain(dataset: Any) -> Any:
+    return dataset.dataset if isinstance(dataset, IndexedDataset) else dataset
 
 
 def _is_horizontal_flip(transform: Any) -> bool:
@@ -192,7 +255,9 @@ class _Padding(RandomCrop):
     """The padding of a ``RandomCrop``, without the crop."""
 
     def __init__(self, crop: RandomCrop) -> None:
-        super().__init__(crop.crop_size, crop.padding, crop.pad_if_needed, crop.pad_val, crop.padding_mode)
+        # a crop that grows leaves the padding as it is, unless the padding makes room for it
+        size = crop.crop_size if crop.pad_if_needed else 1
+        super().__init__(size, crop.padding, crop.pad_if_needed, crop.pad_val, crop.padding_mode)
 
     def rand_crop_params(self, img: np.ndarray) -> tuple[int, int, int, int]:
         """Take all of the image."""

@@ -13,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 
 from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.utils.fingerprints import fingerprint_of_tensors
 from icd_mmrazor.utils.precision import PRECISIONS, check_precision
 
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
@@ -30,9 +31,11 @@ class FrozenNetwork:
 
     Before its first pass it makes a copy of the network, in which the batch norms are folded into the convolutions
     before them and the weights are in the precision of the pass; what is neither folded nor cast is shared. It does so
-    again after :meth:`reset` and after ``load_state_dict`` of the network; weights changed in place it does not see.
-    The network itself stays as it is. Hooks on its modules, those of recorders, are called by the copy too; a norm or
-    convolution that a hook looks at is not folded, so hooks see what they would see in the network.
+    again after :meth:`reset`, after ``load_state_dict`` of the network, and where weights or hooks have changed since:
+    each :meth:`prepare` looks whether torch counts a change of a tensor, :meth:`look_again` at all modules and at the
+    values themselves, which torch does not count where they are changed through ``.data``. The network itself stays as
+    it is. Hooks on its modules, those of recorders, are called by the copy too; a norm or convolution that a hook looks
+    at is not folded, so hooks see what they would see in the network.
 
     mmcv's ``fuse_conv_bn`` takes a norm to follow the convolution that is defined before it, which is not so in a
     wide ResNet. Here a forward pass is watched.
@@ -72,7 +75,8 @@ class FrozenNetwork:
         Raises:
             SettingError: The device cannot compute in the precision.
         """
-        if self._prepared is not None:
+        # no more than microseconds for each: it is asked before every pass
+        if self._prepared is not None and self._versions == self._versions_now() and not any(self._hooks_of_folded):
             return
         if self.dtype:
             check_precision(self.dtype, self._device, 'model.teacher_precision')
@@ -80,16 +84,34 @@ class FrozenNetwork:
         network = self._copy()
         if self.fold_norms and isinstance(images, Tensor):
             _fold_norms(network, (images[:2], data_samples and data_samples[:2]), hooked)
+        pairs = list(zip(network.modules(), self.network.modules(), strict=True))
+        # none of them has hooks; one that is given some is to be left as it is
+        folded = [
+            own
+            for copied, own in pairs
+            if type(copied) is not type(own) or copied._parameters.get('weight') is not own._parameters.get('weight')
+        ]
+        self._hooks_of_folded = [hooks for module in folded for hooks in _hooks_of(module)]
         if self.dtype:
             for module in network.modules():
                 # the other layers keep their weights: autocast decides what they compute in
                 if isinstance(module, nn.Conv2d | nn.Linear):
                     for name, weight in list(module.named_parameters(recurse=False)):
                         setattr(module, name, nn.Parameter(weight.to(self.dtype), requires_grad=False))
-        for module, original in zip(network.modules(), self.network.modules(), strict=True):
+        for module, original in pairs:
             for hooks in HOOKS:
                 setattr(module, hooks, getattr(original, hooks))
         self._prepared = network
+        self._tensors = [*self.network.parameters(), *self.network.buffers()]
+        self._versions, self._contents = self._versions_now(), _contents(self.network)
+
+    def _versions_now(self) -> list[int]:
+        return [tensor._version for tensor in self._tensors]
+
+    def look_again(self) -> None:
+        """Forget the copy if the network has other modules or other values than it was made from."""
+        if self._prepared is not None and _contents(self.network) != self._contents:
+            self.reset()
 
     def __call__(self, images: Any, data_samples: list | None = None) -> None:
         """Run the network; its features are what hooks record.
@@ -116,6 +138,12 @@ class FrozenNetwork:
         memo: dict[int, Any] = {id(each): OrderedDict() for each in hooks}
         memo |= {id(tensor): tensor for tensor in (*self.network.parameters(), *self.network.buffers())}
         return copy.deepcopy(self.network, memo)
+
+
+def _contents(network: nn.Module) -> tuple[list[int], int]:
+    """Return what a network is made of: its modules and the values of its tensors."""
+    modules = [id(module) for module in network.modules()]
+    return modules, fingerprint_of_tensors([*network.parameters(), *network.buffers()])
 
 
 def _hooks_of(module: nn.Module) -> list[dict]:

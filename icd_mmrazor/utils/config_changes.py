@@ -49,6 +49,7 @@ WATCHING_HOOKS = (
     'CheckLabelsHook',
     'CheckMetricsHook',
     'CheckNumbersHook',
+    'CheckPreparationHook',
     'CheckResumeHook',
     'CheckWeightsHook',
     'CheckpointHook',

@@ -5,6 +5,9 @@ from typing import Any
 
 import numpy as np
 from mmengine.runner import BaseLoop, Runner
+from torch import Tensor
+
+LOOKED_AT = 8
 
 
 def image_labels(dataset: Any) -> np.ndarray | None:
@@ -54,3 +57,16 @@ def datasets_in_use(runner: Runner) -> Iterator[tuple[str, Any]]:
         if whole is not None:
             for dataset in plain_datasets(whole):
                 yield f'{split}_dataloader', dataset
+
+
+def images_are_gray(dataset: Any) -> bool:
+    """Return whether all channels of a dataset's images are alike, so that their order does not matter.
+
+    Args:
+        dataset: Any dataset whose samples have ``inputs``; the first few are looked at.
+    """
+    try:
+        images = [dataset[i]['inputs'] for i in range(min(LOOKED_AT, len(dataset)))]
+    except (TypeError, LookupError):  # samples of another form
+        return False
+    return all(isinstance(i, Tensor) and i.ndim == 3 and bool((i == i[:1]).all()) for i in images)

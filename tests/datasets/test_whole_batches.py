@@ -11,6 +11,7 @@ import torch
 from mmcv.transforms import RandomFlip
 from mmengine.dataset import DefaultSampler, default_collate
 from mmpretrain.datasets.transforms import RandomCrop
+from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.registry import DATASETS
 from scipy.stats import chi2_contingency
 from torch.utils.data import DataLoader
@@ -285,6 +286,45 @@ def test_arrays_are_read_however_they_lie_in_memory(data: Callable) -> None:
 
     with mock.patch.object(dataset, 'get_data_info', mirrored):
         assert (WholeBatches(dataset).images.numpy() == wanted).all()
+
+
+@pytest.mark.parametrize('normalised', [True, False])
+def test_cutmix_does_not_write_into_the_images(normalised: bool, data: Callable) -> None:
+    batches = WholeBatches(data(PACK), sample_each=True)
+    before = batches.images.clone()
+    settings = dict(mean=[1.0] * 3, std=[2.0] * 3) if normalised else {}
+    preprocessor = ClsDataPreprocessor(
+        num_classes=5, batch_augments=dict(augments=dict(type='CutMix', alpha=1.0)), **settings
+    )
+    batch = batches(list(range(12)), 0)
+    mixed = preprocessor(batch, True)['inputs']
+    assert not torch.equal(mixed, preprocessor(batches(list(range(12)), 0), False)['inputs'])
+    assert torch.equal(batches.images, before)
+
+
+def test_a_dataset_that_cannot_be_pickled_is_looked_at_by_its_annotations(data: Callable) -> None:
+    dataset = data(PACK)
+    dataset.handle = lambda: None
+    batches = WholeBatches(dataset)
+    assert not batches.changed(data=True)
+    dataset.data_list[3]['gt_label'] = 1 - dataset.data_list[3]['gt_label']
+    assert batches.changed(data=True)
+    assert not batches.changed()
+    dataset.data_list[3]['handle'] = dataset.handle
+    with pytest.raises(
+        NoWholeBatchesError, match='a change of the dataset would not be noticed, since it cannot be pick'
+    ):
+        batches.changed(data=True)
+
+
+@pytest.mark.parametrize('change', ['pipeline', 'transform', 'prepare_data'])
+def test_functions_that_are_replaced_are_not_passed_over(change: str, data: Callable) -> None:
+    dataset = data(CROP, PACK)
+    batches = WholeBatches(dataset)
+    owner = dict(pipeline=dataset, transform=dataset.pipeline.transforms[0], prepare_data=dataset)[change]
+    setattr(owner, change, lambda sample: sample)
+    with pytest.raises(NoWholeBatchesError, match=r'the pipeline is a function|another function|in its own way'):
+        batches.changed()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU here')

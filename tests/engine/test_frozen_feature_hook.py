@@ -6,6 +6,8 @@ from unittest import mock
 
 import pytest
 import torch
+from mmengine.hooks import Hook
+from mmengine.registry import TRANSFORMS
 from mmengine.runner import Runner
 from transfer_data import probe_config, write_stl10, write_student
 
@@ -18,7 +20,7 @@ def run(network: Callable, tmp_path: Path, runner: Callable) -> Callable[..., Ru
     write_student(tmp_path / 'student.pth', network('res8', 7))
     folder = write_stl10(tmp_path / 'stl10_binary')
 
-    def train(name: str, **options: object) -> Runner:
+    def train(name: str, *hooks: Hook, **options: object) -> Runner:
         cfg = probe_config('stl10', folder, tmp_path / 'student.pth', tmp_path / name)
         # nothing random
         pipeline = cfg.train_dataloader.dataset.pipeline
@@ -27,6 +29,8 @@ def run(network: Callable, tmp_path: Path, runner: Callable) -> Callable[..., Ru
         cfg.train_cfg.max_epochs = 3
         cfg.merge_from_dict(options)
         trained = runner(cfg)
+        for hook in hooks:
+            trained.register_hook(hook)
         trained.images = 0
 
         def count(_: torch.nn.Module, inputs: tuple) -> None:
@@ -59,6 +63,56 @@ def test_the_result_is_that_of_the_images(run: Callable) -> None:
         call(cached)
     for loader in (cached.train_dataloader, cached.val_dataloader):
         assert next(iter(loader))['inputs'][0].shape == (3, 32, 32)
+
+
+class Change(Hook):
+    """Change something before the third epoch, after all other hooks."""
+
+    priority = 'VERY_LOW'
+
+    def __init__(self, change: Callable[[Runner], None]) -> None:
+        self.change = change
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        if runner.epoch == 2:
+            self.change(runner)
+
+
+def scale_weights(runner: Runner) -> None:
+    for weight in runner.model.backbone.parameters():
+        weight.data.mul_(1.1)
+
+
+def shift_mean(runner: Runner) -> None:
+    runner.model.data_preprocessor.mean.add_(40)
+
+
+def enlarge_images(runner: Runner) -> None:
+    for loader in (runner.train_dataloader, runner.val_dataloader):
+        loader.dataset.pipeline.transforms[0].scale = (48, 48)
+
+
+@pytest.mark.parametrize('change', [scale_weights, shift_mean, enlarge_images])
+def test_changes_are_noticed(change: Callable, run: Callable) -> None:
+    cached, plain = run('cached', Change(change)), run('plain', Change(change), custom_hooks=[])
+    # once before the change and once after it
+    assert cached.images == 2 * 30
+    assert 'have changed; computes the features of 20 training images again.' in cached.log
+    wanted = plain.model.state_dict()
+    for name, weight in cached.model.state_dict().items():
+        torch.testing.assert_close(weight, wanted[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_pipeline_that_becomes_random_is_run_again(run: Callable) -> None:
+    def flip(runner: Runner) -> None:
+        transforms = runner.train_dataloader.dataset.pipeline.transforms
+        transforms.insert(1, TRANSFORMS.build(dict(type='RandomFlip', prob=0.5, direction='horizontal')))
+
+    trained = run('flip', Change(flip))
+    assert trained.images == 30 + 20
+    assert 'from now on the features of 20 training images are computed every time: their pipeline has RandomFlip' in (
+        trained.log
+    )
 
 
 def test_what_is_random_is_computed_again(run: Callable) -> None:

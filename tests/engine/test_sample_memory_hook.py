@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 
@@ -165,3 +166,33 @@ class Unlabelled:
 def test_refuses_a_training_set_without_labels() -> None:
     with pytest.raises(DatasetError, match=r'CRD needs the class.*\(Unlabelled\) has not one integer label'):
         training_labels(Unlabelled(), 'CRD')
+
+
+class Relabel(Hook):
+    """Change the training set before the second epoch, after all other hooks."""
+
+    priority = 'VERY_LOW'
+
+    def __init__(self, images: int) -> None:
+        self.images = images
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        dataset = runner.train_dataloader.dataset
+        if runner.epoch == 1:
+            dataset.data_list = [dict(dataset.get_data_info(i), gt_label=i % 2) for i in range(self.images)]
+            dataset.data_bytes, dataset.data_address = dataset._serialize_data()
+
+
+def test_labels_that_change_are_told_again(memory_config: Callable, runner: Callable) -> None:
+    cfg = memory_config(**{'train_cfg.max_epochs': 2})
+    run = runner(cfg)
+    images = len(run.train_dataloader.dataset)
+    run.register_hook(Relabel(images))
+    run.train()
+    labels = run.model.get_submodule(CRD).labels
+    assert labels.tolist() == [i % 2 for i in range(images)]
+    fewer = runner(memory_config(**{'train_cfg.max_epochs': 2, 'work_dir': f'{cfg.work_dir}_2'}))
+    fewer.train_dataloader.sampler.num_samples = 8
+    fewer.register_hook(Relabel(images - 1))
+    with pytest.raises(DatasetError, match=f'remembers each of {images} training images, .* has {images - 1} now'):
+        fewer.train()

@@ -222,3 +222,64 @@ def test_precisions_that_do_not_exist_are_refused() -> None:
     frozen = FrozenNetwork(nn.Identity(), precision='fp16')
     with pytest.raises(SettingError, match=r'model\.teacher_precision: float16 .* CPU\. Set it to bfloat16'):
         frozen.prepare(torch.zeros(1, 3, 8, 8))
+
+
+def by_copy(weight: Tensor) -> None:
+    with torch.no_grad():
+        weight.copy_(weight * 1.5)
+
+
+def by_data(weight: Tensor) -> None:
+    weight.data.mul_(1.5)
+
+
+def by_new_data(weight: Tensor) -> None:
+    weight.data = weight.data * 1.5
+
+
+@pytest.mark.parametrize('change', [by_copy, by_data, by_new_data])
+@pytest.mark.parametrize('precision', ['fp32', 'bf16'])
+def test_weights_that_change_count(change: Callable, precision: str, network: Callable) -> None:
+    model = with_statistics(MODELS.build(network('res8')))
+    images = torch.randn(4, 3, 32, 32)
+    frozen = FrozenNetwork(model, precision=precision)
+    frozen.prepare(images)
+    copied = frozen._prepared
+    frozen.look_again()
+    frozen.prepare(images)
+    assert frozen._prepared is copied
+    change(model.backbone.conv1.weight)
+    if change is not by_copy:  # which torch counts, so that the next pass sees it
+        frozen.look_again()
+    frozen.prepare(images)
+    (got,), (want,) = (logits_of(model, run, images) for run in (frozen, lambda x: model(x, mode='tensor')))
+    assert (got - want).abs().max() <= (1e-5 if precision == 'fp32' else 0.05) * want.abs().max()
+
+
+def logits_of(model: nn.Module, run: Callable, images: Tensor) -> list[Tensor]:
+    seen: list[Tensor] = []
+    with torch.no_grad(), model.head.fc.register_forward_hook(lambda *args: seen.append(args[-1].float())):
+        run(images)
+    return seen
+
+
+def test_hooks_and_modules_that_come_later_count(network: Callable) -> None:
+    model = with_statistics(MODELS.build(network('res8')))
+    images = torch.randn(4, 3, 32, 32)
+    frozen = FrozenNetwork(model)
+    frozen.prepare(images)
+    seen: list[Tensor] = []
+    model.backbone.bn1.register_forward_hook(lambda *args: seen.append(args[-1].clone()))
+    frozen.prepare(images)
+    copied = frozen._prepared
+    frozen(images)
+    with torch.no_grad():
+        model(images, mode='tensor')
+    torch.testing.assert_close(*seen, rtol=1e-5, atol=1e-5)
+    frozen.prepare(images)
+    assert frozen._prepared is copied
+    model.head.fc = nn.Linear(64, 10)
+    frozen.look_again()
+    frozen.prepare(images)
+    assert frozen._prepared.head.fc is not copied.head.fc
+    torch.testing.assert_close(frozen._prepared.head.fc.weight, model.head.fc.weight)

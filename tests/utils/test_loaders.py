@@ -123,7 +123,11 @@ def test_loops_that_count_iterations_go_on_where_they_were(endless: bool, iterat
             loop.dataloader_iterator.skip_iter(trained)
         elif trained:
             assert [next(loop.dataloader_iterator) for _ in range(trained)] == [None] * trained
-        return [next(loop.dataloader_iterator) for _ in range(number)]
+        found = []
+        for _ in range(number):
+            found.append(next(loop.dataloader_iterator))
+            loop.iter += 1
+        return found
 
     whole = batches(0, 8)
     places = [item[0] for batch in whole for item in batch]
@@ -174,3 +178,41 @@ def test_persistent_workers_of_an_earlier_pass_are_not_asked() -> None:
     numbered.undo()
     number_batches(loop_of(loader, 1), 5, 0).skip = 1
     assert [*loader] == whole[1:]
+
+
+class Counting(Dataset):
+    """Items that say what the dataset was set to when they were prepared."""
+
+    setting = 0
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> int:
+        return self.setting
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_workers_of_a_loop_that_counts_iterations_see_changes_with_the_next_pass(workers: int) -> None:
+    dataset = Counting()
+    loader = DataLoader(dataset, batch_size=2, sampler=DefaultSampler(dataset), collate_fn=list, num_workers=workers)
+    loop = loop_of(loader, dataloader_iterator=Passing())
+    number_batches(loop, 5, 0)
+    seen = []
+    for i in range(9):
+        seen.append(next(loop.dataloader_iterator)[0])
+        loop.iter += 1
+        if i == 2:
+            dataset.setting = 7
+    assert seen == [0] * 3 + [7] * 6
+
+
+def test_what_is_set_on_the_batch_sampler_reaches_the_loaders_own() -> None:
+    dataset = Noisy()
+    loader = DataLoader(dataset, batch_size=4, collate_fn=list)
+    numbered = number_batches(loop_of(loader), 5, 0)
+    loader.batch_sampler.batch_size, loader.batch_sampler.drop_last = 3, True
+    loader.batch_sampler.sampler = [5, 1, 8, 2]
+    assert (loader.batch_sampler.batch_size, [*loader.batch_sampler]) == (3, [[5, 1, 8]])
+    numbered.undo()
+    assert [*loader.batch_sampler] == [[5, 1, 8]]

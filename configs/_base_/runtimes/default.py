@@ -25,6 +25,8 @@ default_hooks = dict(
     check_labels=dict(type='CheckLabelsHook'),
     # batches of one image, processes with different numbers of batches
     check_batches=dict(type='CheckBatchesHook'),
+    # images prepared otherwise than for the teacher: RGB and BGR
+    check_preparation=dict(type='CheckPreparationHook'),
     check_numbers=dict(type='CheckNumbersHook'),
     # a run is resumed with the settings it was begun with, or says what has changed (tools/train.py --resume-changes)
     check_resume=dict(type='CheckResumeHook', changes='refuse'),

@@ -4,6 +4,7 @@ from icd_mmrazor.engine.hooks.check_batches_hook import CheckBatchesHook
 from icd_mmrazor.engine.hooks.check_labels_hook import CheckLabelsHook
 from icd_mmrazor.engine.hooks.check_metrics_hook import CheckMetricsHook
 from icd_mmrazor.engine.hooks.check_numbers_hook import CheckNumbersHook
+from icd_mmrazor.engine.hooks.check_preparation_hook import CheckPreparationHook
 from icd_mmrazor.engine.hooks.check_resume_hook import CheckResumeHook
 from icd_mmrazor.engine.hooks.check_weights_hook import CheckWeightsHook
 from icd_mmrazor.engine.hooks.deferred_runtime_info_hook import DeferredRuntimeInfoHook
@@ -26,6 +27,7 @@ __all__ = [
     'CheckLabelsHook',
     'CheckMetricsHook',
     'CheckNumbersHook',
+    'CheckPreparationHook',
     'CheckResumeHook',
     'CheckWeightsHook',
     'DeferredRuntimeInfoHook',

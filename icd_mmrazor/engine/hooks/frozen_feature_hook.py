@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from icd_mmrazor.datasets.whole_batches import NoWholeBatchesError, split_pipeline
 from icd_mmrazor.models.classifiers import LinearProbe, ProbeDataPreprocessor
+from icd_mmrazor.utils.fingerprints import fingerprint, fingerprint_of_dataset, fingerprint_of_tensors
 from icd_mmrazor.utils.loaders import MadeBatches, NumberedBatches, number_batches
 
 BATCH_SIZE = 256
@@ -28,7 +29,9 @@ class FrozenFeatureHook(Hook):
     rounding; with ``--amp`` the features are in full precision all the same. In each process the features stay on the
     device of the model: ``N x E`` numbers.
 
-    The log says what is computed once, and what not and why.
+    The log says what is computed once, and what not and why. Before each pass over the images the hook looks whether
+    the network, the data preprocessor, the dataset and its pipeline are what they were, and computes the features
+    again if not.
 
     Config example::
 
@@ -39,7 +42,7 @@ class FrozenFeatureHook(Hook):
     priority = 'NORMAL'
 
     def __init__(self) -> None:
-        self._made: list[MadeBatches] = []
+        self._kept: dict[str, _KeptFeatures] = {}
         self._numbered: NumberedBatches | None = None
 
     def before_train(self, runner: Runner) -> None:
@@ -69,22 +72,97 @@ class FrozenFeatureHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Leave the DataLoaders as they were, and the memory."""
-        while self._made:
-            self._made.pop().undo()
+        while self._kept:
+            self._kept.popitem()[1].made.undo()
         if self._numbered is not None:
             self._numbered.undo()
             self._numbered = None
 
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Have the network and the training images looked at with the first batch, after all hooks had their turn."""
+        self._look_again('training')
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Have the network and the validation images looked at with the first batch."""
+        self._look_again('validation')
+
+    def _look_again(self, which: str) -> None:
+        if which in self._kept:
+            self._kept[which].batches_left = 0
+
     def _compute(self, runner: Runner, which: str, loader: DataLoader, model: LinearProbe) -> None:
         # first: it may take a while
         runner.logger.info(f'FrozenFeatureHook: computes the features of {len(loader.dataset):,} {which} images.')
-        features = FrozenFeatures(loader, model)
-        self._made.append(MadeBatches(loader, features, features.features.device.type == 'cpu'))
-        number, width = features.features.shape
+        try:
+            self._kept[which] = _KeptFeatures(runner, which, loader, model)
+        except NoWholeBatchesError as reason:
+            runner.logger.info(f'FrozenFeatureHook: those of the {which} images are computed every time: {reason}.')
+
+
+class _KeptFeatures:
+    """The features of a loader's images, which stand in for them as long as they are what they were."""
+
+    def __init__(self, runner: Runner, which: str, loader: DataLoader, model: LinearProbe) -> None:
+        self.runner, self.which, self.loader, self.model = runner, which, loader, model
+        self.batches_left = len(loader)
+        self.features, self.state = FrozenFeatures(loader, model), self._state()
+        self.made = MadeBatches(loader, self._make, self.features.features.device.type == 'cpu')
+        number, width = self.features.features.shape
         runner.logger.info(
-            f'FrozenFeatureHook: {number:,} features, {width} wide, lie on {features.features.device} '
-            f'({features.features.nbytes / MB:,.1f} MB); the {which} runs on them from now on.'
+            f'FrozenFeatureHook: {number:,} features, {width} wide, lie on {self.features.features.device} '
+            f'({self.features.features.nbytes / MB:,.1f} MB); the {which} runs on them from now on.'
         )
+
+    def _make(self, indices: Sequence[int]) -> dict[str, Any] | None:
+        if not self.batches_left:
+            # in a loop that counts iterations no hook is told where a pass over the data begins
+            self.batches_left = len(self.loader)
+            if not self._keep_up():
+                return None
+        self.batches_left -= 1
+        return self.features(indices)
+
+    def _keep_up(self) -> bool:
+        """Compute the features again if they would be others now, and return whether they can stand in still."""
+        try:
+            state = self._state()
+            if state == self.state:
+                return True
+            reason = self.which == 'training' and _why_random(self.loader, self.model)
+        except NoWholeBatchesError as error:
+            reason = error
+        images = f'{len(self.loader.dataset):,} {self.which} images'
+        if reason:
+            self.runner.logger.info(
+                f'FrozenFeatureHook: from now on the features of {images} are computed every time: {reason}.'
+            )
+            self.made.undo()
+            return False
+        self.runner.logger.info(
+            f'FrozenFeatureHook: the network or the data have changed; computes the features of {images} again.'
+        )
+        self.made.undo()
+        self.features, self.state = FrozenFeatures(self.loader, self.model), state
+        self.made = MadeBatches(self.loader, self._make, self.features.features.device.type == 'cpu')
+        return True
+
+    def _state(self) -> list:
+        """Return what the features depend on."""
+        preprocessor = self.model.data_preprocessor
+        frozen = [part for part in (self.model.backbone, self.model.neck) if part is not None]
+        tensors = [tensor for part in (*frozen, preprocessor) for tensor in (*part.parameters(), *part.buffers())]
+        settings = {n: value for n, value in vars(preprocessor).items() if n != 'training' and not n.startswith('_')}
+        try:
+            return [
+                fingerprint_of_tensors(tensors),
+                fingerprint([module.training for part in frozen for module in part.modules()]),
+                fingerprint([type(preprocessor), settings]),
+                fingerprint_of_dataset(self.loader.dataset),
+            ]
+        except Exception as error:  # pickle raises anything
+            raise NoWholeBatchesError(
+                f'a change would not be noticed, since they cannot be pickled ({error})'
+            ) from error
 
 
 class FrozenFeatures:

@@ -98,6 +98,9 @@ class RepeatableRandomnessHook(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Seed what is drawn at the beginning of an epoch."""
+        if self._batches is not None and runner.train_dataloader is not self._batches.loader:  # a hook has set another
+            self._batches.undo()
+            self._batches = number_batches(runner.train_loop, runner.seed, get_rank())
         skipped = self._batches.skip if self._batches is not None else 0
         self._epoch = (runner.epoch, runner.iter - skipped)
         seed_all(runner.seed, get_rank(), runner.epoch, EPOCH)

@@ -15,11 +15,21 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from icd_mmrazor.compat import channels_last_is_sound
+from icd_mmrazor.models.algorithms.shared_preprocessor import (
+    adopt_student_settings,
+    asks_for_weights,
+    channels_of,
+    compare_preparations,
+    refuse_unmixed_labels,
+    warn_of_first_weights,
+    warn_of_normalisation,
+)
 from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher, networks_needed_by
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
 from icd_mmrazor.models.frozen_network import FrozenNetwork
 from icd_mmrazor.models.networks import network_config, number_of_classes, published_weights
 from icd_mmrazor.models.passes import explained_pass
+from icd_mmrazor.models.preparation import Preparation, preparation_by, preparation_of_checkpoint
 from icd_mmrazor.models.records import forget, make_plain, recorders_of
 from icd_mmrazor.models.student_pass import check_labels, needed_pass
 from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of
@@ -55,7 +65,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             student. A teacher named by a name of mmpretrain's model zoo has the published weights if there is none.
         architecture: The student, in the same forms.
         data_preprocessor: What both networks see the images through: that of the student's config unless this, or the
-            run's config, gives one. Its type is mmpretrain's ``ClsDataPreprocessor`` unless it names another.
+            run's config, gives one. Its type is mmpretrain's ``ClsDataPreprocessor`` unless it names another. The
+            augmentations of whole batches, such as Mixup, are the student's (``train_cfg.augments``) unless it has a
+            setting ``batch_augments``.
         teacher_precision: What the teacher computes in: ``'fp32'`` (the precision of its weights, also where the
             student trains under autocast), ``'bf16'`` or ``'fp16'`` (GPU). Losses get features in float32 in any case.
         fold_teacher_norms: Whether the teacher's batch norms are folded into its convolutions, in a copy. In float32
@@ -74,9 +86,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
     Raises:
         SettingError: ``teacher_ckpt`` is not given, a network is named that there is not, teacher and student have
-            different numbers of classes, a switch is neither True nor False, ``torch_compile`` has options that
-            ``torch.compile`` has not, the device cannot compute in ``teacher_precision``, or the first batch cannot
-            be computed: networks, losses and images do not fit each other.
+            different numbers of classes, the teacher was trained on images with another order of the channels, a loss
+            goes by labels of images that are mixed, a switch is neither True nor False, ``torch_compile`` has options
+            that ``torch.compile`` has not, the device cannot compute in ``teacher_precision``, or the first batch
+            cannot be computed: networks, losses and images do not fit each other.
         CheckpointError: The checkpoint is missing, is not a plain weights file, or is of another network.
 
     Config example::
@@ -137,12 +150,15 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         if not isinstance(architecture, nn.Module):
             architecture = network_config(architecture, 'model.architecture')
         if not isinstance(teacher, nn.Module):
-            teacher = MODELS.build(network_config(teacher, 'model.teacher'))
-        teacher_classes = None
+            teacher = network_config(teacher, 'model.teacher')
+        told, trained, teacher_classes = _preparation_told(teacher), None, None
+        if not isinstance(teacher, nn.Module):
+            teacher = MODELS.build(teacher)
         if not random_teacher:
             checkpoint = read_checkpoint(teacher_ckpt)
             load_strictly(teacher, weights_of(checkpoint, teacher_ckpt), f'{teacher_ckpt=!s}')
-            teacher_classes = class_names(checkpoint.get('meta'))
+            trained, teacher_classes = preparation_of_checkpoint(checkpoint), class_names(checkpoint.get('meta'))
+        names_augmentations = isinstance(data_preprocessor, dict) and 'batch_augments' in data_preprocessor
         if isinstance(data_preprocessor, dict):
             data_preprocessor = {'type': 'mmpretrain.ClsDataPreprocessor', **data_preprocessor}
         super().__init__(
@@ -163,7 +179,15 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         initialise_from_teacher(self.distiller, teacher)
         refuse_softmax_of_labels(self.distiller, student=self.student, teacher=teacher)
         self._check_classes()
-        self._compare_normalisation()
+        adopt_student_settings(self.student, self.data_preprocessor, names_augmentations)
+        refuse_unmixed_labels(self.distiller, self.data_preprocessor)
+        self._teachers_preparation, self._order_is_checked = (told, trained), False
+        used = preparation_by(self.data_preprocessor)
+        warn_of_normalisation(used, told, trained)
+        if asks_for_weights(architecture):
+            warn_of_first_weights(used, _preparation_told(architecture))
+        if trained is None:  # else it also depends on the datasets of both trainings
+            self.check_order_of_channels()
         self.channels_last = channels_last and channels_last_is_sound(self.architecture)
         if channels_last and not self.channels_last:
             print_log(
@@ -190,17 +214,20 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 'give a teacher_ckpt trained on it.'
             )
 
-    def _compare_normalisation(self) -> None:
-        """Warn where the teacher's config says that it was trained on images normalised otherwise."""
-        own, used = (_normalisation(model.data_preprocessor) for model in (self.teacher, self))
-        if own and own != used:
-            print_log(
-                f"FrozenTeacherDistill: the teacher's config normalises images by {own}, but both networks get them by "
-                f'{used or "no mean and std"}. If that is not what its weights were trained with, set '
-                'model.data_preprocessor, or take a teacher trained so.',
-                logger='current',
-                level=logging.WARNING,
-            )
+    def check_order_of_channels(self, source: str | None = None, gray: bool = False) -> None:
+        """Refuse images with another order of the channels than the teacher was trained on.
+
+        Args:
+            source: The order in the dataset (:func:`icd_mmrazor.models.preparation.source_of_images`); where it is not
+                given, the teacher's dataset is taken to have had the same.
+            gray: Whether all channels are alike.
+
+        Raises:
+            SettingError: The order is another.
+        """
+        self._order_is_checked = True
+        told, trained = self._teachers_preparation
+        compare_preparations(preparation_by(self.data_preprocessor, source), told, trained, gray)
 
     def loss(self, batch_inputs: Tensor, data_samples: list | None = None) -> dict[str, Tensor]:
         """Run teacher and student on a batch and compute all losses.
@@ -217,6 +244,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             batch_inputs = batch_inputs.contiguous(memory_format=layout)
         if self._has_run:
             return self._losses_of(batch_inputs, data_samples)
+        if not self._order_is_checked:  # in runs without CheckPreparationHook
+            self.check_order_of_channels(*channels_of(batch_inputs, data_samples, self.data_preprocessor))
         networks = {'model.teacher': self.teacher, 'model.architecture': self.architecture, 'model': self}
         with explained_pass('FrozenTeacherDistill', batch_inputs, **networks):
             check_labels(self, data_samples)
@@ -298,9 +327,15 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         return add_prefix(losses, 'student')
 
     def train(self, mode: bool = True) -> 'FrozenTeacherDistill':
-        """Set the mode of student and distiller; the teacher stays in eval mode."""
+        """Set the mode of student and distiller; the teacher stays in eval mode.
+
+        Loops call it before each epoch, after all hooks had their turn, so the teacher is looked at: what changed its
+        weights counts.
+        """
         super().train(mode)
         self.teacher.eval()
+        if mode:
+            self.frozen_teacher.look_again()
         return self
 
     def get_layer_depth(self, param_name: str) -> tuple[int, int]:
@@ -339,13 +374,14 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         return super()._apply(fn, *args, **kwargs)
 
 
-def _normalisation(data_preprocessor: nn.Module) -> str:
-    values = {name: getattr(data_preprocessor, name, None) for name in ('mean', 'std')}
-    return ', '.join(
-        f'{name} {[round(value, 2) for value in tensor.flatten().tolist()]}'
-        for name, tensor in values.items()
-        if tensor is not None
-    )
+def _preparation_told(network: dict | nn.Module) -> Preparation | None:
+    """Return how a network's config says that images are prepared for it, if it says so."""
+    if not isinstance(network, nn.Module):
+        return preparation_by(network['data_preprocessor']) if network.get('data_preprocessor') else None
+    preprocessor = getattr(network, 'data_preprocessor', None)
+    told = preparation_by(preprocessor) if isinstance(preprocessor, nn.Module) else None
+    # the default of a network that was built without one
+    return told if told and (told.normalisation or told.turned) else None
 
 
 def _check_compile_options(options: bool | dict) -> None:

@@ -10,6 +10,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from icd_mmrazor.models.networks import network_config
+from icd_mmrazor.models.preparation import preparation_of_checkpoint
 from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of
 from icd_mmrazor.utils.errors import SettingError
 
@@ -36,6 +37,9 @@ class LinearProbe(ImageClassifier):
             :class:`ProbeDataPreprocessor` unless it names another.
         **kwargs: Other arguments of mmpretrain's ``ImageClassifier`` but ``backbone``, ``neck``, ``head`` and
             ``pretrained``.
+
+    Attributes:
+        trained_on (Preparation | None): How images were prepared for the student, where its checkpoint says so.
 
     Raises:
         SettingError: ``student_ckpt`` is not given, nothing says the network, or it is no network with one feature in
@@ -77,6 +81,7 @@ class LinearProbe(ImageClassifier):
         weights = {name: weight for name, weight in weights.items() if not name.startswith('head.')}
         weights |= {f'head.{name}': weight for name, weight in self.head.state_dict().items()}
         load_strictly(self, weights, f'{student_ckpt=!s}')
+        self.trained_on = preparation_of_checkpoint(checkpoint)
         for part in self._frozen:
             part.requires_grad_(False)
         self.train()

@@ -1,7 +1,7 @@
 """Contrastive representation distillation."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.distributed
@@ -79,6 +79,9 @@ class ContrastiveRepresentationLoss(MemoryLoss):
                 t_feature=dict(recorder='feature', from_student=False, data_idx=0, connector='teacher'),
                 data_samples=dict(recorder='data_samples', from_student=True, data_idx=1))))
     """
+
+    # negatives are images of other classes, and a mixed image is no image of the memories
+    reads_labels: ClassVar[bool] = True
 
     def __init__(
         self,

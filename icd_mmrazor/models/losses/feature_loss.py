@@ -32,6 +32,7 @@ class FeatureLoss(nn.Module):
             needs it. ``None``: the numbers may differ.
         compares_images (bool): Whether the images of a batch are compared with one another: of one image nothing is
             learned.
+        reads_labels (bool): Whether it goes by one label an image, so that images cannot be mixed (Mixup, CutMix).
 
     Example, a method of your own::
 
@@ -46,6 +47,7 @@ class FeatureLoss(nn.Module):
     takes_maps: ClassVar[bool] = False
     same_width_by: ClassVar[str | None] = None
     compares_images: ClassVar[bool] = False
+    reads_labels: ClassVar[bool] = False
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()

@@ -26,6 +26,7 @@ VIT = dict(
 NETWORKS = ('student', 'teacher')
 FIRST = dict(res8='conv1.weight', vit='patch_embed.projection.weight')
 DISTILLER = 'icd_mmrazor.models.distillers.icd_distiller.print_log'
+PREPROCESSOR = 'icd_mmrazor.models.algorithms.shared_preprocessor.print_log'
 ALGORITHM = 'icd_mmrazor.models.algorithms.frozen_teacher_distill.print_log'
 
 
@@ -81,12 +82,13 @@ def test_a_frozen_vit_computes_the_same(precision: str, tolerance: float, batch:
 
 def test_images_are_normalised_as_the_students_config_says() -> None:
     student = str(CONFIGS / 'vanilla' / 'res8_cifar100.py')
-    with mock.patch(ALGORITHM) as log:
+    with mock.patch(ALGORITHM) as log, mock.patch(PREPROCESSOR) as compared:
         model = algorithm(architecture=student, teacher=student)
     assert not log.called
+    assert not compared.called
     assert model.data_preprocessor.mean.flatten().tolist() == pytest.approx([129.3105, 124.1085, 112.404])
     own = dict(mean=[1.0] * 3, std=[2.0] * 3)
-    with mock.patch(ALGORITHM) as log:
+    with mock.patch(PREPROCESSOR) as log:
         model = algorithm(architecture=student, teacher=student, data_preprocessor=own)
     assert model.data_preprocessor.mean.flatten().tolist() == own['mean']
     ((warning,), _), *more = log.call_args_list

@@ -1,0 +1,206 @@
+"""What the student's and the teacher's settings ask of the one data preprocessor."""
+
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmpretrain.models import CutMix, Mixup
+from mmpretrain.structures import DataSample
+
+from icd_mmrazor.utils import SettingError
+
+LOG = 'icd_mmrazor.models.algorithms.shared_preprocessor.print_log'
+PLAIN = dict(mean=[120.0] * 3, std=[60.0] * 3, to_rgb=True)
+AUGMENTS = dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)], probs=[0.3, 0.7])
+DKD = dict(
+    type='ConfigurableDistiller',
+    student_recorders=dict(
+        fc=dict(type='ModuleOutputs', source='head.fc'), gt=dict(type='ModuleInputs', source='head.loss_module')
+    ),
+    teacher_recorders=dict(fc=dict(type='ModuleOutputs', source='head.fc')),
+    distill_losses=dict(loss_dkd=dict(type='DKDLoss')),
+    loss_forward_mappings=dict(
+        loss_dkd=dict(
+            preds_S=dict(from_student=True, recorder='fc'),
+            preds_T=dict(from_student=False, recorder='fc'),
+            gt_labels=dict(recorder='gt', from_student=True, data_idx=1),
+        )
+    ),
+)
+
+
+def raw_batch() -> dict[str, list]:
+    images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return {'inputs': list(images), 'data_samples': [DataSample().set_gt_label(i) for i in range(6)]}
+
+
+@pytest.mark.parametrize('place', ['train_cfg', 'data_preprocessor'])
+def test_the_students_augmentations_are_done(place: str, algorithm: Callable, network: Callable) -> None:
+    student = network('res8')
+    student[place] = dict(AUGMENTS) if place == 'train_cfg' else dict(batch_augments=dict(AUGMENTS))
+    model = algorithm(architecture=student, data_preprocessor=dict(PLAIN))
+    # the run's own settings stay; the number of classes is found
+    assert (model.data_preprocessor.to_rgb, model.data_preprocessor.num_classes) == (True, 10)
+    assert model.data_preprocessor.batch_augments.probs[:2] == [0.3, 0.7]
+    data = model.data_preprocessor(raw_batch(), True)
+    scores = torch.stack([sample.gt_score for sample in data['data_samples']])
+    assert ((scores > 0).sum(1) == 2).any()
+    plain = model.data_preprocessor(raw_batch(), False)
+    assert not torch.equal(data['inputs'], plain['inputs'])
+    # the loss is that of the mixed labels
+    losses = model.eval()(data['inputs'], data['data_samples'], mode='loss')
+    logits = model.architecture(data['inputs'], mode='tensor')
+    want = -(scores * logits.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(losses['student.loss'], want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('own', [None, dict(augments=dict(type='Mixup', alpha=0.2))])
+def test_augmentations_of_the_run_come_first(own: dict | None, algorithm: Callable, network: Callable) -> None:
+    student = network('res8')
+    student.train_cfg = dict(AUGMENTS)
+    model = algorithm(architecture=student, data_preprocessor=dict(PLAIN, batch_augments=own, num_classes=10))
+    augments = model.data_preprocessor.batch_augments
+    assert [type(augment) for augment in augments.augments] == [Mixup] if own else augments is None
+
+
+def test_a_students_own_preprocessor_is_used_as_it_is(algorithm: Callable, network: Callable) -> None:
+    student = network('res8')
+    student.train_cfg = dict(AUGMENTS)
+    preprocessor = algorithm(architecture=student).data_preprocessor
+    assert [type(augment) for augment in preprocessor.batch_augments.augments] == [Mixup, CutMix, type(None)]
+    assert preprocessor.num_classes == 10
+
+
+def test_what_cannot_be_augmented_is_refused(algorithm: Callable, network: Callable) -> None:
+    student = network('res8')
+    student.train_cfg = dict(AUGMENTS)
+    with pytest.raises(SettingError, match=r'trained with Mixup or CutMix .*, which a ImgDataPreprocessor cannot do'):
+        algorithm(architecture=student, data_preprocessor=dict(type='mmpretrain.ImgDataPreprocessor'))
+
+
+@pytest.mark.parametrize(
+    ('distiller', 'name'),
+    [
+        (dict(type='FeatureDistiller', losses=dict(crd=dict(
+            loss=dict(type='ContrastiveRepresentationLoss'), features='pooled',
+            student_connector=dict(type='LinearProjection'), teacher_connector=dict(type='LinearProjection')))),
+         'ContrastiveRepresentationLoss'),
+        (DKD, 'DKDLoss'),
+        (dict(type='MixedDistiller', distillers=dict(icd=dict(type='ICDDistiller'), dkd=DKD)), 'DKDLoss'),
+    ],
+)  # fmt: skip
+def test_losses_that_go_by_labels_are_refused(
+    distiller: dict, name: str, algorithm: Callable, network: Callable
+) -> None:
+    student = network('res8')
+    assert algorithm(architecture=student, distiller=distiller)
+    student.train_cfg = dict(AUGMENTS)
+    with pytest.raises(SettingError, match=rf'{name} \(.*\) goes by the one label of each image, but Mixup or CutMix'):
+        algorithm(architecture=student, distiller=distiller, data_preprocessor=dict(PLAIN))
+
+
+def trained_by(file: str, loads_files: bool, **preprocessor: Any) -> str:
+    """Write into a checkpoint what its training saw its images through, as mmengine does."""
+    pipeline = [*([dict(type='LoadImageFromFile')] if loads_files else []), dict(type='PackInputs')]
+    dataset = dict(type='CustomDataset' if loads_files else 'CIFAR10', pipeline=pipeline)
+    cfg = Config(dict(
+        data_preprocessor=preprocessor, train_dataloader=dict(dataset=dataset), model=dict(type='ImageClassifier')
+    ))  # fmt: skip
+    checkpoint = torch.load(file, weights_only=True)
+    torch.save({**checkpoint, 'meta': dict(cfg=cfg.pretty_text)}, file)
+    return file
+
+
+@pytest.mark.parametrize('turned', [True, False])
+def test_another_order_in_the_teachers_config_is_refused(turned: bool, algorithm: Callable, network: Callable) -> None:
+    teacher = network('res20')
+    teacher.data_preprocessor = dict(PLAIN, to_rgb=turned)
+    used = dict(PLAIN, to_rgb=not turned)
+    message = rf'the teacher was trained .* \(to_rgb={turned}\), as its config says, .* \(to_rgb={not turned}\)'
+    with pytest.raises(SettingError, match=message):
+        algorithm(teacher=teacher, data_preprocessor=used)
+    assert algorithm(teacher=teacher, data_preprocessor=dict(PLAIN, to_rgb=turned))
+
+
+CASES = {
+    'files, to_rgb left out': (dict(loads_files=True, to_rgb=False), 'BGR', True, True),
+    'files, alike': (dict(loads_files=True, to_rgb=True), 'BGR', True, False),
+    'arrays in RGB, then files turned to it': (dict(loads_files=False), 'BGR', True, False),
+    'arrays in RGB, then files as they are': (dict(loads_files=False), 'BGR', False, True),
+    'files turned to RGB, then arrays in RGB': (dict(loads_files=True, to_rgb=True), 'RGB', False, False),
+    'files turned to RGB, then arrays that are turned': (dict(loads_files=True, to_rgb=True), 'RGB', True, True),
+    'gray files': (dict(loads_files=True, to_rgb=False), 'gray', True, False),
+}
+
+
+@pytest.mark.parametrize(('trained', 'source', 'turned', 'refused'), CASES.values(), ids=CASES)
+def test_the_order_is_that_of_the_teachers_training(
+    trained: dict, source: str, turned: bool, refused: bool, algorithm: Callable, teacher_file: Callable
+) -> None:
+    file = trained_by(teacher_file('res20'), mean=[120.0] * 3, std=[60.0] * 3, **trained)
+    model = algorithm(teacher_ckpt=file, data_preprocessor=dict(PLAIN, to_rgb=turned))
+    if not refused:
+        model.check_order_of_channels(source)
+        return
+    message = (
+        f'trained on images with channels .*, as its checkpoint says, .* Set data_preprocessor.to_rgb={not turned}'
+    )
+    with pytest.raises(SettingError, match=message):
+        model.check_order_of_channels(source)
+    model.check_order_of_channels(source, gray=True)
+
+
+def test_a_run_without_the_hook_is_checked_with_its_first_batch(
+    algorithm: Callable, teacher_file: Callable, batch: Callable
+) -> None:
+    file = trained_by(teacher_file('res20'), loads_files=True, mean=[120.0] * 3, std=[60.0] * 3, to_rgb=False)
+    model = algorithm(teacher_ckpt=file, data_preprocessor=dict(PLAIN))
+    images, samples = batch()
+    for sample in samples:
+        sample.set_metainfo(dict(img_path='image.png'))
+    with pytest.raises(SettingError, match='channels BGR, as its checkpoint says, and this run gives it RGB'):
+        model(images, samples, mode='loss')
+    # a gray image, replicated
+    gray = images[:, :1].repeat(1, 3, 1, 1)
+    algorithm(teacher_ckpt=file, data_preprocessor=dict(PLAIN))(gray, samples, mode='loss')
+
+
+def test_a_config_that_is_given_the_runs_order_is_meant(
+    algorithm: Callable, network: Callable, teacher_file: Callable
+) -> None:
+    file = trained_by(teacher_file('res20'), loads_files=True, mean=[120.0] * 3, std=[60.0] * 3, to_rgb=False)
+    teacher = network('res20')
+    teacher.data_preprocessor = dict(PLAIN)
+    model = algorithm(teacher=teacher, teacher_ckpt=file, data_preprocessor=dict(PLAIN))
+    with mock.patch(LOG) as log:
+        model.check_order_of_channels('BGR')
+    (warning,) = log.call_args.args
+    assert 'its config says what the run does, which is taken as meant. If that is not meant, set' in warning
+
+
+def test_what_the_checkpoint_says_of_normalisation_is_more_certain(
+    algorithm: Callable, network: Callable, teacher_file: Callable
+) -> None:
+    file = trained_by(teacher_file('res20'), loads_files=True, mean=[1.0] * 3, std=[2.0] * 3, to_rgb=True)
+    teacher = network('res20')
+    teacher.data_preprocessor = dict(PLAIN)
+    with mock.patch(LOG) as log:
+        algorithm(teacher=teacher, teacher_ckpt=file, data_preprocessor=dict(PLAIN))
+    (warning,) = log.call_args.args
+    assert "the teacher's checkpoint normalises images by mean [1.0, 1.0, 1.0], std [2.0, 2.0, 2.0], but" in warning
+
+
+def test_weights_that_a_student_begins_with(algorithm: Callable, network: Callable) -> None:
+    student = network('res8')
+    student.data_preprocessor = dict(PLAIN, to_rgb=False)
+    with mock.patch(LOG) as log:
+        algorithm(architecture=student, data_preprocessor=dict(PLAIN))
+        assert not log.called
+        student.backbone.init_cfg = dict(type='Pretrained', checkpoint='file.pth')
+        algorithm(architecture=student, data_preprocessor=dict(PLAIN))
+    (warning,) = log.call_args.args
+    assert 'the student begins with trained weights, and its config prepares images by mean' in warning
+    assert 'channels as in the dataset (to_rgb=False); it gets them by' in warning
