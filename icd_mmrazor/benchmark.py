@@ -21,6 +21,7 @@ from torch import nn
 
 from icd_mmrazor.models.networks import name_networks_in_full
 from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.utils.type_names import type_name
 
 BASE = Path(__file__).resolve().parent / '.mim' / 'configs' / '_base_'
 # the student alone: no method, and a row of every table
@@ -98,7 +99,7 @@ def compose(pair: str, methods: Sequence[str]) -> Config:
         for method in methods
     }
     for distiller in distillers.values():
-        if image_shape and distiller['type'] == 'FeatureDistiller':
+        if image_shape and type_name(distiller['type']) == 'FeatureDistiller':
             distiller['image_shape'] = image_shape
     cfg.model.distiller = (
         distillers[methods[0]] if len(methods) == 1 else dict(type='MixedDistiller', distillers=distillers)
@@ -144,8 +145,8 @@ def _begin_later(cfg: Config, epochs: int) -> None:
     for schedule in schedules if isinstance(schedules, list) else [schedules]:
         if not schedule.get('by_epoch', True):
             raise SettingError(
-                f'param_scheduler {schedule.type} counts iterations; a method with {epochs} epochs of its own first '
-                'needs one that counts epochs: by_epoch=True.'
+                f'param_scheduler {type_name(schedule.type)} counts iterations; a method with {epochs} '
+                'epochs of its own first needs one that counts epochs: by_epoch=True.'
             )
         schedule.begin = schedule.get('begin', 0) + epochs
         if 'end' in schedule:
