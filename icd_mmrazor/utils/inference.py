@@ -1,6 +1,7 @@
 """What trained classifiers compute of images: the feature that the classifier gets, and the logits."""
 
 import contextlib
+import copy
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -71,7 +72,8 @@ def build_network(name: str, cfg: ConfigDict, remedy: str = REMEDY) -> nn.Module
         SettingError: It cannot be built.
     """
     try:
-        return MODELS.build(cfg)
+        # a copy: mmpretrain writes into it
+        return MODELS.build(copy.deepcopy(cfg))
     except SettingError as error:
         raise SettingError(f'{name}: its network cannot be built from the config. {error}\n{remedy}') from error
 
