@@ -28,6 +28,9 @@ FORMS = (
     "dict(type='ImageClassifier', ...)"
 )
 
+# what mmrazor builds a network with of which it keeps a subnet, and the setting that is the whole network
+PRUNED = {'sub_model': 'cfg', 'GroupFisherDeploySubModel': 'architecture'}
+
 
 def network_config(network: str | dict, setting: str) -> ConfigDict:
     """Return the full config of a classifier, however it is named.
@@ -171,12 +174,21 @@ def _check_is_classifier(model: ConfigDict, what: str) -> None:
 
 
 def is_pruned(network: Any) -> bool:
-    """Return whether a config is one of mmrazor's ``sub_model``: a network of which a subnet is kept.
+    """Return whether a config is one of mmrazor's for a network of which a subnet is kept: :data:`PRUNED`.
 
     Args:
         network: A network, in any form.
     """
-    return isinstance(network, dict) and type_name(network.get('type')) == 'sub_model'
+    return isinstance(network, dict) and type_name(network.get('type')) in PRUNED
+
+
+def unpruned(network: ConfigDict) -> ConfigDict:
+    """Return the config of the whole network that a pruned one is a part of; that of any other as it is.
+
+    Args:
+        network: The config of a network.
+    """
+    return network[PRUNED[type_name(network.type)]] if is_pruned(network) else network
 
 
 def with_subnet(network: ConfigDict, setting: str) -> ConfigDict:
@@ -194,7 +206,8 @@ def with_subnet(network: ConfigDict, setting: str) -> ConfigDict:
     """
     if not is_pruned(network):
         return network
-    subnet, whole = ConfigDict(_in_file(network.get('fix_subnet'), f'{setting}.fix_subnet')), network.get('cfg')
+    key = PRUNED[type_name(network.type)]
+    subnet, whole = ConfigDict(_in_file(network.get('fix_subnet', {}), f'{setting}.fix_subnet')), network.get(key)
     parts = subnet.get('channel_unit_cfg')
     if isinstance(parts, dict) and parts.get('units'):
         parts.units = _in_file(parts.units, f'{setting}.fix_subnet.channel_unit_cfg.units')
@@ -203,8 +216,8 @@ def with_subnet(network: ConfigDict, setting: str) -> ConfigDict:
             subnet.parse_cfg = dict(type='Config')
     # weights that mmengine.hub is to download are mmrazor's to find
     if isinstance(whole, dict) and ('type' in whole or not whole.get('pretrained')):
-        whole = network_config(copy.deepcopy(whole), f'{setting}.cfg')
-    return ConfigDict({**network, 'fix_subnet': subnet, 'cfg': whole})
+        whole = network_config(copy.deepcopy(whole), f'{setting}.{key}')
+    return ConfigDict({**network, 'fix_subnet': subnet, key: whole})
 
 
 def _in_file(subnet: Any, setting: str) -> dict:

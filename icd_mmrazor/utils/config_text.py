@@ -43,6 +43,7 @@ OF_MMRAZOR = (
     'mmrazor.models.task_modules.delivery',
     'mmrazor.models.task_modules.recorder',
     # and a network that was pruned or searched
+    'mmrazor.implementations.pruning.group_fisher.prune_deploy_sub_model',
     'mmrazor.models.mutables',
     'mmrazor.models.mutators.channel_mutator',
     'mmrazor.models.task_modules.demo_inputs',

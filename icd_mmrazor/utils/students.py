@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 
 from icd_mmrazor.compat import PACKAGE
-from icd_mmrazor.models.networks import is_pruned, network_config
+from icd_mmrazor.models.networks import is_pruned, network_config, unpruned
 from icd_mmrazor.utils.checkpoints import weights_of
 from icd_mmrazor.utils.config_text import read_config_text
 from icd_mmrazor.utils.errors import SettingError
@@ -43,15 +43,15 @@ def student_of(cfg: Config) -> ConfigDict:
             'Give the config of a training.'
         )
     cfg = by_names(cfg)
-    student = network_config(copy.deepcopy(cfg.model.get('architecture', cfg.model)), 'model.architecture')
+    student = cfg.model if is_pruned(cfg.model) else cfg.model.get('architecture', cfg.model)
+    student = network_config(copy.deepcopy(student), 'model.architecture')
     if type_name(student.type) == 'LinearProbe' and isinstance(student.get('student'), dict):
         student = _classifier_of_probe(student)
     student.setdefault('_scope_', cfg.model.get('_scope_') or cfg.get('default_scope') or SCOPE)
     # mmengine hands the config's to the algorithm, and mmrazor gives the algorithm's to the student
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
     if preprocessor:
-        # mmrazor's sub_model has none, the network in it has
-        (student.cfg if is_pruned(student) else student).data_preprocessor = copy.deepcopy(preprocessor)
+        unpruned(student).data_preprocessor = copy.deepcopy(preprocessor)
     _drop_pretrained(student)
     return student
 
@@ -136,7 +136,7 @@ def _for_image_files(pipeline: list[dict], student: dict, train_dataloader: dict
 
 def _channels(student: dict) -> int:
     """Return how many channels the images of a network have, as far as its config says it."""
-    network = student['cfg'] if is_pruned(student) else student
+    network = unpruned(student)
     backbone, preprocessor = network.get('backbone') or {}, network.get('data_preprocessor') or {}
     for name in ('in_channels', 'in_chans'):  # the latter is timm's
         if name in {**network, **backbone}:

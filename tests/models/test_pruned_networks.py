@@ -97,6 +97,23 @@ def test_every_form_of_a_subnet(tmp_path: Path) -> None:
     assert network_config(by_name, 'model').cfg.backbone.type == 'ResNet_CIFAR'
 
 
+def test_a_subnet_of_group_fisher() -> None:
+    trace = dict(type='ChannelAnalyzer', demo_input=(1, 3, 16, 16), tracer_type='FxTracer')
+    kept = dict.fromkeys(SUBNET['channel_unit_cfg']['units'], 4)
+    architecture = dict(
+        type='GroupFisherDeploySubModel', architecture=whole_network(), fix_subnet=kept, parse_cfg=trace
+    )
+    model = dict(_scope_='mmrazor', type='FrozenTeacherDistill', architecture=architecture)
+    cfg = Config(dict(model=model, data_preprocessor=dict(mean=[1, 2, 3], std=[4, 5, 6])))
+    plain = plain_student(config_of({'meta': {'cfg': cfg.pretty_text}}, 'x.pth'))
+    assert plain.model._scope_ == 'mmrazor'
+    assert plain.custom_imports == dict(imports=['icd_mmrazor'])
+    assert plain_student(plain).to_dict() == plain.to_dict()
+    network = build_network('it', plain.model)
+    assert network.backbone.layer1[0].conv1.out_channels == 4
+    assert network.data_preprocessor.mean.flatten().tolist() == [1, 2, 3]
+
+
 @pytest.mark.parametrize(
     ('subnet', 'message'),
     [
