@@ -6,22 +6,21 @@ A pair lies in ``configs/_base_/pairs/PAIR.py``: everything but the distiller. A
 it has a variable ``override_METHOD``, and where its images are not 3 x 32 x 32, ``image_shape``.
 """
 
-import contextlib
 import difflib
 import functools
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmrazor.registry import MODELS
 from torch import nn
 
 from icd_mmrazor.models.networks import name_networks_in_full
 from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.utils.inference import quiet
 from icd_mmrazor.utils.method_names import own_names
+from icd_mmrazor.utils.type_names import type_name
 
 BASE = Path(__file__).resolve().parent / '.mim' / 'configs' / '_base_'
 # the student alone: no method, and a row of every table
@@ -100,7 +99,7 @@ def compose(pair: str, methods: Sequence[str]) -> Config:
         for method in methods
     }
     for distiller in distillers.values():
-        if image_shape and distiller['type'] == 'FeatureDistiller':
+        if image_shape and type_name(distiller['type']) == 'FeatureDistiller':
             distiller['image_shape'] = image_shape
     cfg.model.distiller = (
         distillers[methods[0]] if len(methods) == 1 else dict(type='MixedDistiller', distillers=distillers)
@@ -146,8 +145,8 @@ def _begin_later(cfg: Config, epochs: int) -> None:
     for schedule in schedules if isinstance(schedules, list) else [schedules]:
         if not schedule.get('by_epoch', True):
             raise SettingError(
-                f'param_scheduler {schedule.type} counts iterations; a method with {epochs} epochs of its own first '
-                'needs one that counts epochs: by_epoch=True.'
+                f'param_scheduler {type_name(schedule.type)} counts iterations; a method with {epochs} '
+                'epochs of its own first needs one that counts epochs: by_epoch=True.'
             )
         schedule.begin = schedule.get('begin', 0) + epochs
         if 'end' in schedule:
@@ -159,23 +158,11 @@ def _begin_later(cfg: Config, epochs: int) -> None:
 
 def _fit(pair: str, distiller_cfg: dict) -> int:
     """Prepare a distiller on the untrained networks of a pair; return its initial epochs."""
-    with torch.random.fork_rng(devices=[]), _quiet(), MODELS.switch_scope_and_registry('mmrazor'):
+    with torch.random.fork_rng(devices=[]), quiet(), MODELS.switch_scope_and_registry('mmrazor'):
         distiller, networks = MODELS.build(distiller_cfg), _untrained(pair)
         distiller.prepare_from_student(networks['architecture'])
         distiller.prepare_from_teacher(networks['teacher'])
     return getattr(distiller, 'initial_epochs', 0)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep out of the log what is for the log of the run."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 @functools.cache

@@ -556,7 +556,8 @@ def format_a_config_once() -> None:
 
     def pretty_text(self: Config) -> str:
         """Return the config as Python text."""
-        config = f'{self._cfg_dict!r} {getattr(self, "_format_python_code", True)}'
+        # classes by their whole paths
+        config = f'{self.to_dict()!r} {getattr(self, "_format_python_code", True)}'
         if config not in known:
             if len(known) >= REMEMBERED_CONFIGS:
                 known.clear()
@@ -769,12 +770,16 @@ def in_mmpretrain_scope(network: Any) -> Any:
     Returns:
         The config with ``_scope_='mmpretrain'``, if it names no scope and is of no type of mmrazor's; else the same.
     """
+    from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
     from mmrazor.registry import MODELS
 
     if not isinstance(network, dict) or 'type' not in network or '_scope_' in network:
         return network
-    name = network['type']
-    known = not isinstance(name, str) or (not name.startswith('mmpretrain.') and MODELS.get(name) is not None)
+    kind = network['type']
+    if isinstance(kind, str):
+        known = not kind.startswith('mmpretrain.') and MODELS.get(kind) is not None
+    else:
+        known = kind not in MMPRETRAIN_MODELS.module_dict.values()
     return network if known else {'_scope_': 'mmpretrain', **network}
 
 

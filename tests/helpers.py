@@ -46,3 +46,38 @@ def exit_status(tool: Path, *arguments: object) -> int | str | None:
         except SystemExit as end:
             status = end.code
     return status
+
+
+# what mmrazor's export_fix_subnet gives for whole_network(), if half of the channels between two convolutions are kept
+SUBNET = dict(
+    type='ChannelMutator',
+    channel_unit_cfg=dict(
+        type='L1MutableChannelUnit',
+        default_args=dict(choice_mode='ratio'),
+        units={
+            'backbone.layer1.0.conv1_(0, 8)_8': dict(
+                init_args=dict(num_channels=8, choice_mode='ratio', divisor=1, min_value=1, min_ratio=0.9),
+                channels=dict(
+                    input_related=[dict(name='backbone.layer1.0.bn1'), dict(name='backbone.layer1.0.conv2')],
+                    output_related=[dict(name='backbone.layer1.0.conv1'), dict(name='backbone.layer1.0.bn1')],
+                ),
+                choice=0.5,
+            )
+        },
+    ),
+    parse_cfg=dict(
+        type='ChannelAnalyzer',
+        demo_input=dict(type='DefaultDemoInput', input_shape=[1, 3, 16, 16]),
+        tracer_type='FxTracer',
+    ),
+)
+
+
+def whole_network(**backbone: object) -> dict:
+    """Return the config of a small ResNet of mmpretrain's own."""
+    return dict(
+        type='ImageClassifier',
+        backbone=dict(type='ResNet_CIFAR', depth=18, stem_channels=8, base_channels=8, **backbone),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
+    )

@@ -16,6 +16,7 @@ from icd_mmrazor.models.networks import name_networks_in_full
 from icd_mmrazor.utils.command_line import add_common_arguments, load_config, run
 from icd_mmrazor.utils.errors import SettingError
 from icd_mmrazor.utils.resuming import follow_restart
+from icd_mmrazor.utils.type_names import type_name
 from icd_mmrazor.utils.watchdog import Watchdog
 
 WRAPPERS = {'fp16': 'AmpOptimWrapper', 'bf16': 'AutocastOptimWrapper'}
@@ -88,7 +89,7 @@ def use_mixed_precision(cfg: Config, precision: str) -> None:
             '--amp bf16 works on a CPU too.'
         )
     name = WRAPPERS[precision]
-    wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    wrapper = type_name(cfg.optim_wrapper.get('type', 'OptimWrapper'))
     if wrapper not in ('OptimWrapper', name):
         raise SettingError(
             f'--amp {precision}: the config has optim_wrapper.type={wrapper!r}, with a precision of its own.'
@@ -101,7 +102,7 @@ def use_mixed_precision(cfg: Config, precision: str) -> None:
 
 
 def is_ours(cfg: Config) -> bool:
-    return cfg.get('model', {}).get('type') in ('FrozenTeacherDistill', 'mmrazor.FrozenTeacherDistill')
+    return type_name(cfg.get('model', {}).get('type')) == 'FrozenTeacherDistill'
 
 
 def train(cfg: Config) -> None:
@@ -118,7 +119,7 @@ def main() -> None:
     # what is stored with the run is then complete
     if is_ours(cfg):
         name_networks_in_full(cfg.model)
-    elif cfg.get('model', {}).get('type') == 'LinearProbe':
+    elif type_name(cfg.get('model', {}).get('type')) == 'LinearProbe':
         name_student_in_full(cfg.model)
     apply_arguments(cfg, args)
     follow_restart(cfg)

@@ -29,7 +29,7 @@ from mmrazor.models.architectures.backbones import WideResNet
 from torch import Tensor, nn
 
 from icd_mmrazor.models.backbones import CIFARShuffleNetV2
-from icd_mmrazor.models.networks import find_classifier
+from icd_mmrazor.models.networks import find_classifier, number_of_channels
 from icd_mmrazor.models.passes import in_eval_mode
 from icd_mmrazor.utils.errors import SettingError
 
@@ -185,7 +185,7 @@ def keep_preactivations(network: nn.Module) -> None:
 
 
 def feature_shapes(
-    network: nn.Module, points: Iterable[Point], image_shape: tuple[int, ...] = (3, 32, 32)
+    network: nn.Module, points: Iterable[Point], image_shape: tuple[int, ...] | None = None
 ) -> list[tuple[int, ...]]:
     """Find the shapes of features by one forward pass, in eval mode and without gradients.
 
@@ -193,7 +193,7 @@ def feature_shapes(
         network: mmpretrain's ``ImageClassifier``. Its weights, its buffers and the mode of its modules stay as they
             are, and so does the state of the random numbers.
         points: Places in it.
-        image_shape: ``C x H x W`` of an image.
+        image_shape: ``C x H x W`` of an image; as many channels as the network takes and 32 x 32 pixels unless given.
 
     Returns:
         The shape of each feature, without the batch dimension.
@@ -208,6 +208,7 @@ def feature_shapes(
         raise SettingError(f'{", ".join(missing)} is no module of this {type(network).__name__}.')
     calls: dict[str, list[dict[str, Any]]] = {point.source: [] for point in points}
     parameter = next(network.parameters())
+    image_shape = image_shape or (number_of_channels(network), 32, 32)
     image = torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype)
     with contextlib.ExitStack() as stack, torch.no_grad():
         for source, records in calls.items():

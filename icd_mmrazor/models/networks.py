@@ -1,5 +1,6 @@
 """Any way to name a classifier, and where its classifying layer is."""
 
+import copy
 import difflib
 import importlib.util
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.fileio import load
 from mmengine.logging import print_log
 from mmpretrain import list_models
 from mmpretrain.apis.model import ModelHub
@@ -18,12 +20,16 @@ from torch import nn
 from icd_mmrazor.compat import in_mmpretrain_scope
 from icd_mmrazor.utils.config_files import read_config_file
 from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.utils.type_names import type_name
 
 FORMS = (
     "a config file ('my_resnet.py'), a package's config ('mmpretrain::resnet/resnet18_8xb32_in1k.py'), a name of "
     "mmpretrain's model zoo ('resnet18_8xb32_in1k'), dict(cfg_path=one of these, settings to change) or "
     "dict(type='ImageClassifier', ...)"
 )
+
+# what mmrazor builds a network with of which it keeps a subnet, and the setting that is the whole network
+PRUNED = {'sub_model': 'cfg', 'GroupFisherDeploySubModel': 'architecture'}
 
 
 def network_config(network: str | dict, setting: str) -> ConfigDict:
@@ -37,12 +43,13 @@ def network_config(network: str | dict, setting: str) -> ConfigDict:
             * a name of mmpretrain's model zoo: ``'resnet18_8xb32_in1k'``;
             * ``dict(cfg_path=NAME, ...)``: one of these, and settings to change in it, such as
               ``head=dict(num_classes=10)``. mmrazor's ``pretrained=False`` says nothing here;
-            * ``dict(type=..., ...)``: the config itself. Without a scope it is mmpretrain's.
+            * ``dict(type=..., ...)``: the config itself. Without a scope it is mmpretrain's, or mmrazor's where only
+              mmrazor knows the type.
         setting: Where it stands, for messages: ``'model.teacher'``.
 
     Returns:
-        The model's config, with its ``type``, its ``_scope_`` if it needs one, and the ``data_preprocessor`` of the
-        config that it comes from, if that has one.
+        The model's config, with its ``type``, its ``_scope_`` if it needs one, the ``data_preprocessor`` of the config
+        that it comes from, if that has one, and in place of the file of a pruned network's subnet what is in it.
 
     Raises:
         SettingError: It is none of these, there is no such file or name, or what is named is no classifier.
@@ -55,7 +62,7 @@ def network_config(network: str | dict, setting: str) -> ConfigDict:
             architecture=dict(cfg_path='resnet18_8xb32_in1k', backbone=dict(frozen_stages=1)))
     """
     if isinstance(network, dict) and 'type' in network:
-        return ConfigDict(in_mmpretrain_scope(network))
+        return with_subnet(ConfigDict(in_mmpretrain_scope(network)), setting)
     name = _name(network)
     if name is None:
         raise SettingError(f'{setting}={network!r} names no classifier. Give {FORMS}.')
@@ -73,7 +80,7 @@ def network_config(network: str | dict, setting: str) -> ConfigDict:
     if cfg.get('data_preprocessor'):
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     cfg.merge_from_dict({'model': changes})
-    model = ConfigDict(in_mmpretrain_scope(cfg.model))
+    model = with_subnet(ConfigDict(in_mmpretrain_scope(cfg.model)), setting)
     _check_is_classifier(model, f'{setting}={name!r}')
     return model
 
@@ -110,7 +117,7 @@ def name_networks_in_full(model: ConfigDict) -> None:
     if not model.get('teacher_ckpt') and not model.get('random_teacher'):
         model.teacher_ckpt = published_weights(model.get('teacher'))
     for role in ('architecture', 'teacher'):
-        if _name(model.get(role)):
+        if _name(model.get(role)) or is_pruned(model.get(role)):
             model[role] = network_config(model[role], f'model.{role}')
 
 
@@ -171,7 +178,7 @@ def _file_of_package(name: str, setting: str) -> Path:
 def _check_is_classifier(model: ConfigDict, what: str) -> None:
     kind = model.type
     if isinstance(kind, str):
-        kind = kind.rpartition('.')[2]
+        kind = type_name(kind)
         kind = MODELS.get(kind) or MMRAZOR_MODELS.get(kind)
     # what is registered nowhere is for the registry to report; a function stands for what would need more packages
     if kind is not None and not (isinstance(kind, type) and issubclass(kind, BaseClassifier)):
@@ -179,6 +186,70 @@ def _check_is_classifier(model: ConfigDict, what: str) -> None:
         raise SettingError(
             f'{what} is of type {name}, not a classifier. Name the config of a plain network: an ImageClassifier.'
         )
+
+
+def is_pruned(network: Any) -> bool:
+    """Return whether a config is one of mmrazor's for a network of which a subnet is kept: :data:`PRUNED`.
+
+    Args:
+        network: A network, in any form.
+    """
+    return isinstance(network, dict) and type_name(network.get('type')) in PRUNED
+
+
+def unpruned(network: ConfigDict) -> ConfigDict:
+    """Return the config of the whole network that a pruned one is a part of; that of any other as it is.
+
+    Args:
+        network: The config of a network.
+    """
+    return network[PRUNED[type_name(network.type)]] if is_pruned(network) else network
+
+
+def with_subnet(network: ConfigDict, setting: str) -> ConfigDict:
+    """Put into the config of a pruned network what its files say, so that it needs none of them any more.
+
+    Args:
+        network: The config; any other is returned as it is.
+        setting: Where it stands, for messages.
+
+    Returns:
+        The config, with the subnet and the whole network that it is a part of.
+
+    Raises:
+        SettingError: The file of the subnet is missing, or holds no subnet.
+    """
+    if not is_pruned(network):
+        return network
+    key = PRUNED[type_name(network.type)]
+    subnet, whole = ConfigDict(_in_file(network.get('fix_subnet', {}), f'{setting}.fix_subnet')), network.get(key)
+    parts = subnet.get('channel_unit_cfg')
+    if isinstance(parts, dict) and parts.get('units'):
+        parts.units = _in_file(parts.units, f'{setting}.fix_subnet.channel_unit_cfg.units')
+        if all('channels' in unit for unit in parts.units.values()):
+            # they say all: nothing has to be traced
+            subnet.parse_cfg = dict(type='Config')
+    # weights that mmengine.hub is to download are mmrazor's to find
+    if isinstance(whole, dict) and ('type' in whole or not whole.get('pretrained')):
+        whole = network_config(copy.deepcopy(whole), f'{setting}.{key}')
+    return ConfigDict({**network, 'fix_subnet': subnet, key: whole})
+
+
+def _in_file(subnet: Any, setting: str) -> dict:
+    """Return what mmrazor wrote for a subnet, from its file if it is one."""
+    if isinstance(subnet, str | Path):
+        try:
+            # mmengine.load, as mmrazor calls it; compat lets it read plain values only
+            return _in_file(load(str(Path(subnet).expanduser())), setting)
+        except Exception as error:  # of any parser
+            raise SettingError(
+                f'{setting}={str(subnet)!r} cannot be read (working folder: {Path.cwd()}). {type(error).__name__}: '
+                f'{error}. Give the JSON or YAML file that mmrazor wrote for the subnet.'
+            ) from error
+    if not isinstance(subnet, dict):
+        raise SettingError(f"{setting}={subnet!r} is no subnet. Give what mmrazor's export_fix_subnet returns.")
+    # a copy: mmrazor writes into it while it builds
+    return copy.deepcopy(subnet)
 
 
 def find_classifier(model: nn.Module, setting: str | None = None) -> str:
@@ -240,3 +311,16 @@ def number_of_classes(model: nn.Module) -> int | None:
         if isinstance(classes, int):
             return classes
     return None
+
+
+def number_of_channels(model: nn.Module) -> int:
+    """Return how many channels the images of a classifier have.
+
+    Args:
+        model: The classifier. Its first convolution says it; without any, its normalisation; else there are three.
+    """
+    convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
+    if (first := next(convolutions, None)) is not None:
+        return first.in_channels
+    mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
+    return 3 if mean is None else mean.numel()

@@ -16,8 +16,8 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, Tes
 from torch import nn
 from torch.utils.data import DataLoader
 
-from icd_mmrazor.utils.config_text import known_types, registered
 from icd_mmrazor.utils.errors import SettingError, UserError
+from icd_mmrazor.utils.type_names import known_types, registered
 
 UNKNOWN_ARGUMENT = re.compile(r"(?:(\w+)\.)?\w+\(\) got an unexpected keyword argument '(\w+)'")
 MISSING_ARGUMENTS = re.compile(r'\w+\(\) missing \d+ required .*?arguments?: (.*)')

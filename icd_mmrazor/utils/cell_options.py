@@ -141,7 +141,7 @@ def _check_arguments(cfg: Config, methods: str, option: str) -> None:
 def _find(registry: Registry, name: Any, scope: str | None) -> Callable | None:
     """Return the class of a type; None where it is not found so, which the training may still do."""
     if not isinstance(name, str):
-        return None
+        return name if callable(name) else None
     try:
         return registry.get(name if '.' in name or not scope else f'{scope}.{name}')
     except (KeyError, RuntimeError, ImportError):

@@ -21,6 +21,7 @@ from icd_mmrazor.compat import lost_connection
 from icd_mmrazor.utils.config_files import DATALOADERS, apply_cfg_options, check_sections, read_config_file
 from icd_mmrazor.utils.errors import SettingError, UserError
 from icd_mmrazor.utils.processes import end_process, end_with_launcher, several_processes
+from icd_mmrazor.utils.type_names import type_name
 
 FUSED_OPTIMIZERS = ('SGD', 'Adam', 'AdamW')
 
@@ -113,7 +114,8 @@ def use_fused_optimizer(cfg: Config) -> None:
         cfg: The run's; its ``optim_wrapper.optimizer`` gets ``fused=True``.
     """
     optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
-    if optimizer.get('type') not in FUSED_OPTIMIZERS or {'fused', 'foreach', 'differentiable'} & {*optimizer}:
+    said = {'fused', 'foreach', 'differentiable'} & {*optimizer}
+    if said or type_name(optimizer.get('type')) not in FUSED_OPTIMIZERS:
         return
     if get_device() in ('cuda', 'cpu'):
         optimizer['fused'] = True

@@ -6,7 +6,9 @@ import torch
 from mmengine.config import ConfigDict
 from torch.utils.flop_counter import FlopCounterMode
 
+from icd_mmrazor.models.networks import number_of_channels
 from icd_mmrazor.utils.inference import build_network
+from icd_mmrazor.utils.type_names import type_name
 
 # how a transform says the size of its result
 SIZE_SETTINGS = ('crop_size', 'scale', 'size')
@@ -45,7 +47,7 @@ def complexity(network: ConfigDict, input_size: tuple[int, int], name: str = 'th
     # on the meta device a tensor is its shape, and attention is made of the matrix products that are counted
     model = build_network(name, network).eval().to('meta')
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(torch.empty(1, 3, *input_size, device='meta'))
+        model(torch.empty(1, number_of_channels(model), *input_size, device='meta'))
     return Complexity(sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2)
 
 
@@ -62,7 +64,7 @@ def image_size(pipeline: list[dict]) -> tuple[int, int] | None:
     for transform in reversed(pipeline):
         size = next((transform[name] for name in SIZE_SETTINGS if name in transform), None)
         # of an image that is not square, ResizeEdge says one side only
-        if size is not None and not str(transform['type']).endswith('ResizeEdge'):
+        if size is not None and type_name(transform['type']) != 'ResizeEdge':
             sides = (size, size) if isinstance(size, int) else tuple(size)
             return sides if len(sides) == 2 and sides[0] == sides[1] else None
     return None

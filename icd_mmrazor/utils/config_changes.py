@@ -4,11 +4,15 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
+from icd_mmrazor.utils.type_names import TYPES, type_name
+
 MISSING = object()
 SHOWN_LENGTH = 60
 # settings that have no influence on the result but for rounding, by their names with dots
 WITHOUT_INFLUENCE = (
     'compile',
+    'custom_imports',
+    'default_scope',
     'env_cfg',
     'experiment_name',
     'find_unused_parameters',
@@ -73,7 +77,7 @@ def config_changes(then: Mapping[str, Any], now: Mapping[str, Any], but: Collect
     """Compare two configs setting by setting, but for what does not change the result of a training.
 
     That is where things are and how fast they go: folders, logs, workers, what watches and saves. Of a path its last
-    part counts, so that a moved file or folder is the same.
+    part counts, so that a moved file or folder is the same. Of a type its name counts, however it is written.
 
     Args:
         then: The config of the checkpoint.
@@ -84,10 +88,15 @@ def config_changes(then: Mapping[str, Any], now: Mapping[str, Any], but: Collect
         A line for each difference: ``'train_cfg.max_epochs: 20 in the checkpoint, 40 now'``.
     """
     before, after = (dict(_settings(_with_influence(cfg))) for cfg in (then, now))
+    # the subnet of a pruned network: a file on one side, what was in it on the other
+    files = tuple(f'{name}.' for name in before.keys() ^ after.keys() if name.endswith('.fix_subnet'))
     return [
         difference(name, before.get(name, MISSING), after.get(name, MISSING))
         for name in {**before, **after}
-        if name not in but and not _ignored(name) and not _same(before.get(name, MISSING), after.get(name, MISSING))
+        if name not in but
+        and not _ignored(name)
+        and not f'{name}.'.startswith(files)
+        and not _same(name, before.get(name, MISSING), after.get(name, MISSING))
     ]
 
 
@@ -113,7 +122,7 @@ def _with_influence(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 def _only_watches(hook: Any) -> bool:
     kind = hook.get('type') if isinstance(hook, Mapping) else None
-    return hook is None or str(kind).rpartition('.')[2] in WATCHING_HOOKS
+    return hook is None or type_name(kind) in WATCHING_HOOKS
 
 
 def _settings(value: Any, name: str = '') -> Iterator[tuple[str, Any]]:
@@ -130,13 +139,17 @@ def _settings(value: Any, name: str = '') -> Iterator[tuple[str, Any]]:
 
 def _ignored(name: str) -> bool:
     parts = name.split('.')
-    # initial weights are overwritten by the checkpoint
-    if 'init_cfg' in parts or (parts[0].endswith('_dataloader') and parts[1:2] and parts[1] in OF_LOADERS):
+    # initial weights are overwritten by the checkpoint; where a type is looked up is a matter of how it is named
+    if 'init_cfg' in parts or parts[-1] == '_scope_':
+        return True
+    if parts[0].endswith('_dataloader') and parts[1:2] and parts[1] in OF_LOADERS:
         return True
     return any(f'{name}.'.startswith(f'{ignored}.') for ignored in WITHOUT_INFLUENCE)
 
 
-def _same(then: Any, now: Any) -> bool:
+def _same(name: str, then: Any, now: Any) -> bool:
+    if name.rpartition('.')[2] in TYPES and type_name(then) and type_name(now):
+        return type_name(then) == type_name(now)
     if isinstance(then, str) and isinstance(now, str) and '/' in then + now:
         return PurePath(then).name == PurePath(now).name
     return then == now or (then != then and now != now)  # nan

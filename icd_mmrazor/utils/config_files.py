@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 
 from icd_mmrazor.utils.building import close_to
 from icd_mmrazor.utils.errors import SettingError, UserError
+from icd_mmrazor.utils.type_names import by_names
 
 MAX_DEPTH = 400  # calls above those there are; inheriting takes two each
 DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -33,7 +34,8 @@ def read_config_file(path: str | os.PathLike, what: str = 'config') -> Config:
     """Run a config file and return what it says.
 
     It is Python of the user's own; what came from somebody else is for
-    :func:`icd_mmrazor.utils.config_text.read_config_text`.
+    :func:`icd_mmrazor.utils.config_text.read_config_text`. Classes in it become their names
+    (:func:`icd_mmrazor.utils.type_names.by_names`).
 
     Args:
         path: The file.
@@ -54,7 +56,7 @@ def read_config_file(path: str | os.PathLike, what: str = 'config') -> Config:
         raise SettingError(f'{what} {path}: {found} (working folder: {Path.cwd()}).')
     try:
         with _recursion_limit(MAX_DEPTH):
-            return Config.fromfile(path)
+            return by_names(Config.fromfile(path))
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # it is run

@@ -1,7 +1,6 @@
 """The text of a config is read as data: nothing in it runs."""
 
 import ast
-import functools
 import importlib.util
 import io
 import itertools
@@ -10,10 +9,9 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from mmengine.config import Config
-from mmengine.registry import Registry
-from mmengine.utils import get_object_from_string
 
 from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.utils.type_names import PACKAGES, TYPES, registered, type_name
 
 MAX_LENGTH = 1_000_000  # characters; a config of ours has 6,000
 MAX_DEPTH = 50
@@ -22,8 +20,6 @@ CONSTANTS = {'None': None, 'True': True, 'False': False, 'inf': float('inf'), 'n
 NUMBERS = ('inf', 'nan')
 # settings that a network's config file may be given to
 NETWORKS = ('architecture', 'cfg_path', 'student', 'teacher')
-# settings that the stack looks up as a type: what is registered nowhere it imports
-TYPES = ('type', 'constructor', 'runner_type', 'ema_type', 'norm_layer', 'conv_type', 'layer_type', 'padding_mode')
 # mmrazor's recorders and deliveries of functions and methods: they import the module that these settings begin with
 PATHS = ('source', 'func_path', 'method_path')
 REPLACING = ('FunctionInputs', 'FunctionOutputs', 'MethodInputs', 'MethodOutputs')
@@ -33,9 +29,7 @@ SCOPES = ('_scope_', 'default_scope')
 FILES_OF_CODE = ('pickle', 'pkl', 'yaml', 'yml')
 # they unpickle files of any name
 UNPICKLING = ('RAM', 'RAMNormal', 'RefCOCO')
-# packages whose registries are filled by importing icd_mmrazor
-PACKAGES = ('mmengine', 'mmpretrain', 'mmrazor', 'icd_mmrazor')
-# what of mmrazor a distillation is made of; its quantizers, tracers, mutators and loops import and read much
+# what of mmrazor a distillation is made of; its quantizers, tracers, searches and loops import and read much
 OF_MMRAZOR = (
     'mmrazor.datasets',
     'mmrazor.engine.hooks',
@@ -48,6 +42,13 @@ OF_MMRAZOR = (
     'mmrazor.models.losses',
     'mmrazor.models.task_modules.delivery',
     'mmrazor.models.task_modules.recorder',
+    # and a network that was pruned or searched
+    'mmrazor.implementations.pruning.group_fisher.prune_deploy_sub_model',
+    'mmrazor.models.mutables',
+    'mmrazor.models.mutators.channel_mutator',
+    'mmrazor.models.task_modules.demo_inputs',
+    'mmrazor.models.task_modules.tracer.channel_analyzer',
+    'mmrazor.registry.registry',
 )
 # packages whose functions these may record
 STACK = (*PACKAGES, 'mmcv', 'torch', 'torchvision')
@@ -60,7 +61,8 @@ def read_config_text(text: str, name: str) -> Config:
 
     mmengine stores this text in checkpoints (``meta['cfg']``) and in work folders. ``Config.fromfile`` would run it as
     Python. Here it may only hold assignments of plain values: ``dict(...)``, ``{...}``, lists, tuples, strings,
-    numbers, ``None``, ``True``, ``False``, ``inf`` and ``nan``. Models and datasets are built from what is returned, so
+    numbers, ``None``, ``True``, ``False``, ``inf``, ``nan``, and the paths that mmengine writes for classes, which are
+    read as their names. Models and datasets are built from what is returned, so
     plain values that would run code then are refused, too: a ``type`` that is not registered but can be imported
     (``os.system``), a scope of another package or a function of one to record, a part of mmrazor
     that no distillation is made of (some import what they are told), a config file that is no package's, a pickle or
@@ -201,7 +203,18 @@ class _Reader:
             self.advance()
             self.expect('(')
             return self.keywords()
-        return self.refuse('a plain value')
+        return self.path()
+
+    def path(self) -> str:
+        """Return the path that mmengine writes for a class: ``torch.optim.sgd.SGD``."""
+        first = self.token
+        path = self.advance().string if first.type == tokenize.NAME else ''
+        while path and self.accept('.'):
+            path += f'.{self.advance().string}'
+        if '.' not in path:
+            self.token = first
+            self.refuse('a plain value')
+        return path
 
     def items(self, end: str) -> tuple[list, int]:
         """Return the values up to ``end`` and the number of commas among them."""
@@ -263,7 +276,7 @@ class _Reader:
 
 def _check(value: Any, name: str) -> None:
     """Refuse what would run code if it were built."""
-    replacing = isinstance(value, dict) and str(value.get('type')).rpartition('.')[2].startswith(REPLACING)
+    replacing = isinstance(value, dict) and type_name(value.get('type')).startswith(REPLACING)
     for key, item in value.items() if isinstance(value, dict) else enumerate(value):
         if replacing and key in PATHS and str(item).partition('.')[0] not in STACK:
             raise SettingError(
@@ -284,9 +297,10 @@ def _runs(key: Any, item: Any) -> str | None:
         return 'would run code from a model hub'
     if not isinstance(item, str):
         return None
-    if item.rpartition('.')[2] in FILES_OF_CODE:
+    # icd_mmrazor reads that of a subnet as plain values, whatever its format
+    if item.rpartition('.')[2] in FILES_OF_CODE and (key != 'fix_subnet' or '://' in item):
         return 'names a pickle or YAML file, and reading it could run code'
-    if key == 'type' and item.rpartition('.')[2] in UNPICKLING:
+    if key == 'type' and type_name(item) in UNPICKLING:
         return 'reads pickles, which could run code'
     found = registered(item) if key in TYPES else []
     if any(_is_beyond_distillation(each) for each in found):
@@ -297,7 +311,7 @@ def _runs(key: Any, item: Any) -> str | None:
         return f'is none of {", ".join(PACKAGES)}, and mmengine would import it'
     if (item.endswith('.py') or (key in NETWORKS and '::' in item)) and not _of_package(item):
         return 'names a file, and reading it would run it'
-    if key == 'dtype' and not item.isidentifier():
+    if key == 'dtype' and not item.removeprefix('torch.').isidentifier():
         return 'is no data type, and mmpretrain would run it'
     return None
 
@@ -319,33 +333,3 @@ def _importable(kind: str) -> bool:
 def _of_package(config: str) -> bool:
     package, _, path = config.partition('::')
     return package in PACKAGES and not path.startswith('/') and '..' not in path
-
-
-def registered(kind: str) -> list[Any]:
-    """Return what is registered under a type: in any registry of mmengine, mmpretrain, mmrazor and here.
-
-    Args:
-        kind: ``'ResNet'``, ``'mmpretrain.ResNet'`` or the whole path of a class, which configs in mmengine's pure
-            Python style have.
-    """
-    scope, _, rest = kind.rpartition('.')
-    registries = [r for package in PACKAGES for r in _registries(package) if scope in ('', package)]
-    found = [r.module_dict[rest] for r in registries if rest in r.module_dict]
-    if found or kind.partition('.')[0] not in PACKAGES:
-        return found
-    try:
-        cls = get_object_from_string(kind)
-    except Exception:  # the import of a module of these packages, which may need what is not installed
-        return []
-    return [cls for package in PACKAGES for r in _registries(package) if cls in r.module_dict.values()][:1]
-
-
-def known_types() -> set[str]:
-    """Return all types that are registered in these packages, without their scopes."""
-    return {name for package in PACKAGES for registry in _registries(package) for name in registry.module_dict}
-
-
-@functools.cache
-def _registries(package: str) -> list[Registry]:
-    module = importlib.import_module(f'{package}.registry')
-    return [value for value in vars(module).values() if isinstance(value, Registry)]

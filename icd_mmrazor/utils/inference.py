@@ -1,6 +1,8 @@
 """What trained classifiers compute of images: the feature that the classifier gets, and the logits."""
 
 import contextlib
+import copy
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ import numpy as np
 import torch
 from mmengine.config import ConfigDict
 from mmengine.device import get_device
+from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from mmengine.utils import track_iter_progress
@@ -64,6 +67,18 @@ class Outputs:
     logits: np.ndarray
 
 
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep out of the log what is for the log of the run."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def build_network(name: str, cfg: ConfigDict, remedy: str = REMEDY) -> nn.Module:
     """Build a classifier from a config that may be stored, damaged or of another installation.
 
@@ -76,7 +91,9 @@ def build_network(name: str, cfg: ConfigDict, remedy: str = REMEDY) -> nn.Module
         SettingError: It cannot be built.
     """
     try:
-        return MODELS.build(cfg)
+        # mmrazor initialises a pruned network, and a line a weight says so; mmpretrain writes into what it is given
+        with quiet():
+            return MODELS.build(copy.deepcopy(cfg))
     except SettingError as error:
         raise SettingError(f'{name}: its network cannot be built from the config. {error}\n{remedy}') from error
 

@@ -16,8 +16,10 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from icd_mmrazor.models.networks import number_of_channels
 from icd_mmrazor.utils.errors import SettingError, UserError
 from icd_mmrazor.utils.files import write_whole
+from icd_mmrazor.utils.type_names import type_name
 
 PACKAGES = ('onnx', 'onnxruntime', 'onnxscript')
 TOLERANCE = 1e-4  # of the largest logit
@@ -37,11 +39,12 @@ def require_onnx() -> None:
         )
 
 
-def input_size(cfg: Config) -> tuple[int, int]:
+def input_size(cfg: Config, channels: int) -> tuple[int, int]:
     """Return the height and width of the images that a config's test pipeline makes.
 
     Args:
         cfg: Config of a plain classifier.
+        channels: How many channels its images have.
 
     Raises:
         SettingError: There is no such pipeline, or images keep a size of their own in it.
@@ -56,7 +59,8 @@ def input_size(cfg: Config) -> tuple[int, int]:
         # as mmpretrain's inferencer calls it
         transforms = Compose([TRANSFORMS.build(t) for t in remove_transform(pipeline, 'LoadImageFromFile')])
         for size in DUMMY_SIZES:
-            image = np.zeros((*size, 3), np.uint8)
+            # a gray image is read from a file with three
+            image = np.zeros((*size, 3 if channels == 1 else channels), np.uint8)
             sizes.add(tuple(transforms(dict(img=image, img_shape=size, ori_shape=size))['inputs'].shape[-2:]))
     if len(sizes) != 1:
         raise SettingError(
@@ -68,9 +72,10 @@ def input_size(cfg: Config) -> tuple[int, int]:
 def write_onnx(model: BaseModel, cfg: Config, path: Path, size: tuple[int, int], classes: list[str] | None) -> float:
     """Write a classifier as an ONNX file, after it was checked.
 
-    Its input ``images`` is ``B x 3 x H x W``, float32, for any ``B``, normalised; its output ``logits`` is
-    ``B x num_classes``. The file's metadata says how to normalise: ``mean`` and ``std`` (three numbers each, in units
-    of 0 to 255), ``channel_order`` (``RGB`` or ``BGR``), and ``classes`` if they are known, each as JSON.
+    Its input ``images`` is ``B x C x H x W``, float32, for any ``B``, normalised, with as many channels as the network
+    takes; its output ``logits`` is ``B x num_classes``. The file's metadata says how to normalise: ``mean`` and ``std``
+    (C numbers each, in units of 0 to 255), ``channel_order`` of images with three channels (``RGB`` or ``BGR``), and
+    ``classes`` if they are known, each as JSON.
 
     Args:
         model: The classifier.
@@ -89,8 +94,9 @@ def write_onnx(model: BaseModel, cfg: Config, path: Path, size: tuple[int, int],
     import onnxruntime
 
     network = _Logits(model).eval()
+    shape = number_of_channels(model), *size
     # two: torch.export takes a batch of one for a constant
-    images = torch.zeros(2, 3, *size)
+    images = torch.zeros(2, *shape)
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -111,7 +117,7 @@ def write_onnx(model: BaseModel, cfg: Config, path: Path, size: tuple[int, int],
     onnx.helper.set_model_props(proto, {key: json.dumps(value) for key, value in about.items()})
     content = proto.SerializeToString()
 
-    batch = torch.randn(3, 3, *size, generator=torch.Generator().manual_seed(0))
+    batch = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
     session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
     found = session.run(['logits'], {'images': batch.numpy()})[0]
     with torch.no_grad():
@@ -135,16 +141,20 @@ class _Logits(nn.Module):
 
 
 def _normalisation(model: BaseModel, cfg: Config) -> dict[str, Any]:
-    preprocessor = model.data_preprocessor
-    mean, std = [0.0] * 3, [1.0] * 3
+    preprocessor, channels = model.data_preprocessor, number_of_channels(model)
+    mean, std = torch.zeros(channels), torch.ones(channels)
     if getattr(preprocessor, 'mean', None) is not None:
-        mean, std = preprocessor.mean.flatten().tolist(), preprocessor.std.flatten().tolist()
+        # one number may stand for all channels
+        mean, std = preprocessor.mean.flatten().expand(channels), preprocessor.std.flatten().expand(channels)
+    about: dict[str, Any] = {'mean': mean.tolist(), 'std': std.tolist()}
+    if channels != 3:
+        return about
     pipeline = cfg.get('test_dataloader', {}).get('dataset', {}).get('pipeline') or []
     # images in files are read as BGR, those in arrays are RGB
-    from_arrays = any(transform.get('type') == 'ImageAsInDataset' for transform in pipeline)
+    from_arrays = any(type_name(transform.get('type')) == 'ImageAsInDataset' for transform in pipeline)
     turned = any(getattr(preprocessor, name, False) for name in ('to_rgb', '_channel_conversion'))
     order = 'RGB' if from_arrays != turned else 'BGR'
-    return {'mean': mean, 'std': std, 'channel_order': order}
+    return {**about, 'channel_order': order}
 
 
 @contextlib.contextmanager

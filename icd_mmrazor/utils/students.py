@@ -9,22 +9,23 @@ import torch
 from mmengine.config import Config, ConfigDict
 
 from icd_mmrazor.compat import PACKAGE
-from icd_mmrazor.models.networks import network_config
+from icd_mmrazor.models.networks import is_pruned, network_config, unpruned
 from icd_mmrazor.utils.checkpoints import weights_of
-from icd_mmrazor.utils.config_text import read_config_text, registered
+from icd_mmrazor.utils.config_text import read_config_text
 from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.utils.type_names import TYPES, by_names, import_for, registered, type_name
 
 # what is kept of a checkpoint's meta, and what each must be
 META = {'dataset_meta': Mapping, 'epoch': int, 'iter': int, 'metrics': Mapping}
-# what comes with mmpretrain; types from elsewhere have to be imported by the config
-STACK = ('mmcv', 'mmengine', 'mmpretrain', 'mmrazor', 'torch', 'torchvision')
+SCOPE = 'mmpretrain'
 
 
 def student_of(cfg: Config) -> ConfigDict:
     """Return the config of a distillation's student, or of the model itself if it is no distillation.
 
     Of a ``LinearProbe`` whose config says the network that it reads, it is that network with the new head. No teacher
-    is needed for it. What both saw the images through belongs to it. Its weights come from a checkpoint, so nothing in
+    is needed for it. It names the scope that it is built in, which for a network that mmrazor has pruned is mmrazor's.
+    What both saw the images through belongs to it. Its weights come from a checkpoint, so nothing in
     it asks for pretrained ones.
 
     Args:
@@ -41,13 +42,16 @@ def student_of(cfg: Config) -> ConfigDict:
             f'config {cfg.filename or "(stored)"} has no model=dict(...); it has {", ".join(cfg) or "nothing"}. '
             'Give the config of a training.'
         )
-    student = network_config(copy.deepcopy(cfg.model.get('architecture', cfg.model)), 'model.architecture')
-    if str(student.type).rpartition('.')[2] == 'LinearProbe' and isinstance(student.get('student'), dict):
+    cfg = by_names(cfg)
+    student = cfg.model if is_pruned(cfg.model) else cfg.model.get('architecture', cfg.model)
+    student = network_config(copy.deepcopy(student), 'model.architecture')
+    if type_name(student.type) == 'LinearProbe' and isinstance(student.get('student'), dict):
         student = _classifier_of_probe(student)
+    student.setdefault('_scope_', cfg.model.get('_scope_') or cfg.get('default_scope') or SCOPE)
     # mmengine hands the config's to the algorithm, and mmrazor gives the algorithm's to the student
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
     if preprocessor:
-        student.data_preprocessor = copy.deepcopy(preprocessor)
+        unpruned(student).data_preprocessor = copy.deepcopy(preprocessor)
     _drop_pretrained(student)
     return student
 
@@ -63,7 +67,7 @@ def _drop_pretrained(model: dict) -> None:
     for part in list(_dicts(model)):
         for name in ('pretrained', 'checkpoint_path'):  # the latter is timm's
             part.pop(name, None)
-        if any(each.get('type') == 'Pretrained' for each in _dicts(part.get('init_cfg'))):
+        if any(type_name(each.get('type')) == 'Pretrained' for each in _dicts(part.get('init_cfg'))):
             del part['init_cfg']
 
 
@@ -71,7 +75,8 @@ def plain_student(cfg: Config) -> Config:
     """Make the config of a run's student: a plain classifier, for mmpretrain's tools and inferencers.
 
     It holds the model and how it is tested, nothing of the training, and is flat, without ``_base_``. It imports this
-    package only where something of it is used, so that a student of mmpretrain's own parts needs mmpretrain alone.
+    package only where something of it or of mmrazor is used, so that a student of mmpretrain's own parts needs
+    mmpretrain alone.
 
     Args:
         cfg: The config of a run, of a distillation or of a plain classifier.
@@ -82,40 +87,74 @@ def plain_student(cfg: Config) -> Config:
     Raises:
         SettingError: The config has no model, or a setting of it is nan.
     """
+    cfg = by_names(cfg)
     plain = {
-        'default_scope': 'mmpretrain',
+        'default_scope': SCOPE,
         'model': student_of(cfg),
         # as in mmpretrain's own configs: its tools/test.py --show-dir draws with it
         'default_hooks': dict(visualization=dict(type='VisualizationHook', enable=False)),
         'visualizer': dict(type='UniversalVisualizer', vis_backends=[dict(type='LocalVisBackend')]),
     }
-    if plain['model'].get('_scope_') == plain['default_scope']:
-        del plain['model']['_scope_']
     split = 'test' if cfg.get('test_dataloader') else 'val'
     if cfg.get(f'{split}_dataloader') and cfg.get(f'{split}_evaluator'):
         plain['test_dataloader'] = copy.deepcopy(cfg[f'{split}_dataloader'])
         plain['test_evaluator'] = copy.deepcopy(cfg[f'{split}_evaluator'])
         plain['test_cfg'] = copy.deepcopy(cfg.get('test_cfg')) or {}
-        _take_image_files(plain['test_dataloader'], cfg.get('train_dataloader'))
+        dataset = plain['test_dataloader'].dataset
+        if dataset.get('pipeline'):
+            dataset.pipeline = _for_image_files(dataset.pipeline, plain['model'], cfg.get('train_dataloader'))
     if any(isinstance(value, float) and math.isnan(value) for each in _dicts(plain) for value in each.values()):
         raise SettingError(
             "a setting of the student is nan, which a config file cannot hold. Give it a number, or None, in the run's "
             'config.'
         )
-    imports = _imports(plain)
-    if imports:
-        plain['custom_imports'] = dict(imports=imports)
-    return Config(plain)
+    _drop_scopes(plain, SCOPE)
+    # names are looked up in its default scope now
+    plain = by_names(Config(plain)).to_dict()
+    imports = sorted(_imports(plain, SCOPE) - {''})
+    return Config({**plain, 'custom_imports': dict(imports=imports)} if imports else plain)
 
 
-def _take_image_files(dataloader: dict, train_dataloader: dict | None) -> None:
-    """Let a pipeline of a dataset that holds its images as arrays take image files, too."""
-    pipeline = dataloader.dataset.get('pipeline') or []
-    kinds = [str(transform.get('type')).rpartition('.')[2] for transform in pipeline]
-    if not kinds or 'LoadImageFromFile' in kinds or 'ImageAsInDataset' in kinds:
-        return
-    crops = [d['crop_size'] for d in _dicts(train_dataloader) if d.get('type') == 'RandomCrop' and 'crop_size' in d]
-    dataloader.dataset.pipeline = [dict(type='ImageAsInDataset', **({'size': crops[0]} if crops else {})), *pipeline]
+def _for_image_files(pipeline: list[dict], student: dict, train_dataloader: dict | None) -> list[dict]:
+    """Let a pipeline take image files as mmpretrain's inferencers read them: three channels, BGR."""
+    kinds = [type_name(transform.get('type')) for transform in pipeline]
+    if 'ImageAsInDataset' in kinds:
+        return pipeline
+    if 'LoadImageFromFile' in kinds:
+        begin = kinds.index('LoadImageFromFile') + 1
+        gray = str(pipeline[begin - 1].get('color_type')).startswith('grayscale')
+        return [*pipeline[:begin], dict(type='ImageAsInDataset', channels=1), *pipeline[begin:]] if gray else pipeline
+    # a dataset that holds its images as arrays
+    channels = _channels(student)
+    if channels not in (1, 3):  # no image file has them
+        return pipeline
+    crops = (each for each in _dicts(train_dataloader) if type_name(each.get('type')) == 'RandomCrop')
+    sizes = [crop['crop_size'] for crop in crops if 'crop_size' in crop]
+    settings = {'size': sizes[0]} if sizes else {}
+    return [dict(type='ImageAsInDataset', **settings, **({'channels': 1} if channels == 1 else {})), *pipeline]
+
+
+def _channels(student: dict) -> int:
+    """Return how many channels the images of a network have, as far as its config says it."""
+    network = unpruned(student)
+    backbone, preprocessor = network.get('backbone') or {}, network.get('data_preprocessor') or {}
+    for name in ('in_channels', 'in_chans'):  # the latter is timm's
+        if name in {**network, **backbone}:
+            return {**network, **backbone}[name]
+    return len(preprocessor.get('mean') or [0] * 3)
+
+
+def _drop_scopes(value: Any, scope: str) -> None:
+    """Leave out scopes that say no more than the one around them."""
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        # what is inherited from this package's configs is looked up as in mmpretrain's scope
+        inner = part.get('_scope_') if isinstance(part, dict) else None
+        inner = SCOPE if inner == PACKAGE else inner
+        if inner and inner == scope:
+            del part['_scope_']
+        elif inner:
+            part['_scope_'] = inner
+        _drop_scopes(part, inner or scope)
 
 
 def _dicts(value: Any) -> Iterator[dict]:
@@ -127,16 +166,17 @@ def _dicts(value: Any) -> Iterator[dict]:
             yield from _dicts(item)
 
 
-def _imports(plain: dict) -> list[str]:
-    """Return the modules that register what the config names and mmpretrain does not bring."""
-    modules = {
-        cls.__module__
-        for each in _dicts(plain)
-        if isinstance(each.get('type'), str)
-        for cls in registered(each['type'])
-        if cls.__module__.partition('.')[0] not in STACK
-    }
-    return sorted({PACKAGE if module.startswith(f'{PACKAGE}.') else module for module in modules})
+def _imports(value: Any, scope: str) -> set[str]:
+    """Return the modules that register what a config names and mmpretrain does not bring."""
+    if isinstance(value, dict):
+        scope = value.get('_scope_') or scope
+        of_types = {
+            import_for(cls) for key in TYPES if isinstance(value.get(key), str) for cls in registered(value[key], scope)
+        }
+        # mmrazor is not to be imported without this package
+        of_scope = {PACKAGE} if scope == 'mmrazor' else set()
+        return of_types.union(of_scope, *(_imports(item, scope) for item in value.values()))
+    return set().union(*(_imports(item, scope) for item in value)) if isinstance(value, list | tuple) else set()
 
 
 def config_of(checkpoint: Mapping[str, Any], what: str) -> Config:
@@ -156,7 +196,7 @@ def config_of(checkpoint: Mapping[str, Any], what: str) -> Config:
             f"checkpoint {what} does not say its config: it has no meta['cfg'], which mmengine writes. "
             'Name the config it was trained with.'
         )
-    return read_config_text(text, f'the config in {what}')
+    return by_names(read_config_text(text, f'the config in {what}'))
 
 
 def student_checkpoint(checkpoint: Mapping[str, Any], cfg: Config, what: str) -> dict:

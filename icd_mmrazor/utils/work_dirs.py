@@ -8,6 +8,7 @@ from mmengine.config import Config
 
 from icd_mmrazor.utils.config_text import read_config_text
 from icd_mmrazor.utils.errors import CheckpointError, SettingError
+from icd_mmrazor.utils.type_names import by_names
 
 SHOWN_NAMES = 8
 # a config, but the exported student's and not the run's
@@ -48,7 +49,7 @@ def find_config(folder: Path) -> Config:
         text = file.read_text(encoding='utf-8', errors='replace')
     except OSError as error:
         raise SettingError(f'config {file} cannot be read ({error.strerror}).') from error
-    return read_config_text(text, f'config {file}')
+    return by_names(read_config_text(text, f'config {file}'))
 
 
 def find_checkpoint(folder: Path) -> Path:

@@ -29,6 +29,13 @@ def changes(**options: Any) -> list[str]:
             default_hooks__logger__interval=3, default_hooks__checkpoint__max_keep_ckpts=1, default_hooks__status=None
         ),
         dict(custom_hooks=[dict(type='mmengine.VisualizationHook')], env_cfg__cudnn_benchmark=False),
+        dict(custom_imports=dict(imports=['icd_mmrazor', 'more']), default_scope=None, model___scope_='mmengine'),
+        dict(
+            model__type='mmrazor.FrozenTeacherDistill',
+            optim_wrapper__optimizer__type='torch.optim.SGD',
+            model__distiller__type='icd_mmrazor.models.ICDDistiller',
+            custom_hooks=[dict(type='mmpretrain.engine.hooks.VisualizationHook')],
+        ),
         dict(train_cfg__val_interval=3, test_dataloader=None, test_cfg=None, test_evaluator=None),
         dict(model__teacher_ckpt=f'/scratch/{DEMO.model.teacher_ckpt}', model__channels_last=False),
         dict(train_dataloader__dataset__data_file=f'/x/{DEMO.train_dataloader.dataset.data_file}'),
@@ -45,6 +52,10 @@ def test_what_does_not_change_the_result_is_no_difference(options: dict) -> None
     ('options', 'expected'),
     [
         (dict(train_cfg__max_epochs=77), ['train_cfg.max_epochs: 40 in the checkpoint, 77 now']),
+        (
+            dict(optim_wrapper__optimizer__type='torch.optim.Adam'),
+            ["optim_wrapper.optimizer.type: 'SGD' in the checkpoint, 'torch.optim.Adam' now"],
+        ),
         (dict(custom_hooks=[dict(type='EMAHook')]), ["custom_hooks.0.type: not set in the checkpoint, 'EMAHook' now"]),
         (
             dict(train_dataloader__dataset__data_file='other.npz', randomness__deterministic=True),

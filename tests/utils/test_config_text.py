@@ -87,6 +87,23 @@ def test_anything_else_is_refused_and_does_not_run(text: str, found: str, tmp_pa
     assert not file.exists()
 
 
+def test_classes_are_read_as_their_paths() -> None:
+    """mmengine writes those of its pure Python style with quotes, any other without."""
+    text = "a = dict(type=torch.optim.sgd.SGD)\nb = [mmengine.hooks.EMAHook]\nc = dict(type='torch.optim.SGD')"
+    assert read_config_text(text, 'it').to_dict() == dict(
+        a=dict(type='torch.optim.sgd.SGD'), b=['mmengine.hooks.EMAHook'], c=dict(type='torch.optim.SGD')
+    )
+    for text, found in (
+        ('a = dict(type=os.system)', "type='os.system' is registered nowhere"),
+        ('a = dict(type=torch.load)', "type='torch.load' is registered nowhere"),
+        ('a = torch.load(1)', r"a setting's name was expected"),
+        ('a = torch', "a plain value was expected, 'torch' found"),
+    ):
+        with pytest.raises(SettingError, match=found):
+            read_config_text(text, 'it')
+    assert read_config_text("a = dict(dtype='torch.float16')", 'it').a.dtype == 'torch.float16'
+
+
 def test_registered_types_may_be_named_in_full() -> None:
     of_mmcv = "\nd = dict(type='FunctionOutputs', source='mmcv.cnn.x')\ne = dict(type='ModuleOutputs', source='os.x')"
     assert len(read_config_text(f'a = 1{of_mmcv}', 'it')) == 3

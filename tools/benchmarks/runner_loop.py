@@ -18,6 +18,7 @@ from icd_mmrazor import benchmark
 from icd_mmrazor.utils.cell_options import merge_options
 from icd_mmrazor.utils.command_line import load_config
 from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.utils.type_names import type_name
 
 
 class ReadyToStepError(Exception):
@@ -93,7 +94,8 @@ def write_images(cfg: Config, file: Path, count: int) -> None:
 
 def image_size(cfg: Config) -> int:
     """Return the height, and width, of the images that a config's networks see."""
-    return next(step.crop_size for step in cfg.train_dataloader.dataset.pipeline if step['type'] == 'RandomCrop')
+    pipeline = cfg.train_dataloader.dataset.pipeline
+    return next(step.crop_size for step in pipeline if type_name(step['type']) == 'RandomCrop')
 
 
 def networks_of(cfg: Config) -> tuple[nn.Module, nn.Module]:

@@ -15,6 +15,7 @@ from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, write_
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
+from icd_mmrazor.models.networks import number_of_channels
 from icd_mmrazor.utils.command_line import run
 from icd_mmrazor.utils.config_files import read_config_file
 from icd_mmrazor.utils.errors import SettingError
@@ -101,11 +102,12 @@ def main() -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
     notes = {'onnx': ''}
     if args.onnx:
-        height, width = args.input_size or input_size(cfg)
+        channels = number_of_channels(model)
+        height, width = args.input_size or input_size(cfg, channels)
         classes = (student['meta'].get('dataset_meta') or {}).get('classes')
         classes = classes if isinstance(classes, list | tuple) else None
         difference = write_onnx(model, cfg, files['onnx'], (height, width), classes)
-        notes['onnx'] = f'images: B x 3 x {height} x {width}, differs from torch by {difference:.1e}'
+        notes['onnx'] = f'images: B x {channels} x {height} x {width}, differs from torch by {difference:.1e}'
     write_whole(cfg.pretty_text, files['config'])
     write_checkpoint(student, files['weights'])
     epoch = f', epoch {student["meta"]["epoch"]}' if 'epoch' in student['meta'] else ''

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from icd_mmrazor.models.backbones.initialisation import initialise_as_torch
 from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.utils.type_names import type_name
 
 
 @MODELS.register_module()
@@ -38,7 +39,7 @@ class CIFARShuffleNetV2(ShuffleNetV2):
         super().__init__(**kwargs)
         self.conv1 = ConvModule(3, self.conv1.out_channels, 1, **self._layer_cfgs)
         self.maxpool = nn.Identity()
-        if self.act_cfg['type'] != 'ReLU':
+        if type_name(self.act_cfg['type']) != 'ReLU':
             raise SettingError(
                 f"CIFARShuffleNetV2: act_cfg={self.act_cfg} must be dict(type='ReLU'): the last unit of a stage "
                 'applies it twice to half of the channels.'

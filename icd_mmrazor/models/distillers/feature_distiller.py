@@ -22,6 +22,7 @@ from icd_mmrazor.models.distillers.feature_terms import (
 )
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
 from icd_mmrazor.models.feature_points import Point, feature_points, feature_shapes, keep_preactivations
+from icd_mmrazor.models.networks import number_of_channels
 from icd_mmrazor.utils.building import is_number
 from icd_mmrazor.utils.errors import SettingError
 
@@ -70,7 +71,8 @@ class FeatureDistiller(ConfigurableDistiller):
         initial_epochs: Length of the initial stage in epochs; more than 0 just where a loss is of that stage.
         initial_lr: Learning rate of the initial stage; that of the run unless given.
         frozen: Names of connectors that the main stage does not train.
-        image_shape: ``C x H x W`` of the images, for which the shapes are found.
+        image_shape: ``C x H x W`` of the images, for which the shapes are found; as many channels as the networks take
+            and 32 x 32 pixels unless given.
         init_cfg: As of every mmengine module.
 
     Raises:
@@ -99,7 +101,7 @@ class FeatureDistiller(ConfigurableDistiller):
         initial_epochs: int = 0,
         initial_lr: float | None = None,
         frozen: list[str] | tuple[str, ...] = (),
-        image_shape: tuple[int, int, int] = (3, 32, 32),
+        image_shape: tuple[int, int, int] | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -134,13 +136,13 @@ class FeatureDistiller(ConfigurableDistiller):
                 'otherwise 0.'
             )
         sizes = tuple(image_shape) if isinstance(image_shape, list | tuple) else ()
-        if len(sizes) != 3 or not all(type(size) is int and size > 0 for size in sizes):
+        if image_shape is not None and (len(sizes) != 3 or not all(type(size) is int and size > 0 for size in sizes)):
             raise SettingError(f'FeatureDistiller: image_shape={image_shape!r} must be C x H x W, such as (3, 32, 32).')
         self.student_loss_weight = student_loss_weight
         self.initial_epochs = initial_epochs
         self.initial_lr = initial_lr
         self.frozen = tuple(frozen)
-        self.image_shape = tuple(image_shape)
+        self.image_shape = None if image_shape is None else tuple(image_shape)
         # with two stages InitialStageHook sets it; until then what is frozen later must be known to DDP as trained
         self.stage = None if initial_epochs else 'main'
         self.stage_mappings: dict[str, dict] = {stage: {} for stage in STAGES}
@@ -200,8 +202,9 @@ class FeatureDistiller(ConfigurableDistiller):
         try:
             return dict(zip(points, feature_shapes(network, points.values(), self.image_shape), strict=True))
         except RuntimeError as error:
+            shape = self.image_shape or (number_of_channels(network), 32, 32)
             raise SettingError(
-                f'FeatureDistiller: image_shape={self.image_shape} does not fit the network: {error}. Give the shape '
+                f'FeatureDistiller: image_shape={shape} does not fit the network: {error}. Give the shape '
                 'of the images, C x H x W, as distiller.image_shape.'
             ) from None
 

@@ -9,8 +9,8 @@ from mmrazor.registry import MODELS
 
 from icd_mmrazor.models.feature_points import FeaturePoints, Point
 from icd_mmrazor.utils.building import IMPORTS, close_to, is_number
-from icd_mmrazor.utils.config_text import known_types
 from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.utils.type_names import known_types, type_name
 
 NETWORKS = ('student', 'teacher')
 STAGES = ('initial', 'main')
@@ -113,7 +113,7 @@ def terms_of(name: str, entry: dict, points: dict[str, FeaturePoints]) -> list[T
         inputs = {argument: Input(**i) for argument, i in entry['inputs'].items()}
         if {*inputs} - {*arguments} or {*needed} - {*inputs}:
             raise SettingError(
-                f'FeatureDistiller: inputs of {name} are {", ".join(inputs)}; {loss["type"]} takes '
+                f'FeatureDistiller: inputs of {name} are {", ".join(inputs)}; {type_name(loss["type"])} takes '
                 f'{", ".join(arguments)}.'
             )
         return [Term(name, loss, inputs, entry['stage'])]
@@ -126,8 +126,8 @@ def terms_of(name: str, entry: dict, points: dict[str, FeaturePoints]) -> list[T
         ]
         if not len(needed) <= len(items) <= len(arguments):
             raise SettingError(
-                f'FeatureDistiller: {name} has features={entry["features"]!r}, {len(items)} at once; {loss["type"]} '
-                f'takes {len(needed)}: {", ".join(needed)}.'
+                f'FeatureDistiller: {name} has features={entry["features"]!r}, {len(items)} at once; '
+                f'{type_name(loss["type"])} takes {len(needed)}: {", ".join(needed)}.'
             )
         weight = entry['decay'] ** (len(groups) - 1 - i)
         if weight != 1.0:
