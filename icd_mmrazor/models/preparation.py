@@ -9,6 +9,7 @@ from torch import nn
 
 from icd_mmrazor.utils.config_text import read_settings
 from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.utils.type_names import type_name
 
 SPLITS = ('train', 'test', 'val')
 TURNS = ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr')
@@ -89,7 +90,7 @@ def preparation_by(preprocessor: nn.Module | Mapping[str, Any], source: str | No
     else:
         settings, kind = preprocessor, preprocessor.get('type') or 'ClsDataPreprocessor'
     return Preparation(
-        kind=(kind.__name__ if isinstance(kind, type) else str(kind)).rpartition('.')[2],
+        kind=type_name(kind),
         turned=any(settings.get(name) for name in TURNS),
         mean=_rounded(settings.get('mean')),
         std=_rounded(settings.get('std')),
@@ -171,7 +172,11 @@ def _with_pipeline(dataset: Any) -> Iterator[Mapping]:
 
 
 def _source(dataset: Mapping) -> str | None:
-    pipeline = {_name(transform): transform for transform in dataset['pipeline'] if isinstance(transform, Mapping)}
+    pipeline = {
+        type_name(transform.get('type')): transform
+        for transform in dataset['pipeline']
+        if isinstance(transform, Mapping)
+    }
     if 'Normalize' in pipeline:
         return None
     loaders = [name for name in pipeline if name.startswith('Load')]
@@ -180,11 +185,7 @@ def _source(dataset: Mapping) -> str | None:
     if loaders:
         source = 'gray' if pipeline['LoadImageFromFile'].get('color_type') == 'grayscale' else 'BGR'
     else:
-        source = 'RGB' if _name(dataset) in RGB_DATASETS else _name(dataset)
+        name = type_name(dataset.get('type'))
+        source = 'RGB' if name in RGB_DATASETS else name
     turns = [pipeline.get('NumpyToPIL', {}).get('to_rgb'), pipeline.get('PILToNumpy', {}).get('to_bgr')]
     return OTHER_ORDER.get(source, f'{source}, turned') if sum(map(bool, turns)) == 1 else source
-
-
-def _name(cfg: Mapping) -> str:
-    kind = cfg.get('type')
-    return (kind.__name__ if isinstance(kind, type) else str(kind)).rpartition('.')[2]

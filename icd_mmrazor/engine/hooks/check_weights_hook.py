@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import PretrainedInit, is_model_wrapper
+from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, CheckpointLoader, Runner
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from icd_mmrazor.models.records import reads_logits
 from icd_mmrazor.utils.class_names import CHOICES, check_class_names, class_names
 from icd_mmrazor.utils.datasets import datasets_in_use
 from icd_mmrazor.utils.errors import CheckpointError, SettingError
+from icd_mmrazor.utils.type_names import type_name
 from icd_mmrazor.utils.weight_fit import (
     LEAST_PART,
     OF_PROCESSES,
@@ -228,10 +229,7 @@ def _initialised(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _is_pretrained(cfg: Any) -> bool:
-    if not isinstance(cfg, Mapping) or not cfg.get('checkpoint'):
-        return False
-    kind = cfg.get('type')
-    return kind is PretrainedInit or (isinstance(kind, str) and kind.rpartition('.')[2] == 'Pretrained')
+    return isinstance(cfg, Mapping) and bool(cfg.get('checkpoint')) and type_name(cfg.get('type')) == 'Pretrained'
 
 
 def _fills_classifier(model: nn.Module, path: str, fit: Fit) -> bool:

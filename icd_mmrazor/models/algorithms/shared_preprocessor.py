@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from icd_mmrazor.models.networks import number_of_classes
 from icd_mmrazor.models.preparation import Preparation
 from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.utils.type_names import type_name
 
 # that differ in where they augment, not in how they normalise
 USUAL_KINDS = {'ClsDataPreprocessor', 'ImgDataPreprocessor', 'ProbeDataPreprocessor', 'SelfSupDataPreprocessor'}
@@ -209,7 +210,9 @@ def asks_for_weights(network: Any) -> bool:
         return any(map(asks_for_weights, network))
     if not isinstance(network, Mapping):
         return False
-    named = network.get('type') == 'Pretrained' or network.get('pretrained') or network.get('checkpoint_path')
+    named = (
+        type_name(network.get('type')) == 'Pretrained' or network.get('pretrained') or network.get('checkpoint_path')
+    )
     return bool(named) or any(map(asks_for_weights, network.values()))
 
 
