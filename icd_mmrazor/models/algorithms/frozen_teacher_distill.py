@@ -46,8 +46,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
       is not run.
 
     Args:
-        distiller: Config of the distiller. Losses between softmaxes of logits are refused where a network has a head for
-            several labels an image.
+        distiller: Config of the distiller. Losses between softmaxes of logits are refused where a network has a head
+            for several labels an image.
         teacher: The teacher: a name or a config, as :func:`icd_mmrazor.models.networks.network_config` takes them, or
             the built model.
         teacher_ckpt: The teacher's checkpoint: a file or an ``https://`` address. A distillation checkpoint gives its
