@@ -53,6 +53,10 @@ def prepare_stack() -> None:
     explain_images()
     name_weights_of_wrapped_networks_alike()
     explain_settings()
+    switch_all_inplace_off()
+    record_what_modules_compute()
+    record_what_is_there()
+    make_sequences_dynamic()
 
 
 def require_stack() -> None:
@@ -585,12 +589,144 @@ def explain_settings() -> None:
     Runner.build_dataloader = staticmethod(explained_section('dataloader', Runner.build_dataloader))
 
 
+def switch_all_inplace_off() -> None:
+    """Let no module of an architecture work in place, as mmrazor's ``module_inplace=False`` says.
+
+    Where: mmrazor 1.0.0, ``BaseAlgorithm.set_module_inplace_false``, with torch >= 2.5: it descends into an
+    ``OrderedDict`` of modules only, which is a plain dict now. With any torch it ends at mmcv's ``ConvModule``, which
+    has such a switch itself.
+    """
+    from mmrazor.models.algorithms import BaseAlgorithm
+
+    def set_module_inplace_false(self: BaseAlgorithm, architecture: Any, varstr: str = '') -> None:  # noqa: ARG001
+        """Switch ``inplace`` off in all modules."""
+        for module in architecture.modules():
+            if getattr(module, 'inplace', False):
+                module.inplace = False
+
+    BaseAlgorithm.set_module_inplace_false = set_module_inplace_false
+
+
+def record_what_modules_compute() -> None:
+    """Let recorders keep copies, taken before anything else can change them.
+
+    Where: mmrazor 1.0.0, all recorders: they keep the tensors themselves, and inputs once the module or function has
+    run. What works on them in place, an activation or the sum at the end of a residual block, changes the record.
+    """
+    from mmrazor.models.task_modules import recorder as recorders
+    from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
+
+    from icd_mmrazor.utils.recording import Records, recording_inputs
+
+    def reset_data_buffer(self: BaseRecorder) -> None:
+        """Empty the buffer."""
+        self._data_buffer = Records()
+
+    def of_function(self: Any, origin_func: Callable, data_buffer: list) -> Callable:  # noqa: ARG001
+        """Record inputs of a function."""
+        return recording_inputs(origin_func, data_buffer)
+
+    def of_method(self: Any, orgin_method: Callable, data_buffer: list) -> Callable:  # noqa: ARG001
+        """Record inputs of a method."""
+        return recording_inputs(orgin_method, data_buffer, skipped=1)
+
+    BaseRecorder.reset_data_buffer = reset_data_buffer
+    recorders.FunctionInputsRecorder.func_record_wrapper = of_function
+    recorders.MethodInputsRecorder.method_record_wrapper = of_method
+
+
+def record_what_is_there() -> None:
+    """Let recorders find the module or parameter of their name whenever they begin to record.
+
+    Where: mmrazor 1.0.0, recorders of modules and parameters: they look for it once, while the algorithm is built. The
+    ``Runner`` replaces batch norms after that (``sync_bn``, and back where there is one process), and a replaced module
+    is never called. Inputs of a module are recorded before it runs: it may change them.
+    """
+    import torch
+    from mmrazor.models.task_modules import recorder as recorders
+
+    from icd_mmrazor.utils.recording import follow_modules
+
+    outputs, inputs, parameter = (
+        recorders.ModuleOutputsRecorder,
+        recorders.ModuleInputsRecorder,
+        recorders.ParameterRecorder,
+    )
+    enter_module, enter_parameter, prepare_parameter = (
+        outputs.__enter__,
+        parameter.__enter__,
+        parameter.prepare_from_model,
+    )
+
+    def prepare_module(self: Any, model: Any = None) -> None:
+        """Register a hook of the module."""
+        assert model is not None, 'model can not be None.'
+        if getattr(self, 'handle', None) is not None:
+            self.handle.remove()
+        self.network, self.module, self.handle = model, None, None
+        follow_modules([self])
+
+    def enter_module_that_is_there(self: Any) -> None:
+        """Start to record."""
+        enter_module(self)
+        # in a graph it cannot be: who compiles calls it before
+        if not torch.compiler.is_compiling():
+            follow_modules([self])
+
+    def register_outputs(self: Any, module: Any) -> Any:
+        return module.register_forward_hook(self.forward_hook)
+
+    def register_inputs(self: Any, module: Any) -> Any:
+        return module.register_forward_pre_hook(self.forward_pre_hook)
+
+    def forward_pre_hook(self: Any, module: Any, inputs: tuple) -> None:  # noqa: ARG001
+        """Record the module's inputs."""
+        if self.recording:
+            self.data_buffer.append(inputs)
+
+    def prepare_parameter_of(self: Any, model: Any = None) -> None:
+        """Record the parameter."""
+        prepare_parameter(self, model)
+        self.network_of_parameter = model
+
+    def enter_parameter_that_is_there(self: Any) -> None:
+        """Record the parameter."""
+        enter_parameter(self)
+        self.data_buffer[:] = [self.network_of_parameter.get_parameter(self.source)]
+
+    outputs.prepare_from_model = prepare_module
+    outputs.__enter__ = enter_module_that_is_there
+    outputs.register = register_outputs
+    inputs.register = register_inputs
+    inputs.forward_pre_hook = forward_pre_hook
+    parameter.prepare_from_model = prepare_parameter_of
+    parameter.__enter__ = enter_parameter_that_is_there
+
+
+def make_sequences_dynamic() -> None:
+    """Let mmrazor make a sequence of modules dynamic.
+
+    Where: mmrazor 1.0.0, ``DynamicSequential.convert_from``, with torch >= 2.5: it hands on the modules of a sequence,
+    a plain dict now, which ``Sequential`` takes for a module.
+    """
+    from collections import OrderedDict
+
+    from mmrazor.models.architectures.dynamic_ops import DynamicSequential
+
+    def convert_from(cls: type, module: Any) -> Any:
+        """Make a dynamic sequence of the same modules."""
+        return cls(OrderedDict(module._modules))
+
+    DynamicSequential.convert_from = classmethod(convert_from)
+
+
 def channels_last_is_sound(*networks: Any) -> bool:
     """Return whether networks may be trained with images channels last in memory.
 
-    Where: torch 2.6.0 to 2.14.1 on a CPU, backward pass of a 1 x 1 convolution with a stride and fewer than 8 input
-    channels, channels last: oneDNN's ``jit_1x1:avx2`` writes beyond its memory, and the process dies ("free(): invalid
-    next size") or computes nonsense.
+    Where: torch 2.6.0 to 2.14.1 on a CPU, backward pass in float32 of a 1 x 1 convolution with a stride, channels last,
+    and fewer input channels than oneDNN's block has, 8 with AVX2 and 16 with AVX-512: ``jit_1x1`` writes beyond its
+    memory. The process dies ("free(): invalid next size"), computes nonsense, or seems to work. Which kernels oneDNN
+    takes cannot be asked, so 16 everywhere.
 
     Args:
         *networks: Modules.
@@ -600,7 +736,7 @@ def channels_last_is_sound(*networks: Any) -> bool:
     if accelerator_available():
         return True
     convolutions = (module for network in networks for module in network.modules() if isinstance(module, nn.Conv2d))
-    return not any(c.kernel_size == (1, 1) and c.stride != (1, 1) and c.in_channels < 8 for c in convolutions)
+    return not any(c.kernel_size == (1, 1) and c.stride != (1, 1) and c.in_channels < 16 for c in convolutions)
 
 
 @contextlib.contextmanager
