@@ -42,6 +42,7 @@ def prepare_stack() -> None:
     mend_package_lookup()
     register_config_package()
     load_checkpoints_as_plain_weights()
+    load_own_checkpoints()
     read_files_as_plain_values()
     scan_checkpoints_of_timm()
     delete_only_own_checkpoints()
@@ -57,6 +58,9 @@ def prepare_stack() -> None:
     record_what_modules_compute()
     record_what_is_there()
     make_sequences_dynamic()
+    find_soft_cross_entropy()
+    validate_whatever_is_predicted()
+    compile_in_a_sound_layout()
 
 
 def require_stack() -> None:
@@ -638,69 +642,54 @@ def record_what_modules_compute() -> None:
 def record_what_is_there() -> None:
     """Let recorders find the module or parameter of their name whenever they begin to record.
 
-    Where: mmrazor 1.0.0, recorders of modules and parameters: they look for it once, while the algorithm is built. The
-    ``Runner`` replaces batch norms after that (``sync_bn``, and back where there is one process), and a replaced module
-    is never called. Inputs of a module are recorded before it runs: it may change them.
+    Where: mmrazor 1.0.0, recorders of modules and parameters: they look for it once, while the algorithm is built.
+    mmengine's ``Runner`` replaces batch norms after that (``sync_bn``, and those of one process that are synchronised),
+    and a module that was replaced is never called. Inputs of a module are recorded before it runs: it may change them.
     """
     import torch
     from mmrazor.models.task_modules import recorder as recorders
 
-    from icd_mmrazor.utils.recording import follow_modules
+    from icd_mmrazor.utils.recording import HookedModule, follow_modules
 
-    outputs, inputs, parameter = (
-        recorders.ModuleOutputsRecorder,
-        recorders.ModuleInputsRecorder,
-        recorders.ParameterRecorder,
-    )
-    enter_module, enter_parameter, prepare_parameter = (
-        outputs.__enter__,
-        parameter.__enter__,
-        parameter.prepare_from_model,
-    )
+    outputs, inputs = recorders.ModuleOutputsRecorder, recorders.ModuleInputsRecorder
+    parameter = recorders.ParameterRecorder
+    enter_module, enter_parameter = outputs.__enter__, parameter.__enter__
+    prepare_parameter = parameter.prepare_from_model
 
-    def prepare_module(self: Any, model: Any = None) -> None:
+    def prepare_from_model(self: Any, model: Any = None) -> None:
         """Register a hook of the module."""
         assert model is not None, 'model can not be None.'
-        if getattr(self, 'handle', None) is not None:
-            self.handle.remove()
-        self.network, self.module, self.handle = model, None, None
-        follow_modules([self])
+        if hasattr(self, 'hooked'):
+            self.hooked.remove()
+        self.hooked = HookedModule(model, self.source, self.register)
 
-    def enter_module_that_is_there(self: Any) -> None:
+    def enter(self: Any) -> None:
         """Start to record."""
         enter_module(self)
-        # in a graph it cannot be: who compiles calls it before
+        # a compiled graph has its modules from the start
         if not torch.compiler.is_compiling():
             follow_modules([self])
-
-    def register_outputs(self: Any, module: Any) -> Any:
-        return module.register_forward_hook(self.forward_hook)
-
-    def register_inputs(self: Any, module: Any) -> Any:
-        return module.register_forward_pre_hook(self.forward_pre_hook)
 
     def forward_pre_hook(self: Any, module: Any, inputs: tuple) -> None:  # noqa: ARG001
         """Record the module's inputs."""
         if self.recording:
             self.data_buffer.append(inputs)
 
-    def prepare_parameter_of(self: Any, model: Any = None) -> None:
+    def prepare_from_model_of_parameter(self: Any, model: Any = None) -> None:
         """Record the parameter."""
         prepare_parameter(self, model)
-        self.network_of_parameter = model
+        self.model = model
 
-    def enter_parameter_that_is_there(self: Any) -> None:
+    def enter_parameter_of_now(self: Any) -> None:
         """Record the parameter."""
         enter_parameter(self)
-        self.data_buffer[:] = [self.network_of_parameter.get_parameter(self.source)]
+        self.data_buffer[:] = [self.model.get_parameter(self.source)]
 
-    outputs.prepare_from_model = prepare_module
-    outputs.__enter__ = enter_module_that_is_there
-    outputs.register = register_outputs
-    inputs.register = register_inputs
+    outputs.prepare_from_model, outputs.__enter__ = prepare_from_model, enter
+    outputs.register = lambda self, module: module.register_forward_hook(self.forward_hook)
+    inputs.register = lambda self, module: module.register_forward_pre_hook(self.forward_pre_hook)
     inputs.forward_pre_hook = forward_pre_hook
-    parameter.prepare_from_model = prepare_parameter_of
-    parameter.__enter__ = enter_parameter_that_is_there
+    parameter.prepare_from_model, parameter.__enter__ = prepare_from_model_of_parameter, enter_parameter_of_now
 
 
 def make_sequences_dynamic() -> None:
@@ -718,6 +707,63 @@ def make_sequences_dynamic() -> None:
         return cls(OrderedDict(module._modules))
 
     DynamicSequential.convert_from = classmethod(convert_from)
+
+
+def find_soft_cross_entropy() -> None:
+    """Give mmrazor's ``KDSoftCELoss`` the function that it needs.
+
+    Where: mmrazor 1.0.0, ``kd_soft_ce_loss.py``: it imports it from mmcls, mmpretrain's earlier name, and takes a
+    placeholder where there is no mmcls.
+    """
+    from mmpretrain.models.losses.cross_entropy_loss import soft_cross_entropy
+
+    module = importlib.import_module('mmrazor.models.losses.kd_soft_ce_loss')
+    module.soft_cross_entropy = soft_cross_entropy
+
+
+def validate_whatever_is_predicted() -> None:
+    """Let a model predict something else than a sequence while it is validated.
+
+    Where: mmengine 0.10, both families, ``ValLoop`` and those of mmrazor that inherit from it: for losses among the
+    predictions ``_update_losses`` takes the last of them, of a dictionary too.
+    """
+    loops = importlib.import_module('mmengine.runner.loops')
+    update_losses = getattr(loops, '_update_losses', None)
+    if update_losses is None:
+        return
+
+    def update_losses_of_a_sequence(outputs: Any, losses: dict) -> tuple[Any, dict]:
+        return update_losses(outputs, losses) if isinstance(outputs, list | tuple) else (outputs, losses)
+
+    loops._update_losses = update_losses_of_a_sequence
+
+
+def compile_in_a_sound_layout() -> None:
+    """Let ``compile=True`` of a config not lay images channels last where that is not sound.
+
+    Where: torch with inductor on a CPU: it does so with every convolution of a graph, for which see
+    :func:`channels_last_is_sound`. mmengine, both families, ``Runner._maybe_compile`` asks it to compile the model.
+    """
+    from mmengine.runner import Runner
+
+    compile_if_asked = Runner._maybe_compile
+
+    def compile_soundly(self: Runner, target: str) -> None:
+        if self.cfg.get('compile'):
+            keep_layout_when_compiled(self.model)
+        compile_if_asked(self, target)
+
+    Runner._maybe_compile = compile_soundly
+
+
+def keep_layout_when_compiled(*networks: Any) -> None:
+    """Let ``torch.compile`` leave the layout of images alone, from now on, if channels last is not sound for networks.
+
+    Args:
+        *networks: Modules.
+    """
+    if not channels_last_is_sound(*networks):
+        importlib.import_module('torch._inductor.config').layout_optimization = False
 
 
 def channels_last_is_sound(*networks: Any) -> bool:
@@ -753,8 +799,25 @@ def allowed_in_checkpoints(also: Sequence[type] = ()) -> Iterator[None]:
     Yields:
         Nothing; inside, ``torch.load`` allows them.
     """
-    import numpy
     import torch
+
+    with torch.serialization.safe_globals([*_values_of_checkpoints(), *also]):
+        yield
+
+
+def load_own_checkpoints() -> None:
+    """Let a plain ``torch.load`` read what mmengine's ``CheckpointHook`` writes.
+
+    Where: mmengine, both families, with torch >= 2.6, whose ``torch.load`` reads plain weights only: see
+    :func:`allowed_in_checkpoints`.
+    """
+    import torch
+
+    torch.serialization.add_safe_globals(_values_of_checkpoints())
+
+
+def _values_of_checkpoints() -> list[Any]:
+    import numpy
     from mmengine.logging import HistoryBuffer
 
     from icd_mmrazor.utils.checkpoint_scan import NUMPY_KINDS
@@ -771,14 +834,11 @@ def allowed_in_checkpoints(also: Sequence[type] = ()) -> Iterator[None]:
         slice,
         numpy.ndarray,
         numpy.dtype,
-        *also,
     ]
     for function in (multiarray.multiarray._reconstruct, multiarray.multiarray.scalar):
         # numpy 2 writes numpy._core, numpy 1 numpy.core
         allowed += [(function, f'{core}.multiarray.{function.__name__}') for core in ('numpy._core', 'numpy.core')]
-    allowed += [type(numpy.dtype(kind)) for kind in NUMPY_KINDS]
-    with torch.serialization.safe_globals(allowed):
-        yield
+    return allowed + [type(numpy.dtype(kind)) for kind in NUMPY_KINDS]
 
 
 def in_mmpretrain_scope(network: Any) -> Any:

@@ -32,7 +32,8 @@ class FrozenNetwork:
     before them and the weights are in the precision of the pass; what is neither folded nor cast is shared. It does so
     again after :meth:`reset` and after ``load_state_dict`` of the network; weights changed in place it does not see.
     The network itself stays as it is. Hooks on its modules, those of recorders, are called by the copy too; a norm or
-    convolution that a hook looks at is not folded, so hooks see what they would see in the network.
+    convolution that a hook looks at is not folded, so hooks see what they would see in the network. If one looks at it
+    later, or no more where one did, another copy is made.
 
     mmcv's ``fuse_conv_bn`` takes a norm to follow the convolution that is defined before it, which is not so in a
     wide ResNet. Here a forward pass is watched.
@@ -57,6 +58,7 @@ class FrozenNetwork:
         self.fold_norms = fold_norms
         self.dtype = PRECISIONS[precision]
         self._prepared: nn.Module | None = None
+        self._hooks: list[tuple[dict, int]] = []  # of each module, and how many they were
         network.register_load_state_dict_post_hook(self.reset)
 
     @torch.compiler.disable
@@ -72,7 +74,7 @@ class FrozenNetwork:
         Raises:
             SettingError: The device cannot compute in the precision.
         """
-        if self._prepared is not None:
+        if self._prepared is not None and all(len(hooks) == number for hooks, number in self._hooks):
             return
         if self.dtype:
             check_precision(self.dtype, self._device, 'model.teacher_precision')
@@ -89,6 +91,8 @@ class FrozenNetwork:
         for module, original in zip(network.modules(), self.network.modules(), strict=True):
             for hooks in HOOKS:
                 setattr(module, hooks, getattr(original, hooks))
+        watched = [hooks for m in self.network.modules() for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+        self._hooks = [(hooks, len(hooks)) for hooks in watched]
         self._prepared = network
 
     def __call__(self, images: Any, data_samples: list | None = None) -> None:

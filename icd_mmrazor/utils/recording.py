@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 
 class Records(list):
@@ -72,20 +73,48 @@ def follow_modules(recorders: Iterable[Any]) -> None:
         recorders: mmrazor's recorders, prepared; those of functions, methods and parameters are left alone.
 
     Raises:
-        AssertionError: No module has the name.
+        AssertionError: No module has a name any more.
     """
     for recorder in recorders:
-        network = getattr(recorder, 'network', None)
-        if network is None:
-            continue
+        hooked = getattr(recorder, 'hooked', None)
+        if hooked is not None:
+            hooked.follow()
+
+
+class HookedModule:
+    """A hook on the module that has a name in a network.
+
+    Args:
+        network: The network.
+        name: The module's name in it.
+        register: Registers the hook of a module, and returns its handle. A method, so that in a copy of the network the
+            copied hooks belong to a copy of its owner.
+
+    Raises:
+        AssertionError: No module has the name.
+    """
+
+    def __init__(self, network: nn.Module, name: str, register: Callable[[nn.Module], RemovableHandle]) -> None:
+        self.network, self.name, self.register = network, name, register
+        self._module: nn.Module | None = None
+        self._handle: RemovableHandle | None = None
+        self.follow()
+
+    def follow(self) -> None:
+        """Hook the module that has the name now, if that is another one than before."""
         try:
-            module = network.get_submodule(recorder.source)
+            module = self.network.get_submodule(self.name)
         except AttributeError:
-            raise AssertionError(f'"{recorder.source}" is not in the model.') from None
-        if module is not recorder.module:
-            if recorder.handle is not None:
-                recorder.handle.remove()
-            recorder.module, recorder.handle = module, recorder.register(module)
+            # as mmrazor says it
+            raise AssertionError(f'"{self.name}" is not in the model.') from None
+        if module is not self._module:
+            self.remove()
+            self._module, self._handle = module, self.register(module)
+
+    def remove(self) -> None:
+        """Remove the hook."""
+        if self._handle is not None:
+            self._handle.remove()
 
 
 def recording_inputs(function: Callable, records: list, skipped: int = 0) -> Callable:
