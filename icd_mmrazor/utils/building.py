@@ -151,7 +151,7 @@ def _types_in(settings: Any) -> Iterator[str]:
 
 
 def explained_build(build: Callable) -> Callable:
-    """Wrap ``Registry.build`` so that wrong settings are a :class:`SettingError` beside what they are anyway.
+    """Wrap ``Registry.build`` so that wrong settings are a :class:`SettingError`, beside what they are anyway.
 
     Args:
         build: The method.
