@@ -7,6 +7,7 @@ Each function says what breaks, where, and until which version; where upstream m
 
 import contextlib
 import datetime
+import functools
 import gc
 import importlib
 import importlib.metadata
@@ -258,8 +259,6 @@ def scan_checkpoints_of_timm() -> None:
     Where: mmpretrain, both families, ``TIMMBackbone`` and ``TimmClassifier``: they hand the path to timm, which
     unpickles it (1.0.20; 1.0.26 no longer does).
     """
-    import functools
-
     from mmpretrain.models import TIMMBackbone, TimmClassifier
 
     from icd_mmrazor.utils.checkpoints import read_checkpoint
@@ -801,7 +800,9 @@ def allowed_in_checkpoints(also: Sequence[type] = ()) -> Iterator[None]:
     """
     import torch
 
-    with torch.serialization.safe_globals([*_values_of_checkpoints(), *also]):
+    # again, if somebody has cleared them; safe_globals would forget them at its end
+    load_own_checkpoints()
+    with torch.serialization.safe_globals(list(also)):
         yield
 
 
@@ -816,6 +817,7 @@ def load_own_checkpoints() -> None:
     torch.serialization.add_safe_globals(_values_of_checkpoints())
 
 
+@functools.cache
 def _values_of_checkpoints() -> list[Any]:
     import numpy
     from mmengine.logging import HistoryBuffer

@@ -104,8 +104,8 @@ def explain(what: str, settings: Any, cls: Any, error: Exception) -> SettingErro
         error: What was raised.
 
     Returns:
-        The error to raise from it, of the class of what was raised, too. It names close matches of a setting that is not known, those that are missing, or
-        else the settings with what was raised and where.
+        The error to raise from it, which is of the class of what was raised, too. It names close matches of a setting
+        that is not known, those that are missing, or else the settings with what was raised and where.
     """
     given = settings if isinstance(settings, Mapping) else {}
     unknown, missing = UNKNOWN_ARGUMENT.search(str(error)), MISSING_ARGUMENTS.search(str(error))
