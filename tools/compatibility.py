@@ -81,17 +81,21 @@ With this package imported first, which `-p icd_mmrazor` does, from a checkout o
 
 ```bash
 git clone https://github.com/open-mmlab/mmrazor && cd mmrazor
-python -m pytest -p icd_mmrazor tests/test_core/test_delivers tests/test_core/test_recorders \\
-    tests/test_engine/test_hooks/test_stop_distillation_hook.py tests/test_models/test_distillers \\
-    tests/test_models/test_algorithms/test_{base_algorithm,datafree_distill,ofd_algo,self_distill}.py \\
-    tests/test_models/test_algorithms/test_single_teacher_distill.py \\
-    tests/test_models/test_architectures/test_connectors tests/test_models/test_architectures/test_generators \\
-    tests/test_models/test_losses tests/test_runners/test_distill_val_loop.py
+python -m pytest -p icd_mmrazor \\
+    tests/test_models/test_algorithms/test_{datafree_distill,ofd_algo,self_distill,single_teacher_distill}.py \\
+    tests/test_models/test_{distillers,losses} tests/test_models/test_architectures/test_{connectors,generators} \\
+    tests/test_core/test_{delivers,recorders} tests/test_engine/test_hooks/test_stop_distillation_hook.py \\
+    tests/test_runners/test_distill_val_loop.py tests/test_models/test_algorithms/test_base_algorithm.py
 ```
 
 63 of these 64 tests pass (commit 90c7af1 of mmrazor, `3.11-onedl`, torch 2.14.1).
-One fails, `TestLosses::test_dafl_loss`: it expects a `RuntimeError` for a process group that is missing, and torch raises a `ValueError` now.
-Past mmrazor's version gates alone five more fail: torch 2.6 and later do not read mmengine's checkpoints with a plain `torch.load`, `KDSoftCELoss` has a placeholder for a function of mmcls, and mmengine's validation takes the last of a model's predictions where it gives a dictionary.
+One fails, `TestLosses::test_dafl_loss`:
+it expects a `RuntimeError` for a process group that is missing, and torch raises a `ValueError` now.
+
+Past mmrazor's version gates alone five more fail:
+a plain `torch.load` of torch 2.6 and later does not read mmengine's checkpoints,
+`KDSoftCELoss` has a placeholder for a function of mmcls,
+and mmengine's validation takes the last of a model's predictions where they are a dictionary.
 """
 COMMANDS = """\
 ## Run it yourself
