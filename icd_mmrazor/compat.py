@@ -7,6 +7,7 @@ Each function says what breaks, where, and until which version; where upstream m
 
 import contextlib
 import datetime
+import functools
 import gc
 import importlib
 import importlib.metadata
@@ -58,6 +59,13 @@ def prepare_stack() -> None:
     explain_images()
     name_weights_of_wrapped_networks_alike()
     explain_settings()
+    switch_all_inplace_off()
+    record_what_modules_compute()
+    record_what_is_there()
+    make_sequences_dynamic()
+    find_soft_cross_entropy()
+    validate_whatever_is_predicted()
+    compile_in_a_sound_layout()
 
 
 def require_stack() -> None:
@@ -275,8 +283,6 @@ def refuse_pickles_of_timm() -> None:
     Where: mmpretrain, both families, ``TIMMBackbone`` and ``TimmClassifier``: they hand the path to timm, which
     unpickles it (1.0.20; 1.0.26 no longer does).
     """
-    import functools
-
     from mmpretrain.models import TIMMBackbone, TimmClassifier
 
     from icd_mmrazor.utils.checkpoints import read_checkpoint
@@ -680,12 +686,186 @@ def explain_settings() -> None:
     Runner.build_dataloader = staticmethod(explained_section('dataloader', Runner.build_dataloader))
 
 
+def switch_all_inplace_off() -> None:
+    """Let no module of an architecture work in place, as mmrazor's ``module_inplace=False`` says.
+
+    Where: mmrazor 1.0.0, ``BaseAlgorithm.set_module_inplace_false``, with torch >= 2.5: it descends into an
+    ``OrderedDict`` of modules only, which is a plain dict now. With any torch it ends at mmcv's ``ConvModule``, which
+    has such a switch itself.
+    """
+    from mmrazor.models.algorithms import BaseAlgorithm
+
+    def set_module_inplace_false(self: BaseAlgorithm, architecture: Any, varstr: str = '') -> None:  # noqa: ARG001
+        """Switch ``inplace`` off in all modules."""
+        for module in architecture.modules():
+            if getattr(module, 'inplace', False):
+                module.inplace = False
+
+    BaseAlgorithm.set_module_inplace_false = set_module_inplace_false
+
+
+def record_what_modules_compute() -> None:
+    """Let recorders keep copies, taken before anything else can change them.
+
+    Where: mmrazor 1.0.0, all recorders: they keep the tensors themselves, and inputs once the module or function has
+    run. What works on them in place, an activation or the sum at the end of a residual block, changes the record.
+    """
+    from mmrazor.models.task_modules import recorder as recorders
+    from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
+
+    from icd_mmrazor.utils.recording import Records, recording_inputs
+
+    def reset_data_buffer(self: BaseRecorder) -> None:
+        """Empty the buffer."""
+        self._data_buffer = Records()
+
+    def of_function(self: Any, origin_func: Callable, data_buffer: list) -> Callable:  # noqa: ARG001
+        """Record inputs of a function."""
+        return recording_inputs(origin_func, data_buffer)
+
+    def of_method(self: Any, orgin_method: Callable, data_buffer: list) -> Callable:  # noqa: ARG001
+        """Record inputs of a method."""
+        return recording_inputs(orgin_method, data_buffer, skipped=1)
+
+    BaseRecorder.reset_data_buffer = reset_data_buffer
+    recorders.FunctionInputsRecorder.func_record_wrapper = of_function
+    recorders.MethodInputsRecorder.method_record_wrapper = of_method
+
+
+def record_what_is_there() -> None:
+    """Let recorders find the module or parameter of their name whenever they begin to record.
+
+    Where: mmrazor 1.0.0, recorders of modules and parameters: they look for it once, while the algorithm is built.
+    mmengine's ``Runner`` replaces batch norms after that (``sync_bn``, and those of one process that are synchronised),
+    and a module that was replaced is never called. Inputs of a module are recorded before it runs: it may change them.
+    """
+    import torch
+    from mmrazor.models.task_modules import recorder as recorders
+
+    from icd_mmrazor.utils.recording import HookedModule, follow_modules
+
+    outputs, inputs = recorders.ModuleOutputsRecorder, recorders.ModuleInputsRecorder
+    parameter = recorders.ParameterRecorder
+    enter_module, enter_parameter = outputs.__enter__, parameter.__enter__
+    prepare_parameter = parameter.prepare_from_model
+
+    def prepare_from_model(self: Any, model: Any = None) -> None:
+        """Register a hook of the module."""
+        assert model is not None, 'model can not be None.'
+        if hasattr(self, 'hooked'):
+            self.hooked.remove()
+        self.hooked = HookedModule(model, self.source, self.register)
+
+    def enter(self: Any) -> None:
+        """Start to record."""
+        enter_module(self)
+        # a compiled graph has its modules from the start
+        if not torch.compiler.is_compiling():
+            follow_modules([self])
+
+    def forward_pre_hook(self: Any, module: Any, inputs: tuple) -> None:  # noqa: ARG001
+        """Record the module's inputs."""
+        if self.recording:
+            self.data_buffer.append(inputs)
+
+    def prepare_from_model_of_parameter(self: Any, model: Any = None) -> None:
+        """Record the parameter."""
+        prepare_parameter(self, model)
+        self.model = model
+
+    def enter_parameter_of_now(self: Any) -> None:
+        """Record the parameter."""
+        enter_parameter(self)
+        self.data_buffer[:] = [self.model.get_parameter(self.source)]
+
+    outputs.prepare_from_model, outputs.__enter__ = prepare_from_model, enter
+    outputs.register = lambda self, module: module.register_forward_hook(self.forward_hook)
+    inputs.register = lambda self, module: module.register_forward_pre_hook(self.forward_pre_hook)
+    inputs.forward_pre_hook = forward_pre_hook
+    parameter.prepare_from_model, parameter.__enter__ = prepare_from_model_of_parameter, enter_parameter_of_now
+
+
+def make_sequences_dynamic() -> None:
+    """Let mmrazor make a sequence of modules dynamic.
+
+    Where: mmrazor 1.0.0, ``DynamicSequential.convert_from``, with torch >= 2.5: it hands on the modules of a sequence,
+    a plain dict now, which ``Sequential`` takes for a module.
+    """
+    from collections import OrderedDict
+
+    from mmrazor.models.architectures.dynamic_ops import DynamicSequential
+
+    def convert_from(cls: type, module: Any) -> Any:
+        """Make a dynamic sequence of the same modules."""
+        return cls(OrderedDict(module._modules))
+
+    DynamicSequential.convert_from = classmethod(convert_from)
+
+
+def find_soft_cross_entropy() -> None:
+    """Give mmrazor's ``KDSoftCELoss`` the function that it needs.
+
+    Where: mmrazor 1.0.0, ``kd_soft_ce_loss.py``: it imports it from mmcls, mmpretrain's earlier name, and takes a
+    placeholder where there is no mmcls.
+    """
+    from mmpretrain.models.losses.cross_entropy_loss import soft_cross_entropy
+
+    module = importlib.import_module('mmrazor.models.losses.kd_soft_ce_loss')
+    module.soft_cross_entropy = soft_cross_entropy
+
+
+def validate_whatever_is_predicted() -> None:
+    """Let a model predict something else than a sequence while it is validated.
+
+    Where: mmengine 0.10, both families, ``ValLoop`` and those of mmrazor that inherit from it: for losses among the
+    predictions ``_update_losses`` takes the last of them, of a dictionary too.
+    """
+    loops = importlib.import_module('mmengine.runner.loops')
+    update_losses = getattr(loops, '_update_losses', None)
+    if update_losses is None:
+        return
+
+    def update_losses_of_a_sequence(outputs: Any, losses: dict) -> tuple[Any, dict]:
+        return update_losses(outputs, losses) if isinstance(outputs, list | tuple) else (outputs, losses)
+
+    loops._update_losses = update_losses_of_a_sequence
+
+
+def compile_in_a_sound_layout() -> None:
+    """Let ``compile=True`` of a config not lay images channels last where that is not sound.
+
+    Where: torch with inductor on a CPU: it does so with every convolution of a graph, for which see
+    :func:`channels_last_is_sound`. mmengine, both families, ``Runner._maybe_compile`` asks it to compile the model.
+    """
+    from mmengine.runner import Runner
+
+    compile_if_asked = Runner._maybe_compile
+
+    def compile_soundly(self: Runner, target: str) -> None:
+        if self.cfg.get('compile'):
+            keep_layout_when_compiled(self.model)
+        compile_if_asked(self, target)
+
+    Runner._maybe_compile = compile_soundly
+
+
+def keep_layout_when_compiled(*networks: Any) -> None:
+    """Let ``torch.compile`` leave the layout of images alone, from now on, if channels last is not sound for networks.
+
+    Args:
+        *networks: Modules.
+    """
+    if not channels_last_is_sound(*networks):
+        importlib.import_module('torch._inductor.config').layout_optimization = False
+
+
 def channels_last_is_sound(*networks: Any) -> bool:
     """Return whether networks may be trained with images channels last in memory.
 
-    Where: torch 2.6.0 to 2.14.1 on a CPU, backward pass of a 1 x 1 convolution with a stride and fewer than 8 input
-    channels, channels last: oneDNN's ``jit_1x1:avx2`` writes beyond its memory, and the process dies ("free(): invalid
-    next size") or computes nonsense.
+    Where: torch 2.6.0 to 2.14.1 on a CPU, backward pass in float32 of a 1 x 1 convolution with a stride, channels last,
+    and fewer input channels than oneDNN's block has, 8 with AVX2 and 16 with AVX-512: ``jit_1x1`` writes beyond its
+    memory. The process dies ("free(): invalid next size"), computes nonsense, or seems to work. Which kernels oneDNN
+    takes cannot be asked, so 16 everywhere.
 
     Args:
         *networks: Modules.
@@ -695,7 +875,7 @@ def channels_last_is_sound(*networks: Any) -> bool:
     if accelerator_available():
         return True
     convolutions = (module for network in networks for module in network.modules() if isinstance(module, nn.Conv2d))
-    return not any(c.kernel_size == (1, 1) and c.stride != (1, 1) and c.in_channels < 8 for c in convolutions)
+    return not any(c.kernel_size == (1, 1) and c.stride != (1, 1) and c.in_channels < 16 for c in convolutions)
 
 
 @contextlib.contextmanager
@@ -715,8 +895,20 @@ def allowed_in_checkpoints(also: Sequence[type] = ()) -> Iterator[None]:
     Yields:
         Nothing; inside, ``torch.load`` allows these and no others.
     """
-    import numpy
     import torch
+
+    others = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        with torch.serialization.safe_globals([*_values_of_checkpoints(), *also]):
+            yield
+    finally:
+        torch.serialization.add_safe_globals(others)
+
+
+@functools.cache
+def _values_of_checkpoints() -> list[Any]:
+    import numpy
     from mmengine.logging import HistoryBuffer
 
     def statistic(owner: Any, name: str) -> Any:
@@ -739,7 +931,6 @@ def allowed_in_checkpoints(also: Sequence[type] = ()) -> Iterator[None]:
     allowed: list[Any] = [
         HistoryBuffer,
         slice,
-        *also,
         (statistic, 'builtins.getattr'),
         (kind_of_numbers, 'numpy.dtype'),
         (empty_array, 'numpy.ndarray'),
@@ -749,13 +940,7 @@ def allowed_in_checkpoints(also: Sequence[type] = ()) -> Iterator[None]:
     ]
     for core in ('numpy._core', 'numpy.core'):  # of numpy 2 and numpy 1
         allowed += [(empty_array, f'{core}.multiarray._reconstruct'), (scalar, f'{core}.multiarray.scalar')]
-    others = torch.serialization.get_safe_globals()
-    torch.serialization.clear_safe_globals()
-    try:
-        with torch.serialization.safe_globals(allowed):
-            yield
-    finally:
-        torch.serialization.add_safe_globals(others)
+    return allowed
 
 
 def in_mmpretrain_scope(network: Any) -> Any:

@@ -152,7 +152,18 @@ def import_mmrazor__mmcv(folder: Path) -> bool:
 
 @try_break
 def import_mmrazor__torch(folder: Path) -> bool:
-    return raises(ImportError, importlib.import_module, 'mmrazor.models')
+    import mmrazor
+    import torch
+    from mmengine.utils import digit_version
+
+    def of_an_older_torch(version: str) -> tuple:
+        return digit_version('1.12.0' if version == torch.__version__ else version)
+
+    there = raises(ImportError, importlib.import_module, 'mmrazor.models')
+    # past it, for what follows
+    with mock.patch.object(mmrazor, 'digit_version', of_an_older_torch):
+        importlib.import_module('mmrazor.models')
+    return there
 
 
 @try_break
@@ -467,6 +478,94 @@ def name_weights_of_wrapped_networks_alike(folder: Path) -> bool:
 
     network = torch.nn.ModuleDict({'student': TimmClassifier('resnet10t', loss=torch.nn.Identity())})
     return raises(RuntimeError, network.load_state_dict, network.state_dict())
+
+
+def changed_record(source: str, forward: Callable, replace: Callable = lambda network: network) -> bool:
+    """Return whether a recorder has something else than a network of one module computed there."""
+    import torch
+    from mmrazor.models.task_modules import ModuleOutputsRecorder
+
+    network = torch.nn.Sequential(torch.nn.BatchNorm2d(1))
+    recorder = ModuleOutputsRecorder(source)
+    recorder.initialize(network)
+    network = replace(network)
+    images = torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1)
+    with recorder:
+        forward(network[0](images))
+    return not recorder.data_buffer or recorder.data_buffer[0].min().item() >= 0
+
+
+@try_break
+def switch_all_inplace_off(folder: Path) -> bool:
+    import torch
+    from mmengine.model import BaseModel
+    from mmrazor.models.algorithms import BaseAlgorithm
+
+    class Network(BaseModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relu = torch.nn.ReLU(inplace=True)
+
+        def forward(self) -> None:
+            pass
+
+    return BaseAlgorithm(Network()).architecture.relu.inplace
+
+
+@try_break
+def record_what_modules_compute(folder: Path) -> bool:
+    return changed_record('0', lambda x: x.relu_())
+
+
+@try_break
+def record_what_is_there(folder: Path) -> bool:
+    import torch
+
+    return changed_record('0', lambda x: x, torch.nn.SyncBatchNorm.convert_sync_batchnorm)
+
+
+@try_break
+def make_sequences_dynamic(folder: Path) -> bool:
+    import torch
+    from mmengine.model import Sequential
+    from mmrazor.models.architectures.dynamic_ops import DynamicSequential
+
+    return raises(TypeError, DynamicSequential.convert_from, Sequential(torch.nn.ReLU()))
+
+
+@try_break
+def find_soft_cross_entropy(folder: Path) -> bool:
+    import torch
+    from mmrazor.models.losses import KDSoftCELoss
+
+    return raises(TypeError, KDSoftCELoss(), torch.zeros(1, 2), torch.zeros(1, 2))
+
+
+@try_break
+def validate_whatever_is_predicted(folder: Path) -> bool:
+    from mmengine.runner.loops import _update_losses
+
+    return raises(KeyError, _update_losses, {'acc': 1}, {})
+
+
+@try_break
+def load_own_checkpoints(folder: Path) -> bool:
+    import torch
+    from mmengine.logging import HistoryBuffer
+
+    torch.save(HistoryBuffer([1.0], [1]), folder / 'history.pth')
+    return raises(pickle.UnpicklingError, torch.load, folder / 'history.pth')
+
+
+@try_break
+def keep_layout_when_compiled(folder: Path) -> bool:
+    """It is laid out otherwise; channels_last_is_sound has what comes of that."""
+    return importlib.import_module('torch._inductor.config').layout_optimization
+
+
+@try_break
+def compile_in_a_sound_layout(folder: Path) -> bool:
+    return keep_layout_when_compiled(folder)
 
 
 @try_break

@@ -1,31 +1,38 @@
 """What the compatibility layer mends, and that it tells the truth afterwards."""
 
+import importlib
 import re
 import socket
 import subprocess
 import venv
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from helpers import ROOT, run_python
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
-from mmengine.logging import MessageHub, MMLogger
+from mmengine.logging import HistoryBuffer, MessageHub, MMLogger
+from mmengine.model import Sequential
 from mmengine.runner import CheckpointLoader
+from mmengine.structures import BaseDataElement
 from mmengine.utils import digit_version
 from mmpretrain.registry import DATASETS
+from mmrazor.models.architectures.dynamic_ops import DynamicSequential
+from mmrazor.registry import MODELS
 from torch import nn
 
 import icd_mmrazor
 from icd_mmrazor.utils import CheckpointError, DatasetError, SettingError
+from icd_mmrazor.utils.checkpoints import read_checkpoint
 
 
 def test_mmrazor_is_there() -> None:
     import mmrazor.engine
     import mmrazor.models
-    from mmrazor.registry import MODELS
 
     for name in ('ConfigurableDistiller', 'OFDDistiller', 'SingleTeacherDistill', 'KLDivergence', 'WideResNet'):
         assert MODELS.get(name) is not None, name
@@ -165,7 +172,9 @@ def test_a_resumed_run_deletes_nothing_of_others(names: list[str], kept: str | N
 def test_convolutions_that_torch_computes_wrongly_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
     for convolution, sound in (
         (nn.Conv2d(4, 8, 1, stride=2), False),
-        (nn.Conv2d(8, 8, 1, stride=2), True),
+        (nn.Conv2d(8, 8, 1, stride=2), False),
+        (nn.Conv2d(15, 8, 1, stride=(1, 2)), False),
+        (nn.Conv2d(16, 8, 1, stride=2), True),
         (nn.Conv2d(4, 8, 1), True),
         (nn.Conv2d(4, 8, 3, stride=2), True),
     ):
@@ -173,6 +182,70 @@ def test_convolutions_that_torch_computes_wrongly_channels_last(monkeypatch: pyt
         assert icd_mmrazor.compat.channels_last_is_sound(nn.ReLU(), nn.Sequential(convolution)) is sound
         monkeypatch.setattr(icd_mmrazor.compat, 'accelerator_available', lambda: True)
         assert icd_mmrazor.compat.channels_last_is_sound(convolution)
+
+
+def test_narrow_strided_convolutions_are_trained_rightly_on_this_cpu() -> None:
+    """In a process that would die of it, in the layout that is taken for them; threads as they come."""
+    threads = {'OMP_NUM_THREADS': '2'}
+    process = run_python(ROOT / 'tests' / 'narrow_convolutions.py', PYTHONPATH=str(ROOT), **threads)
+    assert process.returncode == 0, f'{process.returncode} {process.stdout} {process.stderr}'
+    assert process.stdout.split() == ['4', '8', '12', '15', '16', '24']
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='a graph for a GPU is laid out soundly')
+def test_a_compiled_graph_keeps_the_layout(
+    monkeypatch: pytest.MonkeyPatch, demo_config: Callable, runner: Callable
+) -> None:
+    """Inductor lays convolutions channels last on a CPU."""
+    config = importlib.import_module('torch._inductor.config')
+    monkeypatch.setattr(torch, 'compile', lambda function, **_: function)
+    for stride, changed in ((2, True), (1, False)):
+        config.layout_optimization = True
+        try:
+            icd_mmrazor.compat.keep_layout_when_compiled(nn.Conv2d(8, 8, 1, stride=stride))
+            assert config.layout_optimization is not changed
+        finally:
+            config.layout_optimization = True
+    monkeypatch.setattr(icd_mmrazor.compat, 'channels_last_is_sound', lambda _: False)
+    run = runner(demo_config(compile=True))
+    try:
+        run._maybe_compile('train_step')
+        assert config.layout_optimization is False
+    finally:
+        config.layout_optimization = True
+
+
+def test_mmrazors_loss_of_mmclss_function() -> None:
+    student, teacher = torch.randn(4, 10), torch.randn(4, 10)
+    loss = MODELS.build(dict(type='mmrazor.KDSoftCELoss', tau=2.0, loss_weight=0.5))
+    want = 0.5 * 4 * -((teacher / 2).softmax(1) * (student / 2).log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(loss(student, teacher), want)
+
+
+def test_sequences_are_made_dynamic() -> None:
+    shared = nn.Linear(2, 2)
+    sequence = Sequential(shared, nn.ReLU(), shared)
+    dynamic = DynamicSequential.convert_from(sequence)
+    assert [*dynamic.pure_modules()] == [shared, sequence[1], shared]
+
+
+def test_a_plain_load_reads_checkpoints_of_mmengine(tmp_path: Path) -> None:
+    history = HistoryBuffer([1.0, 2.0], [1, 1])
+    torch.save({'message_hub': {'log_scalars': {'loss': history}, 'best': np.float64(0.5)}}, tmp_path / 'epoch_1.pth')
+    # what our own reading allows for a time is not forgotten with it
+    read_checkpoint(tmp_path / 'epoch_1.pth')
+    hub = torch.load(tmp_path / 'epoch_1.pth')['message_hub']
+    assert hub['log_scalars']['loss'].data[0].tolist() == [1, 2]
+    assert hub['best'] == 0.5
+
+
+def test_a_model_may_predict_a_dictionary() -> None:
+    loops = importlib.import_module('mmengine.runner.loops')
+    assert loops._update_losses({'acc': 1}, {}) == ({'acc': 1}, {})
+    loss = BaseDataElement(loss={'loss': torch.tensor(2.0)})
+    outputs, losses = loops._update_losses([1, loss], {})
+    assert outputs == [1]
+    assert losses['loss'].mean() == 2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU machine the launchers are mmengine's own")

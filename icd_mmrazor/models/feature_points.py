@@ -173,17 +173,6 @@ def feature_points(network: nn.Module, maps: bool = True) -> FeaturePoints:
     return FeaturePoints(*in_backbone, input_of(classifier), output_of(classifier))
 
 
-def keep_preactivations(network: nn.Module) -> None:
-    """Let no module of a network work in place, so that a recorded pre-activation stays what it was.
-
-    Args:
-        network: The network, which is changed.
-    """
-    for module in network.modules():
-        if getattr(module, 'inplace', False):
-            module.inplace = False
-
-
 def feature_shapes(
     network: nn.Module, points: Iterable[Point], image_shape: tuple[int, ...] | None = None
 ) -> list[tuple[int, ...]]:

@@ -35,7 +35,8 @@ class FrozenNetwork:
     each :meth:`prepare` looks whether torch counts a change of a tensor, :meth:`look_again` at all modules and at the
     values themselves, which torch does not count where they are changed through ``.data``. The network itself stays as
     it is. Hooks on its modules, those of recorders, are called by the copy too; a norm or convolution that a hook looks
-    at is not folded, so hooks see what they would see in the network.
+    at is not folded, so hooks see what they would see in the network. If one looks at it later, or no longer where one
+    did, another copy is made.
 
     mmcv's ``fuse_conv_bn`` takes a norm to follow the convolution that is defined before it, which is not so in a
     wide ResNet. Here a forward pass is watched.
@@ -60,6 +61,7 @@ class FrozenNetwork:
         self.fold_norms = fold_norms
         self.dtype = PRECISIONS[precision]
         self._prepared: nn.Module | None = None
+        self._hooks: list[tuple[dict, int]] = []  # of each module, and how many they were
         network.register_load_state_dict_post_hook(self.reset)
 
     @torch.compiler.disable
@@ -76,7 +78,7 @@ class FrozenNetwork:
             SettingError: The device cannot compute in the precision.
         """
         # no more than microseconds for each: it is asked before every pass
-        if self._prepared is not None and self._versions == self._versions_now() and not any(self._hooks_of_folded):
+        if self._prepared is not None and self._versions == self._versions_now() and not self._hooks_changed():
             return
         if self.dtype:
             check_precision(self.dtype, self._device, 'model.teacher_precision')
@@ -84,29 +86,26 @@ class FrozenNetwork:
         network = self._copy()
         if self.fold_norms and isinstance(images, Tensor):
             _fold_norms(network, (images[:2], data_samples and data_samples[:2]), hooked)
-        pairs = list(zip(network.modules(), self.network.modules(), strict=True))
-        # none of them has hooks; one that is given some is to be left as it is
-        folded = [
-            own
-            for copied, own in pairs
-            if type(copied) is not type(own) or copied._parameters.get('weight') is not own._parameters.get('weight')
-        ]
-        self._hooks_of_folded = [hooks for module in folded for hooks in _hooks_of(module)]
         if self.dtype:
             for module in network.modules():
                 # the other layers keep their weights: autocast decides what they compute in
                 if isinstance(module, nn.Conv2d | nn.Linear):
                     for name, weight in list(module.named_parameters(recurse=False)):
                         setattr(module, name, nn.Parameter(weight.to(self.dtype), requires_grad=False))
-        for module, original in pairs:
+        for module, original in zip(network.modules(), self.network.modules(), strict=True):
             for hooks in HOOKS:
                 setattr(module, hooks, getattr(original, hooks))
+        watched = [hooks for m in self.network.modules() for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+        self._hooks = [(hooks, len(hooks)) for hooks in watched]
         self._prepared = network
         self._tensors = [*self.network.parameters(), *self.network.buffers()]
         self._versions, self._contents = self._versions_now(), _contents(self.network)
 
     def _versions_now(self) -> list[int]:
         return [tensor._version for tensor in self._tensors]
+
+    def _hooks_changed(self) -> bool:
+        return any(len(hooks) != number for hooks, number in self._hooks)
 
     def look_again(self) -> None:
         """Forget the copy if the network has other modules or other values than it was made from."""

@@ -1,7 +1,6 @@
 """What recorders hold between the forward passes and the losses."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 from mmrazor.models.task_modules.recorder import ModuleInputsRecorder, ModuleOutputsRecorder
@@ -9,6 +8,7 @@ from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from torch import Tensor, nn
 
 from icd_mmrazor.models.networks import classifying_layers
+from icd_mmrazor.utils.recording import map_tensors
 
 
 def recorders_of(distiller: nn.Module, network: str) -> Iterator[BaseRecorder]:
@@ -50,7 +50,7 @@ def _is_of_classes(recorder: BaseRecorder, classifiers: list[str]) -> bool:
 
 
 def make_plain(recorders: Iterable[BaseRecorder]) -> None:
-    """Give what was recorded the form that losses expect, whatever the networks were made to compute with.
+    """Give what was recorded the precision that losses expect, whatever the networks compute in.
 
     Features in half precision become float32: on a CPU autocast leaves a softmax of logits, for one, as it is.
 
@@ -60,7 +60,7 @@ def make_plain(recorders: Iterable[BaseRecorder]) -> None:
     for recorder in recorders:
         buffer = recorder.data_buffer
         if isinstance(buffer, list):
-            buffer[:] = [_plain(record) for record in buffer]
+            buffer[:] = [map_tensors(_plain, record) for record in buffer]
 
 
 def forget(recorders: Iterable[BaseRecorder]) -> None:
@@ -73,14 +73,5 @@ def forget(recorders: Iterable[BaseRecorder]) -> None:
         recorder.reset_data_buffer()
 
 
-def _plain(record: Any) -> Any:
-    if isinstance(record, Tensor) and not isinstance(record, nn.Parameter):
-        if record.dtype in (torch.bfloat16, torch.float16):
-            record = record.float()
-        # many losses view a map as rows, which needs the usual layout
-        return record.contiguous()
-    if type(record) in (list, tuple):
-        return type(record)(map(_plain, record))
-    if type(record) is dict:
-        return {name: _plain(value) for name, value in record.items()}
-    return record
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor

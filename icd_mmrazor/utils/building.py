@@ -104,26 +104,37 @@ def explain(what: str, settings: Any, cls: Any, error: Exception) -> SettingErro
         error: What was raised.
 
     Returns:
-        The error to raise from it. It names close matches of a setting that is not known, those that are missing, or
-        else the settings with what was raised and where.
+        The error to raise from it, which is of the class of what was raised, too. It names close matches of a setting
+        that is not known, those that are missing, or else the settings with what was raised and where.
     """
     given = settings if isinstance(settings, Mapping) else {}
     unknown, missing = UNKNOWN_ARGUMENT.search(str(error)), MISSING_ARGUMENTS.search(str(error))
     if isinstance(error, TypeError) and unknown and unknown[2] in given:
-        return SettingError(
-            f'{what} has no setting {unknown[2]!r}.{close_to(unknown[2], ["type", *arguments_of(cls)])}'
-        )
+        close = close_to(unknown[2], ['type', *arguments_of(cls)])
+        return _both(f'{what} has no setting {unknown[2]!r}.{close}', error)
     if isinstance(error, TypeError) and missing and not {*re.findall(r"'(\w+)'", missing[1])} & {*given}:
         found = ', '.join(str(key) for key in given if key != 'type') or 'nothing'
-        return SettingError(f'{what} needs {missing[1]}; found are {found}. Add what it needs.')
+        return _both(f'{what} needs {missing[1]}; found are {found}. Add what it needs.', error)
     for kind in _types_in([*given.values()]):
         if not registered(kind):
-            return SettingError(f'type={kind!r} in {what} is not registered.{close_to(kind, known_types())} {IMPORTS}')
+            close = close_to(kind, known_types())
+            return _both(f'type={kind!r} in {what} is not registered.{close} {IMPORTS}', error)
     shown = ', '.join(
         f'{key}={_one_line(repr(value), 60)}' for key, value in given.items() if key not in ('type', '_scope_')
     )
     shown = f'{what}({shown})' if given else f'{what}={_one_line(repr(settings), 60)}'
-    return SettingError(f'{shown} cannot be made. {reason(error)}. Correct the settings that it takes.')
+    return _both(f'{shown} cannot be made. {reason(error)}. Correct the settings that it takes.', error)
+
+
+def _both(message: str, error: Exception) -> SettingError:
+    """Make an error that whoever catches what was raised catches, too."""
+    try:
+        # its message is written as that of any error, a KeyError's as well
+        own = dict(__str__=BaseException.__str__, __reduce__=lambda self: (SettingError, self.args))
+        return type('SettingError', (SettingError, type(error)), own)(message)
+    except TypeError:
+        # a class that wants more than a message, or allows no other beside it
+        return SettingError(message)
 
 
 def _one_line(text: str, length: int) -> str:
@@ -140,7 +151,7 @@ def _types_in(settings: Any) -> Iterator[str]:
 
 
 def explained_build(build: Callable) -> Callable:
-    """Wrap ``Registry.build`` so that wrong settings are a :class:`SettingError`.
+    """Wrap ``Registry.build`` so that wrong settings are a :class:`SettingError`, beside what they are anyway.
 
     Args:
         build: The method.
@@ -158,15 +169,16 @@ def explained_build(build: Callable) -> Callable:
         except Exception as error:  # any class, with any settings
             kind = cfg.get('type') if isinstance(cfg, Mapping) else None
             if not isinstance(kind, str) and not callable(kind):
-                raise SettingError(
-                    f'a {self.name} is built from dict(type=..., ...), found {_one_line(repr(cfg), 60)}. Give its type.'
+                found = _one_line(repr(cfg), 60)
+                raise _both(
+                    f'a {self.name} is built from dict(type=..., ...), found {found}. Give its type.', error
                 ) from error
             if not isinstance(kind, str):
                 raise explain(getattr(kind, '__name__', repr(kind)), cfg, kind, error) from error
             cls, known = _look_up(self, kind, cfg.get('_scope_'))
             if cls is None:
                 close = close_to(kind.rpartition('.')[2], known)
-                raise SettingError(f'type={kind!r} is not registered ({self.name}).{close} {IMPORTS}') from error
+                raise _both(f'type={kind!r} is not registered ({self.name}).{close} {IMPORTS}', error) from error
             raise explain(kind, cfg, cls, error) from error
 
     return wrapper

@@ -135,6 +135,24 @@ def test_only_what_nothing_else_looks_at_is_folded() -> None:
     torch.testing.assert_close(outputs, [want])
 
 
+def test_what_is_looked_at_later_is_not_folded_any_more() -> None:
+    """A hook on a convolution would see what its batch norm gives, one on the batch norm would see it twice."""
+    model = with_statistics(Tangled())
+    images = torch.randn(2, 4, 8, 8)
+    frozen = FrozenNetwork(model)
+    frozen.prepare(images)
+    assert isinstance(frozen._prepared.norms['plain'], nn.Identity)
+    seen: list[Tensor] = []
+    handle = model.norms['plain'].register_forward_hook(lambda _, inputs, output: seen.extend((inputs[0], output)))
+    model(images)
+    frozen.prepare(images)
+    frozen(images)
+    torch.testing.assert_close(seen[:2], seen[2:])
+    handle.remove()
+    frozen.prepare(images)
+    assert isinstance(frozen._prepared.norms['plain'], nn.Identity)
+
+
 class Unwatchable(BaseModel):
     """A convolution whose output is taken twice, once where it is not seen."""
 

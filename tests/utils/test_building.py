@@ -1,5 +1,6 @@
 """Whatever the stack builds from a config: a wrong setting is one message."""
 
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -48,6 +49,38 @@ def test_what_cannot_be_built(cfg: object, message: str) -> None:
     with pytest.raises(SettingError, match=message) as raised:
         THINGS.build(cfg)
     assert raised.value.__cause__ is not None
+
+
+class OwnError(Exception):
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(code, text)
+
+
+@THINGS.register_module()
+class Failing:
+    def __init__(self, error: Exception) -> None:
+        raise error
+
+
+@pytest.mark.parametrize(
+    'error',
+    [KeyError('width'), TypeError('no'), AssertionError(), IndexError(7), FileNotFoundError(2, 'no file', 'a')],
+    ids=lambda error: type(error).__name__,
+)
+def test_whoever_catches_what_was_raised_catches_it(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised:
+        THINGS.build(dict(type='Failing', error=error))
+    assert isinstance(raised.value, SettingError)
+    assert str(raised.value).startswith('Failing(error=')
+    # as a process hands it on to another
+    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
+    with pytest.raises(KeyError, match=r"^type='Think' is not registered"):
+        THINGS.build(dict(type='Think'))
+
+
+def test_an_error_that_wants_more_than_a_message() -> None:
+    with pytest.raises(SettingError, match=r'Failing\(error=.*cannot be made'):
+        THINGS.build(dict(type='Failing', error=OwnError(7, 'no')))
 
 
 def test_what_can_be_built_is_built() -> None:

@@ -14,7 +14,7 @@ from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from icd_mmrazor.compat import channels_last_is_sound
+from icd_mmrazor.compat import channels_last_is_sound, keep_layout_when_compiled
 from icd_mmrazor.models.algorithms.shared_preprocessor import (
     adopt_student_settings,
     asks_for_weights,
@@ -35,6 +35,7 @@ from icd_mmrazor.models.student_pass import check_labels, needed_pass
 from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of
 from icd_mmrazor.utils.class_names import class_names
 from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.utils.recording import follow_modules
 from icd_mmrazor.utils.samples import as_one_sample, takes_joined_labels
 
 
@@ -254,6 +255,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         return losses
 
     def _losses_of(self, batch_inputs: Tensor, data_samples: list | None) -> dict[str, Tensor]:
+        # first: hooks decide what of the teacher can be folded, and a compiled graph calls those that there are
+        for network in ('teacher', 'student'):
+            follow_modules(recorders_of(self.distiller, network))
         if not self.distillation_stopped and 'teacher' in networks_needed_by(self.distiller):
             self.frozen_teacher.prepare(batch_inputs, data_samples)
         if not self._has_run and not self.calculate_student_loss:
@@ -291,6 +295,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     def _losses_compiled(self, batch_inputs: Tensor, data_samples: list | None) -> dict[str, Tensor]:
         try:
             if self._compiled_losses is None:
+                keep_layout_when_compiled(self.architecture)
                 options = self.torch_compile if isinstance(self.torch_compile, dict) else {}
                 # the last batch of an epoch may be smaller: a graph of its own, not a slower one for all sizes. The
                 # function, not the method of this model, since a copy of the model takes it along

@@ -21,7 +21,7 @@ from icd_mmrazor.models.distillers.feature_terms import (
     terms_of,
 )
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
-from icd_mmrazor.models.feature_points import Point, feature_points, feature_shapes, keep_preactivations
+from icd_mmrazor.models.feature_points import Point, feature_points, feature_shapes
 from icd_mmrazor.models.networks import number_of_channels
 from icd_mmrazor.utils.building import is_number
 from icd_mmrazor.utils.errors import SettingError
@@ -251,8 +251,6 @@ class FeatureDistiller(ConfigurableDistiller):
 
     def _start_recorders(self, networks: dict[str, nn.Module], found: dict[str, dict[str, Point]]) -> None:
         for network, points in found.items():
-            if any(name.startswith('preactivation') for name in points):
-                keep_preactivations(networks[network])
             recorders = {name: dict(type=point.type, source=point.source) for name, point in points.items()}
             manager = RecorderManager(recorders)
             manager.initialize(networks[network])

@@ -16,7 +16,7 @@ from mmrazor.models.task_modules import RecorderManager
 from mmrazor.registry import MODELS
 from torch import Tensor
 
-from icd_mmrazor.models.feature_points import feature_points, keep_preactivations
+from icd_mmrazor.models.feature_points import feature_points
 
 SCRIPT = TOOLS / 'model_converters' / 'repdistiller_to_mmpretrain.py'
 
@@ -219,7 +219,6 @@ def test_every_feature_is_the_published(
     model.load_state_dict(converted['state_dict'], strict=True)
     model.double()
     points = feature_points(model)
-    keep_preactivations(model)
     places = {
         **{f'map{i}': point for i, point in enumerate(points.maps)},
         **{f'preactivation{i}': point for i, point in enumerate(points.preactivations)},
