@@ -46,6 +46,7 @@ def prepare_stack() -> None:
     mend_package_lookup()
     register_config_package()
     load_checkpoints_as_plain_weights()
+    load_own_checkpoints()
     read_files_as_plain_values()
     refuse_pickles_of_timm()
     delete_only_own_checkpoints()
@@ -906,6 +907,17 @@ def allowed_in_checkpoints(also: Sequence[type] = ()) -> Iterator[None]:
         torch.serialization.add_safe_globals(others)
 
 
+def load_own_checkpoints() -> None:
+    """Let a plain ``torch.load`` read what mmengine's ``CheckpointHook`` writes.
+
+    Where: mmengine, both families, with torch >= 2.6, whose ``torch.load`` reads plain weights only: see
+    :func:`allowed_in_checkpoints`. Where others have allowed numpy's own names as well, either may be taken for a name.
+    """
+    import torch
+
+    torch.serialization.add_safe_globals(_values_of_checkpoints())
+
+
 @functools.cache
 def _values_of_checkpoints() -> list[Any]:
     import numpy
@@ -922,8 +934,14 @@ def _values_of_checkpoints() -> list[Any]:
         # numpy's own, which take no other state
         return numpy.dtype(kind)
 
+    class NumbersAlone(numpy.ndarray):
+        """Stands for numpy's class, which makes objects of bytes when it is called."""
+
+        def __new__(cls, *_: Any, **__: Any) -> numpy.ndarray:
+            raise ValueError('a numpy array in a checkpoint is not written as numpy does')
+
     def empty_array(cls: Any, shape: tuple, kind: bytes) -> numpy.ndarray:
-        if (cls, shape, kind) != (empty_array, (0,), b'b'):
+        if cls not in (NumbersAlone, numpy.ndarray) or (shape, kind) != ((0,), b'b'):
             raise ValueError('a numpy array in a checkpoint is not written as numpy does')
         return numpy.empty(0)
 
@@ -933,7 +951,7 @@ def _values_of_checkpoints() -> list[Any]:
         slice,
         (statistic, 'builtins.getattr'),
         (kind_of_numbers, 'numpy.dtype'),
-        (empty_array, 'numpy.ndarray'),
+        (NumbersAlone, 'numpy.ndarray'),
         # their states may be set, but without a dot no pickle can name them
         (numpy.ndarray, 'array'),
         *((type(numpy.dtype(kind)), kind) for kind in NUMPY_KINDS),
