@@ -12,7 +12,7 @@ release = version = icd_mmrazor.__version__
 
 extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx.ext.viewcode']
 root_doc = 'docs/index'
-include_patterns = ['README.md', 'docs/**.md', 'configs/*/README.md']
+include_patterns = ['README.md', 'CHANGELOG.md', 'docs/**.md', 'configs/*/README.md']
 exclude_patterns = ['.*', 'docs/_*', 'icd_mmrazor', 'tests', 'tools', 'work_dirs', 'data', 'build']
 
 myst_enable_extensions = ['dollarmath']
