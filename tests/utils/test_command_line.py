@@ -24,7 +24,7 @@ DEMO = CONFIGS / 'demo' / 'icd_res20_res8_digits.py'
         (dict(type='Adam', foreach=True), None),
         (dict(type='Adam', differentiable=True), None),
         (dict(type='RMSprop'), None),
-        (dict(type=torch.optim.SGD), None),
+        (dict(type=torch.optim.SGD), True),
         ({}, None),
     ],
     ids=str,
