@@ -879,6 +879,26 @@ def channels_last_is_sound(*networks: Any) -> bool:
     return not any(c.kernel_size == (1, 1) and c.stride != (1, 1) and c.in_channels < 16 for c in convolutions)
 
 
+def laid_out(images: Any, channels_last: bool) -> Any:
+    """Lay images out in memory channels last, or as usual.
+
+    Where: torch, all versions: images of one channel count as contiguous in either layout, and convolutions go by their
+    strides. Those of ``permute`` stay as they are in ``contiguous()``, and all that follows is channels last.
+
+    Args:
+        images: ``B x C x H x W``.
+        channels_last: Whether the channels of a pixel lie side by side.
+
+    Returns:
+        The images, copied if need be.
+    """
+    import torch
+
+    if channels_last:
+        return images.contiguous(memory_format=torch.channels_last)
+    return images.contiguous().flatten(1).view(images.shape)
+
+
 @contextlib.contextmanager
 def allowed_in_checkpoints(also: Sequence[type] = ()) -> Iterator[None]:
     """Let ``torch.load(weights_only=True)`` read what a training run of mmengine stores beside its weights.

@@ -13,6 +13,7 @@ from mmpretrain.datasets.transforms import EfficientNetCenterCrop, PackInputs, R
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
+from icd_mmrazor.compat import laid_out
 from icd_mmrazor.datasets.indexed import IndexedDataset
 from icd_mmrazor.utils.fingerprints import fingerprint, fingerprint_of_dataset
 from icd_mmrazor.utils.memory import free_memory, processes_sharing
@@ -168,7 +169,7 @@ class WholeBatches:
         else:
             samples = [_sample(labels, positions)]
         images = crop_and_flip(self.images, chosen, tops, lefts, flipped.bool(), size)
-        return {'inputs': images if self.channels_last else images.contiguous(), 'data_samples': samples}
+        return {'inputs': laid_out(images, self.channels_last), 'data_samples': samples}
 
     def draw(self, number: int, iteration: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Draw how the images of a batch are cropped and flipped.

@@ -14,7 +14,7 @@ from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from icd_mmrazor.compat import channels_last_is_sound, keep_layout_when_compiled
+from icd_mmrazor.compat import channels_last_is_sound, keep_layout_when_compiled, laid_out
 from icd_mmrazor.models.algorithms.shared_preprocessor import (
     adopt_student_settings,
     asks_for_weights,
@@ -241,8 +241,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             The student's own losses under ``student.``, the distiller's under ``distill.``.
         """
         if isinstance(batch_inputs, Tensor) and batch_inputs.ndim == 4:
-            layout = torch.channels_last if self.channels_last else torch.contiguous_format
-            batch_inputs = batch_inputs.contiguous(memory_format=layout)
+            batch_inputs = laid_out(batch_inputs, self.channels_last)
         if self._has_run:
             return self._losses_of(batch_inputs, data_samples)
         if not self._order_is_checked:  # in runs without CheckPreparationHook
