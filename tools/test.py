@@ -9,10 +9,10 @@ from icd_mmrazor import compat  # first: it says what to install where the stack
 # isort: split
 from mmengine.config import Config
 from mmengine.fileio import dump
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.runner import Runner
 
-from icd_mmrazor.models.preparation import preparation_in, preparation_of_checkpoint
+from icd_mmrazor.models.preparation import preparation_by, preparation_of_checkpoint, source_of_images
 from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of
 from icd_mmrazor.utils.class_names import check_class_names, choice_in, class_names
 from icd_mmrazor.utils.command_line import add_common_arguments, load_config, run
@@ -59,10 +59,10 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     checkpoint = read_checkpoint(args.checkpoint)
     weights = weights_of(checkpoint, args.checkpoint)
     runner = Runner.from_cfg(cfg)
-    check_order_of_channels(checkpoint, cfg, runner)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     if args.tta:
         model = shown_model(model, runner.test_dataloader.dataset)
+    check_order_of_channels(checkpoint, cfg, model, runner)
     what = f'checkpoint {args.checkpoint}'
     load_strictly(model, weights, what)
     if runner.test_loop is not None:
@@ -74,9 +74,12 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
         write_whole(dump(json_value(metrics), file_format='json'), Path(args.out))
 
 
-def check_order_of_channels(checkpoint: dict, cfg: Config, runner: Runner) -> None:
-    trained, used = preparation_of_checkpoint(checkpoint), preparation_in(cfg, ('test',))
-    if trained and used and trained.has_order_of(used) is False and not images_are_gray(runner.test_dataloader.dataset):
+def check_order_of_channels(checkpoint: dict, cfg: Config, model: BaseModel, runner: Runner) -> None:
+    trained, source = preparation_of_checkpoint(checkpoint), source_of_images(cfg, ('test',))
+    if trained is None or source is None:
+        return
+    used = preparation_by(model.data_preprocessor, source)
+    if trained.has_order_of(used) is False and not images_are_gray(runner.test_dataloader.dataset):
         raise SettingError(
             f'the network was trained on images with channels {trained.order}, as the checkpoint says, and this test '
             f'gives it {used.order}. Set data_preprocessor.to_rgb={not used.turned}.'

@@ -63,10 +63,12 @@ def images_are_gray(dataset: Any) -> bool:
     """Return whether all channels of a dataset's images are alike, so that their order does not matter.
 
     Args:
-        dataset: Any dataset whose samples have ``inputs``; the first few are looked at.
+        dataset: Any dataset whose samples have ``inputs``, an image or several views of it; the first few are looked
+            at.
     """
     try:
         images = [dataset[i]['inputs'] for i in range(min(LOOKED_AT, len(dataset)))]
     except (TypeError, LookupError):  # samples of another form
         return False
+    images = [image[0] if isinstance(image, list) and image else image for image in images]
     return all(isinstance(i, Tensor) and i.ndim == 3 and bool((i == i[:1]).all()) for i in images)

@@ -87,7 +87,9 @@ def test_the_tool_tests_on_views(
     cfg = demo_config()
     run = runner(cfg)
     nn.init.normal_(run.model.architecture.head.fc.weight, std=0.3)
-    torch.save({'state_dict': run.model.state_dict()}, 'distilled.pth')
+    # the checkpoint says how the images were prepared, which is compared with the test
+    meta = {'cfg': demo_config().pretty_text}
+    torch.save({'meta': meta, 'state_dict': run.model.state_dict()}, 'distilled.pth')
     demo_config().dump('config.py')
     assert exit_status(TOOLS / 'test.py', 'config.py', 'distilled.pth', '--tta', '--out', 'metrics.json') is None
     run.model.eval()
