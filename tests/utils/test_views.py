@@ -84,13 +84,14 @@ def test_the_tool_tests_on_views(
     demo_config: Callable, runner: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    cfg = demo_config()
+    turned = {'data_preprocessor': dict(mean=[90.0] * 3, std=[40.0] * 3, to_rgb=True)}
+    cfg = demo_config(**turned)
     run = runner(cfg)
     nn.init.normal_(run.model.architecture.head.fc.weight, std=0.3)
     # the checkpoint says how the images were prepared, which is compared with the test
-    meta = {'cfg': demo_config().pretty_text}
+    meta = {'cfg': demo_config(**turned).pretty_text}
     torch.save({'meta': meta, 'state_dict': run.model.state_dict()}, 'distilled.pth')
-    demo_config().dump('config.py')
+    demo_config(**turned).dump('config.py')
     assert exit_status(TOOLS / 'test.py', 'config.py', 'distilled.pth', '--tta', '--out', 'metrics.json') is None
     run.model.eval()
     images, labels = images_of(run), torch.tensor(run.test_dataloader.dataset.get_gt_labels())
