@@ -945,7 +945,7 @@ def _values_of_checkpoints() -> list[Any]:
 
     def statistic(owner: Any, name: str) -> Any:
         if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
-            raise ValueError('a checkpoint asks for an attribute that is no statistic of a HistoryBuffer')
+            raise ValueError('a checkpoint asks for an attribute that is not a statistic of a HistoryBuffer')
         return getattr(owner, name)
 
     def kind_of_numbers(kind: str, *_: Any) -> numpy.dtype:

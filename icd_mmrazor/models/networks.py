@@ -247,7 +247,7 @@ def _in_file(subnet: Any, setting: str) -> dict:
                 f'{error}. Give the JSON or YAML file that mmrazor wrote for the subnet.'
             ) from error
     if not isinstance(subnet, dict):
-        raise SettingError(f"{setting}={subnet!r} is no subnet. Give what mmrazor's export_fix_subnet returns.")
+        raise SettingError(f"{setting}={subnet!r} is not a subnet. Give what mmrazor's export_fix_subnet returns.")
     # a copy: mmrazor writes into it while it builds
     return copy.deepcopy(subnet)
 

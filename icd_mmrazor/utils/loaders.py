@@ -111,8 +111,8 @@ class NumberedBatches:
         yield from self.batch_sampler
 
     def _loaded(self) -> Iterator[Any]:
-        # not before the first batch is asked for: hooks may still change the loader; anew for each pass, as mmengine
-        # does, so that workers that are begun with it see what hooks have changed since
+        # not before the first batch is asked for: hooks may still change the loader; again for each pass, as mmengine
+        # does, so that workers that start with it see what hooks have changed since
         while True:
             yield from self.loop.dataloader
 
@@ -172,7 +172,7 @@ class MadeBatches:
         loader.dataset.__getitems__ = self._fetch
 
     def undo(self) -> None:
-        """Leave the DataLoader as it was; a pass over it that has begun goes on image by image."""
+        """Leave the DataLoader as it was; a pass over it that has started continues image by image."""
         self._set(self._before)
         self._make = _nothing
         vars(self.loader.dataset).pop('__getitems__', None)

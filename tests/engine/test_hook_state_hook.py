@@ -127,7 +127,7 @@ def test_a_checkpoint_without_the_state_is_resumed_with_a_warning(start: Callabl
     torch.save(checkpoint, file)
     changed = {'default_hooks.check_resume.changes': 'list'}
     run = start('work', stopping, resume=True, **changed)
-    assert 'does not hold what mmengine.EarlyStoppingHook remembers, so it starts anew' in logged(run)
+    assert 'does not hold what mmengine.EarlyStoppingHook remembers, so it starts over' in logged(run)
 
 
 def test_what_no_checkpoint_can_hold_is_refused_by_name(start: Callable, tmp_path: Path) -> None:

@@ -122,8 +122,8 @@ def test_a_subnet_of_group_fisher() -> None:
             r"architecture\.fix_subnet='none\.json' cannot be read .*FileNotFoundError.*mmrazor wrote",
         ),
         ('{folder}/code.yaml', 'cannot be read'),
-        ('{folder}/list.json', r'fix_subnet=\[1\] is no subnet'),
-        (None, 'fix_subnet=None is no subnet'),
+        ('{folder}/list.json', r'fix_subnet=\[1\] is not a subnet'),
+        (None, 'fix_subnet=None is not a subnet'),
     ],
 )
 def test_bad_files(subnet: str | None, message: str, tmp_path: Path) -> None:

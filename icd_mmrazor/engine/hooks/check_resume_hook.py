@@ -94,7 +94,7 @@ class CheckResumeHook(Hook):
         if runner.param_schedulers and 'param_schedulers' not in checkpoint:
             changes.append(
                 'param_scheduler: where it was is not in the checkpoint (CheckpointHook: save_param_scheduler=False), '
-                'so it starts anew'
+                'so it starts over'
             )
         if not changes:
             return

@@ -177,7 +177,7 @@ class CheckWeightsHook(Hook):
         file: Mapping[str, Tensor],
         least: float = LEAST_PART,
     ) -> None:
-        """Refuse weights that fill less than a part of a network, of a distillation that is begun its student."""
+        """Refuse weights that fill too little of a network; of a distillation that starts, its student counts."""
         of_student = _has_student(network) and least < 1
         if of_student:
             # it has a file of its own

@@ -37,7 +37,7 @@ class HookStateHook(Hook):
     """Store what hooks remember in the checkpoint, and give it back when the run is resumed.
 
     mmengine stores nothing of its hooks but what ``EMAHook`` averages and what ``CheckpointHook`` puts into the message
-    hub. An ``EarlyStoppingHook``, for example, counts anew after a resume, and the training does not stop where it
+    hub. An ``EarlyStoppingHook``, for example, starts counting again after a resume, and the training does not stop where it
     would have. Stored are
 
     * the counters of mmengine's ``EarlyStoppingHook``, whether it has stopped the training, and the queue of
@@ -193,7 +193,7 @@ class HookStateHook(Hook):
         state = stored.get('state') if isinstance(stored, dict) else None
         if not isinstance(state, dict) or not _set_state(hook, runner, state):
             runner.logger.warning(
-                f'HookStateHook: the checkpoint does not hold what {name} remembers, so it starts anew, and the result '
+                f'HookStateHook: the checkpoint does not hold what {name} remembers, so it starts over, and the result '
                 'is not that of a run that was not stopped.'
             )
         elif isinstance(stored.get('metrics'), dict):
@@ -218,7 +218,7 @@ class HookStateHook(Hook):
             if name in there:
                 runner.logger.warning(
                     f'HookStateHook: {name} has changed its attributes {", ".join(names)}, which are not in the '
-                    'checkpoint: it starts anew. If the result depends on them, give it state_dict() and '
+                    'checkpoint: it starts over. If the result depends on them, give it state_dict() and '
                     'load_state_dict(state).'
                 )
 
@@ -230,7 +230,7 @@ def _not_stored(runner: Runner) -> Iterator[str]:
         yield f'EMAHook: there are {len(averages)}, and mmengine stores the averages of one, in place of the weights'
     for name, hook in _named(runner.hooks):
         if _kind(hook) == SWAV and hook.queue_length > 0 and get_world_size() > 1:
-            yield f'{name}: each process keeps its queue in a file of its own, which need not be of the same epoch'
+            yield f'{name}: each process keeps its queue in its own file, which need not be of the same epoch'
         if _kind(hook) == 'mmcv.RFSearchHook':
             yield f'{name}: the structure that it has found so far is not in a checkpoint'
 

@@ -18,7 +18,7 @@ LOGITS = ('logits', 'icd_logits')
 
 
 def refuse_softmax_of_labels(distiller: nn.Module, **networks: nn.Module) -> None:
-    """Refuse losses between softmaxes of logits of which each is a label of its own.
+    """Refuse losses between softmaxes of logits that stand for separate labels.
 
     In a head for several labels an image each logit has a sigmoid. A softmax makes the labels exclude each other, and
     does not see what they have in common, such as that none is there.

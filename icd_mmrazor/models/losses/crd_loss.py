@@ -80,7 +80,7 @@ class ContrastiveRepresentationLoss(MemoryLoss):
                 data_samples=dict(recorder='data_samples', from_student=True, data_idx=1))))
     """
 
-    # negatives are images of other classes, and a mixed image is no image of the memories
+    # negatives are images of other classes, and a mixed image is none of those in the memories
     reads_labels: ClassVar[bool] = True
 
     def __init__(
