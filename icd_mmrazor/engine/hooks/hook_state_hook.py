@@ -37,8 +37,8 @@ class HookStateHook(Hook):
     """Store what hooks remember in the checkpoint, and give it back when the run is resumed.
 
     mmengine stores nothing of its hooks but what ``EMAHook`` averages and what ``CheckpointHook`` puts into the message
-    hub. An ``EarlyStoppingHook``, for example, starts counting again after a resume, and the training does not stop where it
-    would have. Stored are
+    hub. An ``EarlyStoppingHook``, for example, starts counting again after a resume, and the training does not stop
+    where it would have. Stored are
 
     * the counters of mmengine's ``EarlyStoppingHook``, whether it has stopped the training, and the queue of
       mmpretrain's ``SwAVHook``, which otherwise lies in a file of the folder, of whatever epoch;
