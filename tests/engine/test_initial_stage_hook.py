@@ -119,4 +119,5 @@ def test_several_processes_train_one_paraphraser(tmp_path: Path) -> None:
         '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', 2, script, tmp_path / 'ft.py'
     )
     assert process.returncode == 0, process.stderr
-    assert process.stdout.strip() == '[]'
+    # torch 2.10's gloo prints its own lines before
+    assert process.stdout.splitlines()[-1] == '[]'
