@@ -104,18 +104,17 @@ def _rounded(values: Any) -> tuple[float, ...]:
     return tuple(round(value, 2) for value in torch.tensor(list(values or ()), dtype=torch.float32).tolist())
 
 
-def preparation_in(cfg: Mapping[str, Any], splits: Sequence[str] = SPLITS) -> Preparation | None:
+def preparation_in(cfg: Mapping[str, Any]) -> Preparation | None:
     """Return how a run prepares its images, by its config.
 
     Args:
         cfg: The config of a training or a test, read or as plain values.
-        splits: Whose dataset counts: the first that there is.
 
     Returns:
         ``None`` where it does not say so, as those of other times.
     """
     model = cfg.get('model')
-    source = source_of_images(cfg, splits)
+    source = source_of_images(cfg)
     if not isinstance(model, Mapping) or source is None:
         return None
     inner = model.get('architecture')

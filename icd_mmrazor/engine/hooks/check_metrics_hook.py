@@ -17,7 +17,7 @@ from icd_mmrazor.utils.metrics import as_number, best_metric, numbers_in
 
 @dataclass
 class _Watcher:
-    """What watches a metric; ``needed``: the training ends in an error without it."""
+    """A setting that watches a metric; ``needed``: the training ends in an error without it."""
 
     setting: str
     metric: str

@@ -1,4 +1,4 @@
-"""What teacher and student see their images through, before the first batch."""
+"""Image preparation of teacher and student, checked before the first batch."""
 
 from typing import Any
 

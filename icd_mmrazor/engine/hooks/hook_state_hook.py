@@ -1,4 +1,4 @@
-"""What hooks remember from one epoch to the next, in the checkpoint."""
+"""The state of hooks, stored in the checkpoint."""
 
 import copy
 from collections import Counter

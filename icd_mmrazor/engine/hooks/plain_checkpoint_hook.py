@@ -94,7 +94,7 @@ def plain_value(value: Any) -> Any:
     """Return a value as it is stored: what is numpy's, and special containers, as Python's own.
 
     Args:
-        value: Anything; what there is no plain form of stays as it is.
+        value: Anything; what has no plain form stays as it is.
     """
     if isinstance(value, np.ndarray):
         return value.tolist()

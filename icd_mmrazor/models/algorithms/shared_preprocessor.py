@@ -39,7 +39,7 @@ def adopt_student_settings(student: nn.Module, preprocessor: nn.Module, names_au
 
     Args:
         student: The student. Its augmentations, and whether its labels are vectors, are taken over.
-        preprocessor: The algorithm's; changed. One that has augmentations of its own keeps them.
+        preprocessor: The algorithm's; changed. One that has its own augmentations keeps them.
         names_augmentations: Whether its config speaks of ``batch_augments``, if only to have none.
 
     Raises:
