@@ -13,8 +13,11 @@ WORKERS := --numprocesses 2 --dist worksteal
 # what goes through the packages of a family little or not at all is tested with one of them: formulas, tables, the runner
 # of trials, launchers. tools/compatibility.py runs all tests with both
 FAMILY_FREE := tests/models/losses tests/models/connectors tests/models/backbones \
-	tests/models/algorithms/test_frozen_teacher_losses.py tests/engine/test_check_batches_hook.py tests/utils \
-	tests/test_benchmark.py tests/test_docs.py tests/test_model_zoo.py \
+	tests/models/algorithms/test_frozen_teacher_losses.py tests/engine/test_check_batches_hook.py tests/engine/test_metrics.py \
+	tests/checkpoints tests/configuration tests/export/test_network.py tests/export/test_onnx.py tests/export/test_student.py \
+	tests/launch tests/utils tests/test_errors.py tests/compat/test_recording.py \
+	$(addprefix tests/datasets/test_,class_names.py loaders.py memory.py randomness.py samples.py views.py) \
+	tests/test_recipes.py tests/test_docs.py tests/test_model_zoo.py \
 	tests/tools/test_benchmark_front.py tests/tools/test_collect_results.py tests/tools/test_comparison_tools.py \
 	tests/tools/test_compatibility.py tests/tools/test_faults.py tests/tools/test_fuzz.py \
 	tests/tools/test_plots_of_logs.py tests/tools/test_step_time.py tests/tools/test_trials.py

@@ -13,8 +13,8 @@ from mmengine.fileio import load
 from mmengine.hub import get_config
 from mmrazor.registry import MODELS
 
-from icd_mmrazor import benchmark
-from icd_mmrazor.models.networks import network_config
+from icd_mmrazor import recipes
+from icd_mmrazor.models.networks.resolve import network_config
 
 ZOO = ROOT / 'docs' / 'model_zoo.md'
 METHODS = sorted(file.stem for file in (CONFIGS / '_base_' / 'methods').glob('*.py'))
@@ -194,7 +194,7 @@ def test_published_values_of_a_method(method: str) -> None:
 
 def test_published_pairs_are_those_of_the_benchmark() -> None:
     assert {f'{pair}_cifar100' for pair in published()['teacher']} == {
-        pair for pair in benchmark.pair_names() if pair.endswith('_cifar100')
+        pair for pair in recipes.pair_names() if pair.endswith('_cifar100')
     }
 
 
@@ -213,13 +213,13 @@ def test_page(page: Path) -> None:
     for file in re.findall(r'(?:tools|configs)/[\w./-]+\.(?:py|sh)', text):
         assert (ROOT / file).is_file(), file
     for names in re.findall(r'tools/benchmarks/train\.py (?!-)(\S+)', text):
-        assert set(names.split('+')) <= set(benchmark.method_names()), names
+        assert set(names.split('+')) <= set(recipes.method_names()), names
 
 
 @pytest.mark.parametrize('method', METHODS)
 def test_example_is_what_the_benchmark_composes(method: str) -> None:
     example = Config.fromfile(CONFIGS / method / f'{method}_res32x4_res8x4_cifar100.py')
-    composed = benchmark.compose('res32x4_res8x4_cifar100', [method])
+    composed = recipes.compose('res32x4_res8x4_cifar100', [method])
     assert example.to_dict() == composed.to_dict()
 
 

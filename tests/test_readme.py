@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 
-from icd_mmrazor import benchmark
+from icd_mmrazor import recipes
 
 README = (ROOT / 'README.md').read_text()
 EXAMPLES = [code for code in re.findall(r'```python\n(.*?)```', README, re.DOTALL) if code.startswith('_base_')]
@@ -74,7 +74,7 @@ def test_a_method_and_a_pair_in_a_config_of_ones_own(tmp_path: Path) -> None:
     model = Config.fromfile(tmp_path / 'example.py').model
     model.update(teacher_ckpt=None, random_teacher=True)
     algorithm = MODELS.build(model)
-    composed = benchmark.compose('vgg13_vgg8_cifar100', ['crd'])
+    composed = recipes.compose('vgg13_vgg8_cifar100', ['crd'])
     composed.model.update(teacher_ckpt=None, random_teacher=True)
     assert repr(algorithm) == repr(MODELS.build(composed.model))
     algorithm.distiller.distill_losses['loss_crd'].set_dataset(torch.arange(40) % 10)
@@ -88,9 +88,9 @@ def test_a_method_of_ones_own(teacher_file: Callable, tmp_path: Path, monkeypatc
     exec(loss, {})
     shutil.copytree(CONFIGS, tmp_path / 'configs')
     (tmp_path / 'configs' / '_base_' / 'methods' / 'centroid.py').write_text(method)
-    monkeypatch.setattr(benchmark, 'BASE', tmp_path / 'configs' / '_base_')
-    assert 'centroid' in benchmark.method_names()
-    model = benchmark.compose('res56_res20_cifar100', ['centroid', 'icd']).model
+    monkeypatch.setattr(recipes, 'BASE', tmp_path / 'configs' / '_base_')
+    assert 'centroid' in recipes.method_names()
+    model = recipes.compose('res56_res20_cifar100', ['centroid', 'icd']).model
     model.teacher_ckpt = teacher_file('res56', 100)
     images, samples = torch.randn(4, 3, 32, 32), [DataSample().set_gt_label(i) for i in range(4)]
     losses = MODELS.build(model)(images, samples, mode='loss')

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from icd_mmrazor.utils.command_line import run
-from icd_mmrazor.utils.errors import SettingError, UserError
-from icd_mmrazor.utils.files import write_whole
+from icd_mmrazor.checkpoints.writing import write_whole
+from icd_mmrazor.errors import SettingError, UserError
+from icd_mmrazor.launch.command_line import run
 
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / 'requirements' / 'constraints.txt'

@@ -12,14 +12,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from icd_mmrazor.utils.checkpoints import read_checkpoint, weights_of
+from icd_mmrazor.checkpoints.reading import read_checkpoint, weights_of
 
 # isort: split
 import numpy as np
 from mmengine.config import Config
 
-from icd_mmrazor.utils.command_line import run as run_tool
-from icd_mmrazor.utils.errors import UserError
+from icd_mmrazor.errors import UserError
+from icd_mmrazor.launch.command_line import run as run_tool
 from icd_mmrazor.utils.progress import Progress
 from icd_mmrazor.utils.trial_pool import run_trials
 from icd_mmrazor.utils.trials import Trial

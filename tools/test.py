@@ -12,17 +12,17 @@ from mmengine.fileio import dump
 from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.runner import Runner
 
-from icd_mmrazor.models.preparation import preparation_by, preparation_of_checkpoint, source_of_images
-from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of
-from icd_mmrazor.utils.class_names import check_class_names, choice_in, class_names
-from icd_mmrazor.utils.command_line import add_common_arguments, load_config, run
-from icd_mmrazor.utils.datasets import datasets_in_use, images_are_gray
-from icd_mmrazor.utils.errors import SettingError
-from icd_mmrazor.utils.files import check_writable, write_whole
-from icd_mmrazor.utils.metrics import json_value
-from icd_mmrazor.utils.students import student_of
-from icd_mmrazor.utils.views import show_views, shown_model
-from icd_mmrazor.utils.watchdog import Watchdog
+from icd_mmrazor.checkpoints.reading import load_strictly, read_checkpoint, weights_of
+from icd_mmrazor.checkpoints.writing import check_writable, write_whole
+from icd_mmrazor.datasets.class_names import check_class_names, choice_in, class_names
+from icd_mmrazor.datasets.labels import datasets_in_use, images_are_gray
+from icd_mmrazor.datasets.views import show_views, shown_model
+from icd_mmrazor.engine.metrics import json_value
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.export.student import student_of
+from icd_mmrazor.launch.command_line import add_common_arguments, load_config, run
+from icd_mmrazor.launch.watchdog import Watchdog
+from icd_mmrazor.models.networks.preparation import preparation_by, preparation_of_checkpoint, source_of_images
 
 
 def parse_args() -> argparse.Namespace:

@@ -10,14 +10,14 @@ from icd_mmrazor import compat  # first: it says what to install where the stack
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from icd_mmrazor.checkpoints.resuming import follow_restart
+from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.engine.hooks import CheckWeightsHook
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.launch.command_line import add_common_arguments, load_config, run
+from icd_mmrazor.launch.watchdog import Watchdog
 from icd_mmrazor.models.classifiers import name_student_in_full
-from icd_mmrazor.models.networks import name_networks_in_full
-from icd_mmrazor.utils.command_line import add_common_arguments, load_config, run
-from icd_mmrazor.utils.errors import SettingError
-from icd_mmrazor.utils.resuming import follow_restart
-from icd_mmrazor.utils.type_names import type_name
-from icd_mmrazor.utils.watchdog import Watchdog
+from icd_mmrazor.models.networks.resolve import name_networks_in_full
 
 WRAPPERS = {'fp16': 'AmpOptimWrapper', 'bf16': 'AutocastOptimWrapper'}
 

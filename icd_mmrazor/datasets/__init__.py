@@ -2,11 +2,11 @@
 
 from icd_mmrazor.datasets.cifar import VerifiedCIFAR10, VerifiedCIFAR100
 from icd_mmrazor.datasets.image_as_in_dataset import ImageAsInDataset
+from icd_mmrazor.datasets.in_memory import NoWholeBatchesError, WholeBatches, crop_and_flip
 from icd_mmrazor.datasets.indexed import IndexedDataset
 from icd_mmrazor.datasets.npz import NPZDataset
 from icd_mmrazor.datasets.stl10 import STL10
 from icd_mmrazor.datasets.tiny_imagenet import TinyImageNet
-from icd_mmrazor.datasets.whole_batches import NoWholeBatchesError, WholeBatches, crop_and_flip
 
 __all__ = [
     'STL10',

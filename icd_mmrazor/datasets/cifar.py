@@ -9,8 +9,8 @@ from mmpretrain.datasets import CIFAR10, CIFAR100
 from mmpretrain.datasets.utils import check_md5
 from mmpretrain.registry import DATASETS
 
-from icd_mmrazor.utils.downloads import download
-from icd_mmrazor.utils.errors import DatasetError
+from icd_mmrazor.checkpoints.downloads import download
+from icd_mmrazor.errors import DatasetError
 
 
 class _VerifiedFiles:

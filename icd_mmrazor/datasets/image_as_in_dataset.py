@@ -5,7 +5,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmpretrain.registry import TRANSFORMS
 
-from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.errors import SettingError
 
 
 @TRANSFORMS.register_module()

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from mmpretrain.registry import DATASETS
 
-from icd_mmrazor.utils.errors import DatasetError, SettingError
+from icd_mmrazor.errors import DatasetError, SettingError
 
 
 @DATASETS.register_module()

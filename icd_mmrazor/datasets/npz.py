@@ -10,8 +10,8 @@ import torch
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
-from icd_mmrazor.utils.errors import DatasetError
-from icd_mmrazor.utils.memory import free_memory
+from icd_mmrazor.datasets.memory import free_memory
+from icd_mmrazor.errors import DatasetError
 
 
 @DATASETS.register_module()

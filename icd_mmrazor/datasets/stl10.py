@@ -7,7 +7,7 @@ import numpy as np
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
-from icd_mmrazor.utils.errors import DatasetError, SettingError
+from icd_mmrazor.errors import DatasetError, SettingError
 
 SPLITS = ('train', 'test')
 SIDE = 96

@@ -6,7 +6,7 @@ from typing import Any
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
-from icd_mmrazor.utils.errors import DatasetError, SettingError
+from icd_mmrazor.errors import DatasetError, SettingError
 
 SPLITS = ('train', 'val')
 MAX_LIST = 50_000_000  # bytes of a file that lists classes or images; the published have at most 2.7 million

@@ -1,7 +1,7 @@
 """Helpers: checkpoints, errors, several processes, the tools' common part."""
 
-from icd_mmrazor.utils.errors import CheckpointError, DatasetError, NonFiniteLossError, SettingError, UserError
-from icd_mmrazor.utils.samples import positions_of
+from icd_mmrazor.datasets.samples import positions_of
+from icd_mmrazor.errors import CheckpointError, DatasetError, NonFiniteLossError, SettingError, UserError
 
 __all__ = [
     'CheckpointError',

@@ -10,7 +10,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import LOOPS, Registry
 from mmrazor.registry import MODELS
 
-from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.utils.method_names import own_names
 
 STUDENT_ALONE = 'student'

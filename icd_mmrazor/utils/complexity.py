@@ -6,9 +6,9 @@ import torch
 from mmengine.config import ConfigDict
 from torch.utils.flop_counter import FlopCounterMode
 
-from icd_mmrazor.models.networks import number_of_channels
-from icd_mmrazor.utils.inference import build_network
-from icd_mmrazor.utils.type_names import type_name
+from icd_mmrazor.configuration.type_names import type_name
+from icd_mmrazor.export.network import build_network
+from icd_mmrazor.models.networks.classifier_layer import number_of_channels
 
 # how a transform says the size of its result
 SIZE_SETTINGS = ('crop_size', 'scale', 'size')

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from icd_mmrazor.utils.errors import SettingError
-from icd_mmrazor.utils.files import write_whole
+from icd_mmrazor.checkpoints.writing import write_whole
+from icd_mmrazor.errors import SettingError
 
 if TYPE_CHECKING:
     import numpy as np

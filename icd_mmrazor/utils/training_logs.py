@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.utils.work_dirs import REMEDY, contents, existing_folder, listed
 
 METRIC = 'accuracy/top1'

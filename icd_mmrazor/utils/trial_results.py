@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.utils.method_names import split_methods
 from icd_mmrazor.utils.training_logs import read_cfg_options, read_log, read_setting, read_settings
 

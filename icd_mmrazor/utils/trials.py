@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from icd_mmrazor.utils.files import write_json
+from icd_mmrazor.checkpoints.writing import write_json
 from icd_mmrazor.utils.training_logs import METRIC, read_log
 
 SHOWN_LINES = 15

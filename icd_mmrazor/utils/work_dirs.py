@@ -6,9 +6,9 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from icd_mmrazor.utils.config_text import read_config_text
-from icd_mmrazor.utils.errors import CheckpointError, SettingError
-from icd_mmrazor.utils.type_names import by_names
+from icd_mmrazor.configuration.stored import read_config_text
+from icd_mmrazor.configuration.type_names import by_names
+from icd_mmrazor.errors import CheckpointError, SettingError
 
 SHOWN_NAMES = 8
 # a config, but the exported student's and not the run's

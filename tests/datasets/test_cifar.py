@@ -14,8 +14,9 @@ import pytest
 from helpers import TOOLS
 from mmpretrain.registry import DATASETS
 
+from icd_mmrazor.checkpoints import downloads
 from icd_mmrazor.datasets import VerifiedCIFAR10, VerifiedCIFAR100
-from icd_mmrazor.utils import DatasetError, SettingError, downloads
+from icd_mmrazor.errors import DatasetError, SettingError
 
 
 def md5(file: Path) -> str:
@@ -39,7 +40,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setattr(VerifiedCIFAR100, f'{name}_list', [[name, md5(folder / name)]])
     monkeypatch.setattr(VerifiedCIFAR100, 'meta', {**VerifiedCIFAR100.meta, 'md5': md5(folder / 'meta')})
     monkeypatch.setattr(VerifiedCIFAR100, 'tgz_md5', md5(archive))
-    # instead of https: tests/utils/test_downloads.py
+    # instead of https: tests/checkpoints/test_downloads.py
     monkeypatch.setattr(downloads, '_https', urllib.request.build_opener)
     monkeypatch.setattr(VerifiedCIFAR100, 'url', archive.as_uri())
     return archive

@@ -6,7 +6,7 @@ import pytest
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 
-from icd_mmrazor.utils import SettingError
+from icd_mmrazor.errors import SettingError
 
 
 def transform(size: int | tuple | None, **results: object) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmpretrain.registry import DATASETS
 
-from icd_mmrazor.utils import DatasetError, SettingError
+from icd_mmrazor.errors import DatasetError, SettingError
 
 PACK = [dict(type='PackInputs')]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmpretrain.registry import DATASETS
 
-from icd_mmrazor.utils import DatasetError
+from icd_mmrazor.errors import DatasetError
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from mmpretrain.registry import DATASETS
 from PIL import Image
 from transfer_data import write_stl10
 
-from icd_mmrazor.utils import DatasetError, SettingError
+from icd_mmrazor.errors import DatasetError, SettingError
 
 PACK = [dict(type='PackInputs')]
 

@@ -12,7 +12,7 @@ from mmpretrain.registry import DATASETS
 from PIL import Image
 from transfer_data import WNIDS, write_tiny_imagenet
 
-from icd_mmrazor.utils import DatasetError, SettingError
+from icd_mmrazor.errors import DatasetError, SettingError
 
 
 # unserialised: mmengine collects garbage when it serialises, which takes longer than a test

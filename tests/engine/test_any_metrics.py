@@ -11,8 +11,8 @@ from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 from mmengine.runner import Runner
 
-from icd_mmrazor.utils import SettingError
-from icd_mmrazor.utils.checkpoints import read_checkpoint
+from icd_mmrazor.checkpoints.reading import read_checkpoint
+from icd_mmrazor.errors import SettingError
 
 
 class Report:

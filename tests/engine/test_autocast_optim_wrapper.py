@@ -10,7 +10,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from icd_mmrazor.engine.optim_wrappers import AutocastOptimWrapper
-from icd_mmrazor.utils import SettingError
+from icd_mmrazor.errors import SettingError
 
 DEVICES = ['cpu', pytest.param('cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU'))]
 

@@ -8,7 +8,7 @@ from launches import in_processes
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from icd_mmrazor.utils import SettingError
+from icd_mmrazor.errors import SettingError
 
 BATCH_SIZE, IMAGES = 'train_dataloader.batch_size', 'train_dataloader.dataset.indices'
 CROP = 'train_dataloader.dataset.pipeline.0.crop_size'

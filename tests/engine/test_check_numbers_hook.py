@@ -14,7 +14,7 @@ from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.runner import Runner
 
 from icd_mmrazor.engine.hooks import CheckNumbersHook
-from icd_mmrazor.utils import NonFiniteLossError
+from icd_mmrazor.errors import NonFiniteLossError
 
 
 def test_a_loss_that_is_no_number_stops_the_run(demo_config: Callable, runner: Callable) -> None:

@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from transfer_data import probe_config, write_stl10, write_student
 
-from icd_mmrazor.utils import SettingError
+from icd_mmrazor.errors import SettingError
 
 
 def logged(cfg: Config) -> str:

@@ -12,7 +12,7 @@ from mmengine.config import Config
 
 from icd_mmrazor.engine.hooks import CheckResumeHook
 from icd_mmrazor.engine.hooks.check_resume_hook import weights_digest
-from icd_mmrazor.utils import CheckpointError, SettingError
+from icd_mmrazor.errors import CheckpointError, SettingError
 
 
 @pytest.fixture

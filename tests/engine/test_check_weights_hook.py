@@ -13,7 +13,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor
 
 from icd_mmrazor.engine.hooks import CheckWeightsHook
-from icd_mmrazor.utils import CheckpointError, DatasetError, SettingError
+from icd_mmrazor.errors import CheckpointError, DatasetError, SettingError
 
 DIGITS = tuple('0123456789')
 RENAMED = (*'013456789', 'two')

@@ -16,7 +16,7 @@ from mmengine.logging import MessageHub
 from mmengine.runner import LogProcessor, Runner
 
 from icd_mmrazor.engine.hooks import DeferredRuntimeInfoHook
-from icd_mmrazor.utils import NonFiniteLossError, SettingError
+from icd_mmrazor.errors import NonFiniteLossError, SettingError
 
 
 def stand_in(name: str, *hooks: Hook, **log: object) -> SimpleNamespace:

@@ -11,8 +11,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from same_checkpoints import differences
 
-from icd_mmrazor import benchmark
-from icd_mmrazor.utils.checkpoints import read_checkpoint
+from icd_mmrazor import recipes
+from icd_mmrazor.checkpoints.reading import read_checkpoint
 
 MIXUP = dict(type='ClsDataPreprocessor', num_classes=10, batch_augments=dict(augments=dict(type='Mixup', alpha=1.0)))
 PACK = dict(type='PackInputs')
@@ -49,7 +49,7 @@ def config(demo_config: Callable) -> Callable[..., Config]:
     def make(*methods: str, **options: object) -> Config:
         cfg = demo_config('icd_res20_res8_digits' if methods else 'res8_digits')
         if methods:
-            cfg.model.distiller = benchmark.compose('res20_res8_digits', methods).model.distiller
+            cfg.model.distiller = recipes.compose('res20_res8_digits', methods).model.distiller
         cfg.train_dataloader.dataset.indices = None
         cfg.param_scheduler = dict(type='CosineAnnealingLR', T_max=6, by_epoch=False)
         for hook in ('export_student', 'distillation_report'):

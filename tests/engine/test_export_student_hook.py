@@ -16,7 +16,7 @@ from mmpretrain.registry import MODELS
 from PIL import Image
 
 from icd_mmrazor.engine.hooks import ExportStudentHook
-from icd_mmrazor.utils import SettingError
+from icd_mmrazor.errors import SettingError
 
 
 @pytest.fixture

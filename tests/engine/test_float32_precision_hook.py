@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from icd_mmrazor.engine.hooks import Float32PrecisionHook
-from icd_mmrazor.utils import SettingError
+from icd_mmrazor.errors import SettingError
 
 
 def settings() -> tuple[str, bool]:

@@ -12,9 +12,9 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from same_checkpoints import differences
 
+from icd_mmrazor.checkpoints.reading import read_checkpoint
 from icd_mmrazor.engine.hooks import HookStateHook
-from icd_mmrazor.utils import SettingError
-from icd_mmrazor.utils.checkpoints import read_checkpoint
+from icd_mmrazor.errors import SettingError
 
 LAST = 'iter_6.pth'
 

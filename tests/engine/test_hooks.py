@@ -12,8 +12,8 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 
-from icd_mmrazor.utils import DatasetError
-from icd_mmrazor.utils.datasets import image_labels
+from icd_mmrazor.datasets.labels import image_labels
+from icd_mmrazor.errors import DatasetError
 
 
 def logged(cfg: Config) -> str:

@@ -14,7 +14,7 @@ from mmpretrain.registry import DATASETS
 from PIL import Image
 from torch import Tensor
 
-from icd_mmrazor.utils import DatasetError
+from icd_mmrazor.errors import DatasetError
 
 PACK = dict(type='PackInputs')
 READ = [dict(type='LoadImageFromFile'), PACK]

@@ -13,8 +13,8 @@ from helpers import run_python
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from icd_mmrazor import benchmark
-from icd_mmrazor.utils import SettingError
+from icd_mmrazor import recipes
+from icd_mmrazor.errors import SettingError
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_no_epoch_left_for_the_main_stage(staged: Callable, runner: Callable) ->
 
 def test_several_processes_train_one_paraphraser(tmp_path: Path) -> None:
     """What the main stage freezes must be known to DDP as trained."""
-    cfg = benchmark.compose('res20_res8_digits', ['ft'])
+    cfg = recipes.compose('res20_res8_digits', ['ft'])
     cfg.model.update(teacher_ckpt=None, random_teacher=True)
     cfg.dump(tmp_path / 'ft.py')
     script = Path(__file__).with_name('staged_training.py')

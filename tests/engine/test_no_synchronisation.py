@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from icd_mmrazor import benchmark
+from icd_mmrazor import recipes
 from icd_mmrazor.models.losses import ContrastiveRepresentationLoss
 
 # of 8 in an epoch; the last one is always passed on
@@ -116,8 +116,8 @@ def test_icd_with_kd(short_batches: Callable, runner: Callable) -> None:
 @pytest.mark.parametrize('stage', ['initial', 'main'])
 def test_every_other_method(stage: str) -> None:
     """All together, the step alone."""
-    methods = [name for name in benchmark.method_names() if name not in ('student', 'icd')]
-    cfg = benchmark.compose('res20_res8_digits', methods)
+    methods = [name for name in recipes.method_names() if name not in ('student', 'icd')]
+    cfg = recipes.compose('res20_res8_digits', methods)
     cfg.model.update(teacher_ckpt=None, random_teacher=True, data_preprocessor=cfg.data_preprocessor)
     model = MODELS.build(cfg.model).train()
     model.distiller.set_stage(stage)

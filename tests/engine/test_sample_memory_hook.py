@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 
 from icd_mmrazor.engine.hooks.sample_memory_hook import training_labels
-from icd_mmrazor.utils import DatasetError
+from icd_mmrazor.errors import DatasetError
 
 CRD, RRD = 'distiller.distill_losses.loss_crd', 'distiller.distill_losses.loss_rrd'
 

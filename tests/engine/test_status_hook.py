@@ -14,7 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import METRICS
 
 from icd_mmrazor.engine.hooks import StatusHook, status_hook
-from icd_mmrazor.utils import SettingError
+from icd_mmrazor.errors import SettingError
 
 TRAINING, VALIDATION = 10, 30
 

@@ -19,9 +19,9 @@ from mmrazor.registry import MODELS
 from torch.utils.data import DataLoader
 
 from icd_mmrazor.datasets import WholeBatches
+from icd_mmrazor.datasets.loaders import NumberedBatches
 from icd_mmrazor.engine.hooks import WholeBatchHook
-from icd_mmrazor.utils import DatasetError, SettingError
-from icd_mmrazor.utils.loaders import NumberedBatches
+from icd_mmrazor.errors import DatasetError, SettingError
 
 
 class Seen(Hook):

@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from icd_mmrazor.utils import DatasetError
+from icd_mmrazor.errors import DatasetError
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from mmpretrain.registry import MODELS as NETWORKS
 from mmrazor.registry import MODELS
 from properties.strategies import JUNK
 
-from icd_mmrazor.utils.errors import UserError
+from icd_mmrazor.errors import UserError
 
 MAP = (4, 4, 4)
 # what each class needs to be built

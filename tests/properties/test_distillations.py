@@ -13,7 +13,7 @@ from mmrazor.registry import MODELS
 from properties.strategies import JUNK, changed, distillations, misspelt, places, settings_of
 from torch import nn
 
-from icd_mmrazor.utils.errors import UserError
+from icd_mmrazor.errors import UserError
 
 
 @pytest.fixture(autouse=True)

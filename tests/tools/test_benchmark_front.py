@@ -9,7 +9,7 @@ import pytest
 from helpers import TOOLS, exit_status, run_python
 from mmengine.config import Config
 
-from icd_mmrazor import benchmark
+from icd_mmrazor import recipes
 
 FRONT = TOOLS / 'benchmarks' / 'train.py'
 
@@ -26,7 +26,7 @@ def test_list_shows_both_axes_and_what_is_there(tmp_path: Path, capsys: pytest.C
         (tmp_path / file).touch()
     assert exit_status(FRONT, '--list') is None
     printed = capsys.readouterr().out
-    for name in [*benchmark.method_names(), *benchmark.pair_names()]:
+    for name in [*recipes.method_names(), *recipes.pair_names()]:
         assert f'  {name} ' in printed
     lines = {line.split()[0]: ' '.join(line.split()[1:]) for line in printed.splitlines()}
     teacher = 'teacher work_dirs/wrn40-2_cifar100/epoch_240.pth'
@@ -96,7 +96,7 @@ def test_dump_writes_the_config_and_keeps_what_is_there(tmp_path: Path, capsys: 
     file = tmp_path / 'ab.py'
     assert exit_status(FRONT, 'ab', 'vgg13_vgg8_cifar100', '--dump', file) is None
     assert exit_status(FRONT, 'kd', 'vgg13_vgg8_cifar100', '--dump', file) == 1
-    assert Config.fromfile(file).to_dict() == benchmark.compose('vgg13_vgg8_cifar100', ['ab']).to_dict()
+    assert Config.fromfile(file).to_dict() == recipes.compose('vgg13_vgg8_cifar100', ['ab']).to_dict()
     assert f'--dump {file} exists and is kept' in capsys.readouterr().err
 
 

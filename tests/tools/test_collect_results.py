@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from helpers import TOOLS
 
-from icd_mmrazor import benchmark
-from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor import recipes
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.utils.trial_results import method_key, pair_key, read_published
 
 PAIR, OTHER = 'res32x4_res8x4_cifar100', 'vgg13_mobilenetv2_cifar100'
@@ -109,9 +109,9 @@ def test_tables_that_exist_are_kept(tool: dict, write_run: Callable, tmp_path: P
 
 def test_every_pair_and_method_is_found_in_the_published_table(tool: dict) -> None:
     published = read_published(TOOLS / 'benchmarks' / 'published_cifar100.csv')
-    pairs = [pair for pair in benchmark.pair_names() if pair.endswith('_cifar100')]
+    pairs = [pair for pair in recipes.pair_names() if pair.endswith('_cifar100')]
     assert {pair_key(pair) for pair in pairs} == {pair for _, pair in published}
-    methods = [*benchmark.method_names(), 'icd+kd', 'KD+CRD', 'rrd+kd']
+    methods = [*recipes.method_names(), 'icd+kd', 'KD+CRD', 'rrd+kd']
     assert {method for method in methods if (method_key(method), 'vgg13_mobilev2') not in published} == {'fsp'}
     assert published['fsp', 'res56_res20'] == 69.95
     # the same networks on other images are in no published table

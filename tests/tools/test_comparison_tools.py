@@ -12,9 +12,9 @@ from helpers import CONFIGS, TOOLS, exit_status
 from mmengine.config import Config
 from mmrazor.registry import MODELS
 
+from icd_mmrazor.errors import CheckpointError, DatasetError, SettingError
+from icd_mmrazor.export.network import Outputs
 from icd_mmrazor.utils.comparison import Comparison, add_comparison_arguments, compare
-from icd_mmrazor.utils.errors import CheckpointError, DatasetError, SettingError
-from icd_mmrazor.utils.inference import Outputs
 
 pytest.importorskip('matplotlib')
 pytest.importorskip('sklearn')

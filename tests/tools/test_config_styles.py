@@ -10,8 +10,8 @@ from helpers import TOOLS, exit_status, whole_network
 from mmengine.config import Config
 from mmrazor.registry import MODELS
 
-from icd_mmrazor.utils.config_changes import config_changes
-from icd_mmrazor.utils.students import config_of
+from icd_mmrazor.configuration.changes import config_changes
+from icd_mmrazor.export.student import config_of
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import torch
 from helpers import DATA, TOOLS
 from mmrazor.registry import MODELS
 
-from icd_mmrazor.utils.checkpoints import read_checkpoint
-from icd_mmrazor.utils.errors import CheckpointError
+from icd_mmrazor.checkpoints.reading import read_checkpoint
+from icd_mmrazor.errors import CheckpointError
 
 SCRIPT = TOOLS / 'model_converters' / 'repdistiller_to_mmpretrain.py'
 OURS = {'resnet8': 'res8', 'wrn_16_1': 'wrn16-1'}

@@ -86,7 +86,7 @@ def test_onnx(checkpoint: tuple[Path, dict], tmp_path: Path, capsys: pytest.Capt
 def test_without_onnx_it_says_what_to_install(
     checkpoint: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr('icd_mmrazor.utils.onnx_files.PACKAGES', ('onnx_of_another_world',))
+    monkeypatch.setattr('icd_mmrazor.export.onnx.PACKAGES', ('onnx_of_another_world',))
     assert exit_status(TOOL, checkpoint[0], tmp_path / 'student.pth', '--onnx') == 1
     assert "Install: pip install 'icd-mmrazor[onnx]'" in capsys.readouterr().err
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from icd_mmrazor import benchmark
+from icd_mmrazor import recipes
 
 KILLS = int(os.environ.get('ICD_KILLS', '3'))
 MIXUP = dict(type='ClsDataPreprocessor', num_classes=10, batch_augments=dict(augments=dict(type='Mixup', alpha=1.0)))
@@ -18,7 +18,7 @@ def test_killed_trainings_end_as_if_they_had_not_been(demo_config: Callable, tmp
     options = {'train_cfg.max_epochs': 5, 'train_dataloader.batch_size': 24, 'default_hooks.logger.interval': 1}
     memories, images = demo_config('icd_res20_res8_digits', **options), demo_config('res8_digits', **options)
     # whole batches, embeddings and memories that are learned, a schedule by iterations, checkpoints of epochs
-    methods = benchmark.compose('res20_res8_digits', ['icd', 'crd', 'rrd'])
+    methods = recipes.compose('res20_res8_digits', ['icd', 'crd', 'rrd'])
     memories.model.distiller = methods.model.distiller
     memories.param_scheduler = dict(type='CosineAnnealingLR', T_max=15, by_epoch=False)
     memories.train_dataloader.dataset.indices = None

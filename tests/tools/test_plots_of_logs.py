@@ -11,7 +11,7 @@ from helpers import CONFIGS, TOOLS
 from mmengine.config import Config
 from mmrazor.registry import MODELS
 
-from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.utils.training_logs import read_teacher_metrics
 
 RES8, RES20 = 78_042, 272_474

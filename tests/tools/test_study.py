@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, TOOLS
 
-from icd_mmrazor import benchmark
+from icd_mmrazor import recipes
+from icd_mmrazor.errors import SettingError, UserError
 from icd_mmrazor.utils.cell_options import merge_options, options_of
-from icd_mmrazor.utils.errors import SettingError, UserError
 
 BENCHMARKS = TOOLS / 'benchmarks'
 STAND_IN = Path(__file__).with_name('stand_in_training.py')
@@ -47,7 +47,7 @@ def study(tools: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
     small = parts.Study('small', (PAIR,), points, (), seeds=(0, 1), axes={'alpha': axis})
     monkeypatch.setitem(parts.STUDIES, 'small', small)
     monkeypatch.chdir(tmp_path)
-    teacher = Path(benchmark.compose(PAIR, ['icd']).model.teacher_ckpt)
+    teacher = Path(recipes.compose(PAIR, ['icd']).model.teacher_ckpt)
     teacher.parent.mkdir(parents=True)
     teacher.touch()
 
@@ -275,7 +275,7 @@ def test_the_form_of_rrd_that_was_measured_is_that_of_the_study(tools: dict) -> 
     run_study, pair = tools['run_study'], 'res56_res20_cifar10-5k'
     study = sys.modules['studies'].STUDIES['cifar10-5k']
     (options,) = (point.options for point in study.points.values())
-    cfg = benchmark.compose(pair, ['rrd'])
+    cfg = recipes.compose(pair, ['rrd'])
     merge_options(cfg, 'rrd', options_of('rrd', options))
     trained = json.loads((KEPT / 'cifar10-5k' / 'published' / 'rrd' / pair / 'seed_0' / 'trial.json').read_text())
     assert cfg.to_dict()['model']['distiller'] == trained['model']['distiller']

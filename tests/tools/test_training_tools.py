@@ -20,7 +20,7 @@ from mmengine.config import Config
 from mmpretrain.registry import DATASETS, MODELS
 
 from icd_mmrazor.datasets import WholeBatches
-from icd_mmrazor.utils import SettingError
+from icd_mmrazor.errors import SettingError
 
 DEMO = CONFIGS / 'demo' / 'icd_res20_res8_digits.py'
 SHELL_SCRIPTS = sorted(TOOLS.glob('*.sh'))

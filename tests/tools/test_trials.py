@@ -15,8 +15,8 @@ import pytest
 import torch
 from helpers import ROOT, TOOLS
 
-from icd_mmrazor import benchmark
-from icd_mmrazor.utils.errors import SettingError, UserError
+from icd_mmrazor import recipes
+from icd_mmrazor.errors import SettingError, UserError
 
 RUNNER = TOOLS / 'benchmarks' / 'run_trials.py'
 PAIR = 'res20_res8_digits'
@@ -24,7 +24,7 @@ EPOCHS = 3
 DRIVER = """
 import runpy, sys
 from pathlib import Path
-from icd_mmrazor.utils.command_line import run
+from icd_mmrazor.launch.command_line import run
 main = runpy.run_path(sys.argv[1])['main']
 run(lambda: main(sys.argv[3:], train=Path(sys.argv[2])))
 """
@@ -222,14 +222,14 @@ def test_options_of_one_method(arguments: list[str], run_here: Callable, tmp_pat
 def test_what_does_not_fit_is_refused_or_left_out(
     arguments: list[str], run_here: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compose = benchmark.compose
+    compose = recipes.compose
 
     def refusing(pair: str, methods: list[str]) -> object:
         if 'icd' in methods:
             raise SettingError(f'{"+".join(methods)} is too wide')
         return compose(pair, methods)
 
-    monkeypatch.setattr(benchmark, 'compose', refusing)
+    monkeypatch.setattr(recipes, 'compose', refusing)
     more = [*arguments, '--methods', 'icd', 'student', 'kd+icd']
     with pytest.raises(SettingError, match=r'icd is too wide\n  kd\+icd is too wide\n  --skip-unfit leaves these out'):
         run_here(more)

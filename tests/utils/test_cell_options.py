@@ -2,9 +2,9 @@
 
 import pytest
 
-from icd_mmrazor import benchmark
+from icd_mmrazor import recipes
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.utils.cell_options import check_options, merge_options, options_of
-from icd_mmrazor.utils.errors import SettingError
 
 PAIR = 'res20_res8_digits'
 
@@ -55,7 +55,7 @@ def test_options_of_no_cell(option: str, message: str) -> None:
 
 
 def merged(methods: str, *options: str) -> dict:
-    cfg = benchmark.compose(PAIR, methods.split('+'))
+    cfg = recipes.compose(PAIR, methods.split('+'))
     merge_options(cfg, methods, options_of(methods, options))
     return cfg
 

@@ -11,7 +11,7 @@ import icd_mmrazor  # noqa: F401
 import torch
 from mmpretrain.registry import MODELS
 
-from icd_mmrazor.models.networks import network_config
+from icd_mmrazor.models.networks.resolve import network_config
 from icd_mmrazor.utils.complexity import complexity, image_size
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.utils.figures import figure_files, new_figure, save_figure, style
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.utils.locks import locked
 
 

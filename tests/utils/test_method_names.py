@@ -3,8 +3,8 @@ import runpy
 import pytest
 from helpers import TOOLS
 
-from icd_mmrazor import benchmark
-from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor import recipes
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.utils.method_names import own_names
 from icd_mmrazor.utils.trial_results import method_key
 
@@ -21,11 +21,11 @@ def test_own_names(given: str, own: str) -> None:
 def test_dcd_is_composed_as_icd() -> None:
     for given in (['dcd'], ['dcd', 'kd']):
         own = [own_names(name) for name in given]
-        assert benchmark.compose(PAIR, given).to_dict() == benchmark.compose(PAIR, own).to_dict()
+        assert recipes.compose(PAIR, given).to_dict() == recipes.compose(PAIR, own).to_dict()
     with pytest.raises(SettingError, match='icd is given more than once'):
-        benchmark.compose(PAIR, ['icd', 'dcd'])
+        recipes.compose(PAIR, ['icd', 'dcd'])
     with pytest.raises(SettingError, match=r"no method 'icd\+kd'"):
-        benchmark.compose(PAIR, ['dcd+kd'])
+        recipes.compose(PAIR, ['dcd+kd'])
 
 
 def test_a_table_may_call_it_either() -> None:

@@ -8,7 +8,7 @@ import pytest
 from helpers import CONFIGS
 from mmengine.config import Config
 
-from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.utils.training_logs import (
     read_cfg_options,
     read_log,

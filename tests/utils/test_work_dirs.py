@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from icd_mmrazor.utils.errors import CheckpointError, SettingError
+from icd_mmrazor.errors import CheckpointError, SettingError
 from icd_mmrazor.utils.work_dirs import find_checkpoint, find_config
 
 Write = Callable[..., Path]

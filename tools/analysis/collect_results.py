@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from icd_mmrazor.utils.command_line import run as run_tool
-from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.checkpoints.writing import check_writable, write_whole
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.launch.command_line import run as run_tool
 from icd_mmrazor.utils.figures import figure_files, new_figure, save_figure, style
-from icd_mmrazor.utils.files import check_writable, write_whole
 from icd_mmrazor.utils.trial_results import Cell, collect, grid, read_published
 
 if TYPE_CHECKING:

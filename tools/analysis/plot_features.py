@@ -16,9 +16,9 @@ from icd_mmrazor import compat  # noqa: F401 (first: it says what to install whe
 # isort: split
 import numpy as np
 
-from icd_mmrazor.utils.command_line import run
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.launch.command_line import run
 from icd_mmrazor.utils.comparison import Comparison, add_comparison_arguments, compare
-from icd_mmrazor.utils.errors import SettingError
 from icd_mmrazor.utils.figures import (
     COLOURS,
     FONT_SIZE,

@@ -16,14 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from icd_mmrazor.utils.command_line import run as run_tool
+from icd_mmrazor.launch.command_line import run as run_tool
 
 # isort: split
 from mmengine.config import Config
 
-from icd_mmrazor.models.networks import network_config
+from icd_mmrazor.checkpoints.writing import write_whole
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.export.student import plain_student
+from icd_mmrazor.models.networks.resolve import network_config
 from icd_mmrazor.utils.complexity import Complexity, complexity, image_size
-from icd_mmrazor.utils.errors import SettingError
 from icd_mmrazor.utils.figures import (
     TEACHER_COLOUR,
     add_legend,
@@ -34,8 +36,6 @@ from icd_mmrazor.utils.figures import (
     save_figure,
     style,
 )
-from icd_mmrazor.utils.files import write_whole
-from icd_mmrazor.utils.students import plain_student
 from icd_mmrazor.utils.training_logs import METRIC, read_teacher_metrics, read_training
 from icd_mmrazor.utils.work_dirs import find_config
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from icd_mmrazor.utils.command_line import run as run_tool
-from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.launch.command_line import run as run_tool
 from icd_mmrazor.utils.figures import (
     FONT_SIZE,
     TEACHER_COLOUR,

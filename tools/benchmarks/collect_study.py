@@ -16,11 +16,11 @@ from pathlib import Path
 from study_figures import figures_of
 from study_tables import Results, part, read_studies
 
-from icd_mmrazor import benchmark
-from icd_mmrazor.utils.command_line import run
-from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor import recipes
+from icd_mmrazor.checkpoints.writing import check_writable, write_whole
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.launch.command_line import run
 from icd_mmrazor.utils.figures import figure_files, save_figure
-from icd_mmrazor.utils.files import check_writable, write_whole
 
 BEGIN = r'<!-- ([\w-]+): ([\w-]+) -->\n'
 # up to its own end: without one nothing of the page is to be lost
@@ -45,7 +45,7 @@ def filled(text: str, studies: Mapping[str, Results]) -> str:
             raise SettingError(f'behind {line[0].strip()} there is no <!-- end -->.')
 
     def fill(block: re.Match) -> str:
-        benchmark.check_name('study', block[2], list(studies))
+        recipes.check_name('study', block[2], list(studies))
         return f'{block[1]}\n{part(studies[block[2]], block[3])}\n\n{block[4]}'
 
     return BLOCK.sub(fill, text)

@@ -18,7 +18,7 @@ import step_measures as measures
 import torch
 import torch.distributed as dist
 
-from icd_mmrazor.utils.files import write_json
+from icd_mmrazor.checkpoints.writing import write_json
 
 # the width of the last feature of ResNet-32x4 and ResNet-8x4
 WIDTH = 256

@@ -25,9 +25,9 @@ from mmengine.config import Config
 from sittings import Sitting
 from studies import STUDIES, Study, teacher_of
 
-from icd_mmrazor import benchmark
-from icd_mmrazor.utils.command_line import run
-from icd_mmrazor.utils.errors import SettingError, UserError
+from icd_mmrazor import recipes
+from icd_mmrazor.errors import SettingError, UserError
+from icd_mmrazor.launch.command_line import run
 from icd_mmrazor.utils.locks import locked
 from icd_mmrazor.utils.method_names import own_names
 from icd_mmrazor.utils.progress import Progress
@@ -43,7 +43,7 @@ class Teacher(Trial):
     """A network trained on the labels alone, with seed 0; its pairs find it in ``work_dirs``."""
 
     def __init__(self, name: str) -> None:
-        config = benchmark.BASE.parent / 'vanilla' / f'{name}.py'
+        config = recipes.BASE.parent / 'vanilla' / f'{name}.py'
         epochs = Config.fromfile(config).train_cfg.max_epochs
         folder = Path('work_dirs', name).resolve()
         command = [sys.executable, TOOLS / 'train.py', config, '--work-dir', folder, '--resume']
@@ -85,7 +85,7 @@ def show_list() -> None:
 def chosen(wanted: Sequence[Any] | None, known: Sequence[Any], kind: str) -> list[Any]:
     """Return those of a study's parts that are asked for, all if nothing is; refuse what it has not."""
     for one in wanted or []:
-        benchmark.check_name(kind, one, known)
+        recipes.check_name(kind, one, known)
     return [one for one in known if not wanted or one in wanted]
 
 
@@ -192,7 +192,7 @@ def main(arguments: Sequence[str] | None = None, front: Path = run_trials.TRAIN)
     if args.list:
         show_list()
         return
-    benchmark.check_name('study', args.study, list(STUDIES))
+    recipes.check_name('study', args.study, list(STUDIES))
     study = part_of(STUDIES[args.study], args)
     slots = {
         processes: run_trials.slots_for(args.gpus, args.jobs, processes)
@@ -211,7 +211,7 @@ def main(arguments: Sequence[str] | None = None, front: Path = run_trials.TRAIN)
         for trial in cells:
             if trial.result:
                 sitting.keep(trial.folder, where(trial))
-        waiting = {cell.kind for cell in cells if cell.result is None and cell.methods != benchmark.STUDENT_ALONE}
+        waiting = {cell.kind for cell in cells if cell.result is None and cell.methods != recipes.STUDENT_ALONE}
         needed = {teacher_of(pair) for pair in waiting}
         missing = [teacher for teacher in teachers if teacher.folder.name in needed and teacher.missing]
         for teacher in teachers:

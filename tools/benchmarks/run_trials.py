@@ -24,16 +24,16 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icd_mmrazor import benchmark  # first: it says what to install where the stack is missing
+from icd_mmrazor import recipes  # first: it says what to install where the stack is missing
 
 # isort: split
 import torch
 from mmengine.config import Config
 
+from icd_mmrazor.checkpoints.writing import write_json
+from icd_mmrazor.errors import SettingError, UserError
+from icd_mmrazor.launch.command_line import run
 from icd_mmrazor.utils.cell_options import check_options, merge_options, options_of
-from icd_mmrazor.utils.command_line import run
-from icd_mmrazor.utils.errors import SettingError, UserError
-from icd_mmrazor.utils.files import write_json
 from icd_mmrazor.utils.locks import locked
 from icd_mmrazor.utils.method_names import own_names
 from icd_mmrazor.utils.progress import Progress
@@ -151,7 +151,7 @@ def check_names(kind: str, given: Sequence[str], known: Sequence[str]) -> list[s
     problems = []
     for name in given:
         try:
-            benchmark.check_name(kind, name, known)
+            recipes.check_name(kind, name, known)
         except SettingError as error:
             problems.append(str(error))
     return problems
@@ -199,8 +199,8 @@ def compose_cells(args: argparse.Namespace, train: Path, coming: Collection[Path
     """
     methods, pairs, seeds = (list(dict.fromkeys(values)) for values in (args.methods, args.pairs, args.seeds))
     single = dict.fromkeys(method for mixed in methods for method in mixed.split('+'))
-    problems = check_names('pair', pairs, benchmark.pair_names())
-    problems += check_names('method', list(single), benchmark.method_names())
+    problems = check_names('pair', pairs, recipes.pair_names())
+    problems += check_names('method', list(single), recipes.method_names())
     problems += [f'seed {seed}: give a number from 0 to 2^32 - 1.' for seed in seeds if not 0 <= seed < 2**32]
     if problems:
         raise refusal(problems)
@@ -211,7 +211,7 @@ def compose_cells(args: argparse.Namespace, train: Path, coming: Collection[Path
     wrong: list[str] = []
     for mixed, pair in itertools.product(methods, pairs):
         try:
-            cfg = benchmark.compose(pair, mixed.split('+'))
+            cfg = recipes.compose(pair, mixed.split('+'))
         except SettingError as error:
             unfit.append(str(error))
             continue

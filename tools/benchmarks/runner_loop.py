@@ -14,11 +14,11 @@ from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmrazor.registry import MODELS
 from torch import nn
 
-from icd_mmrazor import benchmark
+from icd_mmrazor import recipes
+from icd_mmrazor.configuration.type_names import type_name
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.launch.command_line import load_config
 from icd_mmrazor.utils.cell_options import merge_options
-from icd_mmrazor.utils.command_line import load_config
-from icd_mmrazor.utils.errors import SettingError
-from icd_mmrazor.utils.type_names import type_name
 
 
 class ReadyToStepError(Exception):
@@ -64,7 +64,7 @@ def composed(pair: str, methods: Sequence[str], name: str, options: Sequence[str
     Raises:
         SettingError: A name is unknown, or an option does not fit.
     """
-    cfg = benchmark.compose(pair, methods)
+    cfg = recipes.compose(pair, methods)
     if 'teacher' not in cfg.model:
         raise SettingError(f'--methods {"+".join(methods)}: there is no teacher, so there is nothing to measure.')
     for option in options:

@@ -9,8 +9,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from icd_mmrazor.utils.errors import SettingError
-from icd_mmrazor.utils.files import write_whole
+from icd_mmrazor.checkpoints.writing import write_whole
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.utils.training_logs import LOGS
 
 FILE = 'sittings.json'

@@ -18,9 +18,9 @@ from mmengine.config import Config
 from mmrazor.registry import MODELS
 from runner_loop import RunnerLoop, composed, image_size, networks_of, write_images
 
-from icd_mmrazor.benchmark import BASE
-from icd_mmrazor.models.frozen_network import FrozenNetwork
-from icd_mmrazor.utils.errors import UserError
+from icd_mmrazor.errors import UserError
+from icd_mmrazor.models.algorithms.frozen_network import FrozenNetwork
+from icd_mmrazor.recipes import BASE
 
 BATCH_SIZES = (64, 256, 1024, 4096)
 CLASSES = (100, 1000, 10_000)

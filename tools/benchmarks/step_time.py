@@ -42,9 +42,9 @@ from mmengine.device import get_device
 from runner_loop import composed
 from step_pair import measure_pair
 
-from icd_mmrazor.utils.command_line import run as run_tool
-from icd_mmrazor.utils.errors import SettingError
-from icd_mmrazor.utils.files import write_json, write_whole
+from icd_mmrazor.checkpoints.writing import write_json, write_whole
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.launch.command_line import run as run_tool
 from icd_mmrazor.utils.method_names import split_methods
 
 PLAIN, DEFAULTS, FAST = 'plain', 'defaults', 'fast'

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from icd_mmrazor import benchmark
+from icd_mmrazor import recipes
 
 PUBLISHED = 'published'
 BATCH, LR, SCALED_LR = 'train_dataloader.batch_size', 'optim_wrapper.optimizer.lr', 0.05 / 64
@@ -61,7 +61,7 @@ class Study:
 
 def teacher_of(pair: str) -> str:
     """Return the name of a pair's teacher, which is that of its config and of its folder."""
-    return Path(benchmark.compose(pair, ['icd']).model.teacher_ckpt).parent.name
+    return Path(recipes.compose(pair, ['icd']).model.teacher_ckpt).parent.name
 
 
 def icd(*settings: str) -> Point:
@@ -71,7 +71,7 @@ def icd(*settings: str) -> Point:
 
 COMPARED = ('student', 'kd', 'at', 'sp', 'crd', 'rrd', 'icd', 'icd+kd')
 CIFAR100_TEACHERS = ('res32x4', 'res50', 'res56', 'res110', 'vgg13', 'wrn40-2')
-CIFAR100_PAIRS = tuple(pair for pair in benchmark.pair_names() if pair.endswith('_cifar100'))
+CIFAR100_PAIRS = tuple(pair for pair in recipes.pair_names() if pair.endswith('_cifar100'))
 BATCHES = (16, 32, 64, 128, 256, 512)
 # RRD as it was measured, in the form of February 2025, when the benchmark's preset had the defaults of its loss
 RRD_OF_2025 = tuple(f'rrd:model.distiller.losses.rrd.loss.{setting}' for setting in ('_delete_=True', 'type=RRDLoss'))
@@ -158,7 +158,7 @@ STUDIES = {
     'cifar100': Study(
         'all methods on the 13 pairs of the published tables, CIFAR-100, 240 epochs, 5 seeds; for GPUs',
         CIFAR100_PAIRS,
-        {PUBLISHED: Point((*benchmark.method_names(), 'icd+kd'))},
+        {PUBLISHED: Point((*recipes.method_names(), 'icd+kd'))},
         tuple(f'{network}_cifar100' for network in CIFAR100_TEACHERS),
         seeds=(0, 1, 2, 3, 4),
     ),

@@ -9,13 +9,13 @@ from pathlib import Path
 from sittings import read_sittings
 from studies import PUBLISHED, STUDIES, Axis, Study, teacher_of
 
-from icd_mmrazor import benchmark
-from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor import recipes
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.utils.training_logs import LOGS, read_log
 from icd_mmrazor.utils.trial_results import Cell, Run, method_key, pair_key, read_published
 
 PUBLISHED_TABLE = Path(__file__).with_name('published_cifar100.csv')
-STUDENT = benchmark.STUDENT_ALONE
+STUDENT = recipes.STUDENT_ALONE
 NOT_RUN = 'not run'
 
 
@@ -193,5 +193,5 @@ def part(results: Results, name: str) -> str:
     }
     if all(pair.endswith('_cifar100') for pair in study.pairs):
         parts['published'] = lambda: published_table(study)
-    benchmark.check_name('part', name, list(parts))
+    recipes.check_name('part', name, list(parts))
     return parts[name]()

@@ -13,12 +13,12 @@ import os
 import sys
 from pathlib import Path
 
-from icd_mmrazor import benchmark  # first: it says what to install where the stack is missing
+from icd_mmrazor import recipes  # first: it says what to install where the stack is missing
 
 # isort: split
-from icd_mmrazor.utils.command_line import run
-from icd_mmrazor.utils.errors import SettingError
-from icd_mmrazor.utils.files import write_whole
+from icd_mmrazor.checkpoints.writing import write_whole
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.launch.command_line import run
 from icd_mmrazor.utils.method_names import own_names
 
 TOOLS = Path(__file__).resolve().parents[1]
@@ -42,12 +42,12 @@ def parse_args() -> tuple[argparse.Namespace, list[str]]:
 
 def show_list() -> None:
     print('methods (several: icd+kd)')
-    for method in benchmark.method_names():
-        print(f'  {method:<10}{benchmark.describe_method(method)}')
+    for method in recipes.method_names():
+        print(f'  {method:<10}{recipes.describe_method(method)}')
     print('pairs, and what each needs (fsp: whether the widths are equal, as it wants)')
     lines = [
-        (pair, f'fsp: {"yes" if fits(pair, "fsp") else "no"}', data_of(pair), benchmark.describe_pair(pair))
-        for pair in benchmark.pair_names()
+        (pair, f'fsp: {"yes" if fits(pair, "fsp") else "no"}', data_of(pair), recipes.describe_pair(pair))
+        for pair in recipes.pair_names()
     ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
@@ -57,7 +57,7 @@ def show_list() -> None:
 def fits(pair: str, method: str) -> bool:
     """Return whether a method can be composed with a pair."""
     try:
-        benchmark.compose(pair, [method])
+        recipes.compose(pair, [method])
     except SettingError:
         return False
     return True
@@ -65,7 +65,7 @@ def fits(pair: str, method: str) -> bool:
 
 def data_of(pair: str) -> str:
     """Return the file or folder of the images, and whether it is there."""
-    dataset = benchmark.compose(pair, ['student']).train_dataloader.dataset
+    dataset = recipes.compose(pair, ['student']).train_dataloader.dataset
     path = dataset.get('data_file') or dataset.get('data_root')
     return f'data {path}' + ('' if Path(path).exists() else ' (not there)')
 
@@ -75,7 +75,7 @@ def main() -> None:
     if args.list:
         show_list()
         return
-    cfg = benchmark.compose(args.pair, args.methods.split('+'))
+    cfg = recipes.compose(args.pair, args.methods.split('+'))
     name = f'{own_names(args.methods)}_{args.pair}'
     if args.dump:
         if Path(args.dump).exists():

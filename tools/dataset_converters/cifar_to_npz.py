@@ -17,9 +17,9 @@ from icd_mmrazor.datasets import VerifiedCIFAR10, VerifiedCIFAR100  # first: it 
 # isort: split
 import numpy as np
 
-from icd_mmrazor.utils.command_line import run
-from icd_mmrazor.utils.errors import SettingError
-from icd_mmrazor.utils.files import check_writable, write_whole
+from icd_mmrazor.checkpoints.writing import check_writable, write_whole
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.launch.command_line import run
 
 DATASETS = {'cifar10': VerifiedCIFAR10, 'cifar100': VerifiedCIFAR100}
 

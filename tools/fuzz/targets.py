@@ -16,10 +16,10 @@ from mmengine.config import Config
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'model_converters'))
 from repdistiller_to_mmpretrain import convert
 
-from icd_mmrazor.models.networks import network_config
-from icd_mmrazor.utils.config_files import apply_cfg_options, check_sections
-from icd_mmrazor.utils.config_text import read_config_text
-from icd_mmrazor.utils.errors import UserError
+from icd_mmrazor.configuration.files import apply_cfg_options, check_sections
+from icd_mmrazor.configuration.stored import read_config_text
+from icd_mmrazor.errors import UserError
+from icd_mmrazor.models.networks.resolve import network_config
 from icd_mmrazor.utils.training_logs import (
     read_cfg_options,
     read_log,

@@ -9,20 +9,20 @@ for its last and its best epoch by itself.
 import argparse
 from pathlib import Path
 
-from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, write_checkpoint
+from icd_mmrazor.checkpoints.reading import load_strictly, read_checkpoint, write_checkpoint
 
 # isort: split
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from icd_mmrazor.models.networks import number_of_channels
-from icd_mmrazor.utils.command_line import run
-from icd_mmrazor.utils.config_files import read_config_file
-from icd_mmrazor.utils.errors import SettingError
-from icd_mmrazor.utils.files import check_writable, write_whole
-from icd_mmrazor.utils.inference import build_network
-from icd_mmrazor.utils.onnx_files import input_size, require_onnx, write_onnx
-from icd_mmrazor.utils.students import config_of, plain_student, student_checkpoint
+from icd_mmrazor.checkpoints.writing import check_writable, write_whole
+from icd_mmrazor.configuration.files import read_config_file
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.export.network import build_network
+from icd_mmrazor.export.onnx import input_size, require_onnx, write_onnx
+from icd_mmrazor.export.student import config_of, plain_student, student_checkpoint
+from icd_mmrazor.launch.command_line import run
+from icd_mmrazor.models.networks.classifier_layer import number_of_channels
 
 REMEDY = (
     'Give the config that it was trained with: --config CONFIG. Modules of your own are found if its custom_imports '

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from icd_mmrazor.utils.checkpoints import check_fit, read_checkpoint, shown, weights_of, write_checkpoint
+from icd_mmrazor.checkpoints.reading import check_fit, read_checkpoint, shown, weights_of, write_checkpoint
 
 # isort: split
 import torch
@@ -21,9 +21,9 @@ from mmengine.model import BaseModel
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from icd_mmrazor.utils.command_line import run
-from icd_mmrazor.utils.errors import CheckpointError, SettingError
-from icd_mmrazor.utils.files import check_writable
+from icd_mmrazor.checkpoints.writing import check_writable
+from icd_mmrazor.errors import CheckpointError, SettingError
+from icd_mmrazor.launch.command_line import run
 
 MODEL_CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / '_base_' / 'models'
 

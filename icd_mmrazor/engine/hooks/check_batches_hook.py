@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
-from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.errors import SettingError
 
 
 @HOOKS.register_module()

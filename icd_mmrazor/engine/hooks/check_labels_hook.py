@@ -8,10 +8,10 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from icd_mmrazor.models.networks import number_of_classes
-from icd_mmrazor.utils.class_names import class_names, differing_labels, listed_differences
-from icd_mmrazor.utils.datasets import datasets_in_use, image_labels
-from icd_mmrazor.utils.errors import DatasetError
+from icd_mmrazor.datasets.class_names import class_names, differing_labels, listed_differences
+from icd_mmrazor.datasets.labels import datasets_in_use, image_labels
+from icd_mmrazor.errors import DatasetError
+from icd_mmrazor.models.networks.classifier_layer import number_of_classes
 
 REMEDY = (
     'Set head.num_classes of the model (of teacher and architecture in a distillation), or correct the dataset and '

@@ -11,8 +11,8 @@ from mmengine.optim import _ParamScheduler
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 
-from icd_mmrazor.utils.errors import SettingError
-from icd_mmrazor.utils.metrics import as_number, best_metric, numbers_in
+from icd_mmrazor.engine.metrics import as_number, best_metric, numbers_in
+from icd_mmrazor.errors import SettingError
 
 
 @dataclass

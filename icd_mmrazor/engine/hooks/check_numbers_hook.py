@@ -13,7 +13,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from torch import Tensor
 
 from icd_mmrazor.engine.hooks.deferred_runtime_info_hook import DeferredRuntimeInfoHook
-from icd_mmrazor.utils.errors import NonFiniteLossError
+from icd_mmrazor.errors import NonFiniteLossError
 
 
 @HOOKS.register_module()

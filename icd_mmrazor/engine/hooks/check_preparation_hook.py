@@ -8,10 +8,15 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
+from icd_mmrazor.datasets.labels import images_are_gray
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.algorithms.shared_preprocessor import compare_preparations, lost_augmentations, names_of
-from icd_mmrazor.models.preparation import Preparation, preparation_by, preparation_of_checkpoint, source_of_images
-from icd_mmrazor.utils.datasets import images_are_gray
-from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.models.networks.preparation import (
+    Preparation,
+    preparation_by,
+    preparation_of_checkpoint,
+    source_of_images,
+)
 
 
 @HOOKS.register_module()

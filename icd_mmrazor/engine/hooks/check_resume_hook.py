@@ -13,12 +13,12 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
-from icd_mmrazor.utils.class_names import class_names, differing_labels, listed_differences
-from icd_mmrazor.utils.config_changes import config_changes, difference
-from icd_mmrazor.utils.config_text import read_settings
-from icd_mmrazor.utils.datasets import image_labels
-from icd_mmrazor.utils.errors import CheckpointError, SettingError
-from icd_mmrazor.utils.resuming import missing_parts
+from icd_mmrazor.checkpoints.resuming import missing_parts
+from icd_mmrazor.configuration.changes import config_changes, difference
+from icd_mmrazor.configuration.stored import read_settings
+from icd_mmrazor.datasets.class_names import class_names, differing_labels, listed_differences
+from icd_mmrazor.datasets.labels import image_labels
+from icd_mmrazor.errors import CheckpointError, SettingError
 
 # in a checkpoint's meta
 KEY = 'begun_with'

@@ -11,14 +11,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, CheckpointLoader, Runner
 from torch import Tensor, nn
 
-from icd_mmrazor.models.classifiers import LinearProbe
-from icd_mmrazor.models.networks import classifying_layers
-from icd_mmrazor.models.records import reads_logits
-from icd_mmrazor.utils.class_names import CHOICES, check_class_names, class_names
-from icd_mmrazor.utils.datasets import datasets_in_use
-from icd_mmrazor.utils.errors import CheckpointError, SettingError
-from icd_mmrazor.utils.type_names import type_name
-from icd_mmrazor.utils.weight_fit import (
+from icd_mmrazor.checkpoints.weight_fit import (
     LEAST_PART,
     OF_PROCESSES,
     STUDENT,
@@ -28,6 +21,13 @@ from icd_mmrazor.utils.weight_fit import (
     named_for,
     tensors_in,
 )
+from icd_mmrazor.configuration.type_names import type_name
+from icd_mmrazor.datasets.class_names import CHOICES, check_class_names, class_names
+from icd_mmrazor.datasets.labels import datasets_in_use
+from icd_mmrazor.errors import CheckpointError, SettingError
+from icd_mmrazor.models.algorithms.records import reads_logits
+from icd_mmrazor.models.classifiers import LinearProbe
+from icd_mmrazor.models.networks.classifier_layer import classifying_layers
 
 TEACHER = 'teacher.'
 
@@ -44,8 +44,8 @@ class CheckWeightsHook(Hook):
     * a file that has less than half of a network's weights is refused, a line in the log says what of the others fits;
       what is resumed must fit in full;
     * where teacher or student bring their classifying layer, and the file says which classes it was trained on, those
-      of the datasets have the same names (:func:`icd_mmrazor.utils.class_names.differing_labels` says what counts). A
-      teacher may be of other classes if no loss reads its logits.
+      of the datasets have the same names (:func:`icd_mmrazor.datasets.class_names.differing_labels` says what counts).
+      A teacher may be of other classes if no loss reads its logits.
 
     Args:
         partial: What is done where too little fits: ``'refuse'``, or ``'list'`` to write it to the log as a warning.

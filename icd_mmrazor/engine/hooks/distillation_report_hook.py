@@ -9,8 +9,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from icd_mmrazor.models.passes import explained_pass
-from icd_mmrazor.utils.metrics import numbers_in
+from icd_mmrazor.engine.metrics import numbers_in
+from icd_mmrazor.models.networks.passes import explained_pass
 
 
 @HOOKS.register_module()

@@ -11,10 +11,10 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from icd_mmrazor.datasets.whole_batches import NoWholeBatchesError, split_pipeline
+from icd_mmrazor.datasets.fingerprints import fingerprint, fingerprint_of_dataset, fingerprint_of_tensors
+from icd_mmrazor.datasets.in_memory import NoWholeBatchesError, split_pipeline
+from icd_mmrazor.datasets.loaders import MadeBatches, NumberedBatches, number_batches
 from icd_mmrazor.models.classifiers import LinearProbe, ProbeDataPreprocessor
-from icd_mmrazor.utils.fingerprints import fingerprint, fingerprint_of_dataset, fingerprint_of_tensors
-from icd_mmrazor.utils.loaders import MadeBatches, NumberedBatches, number_batches
 
 BATCH_SIZE = 256
 MB = 1e6

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from icd_mmrazor.engine.hooks.check_resume_hook import CheckResumeHook
 from icd_mmrazor.engine.hooks.plain_checkpoint_hook import is_plain, plain_value
-from icd_mmrazor.utils.errors import SettingError
-from icd_mmrazor.utils.metrics import as_number, numbers_in
+from icd_mmrazor.engine.metrics import as_number, numbers_in
+from icd_mmrazor.errors import SettingError
 
 # in a checkpoint's meta
 STATES, UNSAVED = 'hook_states', 'unsaved_hook_states'

@@ -9,8 +9,8 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 
-from icd_mmrazor.utils.loaders import NumberedBatches, number_batches
-from icd_mmrazor.utils.randomness import EPOCH, STEP, VALIDATION, seed_all
+from icd_mmrazor.datasets.loaders import NumberedBatches, number_batches
+from icd_mmrazor.datasets.randomness import EPOCH, STEP, VALIDATION, seed_all
 
 
 @HOOKS.register_module()

@@ -8,9 +8,9 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, Runner
 from torch import Tensor, nn
 
-from icd_mmrazor.utils.datasets import image_labels
-from icd_mmrazor.utils.errors import DatasetError
-from icd_mmrazor.utils.fingerprints import fingerprint_of_dataset
+from icd_mmrazor.datasets.fingerprints import fingerprint_of_dataset
+from icd_mmrazor.datasets.labels import image_labels
+from icd_mmrazor.errors import DatasetError
 
 
 @HOOKS.register_module()

@@ -17,8 +17,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from icd_mmrazor import compat
-from icd_mmrazor.utils.errors import SettingError
-from icd_mmrazor.utils.metrics import as_number, numbers_in
+from icd_mmrazor.engine.metrics import as_number, numbers_in
+from icd_mmrazor.errors import SettingError
 
 # in a clone a link to the folder at the top
 TEST_TOOL = Path(compat.__file__).parent / '.mim' / 'tools' / 'test.py'

@@ -16,10 +16,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from icd_mmrazor.compat import channels_last_is_sound
-from icd_mmrazor.datasets.whole_batches import NoWholeBatchesError, WholeBatches, split_pipeline
-from icd_mmrazor.utils.errors import SettingError
-from icd_mmrazor.utils.loaders import MadeBatches, NumberedBatches, NumberedIndices, are_made, number_batches
-from icd_mmrazor.utils.samples import takes_joined_labels
+from icd_mmrazor.datasets.in_memory import NoWholeBatchesError, WholeBatches, split_pipeline
+from icd_mmrazor.datasets.loaders import MadeBatches, NumberedBatches, NumberedIndices, are_made, number_batches
+from icd_mmrazor.datasets.samples import takes_joined_labels
+from icd_mmrazor.errors import SettingError
 
 MB = 1e6
 
@@ -36,7 +36,7 @@ class WholeBatchHook(Hook):
 
     While it is at work ``train_dataloader`` has no workers, whatever its ``num_workers``: there is nothing to prepare.
     A batch has one data sample with all labels, or one for each image where the network's head wants them so
-    (:func:`icd_mmrazor.utils.samples.takes_joined_labels`); of the metadata of the images it keeps ``sample_idx``
+    (:func:`icd_mmrazor.datasets.samples.takes_joined_labels`); of the metadata of the images it keeps ``sample_idx``
     alone.
 
     Args:

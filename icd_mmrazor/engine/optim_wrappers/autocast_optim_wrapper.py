@@ -10,8 +10,8 @@ from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 from torch.optim import Optimizer
 
-from icd_mmrazor.utils.errors import SettingError
-from icd_mmrazor.utils.precision import check_precision
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.precision import check_precision
 
 
 @OPTIM_WRAPPERS.register_module()

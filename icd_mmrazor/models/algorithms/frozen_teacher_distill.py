@@ -14,7 +14,14 @@ from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from icd_mmrazor.checkpoints.reading import load_strictly, read_checkpoint, weights_of
 from icd_mmrazor.compat import channels_last_is_sound, keep_layout_when_compiled, laid_out
+from icd_mmrazor.compat.recording import follow_modules
+from icd_mmrazor.datasets.class_names import class_names
+from icd_mmrazor.datasets.samples import as_one_sample, takes_joined_labels
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.algorithms.frozen_network import FrozenNetwork
+from icd_mmrazor.models.algorithms.records import forget, make_plain, recorders_of
 from icd_mmrazor.models.algorithms.shared_preprocessor import (
     adopt_student_settings,
     asks_for_weights,
@@ -24,19 +31,13 @@ from icd_mmrazor.models.algorithms.shared_preprocessor import (
     warn_of_first_weights,
     warn_of_normalisation,
 )
+from icd_mmrazor.models.algorithms.student_pass import check_labels, needed_pass
 from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher, networks_needed_by
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
-from icd_mmrazor.models.frozen_network import FrozenNetwork
-from icd_mmrazor.models.networks import network_config, number_of_classes, published_weights
-from icd_mmrazor.models.passes import explained_pass
-from icd_mmrazor.models.preparation import Preparation, preparation_by, preparation_of_checkpoint
-from icd_mmrazor.models.records import forget, make_plain, recorders_of
-from icd_mmrazor.models.student_pass import check_labels, needed_pass
-from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of
-from icd_mmrazor.utils.class_names import class_names
-from icd_mmrazor.utils.errors import SettingError
-from icd_mmrazor.utils.recording import follow_modules
-from icd_mmrazor.utils.samples import as_one_sample, takes_joined_labels
+from icd_mmrazor.models.networks.classifier_layer import number_of_classes
+from icd_mmrazor.models.networks.passes import explained_pass
+from icd_mmrazor.models.networks.preparation import Preparation, preparation_by, preparation_of_checkpoint
+from icd_mmrazor.models.networks.resolve import network_config, published_weights
 
 
 @MODELS.register_module()
@@ -60,8 +61,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     Args:
         distiller: Config of the distiller. Losses between softmaxes of logits are refused where a network has a head
             for several labels an image.
-        teacher: The teacher: a name or a config, as :func:`icd_mmrazor.models.networks.network_config` takes them, or
-            the built model.
+        teacher: The teacher: a name or a config, as
+            :func:`icd_mmrazor.models.networks.resolve.network_config` takes them, or the built model.
         teacher_ckpt: The teacher's checkpoint: a file or an ``https://`` address. A distillation checkpoint gives its
             student. A teacher named by a name of mmpretrain's model zoo has the published weights if there is none.
         architecture: The student, in the same forms.
@@ -219,8 +220,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         """Refuse images with another order of the channels than the teacher was trained on.
 
         Args:
-            source: The order in the dataset (:func:`icd_mmrazor.models.preparation.source_of_images`); where it is not
-                given, the teacher's dataset is taken to have had the same.
+            source: The order in the dataset (:func:`icd_mmrazor.models.networks.preparation.source_of_images`); where
+                it is not given, the teacher's dataset is taken to have had the same.
             gray: Whether all channels are alike.
 
         Raises:

@@ -9,10 +9,10 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from icd_mmrazor.models.networks import number_of_classes
-from icd_mmrazor.models.preparation import Preparation
-from icd_mmrazor.utils.errors import SettingError
-from icd_mmrazor.utils.type_names import type_name
+from icd_mmrazor.configuration.type_names import type_name
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.networks.classifier_layer import number_of_classes
+from icd_mmrazor.models.networks.preparation import Preparation
 
 # that differ in where they augment, not in how they normalise
 USUAL_KINDS = {'ClsDataPreprocessor', 'ImgDataPreprocessor', 'ProbeDataPreprocessor', 'SelfSupDataPreprocessor'}

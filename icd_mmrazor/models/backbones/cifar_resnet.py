@@ -6,7 +6,7 @@ from mmpretrain.models.backbones import ResNet_CIFAR
 from mmpretrain.models.backbones.resnet import BasicBlock
 from mmpretrain.registry import MODELS
 
-from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.errors import SettingError
 
 
 @MODELS.register_module()

@@ -10,9 +10,9 @@ from mmpretrain.models.utils import channel_shuffle
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
+from icd_mmrazor.configuration.type_names import type_name
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.backbones.initialisation import initialise_as_torch
-from icd_mmrazor.utils.errors import SettingError
-from icd_mmrazor.utils.type_names import type_name
 
 
 @MODELS.register_module()

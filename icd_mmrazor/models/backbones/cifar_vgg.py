@@ -7,7 +7,7 @@ from mmpretrain.models.backbones import VGG
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.errors import SettingError
 
 
 @MODELS.register_module()

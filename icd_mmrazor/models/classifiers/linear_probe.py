@@ -9,10 +9,10 @@ from mmpretrain.models import DeiTClsHead, ImageClassifier, LinearClsHead
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from icd_mmrazor.models.networks import network_config
-from icd_mmrazor.models.preparation import preparation_of_checkpoint
-from icd_mmrazor.utils.checkpoints import load_strictly, read_checkpoint, weights_of
-from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.checkpoints.reading import load_strictly, read_checkpoint, weights_of
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.networks.preparation import preparation_of_checkpoint
+from icd_mmrazor.models.networks.resolve import network_config
 
 
 @MODELS.register_module()
@@ -31,8 +31,8 @@ class LinearProbe(ImageClassifier):
         student_ckpt: The student's checkpoint, of a distillation or of a plain network: a file or an ``https://``
             address.
         student: The student's network, where the checkpoint does not say it, in any form that
-            :func:`icd_mmrazor.models.networks.network_config` takes. Those that mmengine wrote and exported students
-            say it.
+            :func:`icd_mmrazor.models.networks.resolve.network_config` takes. Those that mmengine wrote and exported
+            students say it.
         data_preprocessor: Config of what the network sees the new images through; its type is
             :class:`ProbeDataPreprocessor` unless it names another.
         **kwargs: Other arguments of mmpretrain's ``ImageClassifier`` but ``backbone``, ``neck``, ``head`` and
@@ -143,7 +143,7 @@ def name_student_in_full(model: ConfigDict) -> None:
 def _network_in(checkpoint: dict, path: str) -> ConfigDict:
     """Return the config of the student that a checkpoint says."""
     # here: that module imports from this package
-    from icd_mmrazor.utils.students import config_of, student_of
+    from icd_mmrazor.export.student import config_of, student_of
 
     try:
         cfg = student_of(config_of(checkpoint, path))

@@ -6,8 +6,8 @@ from mmrazor.models.architectures.connectors.factor_transfer_connectors import P
 from mmrazor.registry import MODELS
 from torch import Tensor
 
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.connectors.shapes import check_feature, checked_shape
-from icd_mmrazor.utils.errors import SettingError
 
 
 @MODELS.register_module()

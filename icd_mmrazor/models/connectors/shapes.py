@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.errors import SettingError
 
 
 def checked_shape(owner: str, name: str, shape: Sequence[int], dims: tuple[int, ...] = (3,)) -> tuple[int, ...]:

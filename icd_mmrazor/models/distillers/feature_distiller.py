@@ -9,6 +9,8 @@ from mmrazor.models.task_modules import RecorderManager
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from icd_mmrazor.configuration.building import is_number
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.distillers.feature_terms import (
     NETWORKS,
     OF_CLASSIFIER,
@@ -21,10 +23,8 @@ from icd_mmrazor.models.distillers.feature_terms import (
     terms_of,
 )
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
-from icd_mmrazor.models.feature_points import Point, feature_points, feature_shapes
-from icd_mmrazor.models.networks import number_of_channels
-from icd_mmrazor.utils.building import is_number
-from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.models.networks.classifier_layer import number_of_channels
+from icd_mmrazor.models.networks.features import Point, feature_points, feature_shapes
 
 # the labels and indices of the batch, as the student gets them: a loss that wants them names them so
 DATA_SAMPLES = Point('ModuleInputs', '', data_idx=1)
@@ -35,7 +35,7 @@ class FeatureDistiller(ConfigurableDistiller):
     """mmrazor's ``ConfigurableDistiller`` for features that are called by name, on any pair of networks.
 
     A config of ``ConfigurableDistiller`` names modules and widths, and so fits one pair. This one names features
-    (:mod:`icd_mmrazor.models.feature_points`) and finds modules and shapes in the networks:
+    (:mod:`icd_mmrazor.models.networks.features`) and finds modules and shapes in the networks:
 
     * ``map0``, ``map1``, ...: the feature maps, of the stem and of each stage; ``last_map``;
     * ``preactivation1``, ...: those of the stages before their last activation;

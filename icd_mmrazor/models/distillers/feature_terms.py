@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from mmrazor.registry import MODELS
 
-from icd_mmrazor.models.feature_points import FeaturePoints, Point
-from icd_mmrazor.utils.building import IMPORTS, close_to, is_number
-from icd_mmrazor.utils.errors import SettingError
-from icd_mmrazor.utils.type_names import known_types, type_name
+from icd_mmrazor.configuration.building import IMPORTS, close_to, is_number
+from icd_mmrazor.configuration.type_names import known_types, type_name
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.networks.features import FeaturePoints, Point
 
 NETWORKS = ('student', 'teacher')
 STAGES = ('initial', 'main')

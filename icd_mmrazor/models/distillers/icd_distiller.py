@@ -9,11 +9,11 @@ from mmrazor.models.task_modules import RecorderManager
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from icd_mmrazor.configuration.building import is_number
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.connectors import LinearProjection
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
-from icd_mmrazor.models.networks import find_classifier
-from icd_mmrazor.utils.building import is_number
-from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.models.networks.classifier_layer import find_classifier
 
 AUTO = 'auto'
 FEATURE, LOGITS = 'icd_feature', 'icd_logits'
@@ -33,7 +33,8 @@ class ICDDistiller(ConfigurableDistiller):
 
     Args:
         student_source: Name of the linear layer in the student. ``'auto'``: the one in its head that has as many
-            outputs as there are classes (:func:`icd_mmrazor.models.networks.find_classifier`); the log says which.
+            outputs as there are classes
+            (:func:`icd_mmrazor.models.networks.classifier_layer.find_classifier`); the log says which.
         teacher_source: The same in the teacher.
         embed_dims: Width of the embeddings, 2 or more.
         icd: Settings of the loss between the embeddings; its type is :class:`ICDLoss` unless they name another.

@@ -9,7 +9,7 @@ from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.errors import SettingError
 
 
 def initialise_from_teacher(distiller: nn.Module, teacher: nn.Module) -> None:

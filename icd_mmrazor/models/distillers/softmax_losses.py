@@ -9,8 +9,8 @@ from mmrazor.models.task_modules.recorder import ModuleInputsRecorder, ModuleOut
 from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from torch import nn
 
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.distillers.mixed_distiller import plain_distillers
-from icd_mmrazor.utils.errors import SettingError
 
 SOFTMAX_LOSSES = (KLDivergence, DKDLoss, DISTLoss, KDSoftCELoss, WSLD)
 # what our distillers call the logits, wherever a network computes them

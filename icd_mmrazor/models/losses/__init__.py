@@ -2,10 +2,10 @@
 
 from icd_mmrazor.models.losses.activation_boundary_loss import ActivationBoundaryLoss
 from icd_mmrazor.models.losses.attention_transfer_loss import AttentionTransferLoss
+from icd_mmrazor.models.losses.base import FeatureLoss
 from icd_mmrazor.models.losses.cc_loss import CCLoss
 from icd_mmrazor.models.losses.crd_loss import ContrastiveRepresentationLoss
 from icd_mmrazor.models.losses.factor_transfer_loss import FactorTransferLoss
-from icd_mmrazor.models.losses.feature_loss import FeatureLoss
 from icd_mmrazor.models.losses.fsp_loss import FSPLoss
 from icd_mmrazor.models.losses.icd_loss import ICDLoss
 from icd_mmrazor.models.losses.nst_loss import NSTLoss

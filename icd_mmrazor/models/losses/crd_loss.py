@@ -10,11 +10,11 @@ from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import Tensor
 
-from icd_mmrazor.models.losses.feature_loss import full_precision
+from icd_mmrazor.datasets.samples import positions_of
+from icd_mmrazor.errors import CheckpointError, DatasetError, SettingError
+from icd_mmrazor.models.losses.base import full_precision
 from icd_mmrazor.models.losses.memories import MemoryLoss, of_all_ranks
 from icd_mmrazor.models.losses.unit_vectors import unit_vectors
-from icd_mmrazor.utils.errors import CheckpointError, DatasetError, SettingError
-from icd_mmrazor.utils.samples import positions_of
 
 NAME = 'ContrastiveRepresentationLoss'
 EPS = 1e-7

@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from mmrazor.registry import MODELS
 from torch import Tensor
 
-from icd_mmrazor.models.losses.feature_loss import FeatureLoss, full_precision, pool_to_smaller
-from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.losses.base import FeatureLoss, full_precision, pool_to_smaller
 
 
 @MODELS.register_module()

@@ -8,9 +8,9 @@ from mmengine.dist import get_rank, get_world_size
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.losses.gather import batch_sizes, gather_rows
 from icd_mmrazor.models.losses.unit_vectors import unit_vectors
-from icd_mmrazor.utils.distributed import batch_sizes, gather_rows
-from icd_mmrazor.utils.errors import SettingError
 
 
 @MODELS.register_module()

@@ -3,9 +3,9 @@
 from mmengine.dist import get_world_size
 from torch import Tensor
 
-from icd_mmrazor.models.losses.feature_loss import FeatureLoss
-from icd_mmrazor.utils.distributed import batch_sizes, gather_rows
-from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.losses.base import FeatureLoss
+from icd_mmrazor.models.losses.gather import batch_sizes, gather_rows
 
 
 class MemoryLoss(FeatureLoss):

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from mmrazor.registry import MODELS
 from torch import Tensor
 
-from icd_mmrazor.models.losses.feature_loss import FeatureLoss
+from icd_mmrazor.models.losses.base import FeatureLoss
 
 
 @MODELS.register_module()

@@ -6,7 +6,7 @@ import torch
 from mmrazor.registry import MODELS
 from torch import Tensor
 
-from icd_mmrazor.models.losses.feature_loss import FeatureLoss
+from icd_mmrazor.models.losses.base import FeatureLoss
 from icd_mmrazor.models.losses.unit_vectors import SHORTEST
 
 # as published: added to norms and to probabilities

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from mmrazor.registry import MODELS
 from torch import Tensor
 
-from icd_mmrazor.models.losses.feature_loss import FeatureLoss
+from icd_mmrazor.models.losses.base import FeatureLoss
 from icd_mmrazor.models.losses.unit_vectors import unit_vectors
 
 # as published: of two images at least, or the gradient of the square root would be infinite

@@ -6,9 +6,9 @@ from mmengine.dist import get_world_size
 from mmrazor.registry import MODELS
 from torch import Tensor
 
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.losses.memories import MemoryLoss, of_all_ranks
 from icd_mmrazor.models.losses.unit_vectors import unit_vectors
-from icd_mmrazor.utils.errors import SettingError
 
 
 @MODELS.register_module()

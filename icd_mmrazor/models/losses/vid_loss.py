@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.connectors.shapes import checked_shape
-from icd_mmrazor.models.losses.feature_loss import FeatureLoss
-from icd_mmrazor.utils.errors import SettingError
+from icd_mmrazor.models.losses.base import FeatureLoss
 
 MIN_VARIANCE = 1e-5
 

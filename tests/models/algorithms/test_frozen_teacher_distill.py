@@ -10,7 +10,7 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import nn
 
-from icd_mmrazor.utils import CheckpointError, SettingError
+from icd_mmrazor.errors import CheckpointError, SettingError
 
 
 def test_teacher_is_seen_by_nothing_that_trains_or_saves(algorithm: Callable) -> None:

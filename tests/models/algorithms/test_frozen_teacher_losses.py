@@ -16,10 +16,10 @@ from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import nn
 
-from icd_mmrazor.benchmark import compose, method_names
-from icd_mmrazor.models.records import recorders_of
-from icd_mmrazor.utils import SettingError
-from icd_mmrazor.utils.checkpoints import read_checkpoint
+from icd_mmrazor.checkpoints.reading import read_checkpoint
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.algorithms.records import recorders_of
+from icd_mmrazor.recipes import compose, method_names
 
 # one graph from the images to the losses, or an error
 COMPILED = dict(backend='aot_eager', fullgraph=True)

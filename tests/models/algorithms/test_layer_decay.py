@@ -7,7 +7,7 @@ from mmengine.optim import build_optim_wrapper
 from mmrazor.registry import MODELS
 from torch import nn
 
-from icd_mmrazor.utils import SettingError
+from icd_mmrazor.errors import SettingError
 
 ARCH = dict(embed_dims=16, num_layers=3, num_heads=2, feedforward_channels=16)
 VIT = dict(

@@ -16,8 +16,8 @@ from mmrazor.models.task_modules.recorder import ModuleInputsRecorder, ModuleOut
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from icd_mmrazor.benchmark import compose, method_names
-from icd_mmrazor.models.records import recorders_of
+from icd_mmrazor.models.algorithms.records import recorders_of
+from icd_mmrazor.recipes import compose, method_names
 
 MIXED = sorted((CONFIGS / 'mixed').glob('*.py'))
 OUTPUT, INPUT = (dict(type=f'mmrazor.Module{which}', source='norm') for which in ('Outputs', 'Inputs'))

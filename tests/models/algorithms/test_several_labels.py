@@ -6,7 +6,7 @@ import pytest
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 
-from icd_mmrazor.utils import SettingError
+from icd_mmrazor.errors import SettingError
 
 FEATURE = dict(num_classes=10, in_channels=64)
 HEAD = dict(type='MultiLabelLinearClsHead', **FEATURE)

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmpretrain.models import CutMix, Mixup
 from mmpretrain.structures import DataSample
 
-from icd_mmrazor.utils import SettingError
+from icd_mmrazor.errors import SettingError
 
 LOG = 'icd_mmrazor.models.algorithms.shared_preprocessor.print_log'
 PLAIN = dict(mean=[120.0] * 3, std=[60.0] * 3, to_rgb=True)

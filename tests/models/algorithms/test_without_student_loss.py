@@ -11,8 +11,8 @@ from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from icd_mmrazor.models.records import recorders_of
-from icd_mmrazor.utils import SettingError
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.algorithms.records import recorders_of
 
 RESNET = dict(type='ResNet_CIFAR', depth=18, stem_channels=8, base_channels=8)
 FEATURE = dict(num_classes=10, in_channels=64)

@@ -16,7 +16,7 @@ from mmrazor.models.task_modules import RecorderManager
 from mmrazor.registry import MODELS
 from torch import Tensor
 
-from icd_mmrazor.models.feature_points import feature_points
+from icd_mmrazor.models.networks.features import feature_points
 
 SCRIPT = TOOLS / 'model_converters' / 'repdistiller_to_mmpretrain.py'
 

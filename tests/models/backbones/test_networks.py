@@ -11,10 +11,10 @@ from mmpretrain.models.backbones.shufflenet_v2 import InvertedResidual
 from mmrazor.registry import MODELS
 from torch import nn
 
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.backbones import CIFARVGG, CIFARResNet, CIFARShuffleNetV2
 from icd_mmrazor.models.backbones.cifar_shufflenet_v2 import LastUnit
-from icd_mmrazor.models.feature_points import feature_points, feature_shapes
-from icd_mmrazor.utils import SettingError
+from icd_mmrazor.models.networks.features import feature_points, feature_shapes
 
 PUBLISHED = {
     **{f'res{depth}': f'resnet{depth}' for depth in (8, 14, 20, 32, 44, 56, 110, '8x4', '32x4')},

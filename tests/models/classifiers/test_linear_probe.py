@@ -12,10 +12,10 @@ from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.registry import MODELS
 from transfer_data import WNIDS, probe_config, write_stl10, write_student, write_tiny_imagenet
 
+from icd_mmrazor.errors import CheckpointError, SettingError
+from icd_mmrazor.export.student import plain_student
 from icd_mmrazor.models import ProbeDataPreprocessor
 from icd_mmrazor.models.classifiers import name_student_in_full
-from icd_mmrazor.utils import CheckpointError, SettingError
-from icd_mmrazor.utils.students import plain_student
 
 
 def probe(**settings: object) -> torch.nn.Module:

@@ -5,8 +5,8 @@ import torch
 from mmrazor.registry import MODELS
 from torch import nn
 
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.connectors import ConvRegressor, FTParaphraser, FTTranslator, VIDRegressor
-from icd_mmrazor.utils import SettingError
 
 
 def kinds(module: nn.Module) -> list[str]:

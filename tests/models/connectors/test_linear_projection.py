@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models import LinearProjection
-from icd_mmrazor.utils import SettingError
 
 
 def test_is_a_linear_map_of_width_128() -> None:

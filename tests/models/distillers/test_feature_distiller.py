@@ -7,8 +7,8 @@ import torch
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.losses import FeatureLoss
-from icd_mmrazor.utils import SettingError
 
 
 @MODELS.register_module()

@@ -10,7 +10,7 @@ from mmengine.model import BaseModel
 from mmrazor.registry import MODELS
 from torch import nn
 
-from icd_mmrazor.utils import SettingError
+from icd_mmrazor.errors import SettingError
 
 
 def prepared(student: nn.Module, teacher: nn.Module, **settings: object) -> nn.Module:

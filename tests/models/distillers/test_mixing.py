@@ -10,7 +10,7 @@ from mmengine.optim import OptimWrapper
 from mmrazor.registry import MODELS
 from torch import nn
 
-from icd_mmrazor.utils import SettingError
+from icd_mmrazor.errors import SettingError
 
 EXAMPLES = {
     'icd-rkd_configurable_wrn40-2_wrn16-2_cifar100': {

@@ -17,6 +17,7 @@ from helpers import DATA
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.connectors import VIDRegressor
 from icd_mmrazor.models.losses import (
     AttentionTransferLoss,
@@ -29,7 +30,6 @@ from icd_mmrazor.models.losses import (
     SPLoss,
     VIDLoss,
 )
-from icd_mmrazor.utils import SettingError
 
 MAPS = ('map_student', 'map_teacher')
 VECTORS = ('vec_student', 'vec_teacher')

@@ -13,9 +13,9 @@ from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import Tensor
 
+from icd_mmrazor.errors import CheckpointError, DatasetError, SettingError
 from icd_mmrazor.models import LinearProjection
 from icd_mmrazor.models.losses import ContrastiveRepresentationLoss
-from icd_mmrazor.utils import CheckpointError, DatasetError, SettingError
 
 LABELS = torch.arange(40) % 5
 

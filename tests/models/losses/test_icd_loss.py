@@ -9,8 +9,8 @@ from helpers import DATA
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models import ICDLoss, LinearProjection
-from icd_mmrazor.utils import SettingError
 
 CASES = ('default', 'rect', 'tiny', 'single', 'clamped', 'alpha0', 'alpha1')
 

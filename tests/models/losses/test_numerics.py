@@ -16,6 +16,7 @@ from mmrazor.models.losses import ABLoss
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.losses import (
     ActivationBoundaryLoss,
     AttentionTransferLoss,
@@ -32,7 +33,6 @@ from icd_mmrazor.models.losses import (
     VIDLoss,
 )
 from icd_mmrazor.models.losses.unit_vectors import unit_vectors
-from icd_mmrazor.utils import SettingError
 
 
 class Flow(nn.Module):

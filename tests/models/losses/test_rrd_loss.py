@@ -11,9 +11,9 @@ from helpers import DATA
 from mmengine.runner.checkpoint import load_state_dict
 from mmrazor.registry import MODELS
 
-from icd_mmrazor import benchmark
+from icd_mmrazor import recipes
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.losses import RRDLoss
-from icd_mmrazor.utils import SettingError
 
 
 def test_golden_numbers() -> None:
@@ -71,7 +71,7 @@ def test_golden_numbers_of_both_published_forms(case: str, form: str) -> None:
 def test_the_benchmark_has_the_form_of_the_published_tables() -> None:
     """And the defaults are the other one, as which a stored config of version 0.1 says neither."""
     arrays = np.load(DATA / 'contrastive_memories.npz')
-    preset = benchmark.compose('res20_res8_digits', ['rrd']).model.distiller
+    preset = recipes.compose('res20_res8_digits', ['rrd']).model.distiller
     made = {'rrd_2024': MODELS.build({'_scope_': 'mmrazor', **preset.losses.rrd.loss}), 'rrd_2025': RRDLoss()}
     for form, loss in made.items():
         settings = [arrays[f'default/{form}/setting/{role}_temperature'].item() for role in ('student', 'teacher')]

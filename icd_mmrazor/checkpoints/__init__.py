@@ -1,0 +1,1 @@
+"""Files of weights: reading, strict loading, atomic writing, and resuming."""

@@ -1,0 +1,1 @@
+"""The student as a plain classifier, and as an ONNX file."""

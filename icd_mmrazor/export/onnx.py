@@ -1,0 +1,171 @@
+"""A classifier as an ONNX file, checked in onnxruntime."""
+
+import contextlib
+import importlib.util
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from icd_mmrazor.checkpoints.writing import write_whole
+from icd_mmrazor.configuration.type_names import type_name
+from icd_mmrazor.errors import SettingError, UserError
+from icd_mmrazor.models.networks.classifier_layer import number_of_channels
+
+PACKAGES = ('onnx', 'onnxruntime', 'onnxscript')
+TOLERANCE = 1e-4  # of the largest logit
+DUMMY_SIZES = ((97, 131), (256, 301))
+
+
+def require_onnx() -> None:
+    """Check that what an export needs is installed.
+
+    Raises:
+        SettingError: Packages are missing.
+    """
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SettingError(
+            f"--onnx needs {', '.join(missing)}, not installed here. Install: pip install 'icd-mmrazor[onnx]'"
+        )
+
+
+def input_size(cfg: Config, channels: int) -> tuple[int, int]:
+    """Return the height and width of the images that a config's test pipeline makes.
+
+    Args:
+        cfg: Config of a plain classifier.
+        channels: How many channels its images have.
+
+    Raises:
+        SettingError: There is no such pipeline, or images keep a size of their own in it.
+    """
+    from mmengine.dataset import Compose
+    from mmpretrain.datasets import remove_transform
+    from mmpretrain.registry import TRANSFORMS
+
+    pipeline = cfg.get('test_dataloader', {}).get('dataset', {}).get('pipeline')
+    sizes = set()
+    if pipeline:
+        # as mmpretrain's inferencer calls it
+        transforms = Compose([TRANSFORMS.build(t) for t in remove_transform(pipeline, 'LoadImageFromFile')])
+        for size in DUMMY_SIZES:
+            # a gray image is read from a file with three
+            image = np.zeros((*size, 3 if channels == 1 else channels), np.uint8)
+            sizes.add(tuple(transforms(dict(img=image, img_shape=size, ori_shape=size))['inputs'].shape[-2:]))
+    if len(sizes) != 1:
+        raise SettingError(
+            "--onnx: the config's test pipeline does not say how large the images are. Give --input-size H W."
+        )
+    return sizes.pop()
+
+
+def write_onnx(model: BaseModel, cfg: Config, path: Path, size: tuple[int, int], classes: list[str] | None) -> float:
+    """Write a classifier as an ONNX file, after it was checked.
+
+    Its input ``images`` is ``B x C x H x W``, float32, for any ``B``, normalised, with as many channels as the network
+    takes; its output ``logits`` is ``B x num_classes``. The file's metadata says how to normalise: ``mean`` and ``std``
+    (C numbers each, in units of 0 to 255), ``channel_order`` of images with three channels (``RGB`` or ``BGR``), and
+    ``classes`` if they are known, each as JSON.
+
+    Args:
+        model: The classifier.
+        cfg: Its plain config.
+        path: The file; its folder exists.
+        size: Height and width of the images.
+        classes: Their names, if they are known.
+
+    Returns:
+        The largest difference between its logits in onnxruntime and in torch, on random images.
+
+    Raises:
+        UserError: The network cannot be exported, or its logits differ.
+    """
+    import onnx
+    import onnxruntime
+
+    network = _Logits(model).eval()
+    shape = number_of_channels(model), *size
+    # two: torch.export takes a batch of one for a constant
+    images = torch.zeros(2, *shape)
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                network,
+                (images,),
+                input_names=['images'],
+                output_names=['logits'],
+                dynamic_shapes={'images': {0: torch.export.Dim('batch')}},
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # of any operation of any network
+        reason = str(error).strip().partition('\n')[0]
+        raise UserError(f'--onnx: torch cannot export this {type(model).__name__}: {reason}') from error
+    proto = program.model_proto
+    about = _normalisation(model, cfg) | ({'classes': list(classes)} if classes else {})
+    onnx.helper.set_model_props(proto, {key: json.dumps(value) for key, value in about.items()})
+    content = proto.SerializeToString()
+
+    batch = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
+    found = session.run(['logits'], {'images': batch.numpy()})[0]
+    with torch.no_grad():
+        expected = network(batch).numpy()
+    difference = float(np.abs(found - expected).max())
+    if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        raise UserError(
+            f'--onnx: the logits in onnxruntime differ by {difference:.2g} from those in torch, so no file was written.'
+        )
+    write_whole(content, path)
+    return difference
+
+
+class _Logits(nn.Module):
+    def __init__(self, model: BaseModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images, mode='tensor')
+
+
+def _normalisation(model: BaseModel, cfg: Config) -> dict[str, Any]:
+    preprocessor, channels = model.data_preprocessor, number_of_channels(model)
+    mean, std = torch.zeros(channels), torch.ones(channels)
+    if getattr(preprocessor, 'mean', None) is not None:
+        # one number may stand for all channels
+        mean, std = preprocessor.mean.flatten().expand(channels), preprocessor.std.flatten().expand(channels)
+    about: dict[str, Any] = {'mean': mean.tolist(), 'std': std.tolist()}
+    if channels != 3:
+        return about
+    pipeline = cfg.get('test_dataloader', {}).get('dataset', {}).get('pipeline') or []
+    # images in files are read as BGR, those in arrays are RGB
+    from_arrays = any(type_name(transform.get('type')) == 'ImageAsInDataset' for transform in pipeline)
+    turned = any(getattr(preprocessor, name, False) for name in ('to_rgb', '_channel_conversion'))
+    order = 'RGB' if from_arrays != turned else 'BGR'
+    return {**about, 'channel_order': order}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress and the warnings of its own parts to itself."""
+    logger = logging.getLogger('torch.onnx')
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,1 @@
+"""Networks by name, their classifying layer, and their features."""

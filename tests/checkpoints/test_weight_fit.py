@@ -1,0 +1,84 @@
+"""How much of a network a file fills."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from mmpretrain.registry import MODELS
+from torch import nn
+
+from icd_mmrazor.checkpoints.weight_fit import best_prefix, fit_of, named_for, tensors_in
+
+
+class Distillation(nn.Module):
+    """As much of a distillation as its names need."""
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__()
+        self.architecture = student
+        self.distiller = nn.Linear(2, 2)
+
+
+def small() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 10))
+
+
+def test_what_fits_is_what_torch_loads() -> None:
+    network, weights = small(), {**small().state_dict(), 'other': torch.ones(1)}
+    del weights['1.bias']
+    del weights['1.num_batches_tracked']
+    weights['2.weight'] = torch.zeros(7, 4)
+    fit = fit_of(network, weights)
+    assert fit.filled == ['0.weight', '0.bias', '1.weight', '1.running_mean', '1.running_var', '2.bias']
+    assert (fit.missing, fit.other_shapes, fit.unused) == (['1.bias'], ['2.weight'], ['other'])
+    assert fit.part == 6 / 8
+    assert str(fit) == (
+        '6 of 8 weights; not in the file: 1.bias; of another shape in the file: 2.weight; only in the file: other'
+    )
+    assert fit.of('0.').part == 1
+    assert fit.without('1.').part == 3 / 4
+    # nothing was loaded, and torch says the same of what is missing
+    assert network[2].weight.any()
+    del weights['2.weight']
+    missing, unexpected = network.load_state_dict(weights, strict=False)
+    assert [name for name in missing if 'num_batches' not in name] == ['1.bias', '2.weight']
+    assert unexpected == ['other']
+
+
+def test_networks_that_rename_or_resize_what_they_load() -> None:
+    cfg = dict(type='VisionTransformer', arch='deit-t', patch_size=16)
+    large, little = (MODELS.build({**cfg, 'img_size': size}) for size in (64, 32))
+    fit = fit_of(little, large.state_dict())
+    assert fit.part == 1
+    assert little.pos_embed.shape != large.pos_embed.shape
+    # makes its tables of positions anew, and takes them out of what it loads
+    arch = dict(embed_dims=8, depths=[1] * 4, num_heads=[1] * 4, extra_norm_every_n_blocks=0)
+    swin = MODELS.build(dict(type='SwinTransformerV2', arch=arch, img_size=64, window_size=2))
+    assert fit_of(swin, swin.state_dict()).part == 1
+    timm = MODELS.build(dict(type='TimmClassifier', model_name='resnet10t', num_classes=10))
+    assert not any(name.startswith('model.') for name in timm.state_dict())
+    assert fit_of(timm, timm.state_dict()).part == 1
+    assert fit_of(timm, timm.model.state_dict()).part == 1
+    whole = Distillation(timm)
+    assert fit_of(whole, named_for(whole, timm.model.state_dict())).of('architecture.').part == 1
+
+
+def test_names_of_a_distillation_and_of_a_classifier() -> None:
+    student = small()
+    distillation = Distillation(student)
+    plain, whole = student.state_dict(), distillation.state_dict()
+    assert named_for(student, whole).keys() == plain.keys()
+    assert named_for(distillation, plain).keys() == {f'architecture.{name}' for name in plain}
+    assert named_for(distillation, whole).keys() == whole.keys()
+    assert named_for(student, plain).keys() == plain.keys()
+    # as DistributedDataParallel names them; a bare state dict
+    assert tensors_in({f'module.{name}': value for name, value in plain.items()}).keys() == plain.keys()
+    assert tensors_in({'state_dict': 'nonsense'}) == {}
+
+
+@pytest.mark.parametrize('prefix', ['backbone', 'architecture.backbone'])
+def test_the_part_of_a_file_that_is_like_a_network(prefix: str, network: Callable) -> None:
+    backbone = MODELS.build(network('res8')).backbone
+    names = [f'{prefix}.{name}' for name in backbone.state_dict()]
+    assert best_prefix(backbone, ['head.fc.weight', *names]) == prefix
+    assert best_prefix(backbone, ['stage.weight']) is None

@@ -1,0 +1,62 @@
+"""Files that are written whole or not at all."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from icd_mmrazor.checkpoints.writing import check_writable, remove_abandoned, write_json, write_whole
+from icd_mmrazor.errors import SettingError
+
+
+def test_the_old_file_stays_until_the_new_one_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / 'a.py'
+    write_whole('x = "ä"\n', file)
+    write_json({'a': [1, None]}, tmp_path / 'a.json')
+    assert file.read_text(encoding='utf-8') == 'x = "ä"\n'
+    assert json.loads((tmp_path / 'a.json').read_text()) == {'a': [1, None]}
+
+    def full(_: int) -> None:
+        # what a kill would leave
+        assert file.read_text(encoding='utf-8') == 'x = "ä"\n'
+        assert (tmp_path / f'.a.py.{os.getpid()}').read_text() == 'x = 2\n'
+        raise OSError('no space left')
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(OSError, match='no space'):
+        write_whole('x = 2\n', file)
+    assert file.read_text(encoding='utf-8') == 'x = "ä"\n'
+    assert {found.name for found in tmp_path.iterdir()} == {'a.py', 'a.json'}
+
+
+def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, '-c', ''])
+    ended.wait()
+    left = [f'.{name}.{ended.pid}' for name in ('epoch_3.pth', 'best_a_epoch_2.pth', 'last_checkpoint', 'student.py')]
+    # this process writes nothing now, so that a file of its number is an earlier one's
+    left += [f'.student_best.pth.{os.getpid()}', f'.epoch_1.pth.{10**30}']
+    kept = [f'.epoch_4.pth.{os.getppid()}', f'.mine.{ended.pid}', 'epoch_3.pth', f'epoch_3.pth.{ended.pid}', '.1.pth.x']
+    for name in left + kept:
+        (tmp_path / name).touch()
+    (tmp_path / f'.folder.pth.{ended.pid}').mkdir()
+    assert sorted(file.name for file in remove_abandoned(tmp_path)) == sorted(left)
+    assert {file.name for file in tmp_path.iterdir()} == {*kept, f'.folder.pth.{ended.pid}'}
+
+
+def test_what_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / 'file').write_text('mine')
+    for path in ('file', 'new', 'new/folder/file'):
+        check_writable(tmp_path / path, '--out')
+    for path, message in (
+        (tmp_path, 'is a folder. Give a file'),
+        (tmp_path / 'file' / 'below', 'file is no folder'),
+    ):
+        with pytest.raises(SettingError, match=f'--out {path}.*{message}'):
+            check_writable(path, '--out')
+    with mock.patch('os.access', return_value=False), pytest.raises(SettingError, match='may not be written'):
+        check_writable(tmp_path / 'new', '--out')
+    assert [path.name for path in tmp_path.iterdir()] == ['file']

@@ -1,0 +1,116 @@
+"""A config's text is read as mmengine wrote it, and nothing in it runs."""
+
+from pathlib import Path
+
+import pytest
+from helpers import CONFIGS
+from mmengine.config import Config
+
+from icd_mmrazor.configuration.stored import MAX_LENGTH, read_config_text, registered
+from icd_mmrazor.errors import SettingError
+
+# whatever a config can hold, and what mmengine writes in a form of its own
+ODD = dict(
+    none=None,
+    numbers=[1, -2, 3.5, -1e-30, float('inf'), -float('inf'), 0x10],
+    texts=['', "it's", 'a"b', 'a\nb', 'ä', '#', 'x' * 200],
+    nested=((), (1,), [[]], ((1, 2), [3])),
+    keys={'not-a-name': dict(a=1), '7': 2, 'b': [{'x y': 3}]},
+    by_number={1: 'one', 2: dict(three=3)},
+    empty={},
+)
+
+
+@pytest.mark.parametrize('formatted', [True, False], ids=['yapf', 'plain'])
+def test_what_mmengine_writes_is_read_back(formatted: bool) -> None:
+    cfg = Config(ODD)
+    cfg._format_python_code = formatted
+    assert read_config_text(cfg.pretty_text, 'it').to_dict() == cfg.to_dict()
+
+
+def test_a_config_of_ours_is_read_back_without_its_bases() -> None:
+    cfg = Config.fromfile(CONFIGS / 'icd' / 'icd-kd_res32x4_res8x4_cifar100.py')
+    assert read_config_text(cfg.pretty_text, 'it').to_dict() == cfg.to_dict()
+
+
+@pytest.mark.parametrize(
+    ('text', 'found'),
+    [
+        ('import os', "line 1: '=' was expected, 'os' found"),
+        ("a = 1\nb = open('{file}', 'w')", "line 2: a plain value was expected, 'open' found"),
+        ("a = __import__('os')", 'a plain value'),
+        ("a = f'{{open(1)}}'", 'a plain'),
+        ('a = 1 + 1', 'a setting'),
+        ('a = (1).real', 'a setting'),
+        ('a = [x for x in (1, 2)]', "a plain value was expected, 'x' found"),
+        ('a = dict(**b)', "a setting's name was expected"),
+        ('a = {{[1]: 2}}', 'a key was expected'),
+        # mmengine's writer does not escape keys
+        ('a = {{"x\': print(1), \'y": 2}}', 'is no name of a setting'),
+        ("a = {{'x\\ny': 2}}", 'is no name of a setting'),
+        ('model = dict(trust_remote_code=True)', 'trust_remote_code=True would run code'),
+        ('a = [1, 2', 'is no config'),
+        ('a = ' + '[' * 60 + ']' * 60, 'nested more than 50 deep'),
+        ('a = ' + '-' * 100_000 + '1', 'a number was expected'),
+        ('filename = 1', "a setting's name was expected"),
+        ('a = 1' + ' ' * MAX_LENGTH, '1,000,005 characters long'),
+        ('a = "\0"', 'the config'),
+        ("model = dict(type='os.system', command='touch {file}')", "type='os.system' is registered nowhere"),
+        ("a = [dict(type='mmengine.load', file='x')]", "type='mmengine.load' is registered nowhere"),
+        ("a = dict(type='mmengine.runner.runner.os.system')", 'is registered nowhere'),
+        ("model = dict(architecture='{file}.py')", "architecture='.*py' names a file"),
+        ("model = dict(type='ImageClassifier', deploy_cfg='{file}.py')", "deploy_cfg='.*py' names a file"),
+        ("a = dict(type='mmrazor.CustomTracer', skipped_methods=['{file}.C.f'])", 'no distillation needs'),
+        ("a = dict(type='MMArchitectureQuant')", 'no distillation needs'),
+        ("model = dict(teacher=dict(cfg_path='mmpretrain::../../{file}.py'))", "cfg_path='.*py' names a file"),
+        ("model = dict(cfg_path='mmpretrain::../../{file}')", 'names a file'),
+        # a module is imported by its bare name, too
+        ("model = dict(type='antigravity')", "type='antigravity' is registered nowhere"),
+        ("model = dict(type='ImageClassifier', _scope_='antigravity')", "_scope_='antigravity' is none of mmengine"),
+        ("optim_wrapper = dict(constructor='os.system')", "constructor='os.system' is registered nowhere"),
+        ("a = dict(type='TIMMBackbone', norm_layer='antigravity')", "norm_layer='antigravity' is registered nowhere"),
+        ("a = dict(b=dict(type='FunctionOutputs', source='antigravity.geohash'))", "source='antigravity.geohash' of a"),
+        ("a = dict(type='mmrazor.MethodOutputsRecorder', source='os.x.y')", "source='os.x.y' of a mmrazor.Method"),
+        ("a = dict(type='FunctionOutputs', func_path='os.getcwd')", "func_path='os.getcwd' of a FunctionOutputs"),
+        ("default_scope = 'antigravity'", "default_scope='antigravity' is none of mmengine"),
+        ("data = dict(type='BaseDataset', ann_file='https://x/y.pkl')", 'names a pickle or YAML file'),
+        ("data = dict(type='mmpretrain.RefCOCO', split_file='{file}')", 'reads pickles'),
+        ("a = dict(type='torchvision/ConvertImageDtype', dtype='int8 if open(1) else 0')", 'is no data type'),
+    ],
+)
+def test_anything_else_is_refused_and_does_not_run(text: str, found: str, tmp_path: Path) -> None:
+    file = tmp_path / 'written'
+    with pytest.raises(SettingError, match=found) as raised:
+        read_config_text(text.format(file=file), 'the config in x.pth')
+    assert 'the config in x.pth' in str(raised.value)
+    assert 'not run' in str(raised.value)
+    assert not file.exists()
+
+
+def test_classes_are_read_as_their_paths() -> None:
+    """mmengine writes those of its pure Python style with quotes, any other without."""
+    text = "a = dict(type=torch.optim.sgd.SGD)\nb = [mmengine.hooks.EMAHook]\nc = dict(type='torch.optim.SGD')"
+    assert read_config_text(text, 'it').to_dict() == dict(
+        a=dict(type='torch.optim.sgd.SGD'), b=['mmengine.hooks.EMAHook'], c=dict(type='torch.optim.SGD')
+    )
+    for text, found in (
+        ('a = dict(type=os.system)', "type='os.system' is registered nowhere"),
+        ('a = dict(type=torch.load)', "type='torch.load' is registered nowhere"),
+        ('a = torch.load(1)', r"a setting's name was expected"),
+        ('a = torch', "a plain value was expected, 'torch' found"),
+    ):
+        with pytest.raises(SettingError, match=found):
+            read_config_text(text, 'it')
+    assert read_config_text("a = dict(dtype='torch.float16')", 'it').a.dtype == 'torch.float16'
+
+
+def test_registered_types_may_be_named_in_full() -> None:
+    of_mmcv = "\nd = dict(type='FunctionOutputs', source='mmcv.cnn.x')\ne = dict(type='ModuleOutputs', source='os.x')"
+    assert len(read_config_text(f'a = 1{of_mmcv}', 'it')) == 3
+    of_mmrazor = "val_cfg = dict(_scope_='mmrazor', type='SingleTeacherDistillValLoop')"
+    assert read_config_text(of_mmrazor, 'it').val_cfg.type == 'SingleTeacherDistillValLoop'
+    whole = 'mmpretrain.models.classifiers.image.ImageClassifier'
+    text = f"a = dict(type='{whole}')\nb = dict(type='mmpretrain.ResNet')\nc = dict(cfg_path='mmpretrain::resnet/x.py')"
+    assert read_config_text(text, 'it').a.type == whole
+    assert [cls.__name__ for cls in registered(whole)] == ['ImageClassifier']
+    assert registered('mmpretrain.NoSuchNetwork') == registered('NoSuchNetwork') == []

@@ -1,0 +1,74 @@
+"""ONNX files of networks that take other images than those of three channels."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import whole_network
+from mmengine.config import Config, ConfigDict
+from mmrazor.registry import MODELS
+
+from icd_mmrazor.export.onnx import input_size, write_onnx
+from icd_mmrazor.export.student import plain_student
+from icd_mmrazor.models.networks.classifier_layer import number_of_channels
+from icd_mmrazor.models.networks.features import feature_points, feature_shapes
+from icd_mmrazor.utils.complexity import complexity
+
+
+def student(channels: int, loading: list[dict]) -> Config:
+    mean = [float(i) for i in range(1, channels + 1)]
+    pipeline = [*loading, dict(type='RandomCrop', crop_size=(12, 16)), dict(type='PackInputs')]
+    dataset = dict(type='CustomDataset', data_root='nowhere', pipeline=pipeline)
+    return plain_student(
+        Config(
+            dict(
+                default_scope='mmpretrain',
+                model=whole_network(in_channels=channels),
+                data_preprocessor=dict(mean=mean, std=[2.0] * channels),
+                test_dataloader=dict(dataset=dataset),
+                test_evaluator=dict(type='Accuracy'),
+            )
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ('channels', 'loading'),
+    [
+        (1, [dict(type='LoadImageFromFile', color_type='grayscale')]),
+        (1, []),
+        (4, [dict(type='LoadImageFromFile', color_type='unchanged')]),
+        (4, []),
+    ],
+    ids=['gray', 'gray array', 'four', 'array of four'],
+)
+def test_as_many_channels_as_the_network_takes(channels: int, loading: list[dict], tmp_path: Path) -> None:
+    cfg = student(channels, loading)
+    kinds = [transform.type for transform in cfg.test_dataloader.dataset.pipeline]
+    # no image file has four
+    assert ('ImageAsInDataset' in kinds) == (channels == 1)
+    assert input_size(cfg, channels) == (12, 16)
+    model = MODELS.build(cfg.model).eval()
+    assert number_of_channels(model) == channels
+    assert feature_shapes(model, [feature_points(model).pooled]) == [(64,)]
+    # the first convolution is all that differs from a network of three channels
+    networks = (ConfigDict(_scope_='mmpretrain', **whole_network(in_channels=c)) for c in (channels, 3))
+    cost, usual = (complexity(network, (12, 16)) for network in networks)
+    assert usual.multiply_adds - cost.multiply_adds == (3 - channels) * 8 * 9 * 12 * 16
+    if loading:
+        return
+    for package in ('onnx', 'onnxruntime', 'onnxscript'):
+        pytest.importorskip(package)
+    import onnx
+    from onnxruntime import InferenceSession
+
+    write_onnx(model, cfg, tmp_path / 'x.onnx', (12, 16), None)
+    images = torch.randn(2, channels, 12, 16)
+    session = InferenceSession(tmp_path / 'x.onnx', providers=['CPUExecutionProvider'])
+    with torch.no_grad():
+        expected = model(images, mode='tensor')
+    found = torch.from_numpy(session.run(['logits'], {'images': images.numpy()})[0])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    about = {entry.key: json.loads(entry.value) for entry in onnx.load(tmp_path / 'x.onnx').metadata_props}
+    assert about == {'mean': [float(i) for i in range(1, channels + 1)], 'std': [2.0] * channels}

@@ -1,0 +1,91 @@
+"""How a tool ends."""
+
+import os
+import signal
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.launch.command_line import run
+
+LOST = '[/x/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:7000'
+
+
+def end(error: BaseException) -> None:
+    raise error
+
+
+def terminate_with_workers() -> None:
+    """What a signal to the process group does: it ends DataLoader workers while the process leaves what it was at."""
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        raise RuntimeError('DataLoader worker (pid 7) is killed by signal: Terminated.')
+
+
+@pytest.mark.parametrize(
+    ('main', 'status', 'message'),
+    [
+        (lambda: end(SettingError('tau=0 is wrong.')), 1, '\nerror: tau=0 is wrong.\n'),
+        (lambda: end(KeyboardInterrupt()), 130, '\nstopped by Ctrl-C. Take --resume.\n'),
+        (lambda: os.kill(os.getpid(), signal.SIGTERM), 143, '\nstopped by SIGTERM. Take --resume.\n'),
+        (terminate_with_workers, 143, '\nstopped by SIGTERM. Take --resume.\n'),
+    ],
+    ids=['setting', 'ctrl-c', 'sigterm', 'workers'],
+)
+def test_a_single_process(main: object, status: int, message: str, capsys: pytest.CaptureFixture) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        run(main, when_stopped='Take --resume.')
+    assert (stop.value.code, capsys.readouterr().err) == (status, message)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_what_is_unforeseen_keeps_its_trace() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: 1 / 0)
+
+
+def test_a_child_that_is_terminated_says_nothing(capfd: pytest.CaptureFixture) -> None:
+    def main() -> None:
+        pid = os.fork()
+        if pid == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 143
+
+    run(main)
+    assert capfd.readouterr().err == ''
+
+
+@pytest.mark.parametrize(
+    ('error', 'printed'),
+    [
+        (SettingError('tau=0 is wrong.'), ['\n[rank 1] error: tau=0 is wrong.\n']),
+        (RuntimeError('odd'), ['[rank 1] Traceback (most recent call last):', 'test_ends.py', 'RuntimeError: odd']),
+        (RuntimeError(LOST), ['[rank 1] error: the connection to another process is lost', LOST]),
+        (KeyboardInterrupt(), ['[rank 1] stopped by Ctrl-C. Take --resume.']),
+    ],
+    ids=['setting', 'unforeseen', 'lost', 'ctrl-c'],
+)
+def test_one_of_several_names_itself(error: BaseException, printed: list[str], tmp_path: Path) -> None:
+    file, status = tmp_path / 'stderr', 130 if isinstance(error, KeyboardInterrupt) else 1
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with (
+                file.open('w') as stream,
+                mock.patch('sys.stderr', stream),
+                mock.patch('time.sleep'),
+                mock.patch.dict(os.environ, RANK='1', WORLD_SIZE='2'),
+                mock.patch('icd_mmrazor.launch.processes.open_store', side_effect=RuntimeError),
+            ):
+                run(lambda: end(error), when_stopped='Take --resume.')
+        finally:
+            os._exit(99)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == status
+    text = file.read_text()
+    assert all(part in text for part in printed), text
+    assert ('Traceback' in text) == ('Traceback' in printed[0])

@@ -1,0 +1,83 @@
+"""Paths and processes for the tests."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import torch
+from mmengine.logging import MMLogger
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT / 'tests' / 'golden'
+CONFIGS = ROOT / 'configs'
+TOOLS = ROOT / 'tools'
+# for a run that is resumed with other settings than it was begun with
+CHANGED = {'default_hooks.check_resume.changes': 'list'}
+
+TORCH_VERSION = tuple(map(int, torch.__version__.split('.')[:2]))
+
+
+def run_python(*args: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
+    """Run this interpreter with arguments and return the finished process with its output as text."""
+    return subprocess.run(
+        [sys.executable, *map(str, args)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def exit_status(tool: Path, *arguments: object) -> int | str | None:
+    """Run a tool in this process, without the seconds that a new one takes to import the stack.
+
+    mmengine names a run's logger by its config and the second it starts in: two runs within a second would share one,
+    and the later would write to the captured stream of the earlier test. So a tool's loggers end with it.
+    """
+    status = None
+    arguments = [str(tool), *map(str, arguments)]
+    with mock.patch.object(sys, 'argv', arguments), mock.patch.dict(MMLogger._instance_dict):
+        try:
+            runpy.run_path(str(tool), run_name='__main__')
+        except SystemExit as end:
+            status = end.code
+    return status
+
+
+# what mmrazor's export_fix_subnet gives for whole_network(), if half of the channels between two convolutions are kept
+SUBNET = dict(
+    type='ChannelMutator',
+    channel_unit_cfg=dict(
+        type='L1MutableChannelUnit',
+        default_args=dict(choice_mode='ratio'),
+        units={
+            'backbone.layer1.0.conv1_(0, 8)_8': dict(
+                init_args=dict(num_channels=8, choice_mode='ratio', divisor=1, min_value=1, min_ratio=0.9),
+                channels=dict(
+                    input_related=[dict(name='backbone.layer1.0.bn1'), dict(name='backbone.layer1.0.conv2')],
+                    output_related=[dict(name='backbone.layer1.0.conv1'), dict(name='backbone.layer1.0.bn1')],
+                ),
+                choice=0.5,
+            )
+        },
+    ),
+    parse_cfg=dict(
+        type='ChannelAnalyzer',
+        demo_input=dict(type='DefaultDemoInput', input_shape=[1, 3, 16, 16]),
+        tracer_type='FxTracer',
+    ),
+)
+
+
+def whole_network(**backbone: object) -> dict:
+    """Return the config of a small ResNet of mmpretrain's own."""
+    return dict(
+        type='ImageClassifier',
+        backbone=dict(type='ResNet_CIFAR', depth=18, stem_channels=8, base_channels=8, **backbone),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
+    )

@@ -1,0 +1,169 @@
+"""Any method on any pair, and any two methods together."""
+
+import itertools
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import CONFIGS
+from mmengine.config import Config
+from mmpretrain.structures import DataSample
+from mmrazor.registry import MODELS
+
+from icd_mmrazor import recipes
+from icd_mmrazor.errors import SettingError
+
+METHODS = ['ab', 'at', 'cc', 'crd', 'fitnet', 'fsp', 'ft', 'icd', 'kd', 'nst', 'pkt', 'rkd', 'rrd', 'sp', 'vid']
+PAIRS = [pair for pair in recipes.pair_names() if pair.endswith('cifar100')]
+# FSP compares the widths of two networks
+EQUAL_WIDTHS = {
+    'wrn40-2_wrn16-2_cifar100',
+    'res56_res20_cifar100',
+    'res110_res20_cifar100',
+    'res110_res32_cifar100',
+    'res32x4_res8x4_cifar100',
+    'vgg13_vgg8_cifar100',
+}
+NUM_IMAGES = 40
+
+
+def test_the_benchmark_is_whole() -> None:
+    assert recipes.method_names() == sorted([*METHODS, 'student'])
+    assert len(PAIRS) == 13
+
+
+def built(cfg: Config, **networks: torch.nn.Module) -> torch.nn.Module:
+    """Build a composed config on networks that are there, the teacher untrained, and prepare its memories."""
+    torch.manual_seed(0)
+    algorithm = MODELS.build({**cfg.model, **networks, 'teacher_ckpt': None, 'random_teacher': True})
+    for module in algorithm.modules():
+        if hasattr(module, 'set_dataset'):
+            module.set_dataset(torch.arange(NUM_IMAGES) % 10)
+    return algorithm.train()
+
+
+def batch(size: int, pixels: int) -> tuple[torch.Tensor, list[DataSample]]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(size, 3, pixels, pixels, generator=generator)
+    samples = [DataSample(metainfo=dict(sample_idx=i)).set_gt_label(i % 10) for i in range(size)]
+    return images, samples
+
+
+def steps(algorithm: torch.nn.Module, images: torch.Tensor, samples: list[DataSample]) -> None:
+    """Train a step in each stage; every loss must be finite and every trained part get its gradient."""
+    distiller = algorithm.distiller
+    optimizer = torch.optim.SGD(algorithm.parameters(), lr=0.01, momentum=0.9)
+    got_gradient: set[str] = set()
+    for stage in ['initial', 'main'] if getattr(distiller, 'initial_epochs', 0) else ['main']:
+        if stage == 'initial' or hasattr(distiller, 'set_stage'):
+            distiller.set_stage(stage)
+        optimizer.zero_grad()
+        losses = algorithm.loss(images, samples)
+        total, _ = algorithm.parse_losses(losses)
+        assert torch.isfinite(total), losses
+        assert ('student.loss' in losses) == (stage == 'main')
+        total.backward()
+        for name, parameter in algorithm.named_parameters():
+            if parameter.grad is not None:
+                assert torch.isfinite(parameter.grad).all(), name
+                got_gradient.add(name)
+        optimizer.step()
+    left_out = {name for name, p in algorithm.named_parameters() if p.requires_grad} - got_gradient
+    assert not left_out
+
+
+@pytest.mark.parametrize('pair', PAIRS)
+def test_every_method_trains_on_every_pair(pair: str) -> None:
+    """All together, each with its own losses: one pass of the networks, of which some are slow, serves them all."""
+    fitting = [method for method in METHODS if method != 'fsp' or pair in EQUAL_WIDTHS]
+    if fitting != METHODS:
+        with pytest.raises(SettingError, match=f'fsp does not fit {pair}.*channels'):
+            recipes.compose(pair, ['fsp'])
+    cfg = recipes.compose(pair, fitting)
+    assert sorted(cfg.model.distiller.distillers) == fitting
+    steps(built(cfg), *batch(2, 32))
+
+
+@pytest.mark.parametrize('methods', list(itertools.combinations(METHODS, 2)), ids='+'.join)
+def test_any_two_methods_train_together(methods: tuple[str, str]) -> None:
+    cfg = recipes.compose('res20_res8_digits', methods)
+    assert cfg.model.distiller.type == 'MixedDistiller'
+    steps(built(cfg), *batch(4, 16))
+
+
+def test_three_methods_and_each_term_counts() -> None:
+    cfg = recipes.compose('res20_res8_digits', ['icd', 'kd', 'at'])
+    losses = built(cfg).loss(*batch(4, 16))
+    assert {name for name in losses if 'loss' in name} == {
+        'student.loss',
+        'distill.icd.loss_icd',
+        'distill.kd.loss_kd',
+        'distill.at.loss_at1',
+        'distill.at.loss_at2',
+        'distill.at.loss_at3',
+    }
+
+
+def test_kd_alone_and_beside_others_has_the_published_weights() -> None:
+    images, samples = batch(4, 16)
+    alone = built(recipes.compose('res20_res8_digits', ['kd'])).loss(images, samples)
+    beside = built(recipes.compose('res20_res8_digits', ['kd', 'pkt'])).loss(images, samples)
+    torch.testing.assert_close(alone['student.loss'], 0.1 * beside['student.loss'])
+    torch.testing.assert_close(alone['distill.loss_kd'], 0.9 * beside['distill.kd.loss_kd'])
+
+
+@pytest.mark.parametrize(
+    ('pair', 'methods', 'message'),
+    [
+        ('res56_res21_cifar100', ['kd'], r"no pair 'res56_res21_cifar100'\. Did you mean res56_res20_cifar100"),
+        ('res56_res20_cifar100', ['fitnets'], r"no method 'fitnets'\. Did you mean fitnet"),
+        ('res56_res20_cifar100', ['ICD'], r"no method 'ICD'\. Did you mean icd"),
+        ('res56_res20_cifar100', ['kd', 'kd'], 'kd is given more than once'),
+        ('res56_res20_cifar100', ['student', 'kd'], 'student is the student alone'),
+        ('res56_res20_cifar100', [], 'no method is given. There are: ab, at'),
+    ],
+)
+def test_bad_names(pair: str, methods: list[str], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        recipes.compose(pair, methods)
+
+
+def test_the_initial_stage_comes_before_the_schedule() -> None:
+    cfg = recipes.compose('res56_res20_cifar100', ['ab'])
+    assert (cfg.train_cfg.max_epochs, cfg.param_scheduler.begin, cfg.param_scheduler.milestones[0]) == (270, 30, 150)
+
+
+def own_pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: str) -> None:
+    """Add a pair, mine, to a copy of the base configs."""
+    shutil.copytree(CONFIGS, tmp_path / 'configs')
+    base = tmp_path / 'configs' / '_base_'
+    (base / 'pairs' / 'mine.py').write_text(f"_base_ = ['./res56_res20_cifar100.py']\n{lines}")
+    monkeypatch.setattr(recipes, 'BASE', base)
+    recipes._untrained.cache_clear()
+
+
+def test_schedules_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedules = [
+        dict(type='LinearLR', start_factor=0.1, by_epoch=True, end=5),
+        dict(type='CosineAnnealingLR', by_epoch=True, begin=5, end=100),
+    ]
+    own_pair(tmp_path, monkeypatch, f"_base_.pop('param_scheduler')\nparam_scheduler = {schedules}\n")
+    assert [(s.get('begin'), s.end) for s in recipes.compose('mine', ['kd']).param_scheduler] == [(None, 5), (5, 100)]
+    assert [(s.begin, s.end) for s in recipes.compose('mine', ['fsp']).param_scheduler] == [(30, 35), (35, 130)]
+    (tmp_path / 'configs/_base_/methods/half.py').write_text('other = dict()\n')
+    with pytest.raises(SettingError, match='must hold the distiller in a variable half; it has other'):
+        recipes.compose('mine', ['half'])
+    (tmp_path / 'configs/_base_/methods/half.py').write_text("half = dict(_scope_='mmrazor', type='Nothing')\n")
+    with pytest.raises(SettingError, match=r"half does not fit mine.*'Nothing' is not registered"):
+        recipes.compose('mine', ['half'])
+
+
+def test_a_schedule_that_counts_iterations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_pair(tmp_path, monkeypatch, 'param_scheduler = dict(by_epoch=False)\n')
+    with pytest.raises(SettingError, match='counts iterations'):
+        recipes.compose('mine', ['ft'])
+
+
+def test_the_student_alone() -> None:
+    assert recipes.compose('res56_res20_cifar100', ['student']).model.type == 'ImageClassifier'
