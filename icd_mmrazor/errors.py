@@ -1,12 +1,21 @@
-"""What a user gets for bad input: each message names the setting, its value and the remedy."""
+"""Errors that a user can fix, and the words they are made of."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+MAX_SUGGESTIONS = 16
+MAX_NAMES = 8
+MAX_LETTERS = 120
 
 
 class UserError(Exception):
-    """Base of the errors that a user can mend; the tools print their message without a stack trace."""
+    """Base class of errors that a user can fix; the tools print their message without a stack trace."""
 
 
 class SettingError(UserError, ValueError):
-    """A setting of a config or of the command line is wrong."""
+    """A setting in a config or on the command line is wrong."""
 
 
 class CheckpointError(UserError, RuntimeError):
@@ -19,3 +28,51 @@ class DatasetError(UserError, RuntimeError):
 
 class NonFiniteLossError(UserError, ArithmeticError):
     """Training produced an infinite or undefined number."""
+
+
+def did_you_mean(name: Any, known: Iterable[str]) -> str:
+    """Suggest names for one that is not known.
+
+    Args:
+        name: The unknown name.
+        known: The names that exist.
+
+    Returns:
+        ``' Did you mean lr?'``; else a list of the names that exist; empty if there are none.
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(str(name), known, n=4, cutoff=0.6)
+    if close:
+        return f' Did you mean {" or ".join(close)}?'
+    more = ', ...' if len(known) > MAX_SUGGESTIONS else ''
+    return f' Available: {", ".join(known[:MAX_SUGGESTIONS])}{more}.' if known else ''
+
+
+def printable(names: Iterable[Any], separator: str = ', ') -> str:
+    """Join names that come from a file so that they are safe to print: short, without control characters.
+
+    Args:
+        names: The names.
+        separator: The separator.
+    """
+    short = (str(name)[:MAX_LETTERS] for name in names)
+    return separator.join(''.join(letter if letter.isprintable() else '?' for letter in name) for name in short)
+
+
+def listed(names: Sequence[str]) -> str:
+    """List the first few names: ``'a, b and 3 more'``; ``'nothing'`` if there are none.
+
+    Args:
+        names: The names.
+    """
+    more = f' and {len(names) - MAX_NAMES} more' if len(names) > MAX_NAMES else ''
+    return ', '.join(names[:MAX_NAMES]) + more if names else 'nothing'
+
+
+def contents(folder: Path) -> str:
+    """List what a folder holds: ``'epoch_1.pth, student.py, vis_data/'``.
+
+    Args:
+        folder: The folder.
+    """
+    return listed(sorted(f'{file.name}{"/" if file.is_dir() else ""}' for file in folder.iterdir()))

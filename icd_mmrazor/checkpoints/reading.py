@@ -5,7 +5,7 @@ import os
 import re
 import urllib.parse
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from icd_mmrazor.checkpoints.allowed import allowed_in_checkpoints
 from icd_mmrazor.checkpoints.downloads import download, has_digest
 from icd_mmrazor.checkpoints.writing import write_whole
-from icd_mmrazor.errors import CheckpointError
+from icd_mmrazor.errors import CheckpointError, printable
 
 SHOWN_KEYS = 4
-SHOWN_LETTERS = 120
 ZIP = b'PK\x03\x04'  # torch.save writes archives since 1.6
 NAMED_DIGEST = r'-([0-9a-f]{8,64})\.'  # torch.hub's convention
 
@@ -97,7 +96,7 @@ def _check_archive(opened: BinaryIO) -> None:
 def _reason(error: Exception) -> str:
     """Return what torch refused, of a long message that also recommends to run any code."""
     said = str(error).rpartition('WeightsUnpickler error:')[2].strip() or type(error).__name__
-    return shown([said.splitlines()[0].split('. ')[0]])
+    return printable([said.splitlines()[0].split('. ')[0]])
 
 
 def _download(url: str) -> Path:
@@ -132,17 +131,6 @@ def _download(url: str) -> Path:
     return file
 
 
-def shown(names: Iterable[Any], separator: str = ', ') -> str:
-    """Return names from a file as they can be printed: short, and without what moves a terminal's cursor.
-
-    Args:
-        names: The names.
-        separator: What goes between them.
-    """
-    short = (str(name)[:SHOWN_LETTERS] for name in names)
-    return separator.join(''.join(letter if letter.isprintable() else '?' for letter in name) for name in short)
-
-
 def weights_of(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> dict[str, Tensor]:
     """Return the weights of one plain model.
 
@@ -167,7 +155,9 @@ def weights_of(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> dict[s
                 ' It has the form of the published teachers: convert it with '
                 'tools/model_converters/repdistiller_to_mmpretrain.py SRC DST.'
             )
-        raise CheckpointError(f'checkpoint {path} holds no state dict; its keys: {shown(list(checkpoint)[:8])}.{hint}')
+        raise CheckpointError(
+            f'checkpoint {path} holds no state dict; its keys: {printable(list(checkpoint)[:8])}.{hint}'
+        )
     for prefix in ('module.', 'architecture.'):
         if any(name.startswith(prefix) for name in weights):
             weights = {name.removeprefix(prefix): v for name, v in weights.items() if name.startswith(prefix)}
@@ -222,7 +212,7 @@ def check_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], what: st
     for title, names in (('other shapes', shapes), ('not in the file', missing), ('only in the file', unexpected)):
         if names:
             more = f' (and {len(names) - SHOWN_KEYS} more)' if len(names) > SHOWN_KEYS else ''
-            lines.append(f'  {title}: {shown(names[:SHOWN_KEYS], "; ")}{more}')
+            lines.append(f'  {title}: {printable(names[:SHOWN_KEYS], "; ")}{more}')
     lines.append(_remedy(own, weights, bool(missing or unexpected), len(shapes)))
     raise CheckpointError('\n'.join(lines))
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from icd_mmrazor.checkpoints.reading import shown
+from icd_mmrazor.errors import printable
 
 STUDENT = 'architecture.'
 OF_PROCESSES = re.compile(r'^module\.')  # what mmengine strips, too
@@ -69,7 +69,7 @@ class Fit(NamedTuple):
 
 def _first(names: list[str]) -> str:
     more = f' and {len(names) - SHOWN_NAMES} more' if len(names) > SHOWN_NAMES else ''
-    return f'{shown(names[:SHOWN_NAMES])}{more}'
+    return f'{printable(names[:SHOWN_NAMES])}{more}'
 
 
 def tensors_in(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -600,8 +600,7 @@ def explain_image_folders() -> None:
 
     from mmpretrain.datasets import CustomDataset
 
-    from icd_mmrazor.errors import DatasetError
-    from icd_mmrazor.utils.work_dirs import contents
+    from icd_mmrazor.errors import DatasetError, contents
 
     load = CustomDataset.load_data_list
 

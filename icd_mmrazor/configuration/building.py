@@ -1,13 +1,11 @@
 """What is wrong with the settings that something could not be built from, in one message."""
 
 import contextlib
-import difflib
 import functools
 import inspect
-import math
 import re
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from mmengine.model import initialize
@@ -17,42 +15,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from icd_mmrazor.configuration.type_names import known_types, registered
-from icd_mmrazor.errors import SettingError, UserError
+from icd_mmrazor.errors import SettingError, UserError, did_you_mean
 
 UNKNOWN_ARGUMENT = re.compile(r"(?:(\w+)\.)?\w+\(\) got an unexpected keyword argument '(\w+)'")
 MISSING_ARGUMENTS = re.compile(r'\w+\(\) missing \d+ required .*?arguments?: (.*)')
 # what mmengine's Runner makes without a registry
 UNREGISTERED = (EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop, TestLoop, DataLoader)
-MAX_SHOWN = 16
 MAX_LENGTH = 400
 IMPORTS = "Modules of your own are found if the config imports them: custom_imports = dict(imports=['my_module'])."
-
-
-def is_number(value: Any) -> bool:
-    """Return whether a setting is a finite number; ``True`` is none.
-
-    Args:
-        value: The setting.
-    """
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def close_to(name: Any, known: Iterable[str]) -> str:
-    """Say which names are like one that is not known.
-
-    Args:
-        name: What was found.
-        known: What there is.
-
-    Returns:
-        ``' Close to it: lr.'``; what there is, where nothing is close; nothing, where there is nothing.
-    """
-    known = sorted(known)
-    close = difflib.get_close_matches(str(name), known, n=4, cutoff=0.6)
-    if close:
-        return f' Close to it: {", ".join(close)}.'
-    more = ', ...' if len(known) > MAX_SHOWN else ''
-    return f' There are: {", ".join(known[:MAX_SHOWN])}{more}.' if known else ''
 
 
 def arguments_of(cls: Any) -> list[str]:
@@ -110,14 +80,14 @@ def explain(what: str, settings: Any, cls: Any, error: Exception) -> SettingErro
     given = settings if isinstance(settings, Mapping) else {}
     unknown, missing = UNKNOWN_ARGUMENT.search(str(error)), MISSING_ARGUMENTS.search(str(error))
     if isinstance(error, TypeError) and unknown and unknown[2] in given:
-        close = close_to(unknown[2], ['type', *arguments_of(cls)])
+        close = did_you_mean(unknown[2], ['type', *arguments_of(cls)])
         return _both(f'{what} has no setting {unknown[2]!r}.{close}', error)
     if isinstance(error, TypeError) and missing and not {*re.findall(r"'(\w+)'", missing[1])} & {*given}:
         found = ', '.join(str(key) for key in given if key != 'type') or 'nothing'
         return _both(f'{what} needs {missing[1]}; found are {found}. Add what it needs.', error)
     for kind in _types_in([*given.values()]):
         if not registered(kind):
-            close = close_to(kind, known_types())
+            close = did_you_mean(kind, known_types())
             return _both(f'type={kind!r} in {what} is not registered.{close} {IMPORTS}', error)
     shown = ', '.join(
         f'{key}={_one_line(repr(value), 60)}' for key, value in given.items() if key not in ('type', '_scope_')
@@ -177,7 +147,7 @@ def explained_build(build: Callable) -> Callable:
                 raise explain(getattr(kind, '__name__', repr(kind)), cfg, kind, error) from error
             cls, known = _look_up(self, kind, cfg.get('_scope_'))
             if cls is None:
-                close = close_to(kind.rpartition('.')[2], known)
+                close = did_you_mean(kind.rpartition('.')[2], known)
                 raise _both(f'type={kind!r} is not registered ({self.name}).{close} {IMPORTS}', error) from error
             raise explain(kind, cfg, cls, error) from error
 

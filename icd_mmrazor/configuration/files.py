@@ -13,9 +13,8 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from icd_mmrazor.configuration.building import close_to
 from icd_mmrazor.configuration.type_names import by_names
-from icd_mmrazor.errors import SettingError, UserError
+from icd_mmrazor.errors import SettingError, UserError, did_you_mean
 
 MAX_DEPTH = 400  # calls above those there are; inheriting takes two each
 DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -144,7 +143,7 @@ def apply_cfg_options(cfg: Config, options: Mapping[str, Any] | None) -> None:
     for key, value in (options or {}).items():
         section = key.partition('.')[0]
         if section not in known:
-            raise SettingError(f'--cfg-options {key}: the config has no {section}.{close_to(section, known)}')
+            raise SettingError(f'--cfg-options {key}: the config has no {section}.{did_you_mean(section, known)}')
         try:
             cfg.merge_from_dict({key: value})
         except Exception as error:  # mmengine's own checks, and what its lists raise

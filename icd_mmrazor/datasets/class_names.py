@@ -4,8 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from icd_mmrazor.checkpoints.reading import shown
-from icd_mmrazor.errors import DatasetError
+from icd_mmrazor.errors import DatasetError, printable
 
 SHOWN_DIFFERENCES = 3
 CHOICES = ('refuse', 'list')
@@ -73,7 +72,7 @@ def listed_differences(
     """
 
     def name(known: Sequence[str], label: int) -> str:
-        return f"'{shown([known[label]])}'" if label < len(known) else 'no class'
+        return f"'{printable([known[label]])}'" if label < len(known) else 'no class'
 
     first, *more = differing[:SHOWN_DIFFERENCES]
     pairs = [f'label {first} is {name(names, first)} {places[0]} and {name(others, first)} {places[1]}']

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from icd_mmrazor.errors import SettingError
-from icd_mmrazor.utils.work_dirs import REMEDY, contents, existing_folder, listed
+from icd_mmrazor.errors import SettingError, contents, listed
+from icd_mmrazor.utils.work_dirs import REMEDY, existing_folder
 
 METRIC = 'accuracy/top1'
 # what a line has beside its metrics or losses

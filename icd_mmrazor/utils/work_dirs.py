@@ -1,16 +1,14 @@
 """What a training left in its work folder: its config and its latest checkpoint."""
 
 import contextlib
-from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.config import Config
 
 from icd_mmrazor.configuration.stored import read_config_text
 from icd_mmrazor.configuration.type_names import by_names
-from icd_mmrazor.errors import CheckpointError, SettingError
+from icd_mmrazor.errors import CheckpointError, SettingError, contents
 
-SHOWN_NAMES = 8
 # a config, but the exported student's and not the run's
 EXPORTED = 'student.py'
 CHECKPOINTS = ('epoch_*.pth', 'iter_*.pth')
@@ -108,22 +106,3 @@ def existing_folder(folder: Path) -> Path:
 def _number(checkpoint: Path) -> int | None:
     digits = checkpoint.stem.rpartition('_')[2]
     return int(digits) if digits.isdecimal() else None
-
-
-def contents(folder: Path) -> str:
-    """Return what is in a folder, in words: ``'epoch_1.pth, student.py, vis_data/'``.
-
-    Args:
-        folder: The folder.
-    """
-    return listed(sorted(f'{file.name}{"/" if file.is_dir() else ""}' for file in folder.iterdir()))
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return the first few of several names, in words.
-
-    Args:
-        names: The names.
-    """
-    more = f' and {len(names) - SHOWN_NAMES} more' if len(names) > SHOWN_NAMES else ''
-    return ', '.join(names[:SHOWN_NAMES]) + more if names else 'nothing'

@@ -9,8 +9,8 @@ from mmengine.model import BaseModule
 from mmengine.registry import Registry
 from mmrazor.registry import MODELS
 
-from icd_mmrazor.configuration.building import arguments_of, close_to
-from icd_mmrazor.errors import SettingError
+from icd_mmrazor.configuration.building import arguments_of
+from icd_mmrazor.errors import SettingError, did_you_mean
 
 THINGS = Registry('thing')
 
@@ -90,9 +90,9 @@ def test_what_can_be_built_is_built() -> None:
 def test_names() -> None:
     assert arguments_of(Thing) == ['depth', 'width', 'height']
     assert arguments_of(None) == []
-    assert close_to('lrr', ['lr', 'momentum']) == ' Close to it: lr.'
-    assert close_to('x', ['lr', 'momentum']) == ' There are: lr, momentum.'
-    assert close_to('x', []) == ''
+    assert did_you_mean('lrr', ['lr', 'momentum']) == ' Did you mean lr?'
+    assert did_you_mean('x', ['lr', 'momentum']) == ' Available: lr, momentum.'
+    assert did_you_mean('x', []) == ''
 
 
 def test_initialisation() -> None:

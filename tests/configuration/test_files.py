@@ -67,8 +67,8 @@ def test_a_sound_config() -> None:
     ('changes', 'message'),
     [
         (dict(model=3), r'no model=dict\(type=\.\.\.\); it has '),
-        (dict(train_dataloder=LOADER), 'train_dataloder, which nothing reads. Close to it: train_dataloader'),
-        (dict(optimizer_wrapper={}), 'Close to it: optim_wrapper'),
+        (dict(train_dataloder=LOADER), 'train_dataloder, which nothing reads'),
+        (dict(optimizer_wrapper={}), 'optim_wrapper'),
         (dict(train_dataloader=None), 'has train_cfg, optim_wrapper, but no train_dataloader'),
         (dict(val_dataloader=LOADER, val_cfg={}), 'has val_dataloader, val_cfg, but no val_evaluator'),
         (dict(train_dataloader=dict(batch_size=1)), 'train_dataloader needs dataset and sampler; it has batch_size'),
@@ -87,7 +87,7 @@ def test_options() -> None:
     apply_cfg_options(cfg, {'model.depth': 3, 'pipeline.0.size': 4, 'randomness.seed': 5})
     assert (cfg.model.depth, cfg.pipeline[0].size, cfg.randomness.seed) == (3, 4, 5)
     for key, message in (
-        ('modell.depth', 'the config has no modell. Close to it: model'),
+        ('modell.depth', 'the config has no modell. Did you mean model'),
         ('pipeline.7.size', 'does not fit the config'),
         ('pipeline.x.size', 'does not fit the config'),
     ):

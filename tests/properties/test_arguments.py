@@ -88,5 +88,5 @@ def test_any_value(place: tuple[Registry, dict, str], junk: object) -> None:
 @pytest.mark.parametrize(('registry', 'base', 'argument'), ARGUMENTS, ids=[f'{b["type"]}-{a}' for _, b, a in ARGUMENTS])
 def test_a_misspelt_name(registry: Registry, base: dict, argument: str) -> None:
     wrong = argument[:-1] + argument[-1] * 2
-    with pytest.raises(UserError, match=rf"{base['type']}.*no setting '{wrong}'\. Close to it: .*\b{argument}\b"):
+    with pytest.raises(UserError, match=rf"{base['type']}.*no setting '{wrong}'\. Did you mean .*\b{argument}\b"):
         registry.build({**base, wrong: base.get(argument)})

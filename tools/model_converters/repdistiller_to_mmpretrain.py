@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from icd_mmrazor.checkpoints.reading import check_fit, read_checkpoint, shown, weights_of, write_checkpoint
+from icd_mmrazor.checkpoints.reading import check_fit, read_checkpoint, weights_of, write_checkpoint
+from icd_mmrazor.errors import printable
 
 # isort: split
 import torch
@@ -215,14 +216,14 @@ def convert(checkpoint: dict, src: str, architecture: str | None = None) -> dict
     if 'model' not in checkpoint:
         raise CheckpointError(
             f'{src} has not the published form {{"model": weights, ...}}; its keys: '
-            f'{shown(list(checkpoint)[:8])}. '
+            f'{printable(list(checkpoint)[:8])}. '
             "A checkpoint with 'state_dict' is mmpretrain's already."
         )
     published = weights_of({'state_dict': checkpoint['model']}, src)
     architecture = architecture or recognised(published)
     if architecture is None:
         raise CheckpointError(
-            f'{src} fits none of {", ".join(ARCHITECTURES)}; its first tensors: {shown(list(published)[:4])}. '
+            f'{src} fits none of {", ".join(ARCHITECTURES)}; its first tensors: {printable(list(published)[:4])}. '
             'Name one with --arch to see what differs.'
         )
     family = next(family for family in FAMILIES if architecture in family.networks)
@@ -230,7 +231,7 @@ def convert(checkpoint: dict, src: str, architecture: str | None = None) -> dict
     if f'{HEAD}weight' not in weights:
         raise CheckpointError(
             f'{src} has no {family.classifier}.weight, the classifier of {architecture}; '
-            f'its first tensors: {shown(list(published)[:4])}.'
+            f'its first tensors: {printable(list(published)[:4])}.'
         )
     own = state_dict_of(architecture, classes_of(weights))
     check_fit(own, weights, f'{src} as {architecture}')

@@ -9,7 +9,7 @@ from mmrazor.models.task_modules import RecorderManager
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from icd_mmrazor.configuration.building import is_number
+from icd_mmrazor.checks import is_number
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.distillers.feature_terms import (
     NETWORKS,

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from mmrazor.registry import MODELS
 
-from icd_mmrazor.configuration.building import IMPORTS, close_to, is_number
+from icd_mmrazor.checks import is_number
+from icd_mmrazor.configuration.building import IMPORTS
 from icd_mmrazor.configuration.type_names import known_types, type_name
-from icd_mmrazor.errors import SettingError
+from icd_mmrazor.errors import SettingError, did_you_mean
 from icd_mmrazor.models.networks.features import FeaturePoints, Point
 
 NETWORKS = ('student', 'teacher')
@@ -54,7 +55,7 @@ def checked_entry(name: str, cfg: Any) -> dict:
         raise SettingError(f'FeatureDistiller: {name!r} in losses cannot be a name: it must be one word.')
     unknown = sorted({*cfg} - {*known}, key=str) if isinstance(cfg, Mapping) else []
     if unknown or not isinstance(cfg, Mapping):
-        close = close_to(unknown[0], known) if unknown else ''
+        close = did_you_mean(unknown[0], known) if unknown else ''
         raise SettingError(
             f'FeatureDistiller: {name}={cfg!r} in losses must be a dict of these: {", ".join(known)}.{close}'
         )
@@ -204,6 +205,6 @@ def class_of(cfg: Mapping[str, Any]) -> Callable:
     if cls is None:
         if not isinstance(kind, str):
             raise SettingError(f'FeatureDistiller: {cfg!r} is no loss or connector: give dict(type=..., ...).')
-        close = close_to(kind.rpartition('.')[2], known_types())
+        close = did_you_mean(kind.rpartition('.')[2], known_types())
         raise SettingError(f'FeatureDistiller: type={kind!r} is no registered loss or connector.{close} {IMPORTS}')
     return cls

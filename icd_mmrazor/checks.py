@@ -1,0 +1,102 @@
+"""Checks of constructor arguments.
+
+Each returns the value it was given, or raises a ``SettingError`` that names the owner, the setting and the value::
+
+    self.alpha = checks.positive(self, 'alpha', alpha)
+"""
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from icd_mmrazor.errors import SettingError, did_you_mean
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a finite number; a bool is not.
+
+    Args:
+        value: Anything.
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def finite(owner: Any, name: str, value: Any) -> float:
+    """Check that a setting is a finite number.
+
+    Args:
+        owner: The object that has the setting, or the name of its class.
+        name: Name of the setting.
+        value: Its value.
+
+    Raises:
+        SettingError: It is not.
+    """
+    return _checked(is_number(value), owner, name, value, 'a finite number')
+
+
+def positive(owner: Any, name: str, value: Any) -> float:
+    """Check that a setting is a finite number greater than 0; arguments as in :func:`finite`."""
+    return _checked(is_number(value) and value > 0, owner, name, value, 'a positive number')
+
+
+def not_negative(owner: Any, name: str, value: Any) -> float:
+    """Check that a setting is a finite number, 0 or greater; arguments as in :func:`finite`."""
+    return _checked(is_number(value) and value >= 0, owner, name, value, 'a number, 0 or greater')
+
+
+def positive_int(owner: Any, name: str, value: Any) -> int:
+    """Check that a setting is an integer greater than 0; arguments as in :func:`finite`."""
+    return _checked(type(value) is int and value > 0, owner, name, value, 'a positive integer')
+
+
+def boolean(owner: Any, name: str, value: Any) -> bool:
+    """Check that a setting is True or False; arguments as in :func:`finite`."""
+    return _checked(isinstance(value, bool), owner, name, value, 'True or False')
+
+
+def one_of(owner: Any, name: str, value: Any, choices: Collection[Any]) -> Any:
+    """Check that a setting is one of several values.
+
+    Args:
+        owner: The object that has the setting, or the name of its class.
+        name: Name of the setting.
+        value: Its value.
+        choices: The values it may have.
+
+    Raises:
+        SettingError: It is none of them.
+    """
+    known = any(value is choice or (type(value) is type(choice) and value == choice) for choice in choices)
+    hint = did_you_mean(value, choices) if isinstance(value, str) and all(isinstance(c, str) for c in choices) else ''
+    hint = hint if 'mean' in hint else ''
+    return _checked(known, owner, name, value, f'one of {", ".join(map(repr, choices))}', hint)
+
+
+def shape(owner: Any, name: str, value: Any, dims: Collection[int] = (3,)) -> tuple[int, ...]:
+    """Check that a setting is the shape of a feature or an image, without the batch.
+
+    Args:
+        owner: The object that has the setting, or the name of its class.
+        name: Name of the setting.
+        value: ``(C, H, W)``, or ``(C,)``.
+        dims: The numbers of dimensions that are allowed.
+
+    Returns:
+        The shape as a tuple.
+
+    Raises:
+        SettingError: It is anything else.
+    """
+    sizes = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else ()
+    expected = ' or '.join({1: '(C,)', 3: '(C, H, W)'}[n] for n in dims)
+    right = len(sizes) in dims and all(type(size) is int and size > 0 for size in sizes)
+    _checked(right, owner, name, value, f'{expected}: positive integers, without the batch')
+    return sizes
+
+
+def _checked(right: bool, owner: Any, name: str, value: Any, expected: str, hint: str = '') -> Any:
+    if right:
+        return value
+    owner = owner if isinstance(owner, str) else type(owner).__name__
+    raise SettingError(f'{owner}: {name}={value!r} must be {expected}.{hint}')
