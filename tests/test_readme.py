@@ -72,10 +72,8 @@ def test_distillation_trains_a_step(example: str, teacher_file: Callable, tmp_pa
     model = Config.fromfile(tmp_path / 'example.py').model
     if 'my_teacher.py' in model.teacher:
         model.teacher_ckpt = 'my_teacher.pth'
-        torch.save(
-            {'state_dict': MODELS.build(dict(cfg_path='my_teacher.py', _scope_='mmpretrain')).state_dict()},
-            model.teacher_ckpt,
-        )
+        teacher = MODELS.build({'_scope_': 'mmpretrain', **Config.fromfile('my_teacher.py').model})
+        torch.save({'state_dict': teacher.state_dict()}, model.teacher_ckpt)
     elif 'cfg_path' in model.teacher:
         model.teacher_ckpt = str(tmp_path / 'resnet34.pth')
         torch.save({'state_dict': MODELS.build(model.teacher).state_dict()}, model.teacher_ckpt)
