@@ -100,5 +100,5 @@ class FTTranslator(Translator):
 
 def _factor_channels(owner: str, channels: int, rate: Any) -> int:
     if not checks.is_number(rate) or rate * channels < 1:
-        raise SettingError(f"{owner}: rate={rate!r} leaves none of the teacher's {channels} channels. Published is 0.5.")
+        raise SettingError(f'{owner}: rate={rate!r} leaves none of {channels} channels. Published is 0.5.')
     return int(rate * channels)
