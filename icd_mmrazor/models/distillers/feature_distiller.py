@@ -21,22 +21,13 @@ from icd_mmrazor.models.distillers.feature_terms import (
     feature_names,
     terms_of,
 )
-from icd_mmrazor.models.distillers.named_features import (
-    AUTO,
-    OF_CLASSIFIER,
-    classifying_layer,
-    find_point,
-    find_shapes,
-)
+from icd_mmrazor.models.distillers.named_features import AUTO, OF_CLASSIFIER, NamedFeatures
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
 from icd_mmrazor.models.losses import FeatureLoss
-from icd_mmrazor.models.networks.features import Point, feature_points
+from icd_mmrazor.models.networks.features import Point
 
 # labels and indices of the batch, as the student gets them, for losses with an argument of this name
 DATA_SAMPLES = Point('ModuleInputs', '', data_idx=1)
-
-Points = dict[str, dict[str, Point]]
-Shapes = dict[str, dict[str, tuple[int, ...]]]
 
 
 @MODELS.register_module()
@@ -74,7 +65,7 @@ class FeatureDistiller(ConfigurableDistiller):
             * ``stage``: ``'main'`` by default;
             * ``inputs`` instead of ``features``: for each argument of the loss ``dict(network=..., feature=...,
               connector=..., method=...)``; ``method`` of the connector is called instead of its ``forward``.
-        connectors: Connectors that several losses share, or that ``loss_forward_mappings`` names.
+        connectors: Connectors by name, which several losses may share.
         student_loss_weight: Weight of the student's own loss; only ``FrozenTeacherDistill`` reads it, and only if this
             is its only distiller.
         initial_epochs: Length of the initial stage in epochs; positive exactly if a loss is of that stage.
@@ -82,12 +73,14 @@ class FeatureDistiller(ConfigurableDistiller):
         frozen: Names of shared connectors that the main stage does not train.
         image_shape: ``C x H x W`` of the images that the shapes of maps are found for; by default as many channels as
             the networks take and 32 x 32 pixels.
+        init_cfg: Same as in mmengine's ``BaseModule``.
         student_source: Name of the classifying linear layer in the student. ``'auto'``: the one in its head that has as
             many outputs as there are classes
             (:func:`icd_mmrazor.models.networks.classifier_layer.find_classifier`); the log says which.
         teacher_source: The same in the teacher.
-        init_cfg: Same as in mmengine's ``BaseModule``.
-        **kwargs: Other arguments of ``ConfigurableDistiller``: more losses, which count in the main stage.
+        loss_forward_mappings: Same as in ``ConfigurableDistiller``: more losses, which count in the main stage. They
+            may also name the recorders and connectors of ``losses``.
+        **kwargs: Other arguments of ``ConfigurableDistiller``.
 
     Raises:
         SettingError: A name is unknown or used twice, a setting is out of range, or the features of the two networks
@@ -119,9 +112,9 @@ class FeatureDistiller(ConfigurableDistiller):
         initial_lr: float | None = None,
         frozen: Sequence[str] = (),
         image_shape: Sequence[int] | None = None,
+        init_cfg: dict | None = None,
         student_source: str = AUTO,
         teacher_source: str = AUTO,
-        init_cfg: dict | None = None,
         loss_forward_mappings: dict[str, dict] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -142,10 +135,11 @@ class FeatureDistiller(ConfigurableDistiller):
         _refuse_unknown(f'{owner}: connector', shared, connectors)
         # the shared ones are built once the shapes of their features are known
         own = {name: cfg for name, cfg in connectors.items() if name not in shared}
+        if own and not loss_forward_mappings:
+            raise SettingError(f'{owner}: no loss names {", ".join(map(str, own))} in connectors. Remove it.')
         super().__init__(connectors=own, init_cfg=init_cfg, **kwargs)
         self.shared_connectors = {name: cfg for name, cfg in connectors.items() if name in shared}
-        built = dict(self.distill_losses.items())
-        self.entries = {name: checked_entry(name, cfg, built) for name, cfg in losses.items()}
+        self.entries = {name: checked_entry(name, cfg, {**self.distill_losses}) for name, cfg in losses.items()}
         self.own_mappings = loss_forward_mappings or {}
         if isinstance(frozen, str) or not isinstance(frozen, Sequence):
             raise SettingError(f'{owner}: frozen={frozen!r} must be a list of names of connectors.')
@@ -166,7 +160,7 @@ class FeatureDistiller(ConfigurableDistiller):
         # with two stages InitialStageHook sets it; until then DDP must take for trained what is frozen later
         self.stage = None if initial_epochs else 'main'
         self.stage_mappings: dict[str, dict] = {stage: {} for stage in STAGES}
-        self._networks: dict[str, nn.Module] = {}
+        self._features: dict[str, NamedFeatures] = {}
 
     @property
     def needed_networks(self) -> set[str]:
@@ -179,45 +173,47 @@ class FeatureDistiller(ConfigurableDistiller):
 
     def prepare_from_student(self, model: nn.Module) -> None:
         """Prepare for a student, once the teacher is known too; raises as the class says."""
-        self._prepare(student=model)
+        self._prepare('student', model)
 
     def prepare_from_teacher(self, model: nn.Module) -> None:
         """Prepare for a teacher, once the student is known too; raises as the class says."""
-        self._prepare(teacher=model)
+        self._prepare('teacher', model)
 
-    def _prepare(self, **network: nn.Module) -> None:
-        """Find features and their shapes, build connectors and losses, start the recorders."""
-        # in a dict: as an attribute it would become a submodule
-        self._networks |= network
-        if len(self._networks) < 2:
+    def _prepare(self, network: str, model: nn.Module) -> None:
+        """Find the features of a network; once both are known, build connectors and losses, start the recorders."""
+        self._features[network] = self._find_features(network, model)
+        if len(self._features) < len(NETWORKS):
             return
-        networks, self._networks = self._networks, {}
-        owner = type(self).__name__
-        self.student_source = classifying_layer(owner, 'student', networks['student'], self.student_source)
-        self.teacher_source = classifying_layer(owner, 'teacher', networks['teacher'], self.teacher_source)
-        sources = {'student': self.student_source, 'teacher': self.teacher_source}
-        maps = any(name not in OF_CLASSIFIER for entry in self.entries.values() for name in feature_names(entry))
-        known = {network: feature_points(networks[network], maps, sources[network]) for network in NETWORKS}
-        terms = [term for name, entry in self.entries.items() for term in terms_of(name, entry, known)]
-        points, shapes = {}, {}
-        for network in NETWORKS:
-            used = [i.feature for term in terms for i in term.inputs.values() if i.network == network]
-            points[network] = {name: find_point(owner, network, known[network], name) for name in used}
-            shapes[network] = find_shapes(owner, networks[network], sources[network], points[network], self.image_shape)
+        # no reference to the networks stays
+        features, self._features = {name: self._features[name] for name in NETWORKS}, {}
+        counts = {name: each.maps for name, each in features.items()}
+        terms = [term for name, entry in self.entries.items() for term in terms_of(name, entry, counts)]
+        for name, each in features.items():
+            used = [i.feature for term in terms for i in term.inputs.values() if i.network == name]
+            each.use(used, self.image_shape)
         for term in terms:
-            self._build(term, points, shapes)
-        self._start_recorders(networks, points)
+            self._build(term, features)
+        for name, each in features.items():
+            self._start_recorders(name, each)
         self._add_own_mappings()
-        refuse_softmax_of_labels(self, **networks)
+        refuse_softmax_of_labels(self, **{name: each.model for name, each in features.items()})
         if self.stage == 'main':
             self.set_stage('main')
 
-    def _build(self, term: Term, points: Points, shapes: Shapes) -> None:
+    def _find_features(self, network: str, model: nn.Module) -> NamedFeatures:
+        setting = f'{network}_source'
+        maps = any(name not in OF_CLASSIFIER for entry in self.entries.values() for name in feature_names(entry))
+        features = NamedFeatures(type(self).__name__, network, model, getattr(self, setting), maps)
+        setattr(self, setting, features.source)
+        return features
+
+    def _build(self, term: Term, features: dict[str, NamedFeatures]) -> None:
         """Build a loss and the connectors of its arguments."""
-        given = {f'{i.network}_shape': shapes[i.network][i.feature] for i in term.inputs.values()}
+        shapes = {argument: features[item.network].shapes[item.feature] for argument, item in term.inputs.items()}
+        given = {f'{item.network}_shape': shapes[argument] for argument, item in term.inputs.items()}
         mapping = {}
         for argument, item in term.inputs.items():
-            point = points[item.network][item.feature]
+            point = features[item.network].points[item.feature]
             mapping[argument] = dict(
                 recorder=self.recorder_names.get(item.feature, item.feature),
                 from_student=item.network == 'student',
@@ -225,19 +221,19 @@ class FeatureDistiller(ConfigurableDistiller):
                 data_idx=point.data_idx,
             )
             if item.connector is not None:
-                width = shapes[item.network][item.feature][0]
+                width = shapes[argument][0]
                 name = self._connector(f'{term.name}_{argument}', item.connector, {**given, 'in_features': width})
                 mapping[argument].update(connector=name, method=item.method)
         name = f'loss_{term.name}'
         if name in self.distill_losses and self.distill_losses[name] is not term.loss:
             raise SettingError(f'{type(self).__name__}: two losses are called {term.name}. Rename one in losses.')
         loss = term.loss if isinstance(term.loss, nn.Module) else _built(term.loss, given)
-        self._check_classes(term, loss, shapes)
+        self._check_classes(term, loss, features)
         if hasattr(loss, 'check_shapes'):
-            loss.check_shapes(**{argument: shapes[i.network][i.feature] for argument, i in term.inputs.items()})
+            loss.check_shapes(**shapes)
         if 'data_samples' in inspect.signature(loss.forward).parameters:
             mapping['data_samples'] = dict(recorder='data_samples', from_student=True, data_idx=DATA_SAMPLES.data_idx)
-            points['student']['data_samples'] = DATA_SAMPLES
+            features['student'].points['data_samples'] = DATA_SAMPLES
         self.distill_losses[name] = loss
         self.stage_mappings[term.stage][name] = mapping
 
@@ -251,10 +247,10 @@ class FeatureDistiller(ConfigurableDistiller):
             self.connectors[name] = _built(self.shared_connectors[name] if shared else connector, given)
         return name
 
-    def _check_classes(self, term: Term, loss: nn.Module, shapes: Shapes) -> None:
+    def _check_classes(self, term: Term, loss: nn.Module, features: dict[str, NamedFeatures]) -> None:
         """Refuse to compare logits of different classes one by one; a ``FeatureLoss`` may compare images instead."""
         plain = all(item.feature == 'logits' and item.connector is None for item in term.inputs.values())
-        student, teacher = (shapes[network]['logits'][0] for network in NETWORKS)
+        student, teacher = (features[network].shapes['logits'][0] for network in NETWORKS)
         if plain and student != teacher and not isinstance(loss, FeatureLoss):
             raise SettingError(
                 f'{type(self).__name__}: {term.name} compares logits, but the teacher has {teacher} classes '
@@ -262,21 +258,18 @@ class FeatureDistiller(ConfigurableDistiller):
                 f'same classes, or leave out {term.name}.'
             )
 
-    def _start_recorders(self, networks: dict[str, nn.Module], points: Points) -> None:
-        for network, found in points.items():
-            recorders = {
-                self.recorder_names.get(name, name): dict(_scope_='mmrazor', type=point.type, source=point.source)
-                for name, point in found.items()
-            }
-            manager = getattr(self, f'{network}_recorders')
-            twice = sorted({*recorders} & {*manager.recorders})
-            if twice:
-                raise SettingError(
-                    f'{type(self).__name__}: {", ".join(twice)} in {network}_recorders is the name of a feature. '
-                    'Rename yours.'
-                )
-            manager.recorders.update(RecorderManager(recorders).recorders)
-            manager.initialize(networks[network])
+    def _start_recorders(self, network: str, features: NamedFeatures) -> None:
+        recorders = {
+            self.recorder_names.get(name, name): dict(_scope_='mmrazor', type=point.type, source=point.source)
+            for name, point in features.points.items()
+        }
+        manager = getattr(self, f'{network}_recorders')
+        twice = ', '.join(sorted({*recorders} & {*manager.recorders}))
+        if twice:
+            setting = f'{type(self).__name__}: {twice} in {network}_recorders'
+            raise SettingError(f'{setting} is the name of a feature. Rename yours.')
+        manager.recorders.update(RecorderManager(recorders).recorders)
+        manager.initialize(features.model)
 
     def _add_own_mappings(self) -> None:
         """Add the losses of ``loss_forward_mappings``, which may also name recorders and connectors of ``losses``."""

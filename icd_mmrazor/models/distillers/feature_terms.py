@@ -11,7 +11,6 @@ from torch import nn
 from icd_mmrazor import checks
 from icd_mmrazor.configuration.type_names import known_types
 from icd_mmrazor.errors import SettingError, did_you_mean
-from icd_mmrazor.models.networks.features import FeaturePoints
 
 OWNER = 'FeatureDistiller'
 NETWORKS = ('student', 'teacher')
@@ -54,10 +53,10 @@ def checked_entry(name: str, cfg: Any, built: Mapping[str, nn.Module]) -> dict:
     owner = f'{OWNER}: {name} in losses'
     if not isinstance(name, str) or not name.isidentifier():
         raise SettingError(f'{OWNER}: {name!r} in losses must be one word.')
-    unknown = sorted({*cfg} - {*KNOWN}, key=str) if isinstance(cfg, Mapping) else []
-    if unknown or not isinstance(cfg, Mapping):
-        close = did_you_mean(unknown[0], KNOWN) if unknown else ''
-        raise SettingError(f'{OWNER}: {name}={cfg!r} in losses must be a dict of {", ".join(KNOWN)}.{close}')
+    if not isinstance(cfg, Mapping):
+        raise SettingError(f'{owner} must be a dict of {", ".join(KNOWN)}; found {cfg!r}.')
+    if unknown := sorted({*cfg} - {*KNOWN}, key=str):
+        raise SettingError(f'{owner} has no setting {unknown[0]!r}.{did_you_mean(unknown[0], KNOWN)}')
     entry = {'loss': built.get(f'loss_{name}'), 'features': None, 'inputs': None, 'stage': 'main', 'decay': 1.0, **cfg}
     loss, features, inputs = entry['loss'], entry['features'], entry['inputs']
     if not isinstance(loss, nn.Module) and not (isinstance(loss, Mapping) and 'type' in loss):
@@ -91,13 +90,13 @@ def connector_names(entry: Mapping[str, Any]) -> list[str]:
     return [cfg for cfg in cfgs if isinstance(cfg, str)]
 
 
-def terms_of(name: str, entry: dict, points: dict[str, FeaturePoints]) -> list[Term]:
+def terms_of(name: str, entry: dict, maps: dict[str, int]) -> list[Term]:
     """Expand an entry of ``losses`` to one term per feature.
 
     Args:
         name: Its name.
         entry: The checked entry.
-        points: The features of student and teacher.
+        maps: Numbers of feature maps of student and teacher.
 
     Returns:
         The terms, numbered from 1 if there are several.
@@ -117,7 +116,7 @@ def terms_of(name: str, entry: dict, points: dict[str, FeaturePoints]) -> list[T
             raise SettingError(f'{OWNER}: inputs of {name} are {", ".join(inputs)}, but {takes}.')
         return [Term(name, loss, inputs, stage)]
 
-    groups = _groups(name, entry['features'], points)
+    groups = _groups(name, entry['features'], maps)
     if len(groups) > 1 and isinstance(loss, nn.Module):
         raise SettingError(f'{OWNER}: {name} in losses compares several features and needs loss=dict(type=...).')
     terms = []
@@ -133,11 +132,11 @@ def terms_of(name: str, entry: dict, points: dict[str, FeaturePoints]) -> list[T
     return terms
 
 
-def _groups(name: str, features: str, points: dict[str, FeaturePoints]) -> list[list[str]]:
+def _groups(name: str, features: str, maps: dict[str, int]) -> list[list[str]]:
     """Return what each of the losses of an entry compares."""
     if features not in ('maps', 'preactivations', 'consecutive_maps'):
         return [[features]]
-    student, count = (len(points[network].maps) for network in NETWORKS)
+    student, count = maps['student'], maps['teacher']
     if student != count:
         raise SettingError(
             f'{OWNER}: {name} compares {features}, but the student has {student} of them and the teacher {count}. '

@@ -3,12 +3,13 @@
 from typing import Any, ClassVar
 
 from mmrazor.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.connectors import LinearProjection
 from icd_mmrazor.models.distillers.feature_distiller import FeatureDistiller
-from icd_mmrazor.models.distillers.named_features import AUTO
+from icd_mmrazor.models.distillers.named_features import AUTO, NamedFeatures
 
 FEATURE, LOGITS = 'icd_feature', 'icd_logits'
 STUDENT, TEACHER = 'icd_student', 'icd_teacher'
@@ -99,6 +100,12 @@ class ICDDistiller(FeatureDistiller):
             **kwargs,
         )
         self.embed_dims = embed_dims
+
+    def _find_features(self, network: str, model: nn.Module) -> NamedFeatures:
+        features = super()._find_features(network, model)
+        # drawn as soon as a network is known, so that a seed gives the same weights in any mix of distillers
+        self.connectors[f'icd_{network}'] = LinearProjection(*features.shapes['pooled'], self.embed_dims)
+        return features
 
     def compute_distill_losses(self) -> dict[str, Tensor]:
         """Compute the losses of the stage.
