@@ -1,4 +1,4 @@
-"""Distillation losses, one file each."""
+"""Distillation losses, one per file."""
 
 from icd_mmrazor.models.losses.activation_boundary_loss import ActivationBoundaryLoss
 from icd_mmrazor.models.losses.attention_transfer_loss import AttentionTransferLoss

@@ -77,3 +77,26 @@ def number_of_channels(model: nn.Module) -> int:
         return first.in_channels
     mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
     return 3 if mean is None else mean.numel()
+
+
+def linear_layer(model: nn.Module, name: str, setting: str) -> nn.Linear:
+    """Return a linear layer by its name.
+
+    Args:
+        model: The network.
+        name: Name of the layer in ``model.named_modules()``.
+        setting: The setting that names it, for messages: ``'student_source'``.
+
+    Raises:
+        SettingError: It is not a linear layer of the network.
+    """
+    modules = dict(model.named_modules())
+    layer = modules.get(name)
+    if isinstance(layer, nn.Linear):
+        return layer
+    found = f'is a {type(layer).__name__}' if layer is not None else 'is not a module of the network'
+    linear = [each for each, module in modules.items() if isinstance(module, nn.Linear)]
+    raise SettingError(
+        f'{setting}={name!r} {found}; it must be the linear layer that computes the logits. Linear layers of this '
+        f'{type(model).__name__}: {", ".join(linear[-8:]) or "none"}.'
+    )

@@ -151,7 +151,7 @@ def _shufflenet(backbone: ShuffleNetV1 | CIFARShuffleNetV2) -> tuple[list[Point]
     return maps, [input_of(f'{name}.{len(stage) - 1}.act') for name, stage in stages.items()]
 
 
-def feature_points(network: nn.Module, maps: bool = True) -> FeaturePoints:
+def feature_points(network: nn.Module, maps: bool = True, classifier: str | None = None) -> FeaturePoints:
     """Find the features of a network.
 
     Args:
@@ -159,6 +159,7 @@ def feature_points(network: nn.Module, maps: bool = True) -> FeaturePoints:
             (:func:`icd_mmrazor.models.networks.classifier_layer.find_classifier`), with a ``backbone`` where maps are
             wanted.
         maps: Whether maps and pre-activations are wanted. The other features lie in every backbone's classifier.
+        classifier: Name of the classifying layer; found by default.
 
     Returns:
         The points, named from the network on.
@@ -166,7 +167,7 @@ def feature_points(network: nn.Module, maps: bool = True) -> FeaturePoints:
     Raises:
         SettingError: The backbone is not known, or the classifying layer cannot be found.
     """
-    classifier = find_classifier(network)
+    classifier = classifier or find_classifier(network)
     in_backbone = (
         tuple(replace(point, source=f'backbone.{point.source}') for point in points)
         for points in (points_of_backbone(getattr(network, 'backbone', network)) if maps else ((), ()))

@@ -25,7 +25,7 @@ VIT = dict(
 )
 NETWORKS = ('student', 'teacher')
 FIRST = dict(res8='conv1.weight', vit='patch_embed.projection.weight')
-DISTILLER = 'icd_mmrazor.models.distillers.icd_distiller.print_log'
+DISTILLER = 'icd_mmrazor.models.distillers.named_features.print_log'
 PREPROCESSOR = 'icd_mmrazor.models.algorithms.shared_preprocessor.print_log'
 ALGORITHM = 'icd_mmrazor.models.algorithms.frozen_teacher_distill.print_log'
 

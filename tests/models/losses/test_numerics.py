@@ -32,7 +32,7 @@ from icd_mmrazor.models.losses import (
     SPLoss,
     VIDLoss,
 )
-from icd_mmrazor.models.losses.unit_vectors import unit_vectors
+from icd_mmrazor.models.losses.functional import unit_vectors
 
 
 class Flow(nn.Module):
