@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from icd_mmrazor.configuration.type_names import TYPES, type_name
+from icd_mmrazor.configuration.type_names import TYPES, registered, type_name
 
 MISSING = object()
 SHOWN_LENGTH = 60
@@ -47,28 +47,14 @@ OF_LOADERS = (
     'worker_init_fn',
     'multiprocessing_context',
 )
-# hooks that watch, log and save
+# hooks of mmengine and mmpretrain that watch, log and save; ours have only_watches = True
 WATCHING_HOOKS = (
-    'CheckBatchesHook',
-    'CheckLabelsHook',
-    'CheckMetricsHook',
-    'CheckNumbersHook',
-    'CheckPreparationHook',
-    'CheckResumeHook',
-    'CheckWeightsHook',
     'CheckpointHook',
-    'DeferredRuntimeInfoHook',
-    'DistillationReportHook',
     'EmptyCacheHook',
-    'ExportStudentHook',
-    'HookStateHook',
     'IterTimerHook',
     'LoggerHook',
-    'PlainCheckpointHook',
     'ProfilerHook',
-    'ResumedValidationHook',
     'RuntimeInfoHook',
-    'StatusHook',
     'VisualizationHook',
 )
 
@@ -112,17 +98,30 @@ def difference(name: str, then: Any, now: Any) -> str:
 
 
 def _with_influence(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    hooks, custom = cfg.get('default_hooks') or {}, cfg.get('custom_hooks') or []
+    default, custom = cfg.get('default_hooks') or {}, cfg.get('custom_hooks') or []
     return {
         **cfg,
-        'default_hooks': {name: hook for name, hook in hooks.items() if not _only_watches(hook)},
+        'default_hooks': dict(_named_hook(name, hook) for name, hook in default.items() if not _only_watches(hook)),
         'custom_hooks': dict(enumerate(hook for hook in custom if not _only_watches(hook))),
     }
 
 
 def _only_watches(hook: Any) -> bool:
+    """Return whether a hook has no influence on the result, as it says of itself (``only_watches``)."""
     kind = hook.get('type') if isinstance(hook, Mapping) else None
-    return hook is None or type_name(kind) in WATCHING_HOOKS
+    return hook is None or type_name(kind) in WATCHING_HOOKS or bool(_attribute(kind, 'only_watches'))
+
+
+def _named_hook(name: str, hook: Any) -> tuple[str, Any]:
+    """Return a hook that is part of another one (``compared_as``) as that one."""
+    whole = _attribute(hook.get('type'), 'compared_as') if isinstance(hook, Mapping) else None
+    return (whole, {'type': whole}) if whole else (name, hook)
+
+
+def _attribute(kind: Any, name: str) -> Any:
+    """Return an attribute of the class that a config names, None if there is none."""
+    classes = registered(kind) if isinstance(kind, str) else [kind]
+    return next((getattr(cls, name) for cls in classes if hasattr(cls, name)), None)
 
 
 def _settings(value: Any, name: str = '') -> Iterator[tuple[str, Any]]:
@@ -149,10 +148,15 @@ def _ignored(name: str) -> bool:
 
 def _same(name: str, then: Any, now: Any) -> bool:
     if name.rpartition('.')[2] in TYPES and type_name(then) and type_name(now):
-        return type_name(then) == type_name(now)
+        return type_name(then) == type_name(now) or _class_of(then) is _class_of(now) is not None
     if isinstance(then, str) and isinstance(now, str) and '/' in then + now:
         return PurePath(then).name == PurePath(now).name
     return then == now or (then != then and now != now)  # nan
+
+
+def _class_of(kind: Any) -> Any:
+    """Return the class of a type: one that was renamed has two names."""
+    return next(iter(registered(kind)), None) if isinstance(kind, str) else kind
 
 
 def _shown(value: Any) -> str:
