@@ -26,7 +26,9 @@ def changes(**options: Any) -> list[str]:
         dict(work_dir='elsewhere', load_from='a.pth', resume=True, launcher='pytorch', log_level='DEBUG'),
         dict(train_dataloader__num_workers=7, val_dataloader__persistent_workers=True, val_dataloader__batch_size=7),
         dict(
-            default_hooks__logger__interval=3, default_hooks__checkpoint__max_keep_ckpts=1, default_hooks__status=None
+            default_hooks__logger__interval=3,
+            default_hooks__checkpoint__max_keep_ckpts=1,
+            default_hooks__export_student=None,
         ),
         dict(custom_hooks=[dict(type='mmengine.VisualizationHook')], env_cfg__cudnn_benchmark=False),
         dict(custom_imports=dict(imports=['icd_mmrazor', 'more']), default_scope=None, model___scope_='mmengine'),

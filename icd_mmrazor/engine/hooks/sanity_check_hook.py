@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from mmengine.registry import HOOKS
 
 from icd_mmrazor import checks
+from icd_mmrazor.datasets.class_names import CHOICES
 from icd_mmrazor.engine.checks import (
     BatchCheck,
     LabelCheck,
@@ -16,8 +17,6 @@ from icd_mmrazor.engine.checks import (
 )
 from icd_mmrazor.engine.composite import CompositeHook
 
-CHOICES = ('refuse', 'list')
-
 
 @HOOKS.register_module()
 class SanityCheckHook(CompositeHook):
@@ -27,7 +26,7 @@ class SanityCheckHook(CompositeHook):
     ``resume``       settings, teacher or data differ from those of the checkpoint that is resumed
     ``weights``      weights to start with do not fill the network, or are of classes with other names
     ``labels``       labels or class names of the datasets do not fit the classifier
-    ``batches``      batches that hang the processes, train nothing, or cannot be normalized
+    ``batches``      training batches hang the processes or train nothing
     ``preparation``  the channels of the images come in another order than the teacher was trained on
     ``metrics``      a watched metric (``save_best``, a plateau, early stopping) is not a number of the validation
     ``numbers``      a loss or a weight is not finite
@@ -68,6 +67,6 @@ class SanityCheckHook(CompositeHook):
             'metrics': MetricCheck(),
             'numbers': NumberCheck(),
         }
-        for name in skip:
+        for name in skip if isinstance(skip, list | tuple) else [skip]:
             checks.one_of(self, 'skip', name, parts)
         super().__init__(part for name, part in parts.items() if name not in skip)

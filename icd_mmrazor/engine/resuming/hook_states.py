@@ -1,6 +1,5 @@
 """The state of hooks in checkpoints."""
 
-import copy
 from typing import Any
 
 from mmengine.hooks import CheckpointHook, Hook
@@ -54,7 +53,7 @@ class HookStates(Hook):
         self._resumed: dict[str, Any] | None = None
         # changed attributes of foreign hooks, by the hooks' names
         self._unsaved: dict[str, list[str]] = {}
-        self._attributes_before: dict[str, dict[str, Any]] = {}
+        self._attributes_before: dict[str, dict[str, str]] = {}
         # of the validation that hooks are seeing at the moment
         self._metrics: dict[str, Any] | None = None
 
@@ -131,7 +130,7 @@ class HookStates(Hook):
                     states[name]['metrics'] = self._metrics
             elif name in self._attributes_before:
                 before, now = self._attributes_before[name], _plain_attributes(hook)
-                changed = [key for key, value in now.items() if key not in before or before[key] != value]
+                changed = [key for key, value in now.items() if before.get(key) != value]
                 unsaved[name] = sorted({*unsaved.get(name, []), *changed})
             after_checkpoint_hook = after_checkpoint_hook or isinstance(hook, CheckpointHook)
         if states:
@@ -155,13 +154,5 @@ class HookStates(Hook):
             hook.after_val_epoch(runner, metrics=stored['metrics'])
 
 
-def _plain_attributes(hook: Hook) -> dict[str, Any]:
-    return {name: copy.deepcopy(value) for name, value in vars(hook).items() if _is_comparable(value)}
-
-
-def _is_comparable(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return all(map(_is_comparable, value))
-    if isinstance(value, dict):
-        return all(_is_comparable(item) for pair in value.items() for item in pair)
-    return value is None or type(value) in (bool, int, float, str)
+def _plain_attributes(hook: Hook) -> dict[str, str]:
+    return {name: repr(value) for name, value in vars(hook).items() if is_plain(value)}

@@ -26,11 +26,7 @@ KNOWN_PACKAGES = {'mmengine', 'mmcv', 'mmpretrain', 'mmrazor', 'icd_mmrazor'}
 
 
 def named_hooks(runner: Runner) -> Iterator[tuple[str, Hook]]:
-    """Yield the hooks of a run with their names; the second of a kind is ``'mmengine.EarlyStoppingHook 2'``.
-
-    Args:
-        runner: The run.
-    """
+    """Yield the hooks of a run with their names; the second of a kind is ``'mmengine.EarlyStoppingHook 2'``."""
     count: Counter = Counter()
     for hook in runner.hooks:
         name = _name(type(hook))
@@ -39,11 +35,7 @@ def named_hooks(runner: Runner) -> Iterator[tuple[str, Hook]]:
 
 
 def is_stored(hook: Hook) -> bool:
-    """Return whether the state of a hook is stored: it stores itself, or is of a kind known here.
-
-    Args:
-        hook: The hook.
-    """
+    """Return whether the state of a hook is stored: it stores itself, or is of a kind known here."""
     if _stores_itself(hook):
         return True
     kind = _kind(hook)
@@ -54,24 +46,12 @@ def is_stored(hook: Hook) -> bool:
 
 
 def is_foreign(hook: Hook) -> bool:
-    """Return whether nothing is known about the state of a hook.
-
-    Args:
-        hook: The hook.
-    """
+    """Return whether nothing is known about the state of a hook."""
     return not is_stored(hook) and type(hook).__module__.partition('.')[0] not in KNOWN_PACKAGES
 
 
 def get_state(hook: Hook, runner: Runner) -> dict[str, Any] | None:
-    """Return the state of a hook.
-
-    Args:
-        hook: The hook.
-        runner: Its run.
-
-    Returns:
-        The state; None if there is nothing to store.
-    """
+    """Return the state of a hook, None if there is nothing to store."""
     if not is_stored(hook):
         return None
     if _stores_itself(hook):
@@ -87,16 +67,7 @@ def get_state(hook: Hook, runner: Runner) -> dict[str, Any] | None:
 
 
 def set_state(hook: Hook, runner: Runner, state: dict[str, Any]) -> bool:
-    """Set the state of a hook.
-
-    Args:
-        hook: The hook.
-        runner: Its run.
-        state: The state from a checkpoint.
-
-    Returns:
-        Whether the state is one of such a hook.
-    """
+    """Set the state of a hook from a checkpoint; return whether it is the state of such a hook."""
     if _stores_itself(hook):
         hook.load_state_dict(state)
         return True
@@ -116,22 +87,14 @@ def set_state(hook: Hook, runner: Runner, state: dict[str, Any]) -> bool:
 
 
 def forget_queues_of_other_runs(runner: Runner) -> None:
-    """Empty the queue that ``SwAVHook`` has read from a file of an earlier run in the same folder.
-
-    Args:
-        runner: The run.
-    """
+    """Empty the queue that ``SwAVHook`` has read from a file of an earlier run in the same folder."""
     for hook in runner.hooks:
         if _kind(hook) == SWAV and get_world_size() == 1:
             _set_queue(hook, runner, None)
 
 
 def states_no_checkpoint_holds(runner: Runner) -> Iterator[str]:
-    """Yield which hooks of a run have a state that is not in its checkpoints, and why.
-
-    Args:
-        runner: The run.
-    """
+    """Yield which hooks of a run have a state that is not in its checkpoints, and why."""
     averages = hooks_of(runner, EMAHook)
     if len(averages) > 1:
         yield f'EMAHook: there are {len(averages)}, and mmengine stores the averages of one, in place of the weights'
