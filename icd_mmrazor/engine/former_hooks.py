@@ -32,8 +32,6 @@ for name, part in PARTS.items():
 class HookStateHook(CompositeHook):
     """Store and restore the state of hooks."""
 
-    only_watches = True
-
     def __init__(self) -> None:
         super().__init__([resuming.HookStates(), resuming.LoadedState()])
 
@@ -41,8 +39,6 @@ class HookStateHook(CompositeHook):
 @HOOKS.register_module()
 class StatusHook(Hook):
     """Do nothing: ``DistillationReportHook`` logs where a run stands."""
-
-    only_watches = True
 
     def __init__(self, interval: float | None = None) -> None:
         pass

@@ -23,8 +23,6 @@ class BatchCheck(Hook):
             without ``gather_distributed``, SP, CC, PKT, RKD).
     """
 
-    only_watches = True
-
     def before_train(self, runner: Runner) -> None:
         """Check the training batches."""
         loader, processes = runner.train_dataloader, get_world_size()

@@ -29,8 +29,6 @@ class LabelCheck(Hook):
             range.
     """
 
-    only_watches = True
-
     def before_train(self, runner: Runner) -> None:
         """Check both sets."""
         model = model_of(runner)

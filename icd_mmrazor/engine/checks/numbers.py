@@ -26,7 +26,6 @@ class NumberCheck(Hook):
 
     # after DeferredRuntimeInfoHook, before EMAHook and CheckpointHook
     priority = 'ABOVE_NORMAL'
-    only_watches = True
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None

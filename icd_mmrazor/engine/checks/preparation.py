@@ -31,8 +31,6 @@ class PreparationCheck(Hook):
             leave out augmentations of whole batches that the student's ``train_cfg`` asks for.
     """
 
-    only_watches = True
-
     def before_train(self, runner: Runner) -> None:
         """Check the data preprocessor against teacher and student."""
         model = model_of(runner)

@@ -43,7 +43,6 @@ class ProvenanceCheck(Hook):
 
     # before WeightCheck: settings tell more than names of weights
     priority = 15
-    only_watches = True
 
     def __init__(self, changes: str = 'refuse') -> None:
         self.changes = checks.one_of(self, 'changes', changes, CHOICES)

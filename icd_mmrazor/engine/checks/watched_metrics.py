@@ -40,7 +40,6 @@ class MetricCheck(Hook):
 
     # after EMAHook has put the weights back, before the hooks that watch
     priority = 55
-    only_watches = True
 
     def before_train(self, runner: Runner) -> None:
         """Check the metrics of one image."""

@@ -55,7 +55,6 @@ class WeightCheck(Hook):
 
     # before EMAHook, which loads the same weights into its copy of the model
     priority = 20
-    only_watches = True
 
     def __init__(self, partial: str = 'refuse', names: str = 'refuse') -> None:
         self.partial = checks.one_of(self, 'partial', partial, CHOICES)

@@ -43,8 +43,6 @@ class DeferredRuntimeInfoHook(RuntimeInfoHook):
         default_hooks=dict(runtime_info=dict(type='DeferredRuntimeInfoHook'))
     """
 
-    only_watches = True
-
     def __init__(self, defer: bool | None = None, history: int | None = HISTORY) -> None:
         self.defer = defer if defer is None else checks.boolean(self, 'defer', defer)
         self.history = history if history is None else checks.positive_int(self, 'history', history)

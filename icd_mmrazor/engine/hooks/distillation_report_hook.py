@@ -55,7 +55,6 @@ class DistillationReportHook(Hook):
 
     # after CheckpointHook, which knows the best, and ExportStudentHook, which writes files
     priority = 98
-    only_watches = True
 
     def __init__(self, evaluate_teacher: bool = True) -> None:
         self.evaluate_teacher = checks.boolean(self, 'evaluate_teacher', evaluate_teacher)

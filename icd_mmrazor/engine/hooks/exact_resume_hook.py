@@ -23,7 +23,5 @@ class ExactResumeHook(CompositeHook):
         default_hooks=dict(exact_resume=dict(type='ExactResumeHook'))
     """
 
-    compared_as = 'ExactResumeHook'
-
     def __init__(self) -> None:
         super().__init__([Randomness(), SyncSavedBuffersHook(), HookStates(), LoadedState(), DueValidation()])

@@ -42,7 +42,6 @@ class ExportStudentHook(Hook):
 
     # after CheckpointHook
     priority = 95
-    only_watches = True
 
     def __init__(self) -> None:
         self._checkpoints: CheckpointHook | None = None

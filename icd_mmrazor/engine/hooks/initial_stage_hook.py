@@ -30,6 +30,7 @@ class InitialStageHook(Hook):
 
     # before the hooks that report
     priority = 'HIGH'
+    changes_training = True
 
     def before_train(self, runner: Runner) -> None:
         """Check that there is a main stage."""

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from mmengine.utils import apply_to
 from torch import Tensor
 
-from icd_mmrazor.engine.plain_values import is_plain, plain_value
+from icd_mmrazor.checkpoints.plain_values import is_plain, plain_value
 
 
 @HOOKS.register_module()
@@ -32,7 +32,6 @@ class PlainCheckpointHook(Hook):
 
     # before the file is written, after the hooks that add to it
     priority = 'LOWEST'
-    only_watches = True
 
     def __init__(self) -> None:
         # what has been named in a warning

@@ -32,6 +32,7 @@ class SampleMemoryHook(Hook):
 
     # before EMAHook copies the model
     priority = 'HIGH'
+    changes_training = True
 
     def __init__(self) -> None:
         self._modules: list[nn.Module] = []

@@ -46,8 +46,6 @@ class SanityCheckHook(CompositeHook):
         default_hooks=dict(sanity_check=dict(type='SanityCheckHook', class_names='list', skip=['batches']))
     """
 
-    only_watches = True
-
     def __init__(
         self,
         resume_changes: str = 'refuse',

@@ -19,7 +19,6 @@ class SyncSavedBuffersHook(SyncBuffersHook):
 
     # before EMAHook and CheckpointHook
     priority = 45
-    compared_as = 'ExactResumeHook'
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None

@@ -5,9 +5,9 @@ from typing import Any
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
+from icd_mmrazor.checkpoints.plain_values import is_plain, plain_value
 from icd_mmrazor.engine.checks import ProvenanceCheck
 from icd_mmrazor.engine.metrics import numbers_in
-from icd_mmrazor.engine.plain_values import is_plain, plain_value
 from icd_mmrazor.engine.resuming.known_states import (
     forget_queues_of_other_runs,
     get_state,
@@ -43,7 +43,6 @@ class HookStates(Hook):
 
     # after the hooks that get ready, before CheckpointHook and the due validation
     priority = 75
-    only_watches = True
 
     def __init__(self) -> None:
         self._reset()

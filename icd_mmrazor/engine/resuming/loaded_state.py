@@ -20,7 +20,6 @@ class LoadedState(Hook):
 
     # after the hooks that set them
     priority = 75
-    only_watches = True
 
     def __init__(self) -> None:
         self._reset()

@@ -35,7 +35,6 @@ class Randomness(Hook):
 
     # before hooks that draw random numbers or change the DataLoader
     priority = 5
-    compared_as = 'ExactResumeHook'
 
     def __init__(self) -> None:
         self._reset()

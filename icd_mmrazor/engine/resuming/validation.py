@@ -18,7 +18,6 @@ class DueValidation(Hook):
 
     # after all hooks are ready
     priority = 'LOWEST'
-    only_watches = True
 
     def before_train(self, runner: Runner) -> None:
         """Validate if it is due."""

@@ -1,4 +1,4 @@
-"""Values that a checkpoint holds without a pickle of objects."""
+"""Plain values, which ``torch.load(weights_only=True)`` reads."""
 
 from collections import OrderedDict
 from types import FunctionType
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# in addition to tensors and containers
+# besides tensors and containers
 PLAIN_TYPES = (bool, int, float, complex, str, bytes, bytearray, torch.dtype, torch.device)
 
 
@@ -26,7 +26,7 @@ def is_plain(value: Any) -> bool:
 
 
 def plain_value(value: Any) -> Any:
-    """Convert numpy's values and special containers to Python's own.
+    """Write numpy's values and special containers as Python's own.
 
     Args:
         value: Anything; what has no plain form stays as it is.
@@ -35,9 +35,9 @@ def plain_value(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, dict):  # a Counter or defaultdict, too
+    if isinstance(value, dict):  # a Counter or defaultdict too
         kind = OrderedDict if isinstance(value, OrderedDict) else dict
-        # OneCycleLR keeps a function of its own, which a resumed one has, too
+        # OneCycleLR keeps a function, which a resumed one has, too
         return kind((key, plain_value(item)) for key, item in value.items() if not isinstance(item, FunctionType))
     if isinstance(value, list | tuple):
         kind = list if isinstance(value, list) else tuple
