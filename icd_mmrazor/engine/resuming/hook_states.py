@@ -137,10 +137,6 @@ class HookStates(Hook):
         if unsaved := {name: names for name, names in unsaved.items() if names}:
             checkpoint['meta'][UNSAVED] = unsaved
 
-    def after_train(self, runner: Runner) -> None:
-        """Forget the run."""
-        self._reset()
-
     def _restore(self, runner: Runner, name: str, hook: Hook) -> None:
         stored = self._resumed.get(name)
         state = stored.get('state') if isinstance(stored, dict) else None

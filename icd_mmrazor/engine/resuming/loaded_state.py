@@ -1,8 +1,7 @@
-"""Weights, learning rates and momenta as the resumed checkpoint has them."""
+"""Weights and learning rates as the resumed checkpoint has them."""
 
 from collections.abc import Mapping
 
-import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -14,8 +13,7 @@ class LoadedState(Hook):
     """Keep what was loaded from a checkpoint as it was, whatever other hooks do when they get ready.
 
     A module that a hook replaces (the loss of ``SwitchRecipeHook``) gets its weights from the checkpoint; a learning
-    rate that a hook sets at the start of an epoch (``SimSiamHook``) is not set again within one. Momenta get the memory
-    layout of their weights: torch's fused optimizers on a CPU silently mix up the values where it differs.
+    rate that a hook sets at the start of an epoch (``SimSiamHook``) is not set again within one.
     """
 
     # after the hooks that set them
@@ -45,8 +43,7 @@ class LoadedState(Hook):
             self._within_epoch = type(trained) is int and trained > 0
 
     def before_train(self, runner: Runner) -> None:
-        """Lay out the momenta; fill replaced modules, unless they are replaced once more when the epoch starts."""
-        _lay_out_momenta(runner)
+        """Fill replaced modules, unless they are replaced once more when the epoch starts."""
         if counts_iterations(runner):
             self._within_epoch = runner.iter > 0
         if self._within_epoch:
@@ -73,11 +70,3 @@ class LoadedState(Hook):
                 if isinstance(loaded, Tensor) and loaded.shape == tensor.shape:
                     tensor.data.copy_(loaded)
         self._weights, self._modules = {}, {}
-
-
-def _lay_out_momenta(runner: Runner) -> None:
-    for wrapper in optimizers_of(runner):
-        for weight, state in wrapper.optimizer.state.items():
-            for name, value in state.items():
-                if isinstance(value, Tensor) and value.shape == weight.shape:
-                    state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
