@@ -12,7 +12,8 @@ from mmengine.runner import Runner
 
 from icd_mmrazor.checkpoints.resuming import follow_restart
 from icd_mmrazor.configuration.type_names import type_name
-from icd_mmrazor.engine.hooks import CheckWeightsHook
+from icd_mmrazor.engine.checks import WeightCheck
+from icd_mmrazor.engine.hooks import SanityCheckHook
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import add_common_arguments, load_config, run
 from icd_mmrazor.launch.watchdog import Watchdog
@@ -70,7 +71,10 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
         cfg.load_from = None if args.resume == 'auto' else args.resume
     if args.resume_changes:
         hooks = cfg.setdefault('default_hooks', {})
-        hooks['check_resume'] = {'type': 'CheckResumeHook', 'changes': args.resume_changes}
+        if 'sanity_check' in hooks:
+            hooks['sanity_check']['resume_changes'] = args.resume_changes
+        else:  # a stored config of version 0.1, or one that is not built on ours
+            hooks['check_resume'] = {'type': 'CheckResumeHook', 'changes': args.resume_changes}
     if args.amp:
         use_mixed_precision(cfg, args.amp)
     if args.auto_scale_lr:
@@ -107,9 +111,9 @@ def is_ours(cfg: Config) -> bool:
 
 def train(cfg: Config) -> None:
     runner = Runner.from_cfg(cfg)
-    if 'check_weights' not in cfg.get('default_hooks', {}):
+    if not any(isinstance(hook, SanityCheckHook | WeightCheck) for hook in runner.hooks):
         # of a config that is not built on ours
-        runner.register_hook(CheckWeightsHook())
+        runner.register_hook(WeightCheck())
     runner.train()
 
 

@@ -8,7 +8,7 @@ from icd_mmrazor.errors import DatasetError, printable
 
 SHOWN_DIFFERENCES = 3
 CHOICES = ('refuse', 'list')
-SETTING = 'default_hooks.check_weights.names'
+SETTING = 'default_hooks.sanity_check.class_names'
 SYNSET = re.compile(r'n\d{8}')
 BETWEEN_WORDS = re.compile(r'(?<=\w)[\s_-]+(?=\w)')
 
@@ -122,5 +122,7 @@ def choice_in(cfg: Mapping[str, Any]) -> str:
     Args:
         cfg: The config of a run.
     """
-    hook = (cfg.get('default_hooks') or {}).get('check_weights') or {}
-    return hook.get('names', CHOICES[0])
+    hooks = cfg.get('default_hooks') or {}
+    # that of version 0.1 first: a config that has it, has been told so
+    former, check = hooks.get('check_weights') or {}, hooks.get('sanity_check') or {}
+    return former.get('names') or check.get('class_names') or CHOICES[0]

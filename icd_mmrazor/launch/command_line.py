@@ -24,6 +24,14 @@ from icd_mmrazor.errors import SettingError, UserError
 from icd_mmrazor.launch.processes import end_process, end_with_launcher, several_processes
 
 FUSED_OPTIMIZERS = ('SGD', 'Adam', 'AdamW')
+# mmengine itself leaves these out if they are None
+MMENGINE_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
+# settings may be given for these in a config that does not have them; the last two are names of version 0.1
+OPTIONAL_HOOKS = {
+    'sanity_check': 'SanityCheckHook',
+    'check_resume': 'CheckResumeHook',
+    'check_weights': 'CheckWeightsHook',
+}
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,12 +104,23 @@ def load_config(args: argparse.Namespace) -> Config:
             cfg[name].setdefault('collate_fn', dict(type='default_collate'))
             cfg[name].setdefault('persistent_workers', cfg[name].get('num_workers', 0) > 0)
             cfg[name].setdefault('pin_memory', torch.cuda.is_available())
-    hook = (cfg.get('default_hooks') or {}).get('check_weights')
-    if hook:
-        # its settings may be given to a config that does not name it
-        hook.setdefault('type', 'CheckWeightsHook')
+    complete_hooks(cfg)
     use_fused_optimizer(cfg)
     return cfg
+
+
+def complete_hooks(cfg: Config) -> None:
+    """Leave out hooks that are None, and name the type of those that have settings alone.
+
+    Args:
+        cfg: The run's; changed.
+    """
+    hooks = cfg.get('default_hooks') or {}
+    for name, hook in [*hooks.items()]:
+        if hook is None and name not in MMENGINE_HOOKS:
+            del hooks[name]
+        elif name in OPTIONAL_HOOKS and hook is not None:
+            hook.setdefault('type', OPTIONAL_HOOKS[name])
 
 
 def use_fused_optimizer(cfg: Config) -> None:

@@ -1,10 +1,8 @@
 """Checkpoints of nothing but tensors, laid out as always, and plain values."""
 
 from collections import OrderedDict
-from types import FunctionType
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapperDict
@@ -13,8 +11,7 @@ from mmengine.runner import Runner
 from mmengine.utils import apply_to
 from torch import Tensor
 
-# beside tensors and containers
-PLAIN_TYPES = (bool, int, float, complex, str, bytes, bytearray, torch.dtype, torch.device)
+from icd_mmrazor.checkpoints.plain_values import is_plain, plain_value
 
 
 @HOOKS.register_module()
@@ -75,36 +72,3 @@ class PlainCheckpointHook(Hook):
                         f'PlainCheckpointHook: {name} in the message hub is a {type(value).__name__} and not stored: '
                         'a checkpoint holds tensors and plain values only.'
                     )
-
-
-def is_plain(value: Any) -> bool:
-    """Return whether ``torch.load(weights_only=True)`` reads a value.
-
-    Args:
-        value: Anything.
-    """
-    if isinstance(value, dict):
-        return all(is_plain(item) for pair in value.items() for item in pair)
-    if isinstance(value, list | tuple):
-        return type(value) in (list, tuple, torch.Size) and all(map(is_plain, value))
-    return value is None or isinstance(value, Tensor) or type(value) in PLAIN_TYPES
-
-
-def plain_value(value: Any) -> Any:
-    """Return a value as it is stored: what is numpy's, and special containers, as Python's own.
-
-    Args:
-        value: Anything; what has no plain form stays as it is.
-    """
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, dict):  # a Counter or defaultdict too
-        kind = OrderedDict if isinstance(value, OrderedDict) else dict
-        # OneCycleLR keeps a function of its own, which a resumed one has, too
-        return kind((key, plain_value(item)) for key, item in value.items() if not isinstance(item, FunctionType))
-    if isinstance(value, list | tuple):
-        kind = list if isinstance(value, list) else tuple
-        return kind(plain_value(item) for item in value)
-    return value

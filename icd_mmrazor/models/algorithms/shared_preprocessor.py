@@ -129,8 +129,9 @@ def compare_preparations(
         SettingError: The order is another.
     """
     known = trained or told
-    same = True if known is None or gray else known.has_order_of(used)
-    if same or (same is None and known.turned == used.turned):
+    same = True if known is None else known.has_order_of(used)
+    # last: it may be found out only when it is asked
+    if same or (same is None and known.turned == used.turned) or gray:
         return
     where = 'its checkpoint' if trained else 'its config'
     difference = (

@@ -10,7 +10,7 @@ from mmrazor.registry import MODELS
 from torch import nn
 
 from icd_mmrazor.checkpoints.reading import weights_of
-from icd_mmrazor.engine.hooks.distillation_report_hook import describe
+from icd_mmrazor.engine.description import describe
 from icd_mmrazor.models.algorithms.frozen_network import FrozenNetwork
 
 VIT = dict(

@@ -1,6 +1,6 @@
 """Every loss where numbers end: its gradients, features without a direction, too large, too small, or no numbers.
 
-A loss must be finite with finite gradients, or no number itself, so that ``CheckNumbersHook`` stops the run.
+A loss must be finite with finite gradients, or no number itself, so that ``SanityCheckHook`` stops the run.
 """
 
 import copy

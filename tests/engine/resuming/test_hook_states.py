@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from same_checkpoints import differences
 
 from icd_mmrazor.checkpoints.reading import read_checkpoint
-from icd_mmrazor.engine.hooks import HookStateHook
+from icd_mmrazor.engine.resuming import HookStates
 from icd_mmrazor.errors import SettingError
 
 LAST = 'iter_6.pth'
@@ -89,7 +89,7 @@ def test_what_hooks_remember_is_resumed(start: Callable, tmp_path: Path) -> None
     whole = start('whole', *hooks, dict(type='StoredCounting'))
     with pytest.raises(StoppedError):
         start('stopped', *hooks, dict(type='StoredCounting', stop=5))
-    changed = {'default_hooks.check_resume.changes': 'list'}
+    changed = {'default_hooks.sanity_check.resume_changes': 'list'}
     resumed = start('stopped', *hooks, dict(type='StoredCounting'), resume=True, **changed)
     assert hook_of(resumed, StoredCounting).iterations == 6
     assert torch.equal(resumed.model.head.loss_module.queue, torch.full((2, 24, 2), 6.0))
@@ -103,9 +103,9 @@ def test_what_hooks_remember_is_resumed(start: Callable, tmp_path: Path) -> None
 def test_a_hook_that_does_not_store_what_it_counts_is_named(start: Callable) -> None:
     with pytest.raises(StoppedError):
         start('work', dict(type='Counting', stop=5))
-    changed = {'default_hooks.check_resume.changes': 'list'}
+    changed = {'default_hooks.sanity_check.resume_changes': 'list'}
     run = start('work', dict(type='Counting'), resume=True, **changed)
-    assert 'Counting has changed its attributes iterations, which are not in the checkpoint' in logged(run)
+    assert 'lacks the attributes iterations of' in logged(run)
     # it is still said of the run that is resumed again
     unsaved = read_checkpoint(Path(run.work_dir, LAST))['meta']['unsaved_hook_states']
     assert list(unsaved.values()) == [['iterations']]
@@ -114,7 +114,7 @@ def test_a_hook_that_does_not_store_what_it_counts_is_named(start: Callable) -> 
 def test_a_state_that_no_checkpoint_can_hold_is_not_stored(start: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StoredCounting, 'state_dict', lambda hook: {'itself': hook})
     run = start('work', dict(type='StoredCounting'))
-    assert 'StoredCounting holds more than tensors and plain values and is not stored' in logged(run)
+    assert 'StoredCounting holds more than tensors and plain values' in logged(run)
     assert 'hook_states' not in read_checkpoint(Path(run.work_dir, LAST))['meta']
 
 
@@ -125,21 +125,21 @@ def test_a_checkpoint_without_the_state_is_resumed_with_a_warning(start: Callabl
     checkpoint = read_checkpoint(file)
     del checkpoint['meta']['hook_states']
     torch.save(checkpoint, file)
-    changed = {'default_hooks.check_resume.changes': 'list'}
+    changed = {'default_hooks.sanity_check.resume_changes': 'list'}
     run = start('work', stopping, resume=True, **changed)
-    assert 'does not hold what mmengine.EarlyStoppingHook remembers, so it starts over' in logged(run)
+    assert 'lacks the state of mmengine.EarlyStoppingHook' in logged(run)
 
 
 def test_what_no_checkpoint_can_hold_is_refused_by_name(start: Callable, tmp_path: Path) -> None:
     averages = [dict(type='EMAHook'), dict(type='mmengine.EMAHook', begin_iter=1)]
     run = start('work', *averages)
     assert 'cannot be resumed exactly. EMAHook: there are 2' in logged(run)
-    with pytest.raises(SettingError, match=r'EMAHook: there are 2.*\nTrain .* --resume-changes list'):
+    with pytest.raises(SettingError, match='EMAHook: there are 2'):
         start('work', *averages, resume=True)
-    start('work', *averages, resume=True, **{'default_hooks.check_resume.changes': 'list'})
+    start('work', *averages, resume=True, **{'default_hooks.sanity_check.resume_changes': 'list'})
 
 
 def test_a_run_without_such_hooks_stores_nothing(start: Callable) -> None:
     run = start('work')
-    assert hook_of(run, HookStateHook).priority == 'LOW'
+    assert hook_of(run, HookStates)
     assert not {'hook_states', 'unsaved_hook_states'} & read_checkpoint(Path(run.work_dir, LAST))['meta'].keys()

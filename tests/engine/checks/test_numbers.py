@@ -13,7 +13,7 @@ from mmengine.hooks import Hook
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.runner import Runner
 
-from icd_mmrazor.engine.hooks import CheckNumbersHook
+from icd_mmrazor.engine.checks import NumberCheck
 from icd_mmrazor.errors import NonFiniteLossError
 
 
@@ -77,7 +77,7 @@ def test_weights_that_are_no_numbers_are_not_saved(demo_config: Callable, runner
 
 
 def test_a_checkpoint_without_weights_is_nothing_to_look_at() -> None:
-    CheckNumbersHook().before_save_checkpoint(SimpleNamespace(hooks=[], iter=0), {'state_dict': {}})
+    NumberCheck().before_save_checkpoint(SimpleNamespace(hooks=[], iter=0), {'state_dict': {}})
 
 
 @pytest.mark.parametrize('outputs', [{'loss_a': 1.0, 'loss_b': math.nan}, {'loss': math.inf, 'loss_b': 1.0}], ids=str)
@@ -86,8 +86,8 @@ def test_each_loss_is_looked_at(outputs: dict, tmp_path: Path) -> None:
     run = SimpleNamespace(hooks=[], iter=4, epoch=1, work_dir=str(tmp_path))
     wrong = r'the loss is inf' if 'loss' in outputs else r'loss_b is nan'
     with pytest.raises(NonFiniteLossError, match=rf'iteration 5 \(epoch 2\): {wrong}\. Its terms: .*loss_b='):
-        CheckNumbersHook().after_train_iter(run, 4, outputs={k: torch.tensor(v) for k, v in outputs.items()})
-    CheckNumbersHook().after_train_iter(run, 4, outputs={'loss_a': torch.tensor(1.0), 'grad_norm': math.inf})
+        NumberCheck().after_train_iter(run, 4, outputs={k: torch.tensor(v) for k, v in outputs.items()})
+    NumberCheck().after_train_iter(run, 4, outputs={'loss_a': torch.tensor(1.0), 'grad_norm': math.inf})
 
 
 class SpoilGradient(Hook):

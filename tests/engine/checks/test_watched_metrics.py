@@ -155,7 +155,7 @@ def test_a_run_resumed_elsewhere_publishes_what_it_has(save_best: str | list, tr
         'epoch_1.pth',
     ]
     checkpoint = str(tmp_path / 'before' / 'epoch_1.pth')
-    changed = {'default_hooks.check_resume.changes': 'list', 'resume': True, 'load_from': checkpoint}
+    changed = {'default_hooks.sanity_check.resume_changes': 'list', 'resume': True, 'load_from': checkpoint}
     run = train(*scores, work_dir=str(tmp_path / 'after'), **settings, **changed)
     assert [name.partition('-')[0] for name in files(run)] == ['epoch_2', 'epoch_2.pth']
     assert files(before) == there

@@ -12,7 +12,6 @@ from mmengine.runner import Runner
 from mmrazor.registry import MODELS
 from torch import Tensor
 
-from icd_mmrazor.engine.hooks import CheckWeightsHook
 from icd_mmrazor.errors import CheckpointError, DatasetError, SettingError
 
 DIGITS = tuple('0123456789')
@@ -25,8 +24,8 @@ UNTRAINED = {
     **dict.fromkeys(('val_cfg', 'val_dataloader', 'val_evaluator')),
 }
 NAMED = {'train_dataloader.dataset.metainfo': dict(classes=DIGITS)}
-LISTED_NAMES = {'default_hooks.check_weights.names': 'list'}
-LISTED = {'default_hooks.check_weights.partial': 'list'}
+LISTED_NAMES = {'default_hooks.sanity_check.class_names': 'list'}
+LISTED = {'default_hooks.sanity_check.partial_weights': 'list'}
 
 
 def logged(cfg: Config) -> str:
@@ -246,9 +245,3 @@ def test_a_resumed_run_has_the_same_class_names(started: Callable, demo_config: 
     message = r"training classes: label 2 is '2' in the checkpoint and '3' now, label 3 '3' and '4', "
     with pytest.raises(SettingError, match=message):
         started(resume=True, **renamed)
-
-
-def test_arguments() -> None:
-    for setting in ('names', 'partial'):
-        with pytest.raises(SettingError, match=f"{setting}='no' must be 'refuse' or 'list'"):
-            CheckWeightsHook(**{setting: 'no'})

@@ -3,7 +3,7 @@ from unittest import mock
 import pytest
 from mmengine.hooks import CheckpointHook
 
-from icd_mmrazor.engine.hooks import SyncSavedBuffersHook, sync_saved_buffers_hook
+from icd_mmrazor.engine.resuming import SyncSavedBuffersHook, buffers
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_processes_agree_where_a_checkpoint_is_written(settings: dict, distribut
     for iteration in range(8):
         run = mock.Mock(iter=iteration, epoch=0, max_iters=8, hooks=[hook, checkpoints])
         with (
-            mock.patch.object(sync_saved_buffers_hook, 'all_reduce_params') as reduce,
+            mock.patch.object(buffers, 'all_reduce_params') as reduce,
             mock.patch.object(checkpoints, '_save_checkpoint') as save,
         ):
             hook.after_train_iter(run, iteration)

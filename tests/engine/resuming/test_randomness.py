@@ -10,7 +10,7 @@ from mmengine.dataset import DefaultSampler
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch.utils.data import DataLoader
 
-from icd_mmrazor.engine.hooks import RepeatableRandomnessHook
+from icd_mmrazor.engine.resuming import Randomness
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def begun() -> Callable:
 
     def begin(
         meta: object = None, epoch: int = 0, iteration: int = 0, images: int = 6, **wrapper: int
-    ) -> tuple[RepeatableRandomnessHook, mock.Mock]:
+    ) -> tuple[Randomness, mock.Mock]:
         dataset = list(range(images))
         dataset = torch.utils.data.TensorDataset(torch.tensor(dataset))
         loader = DataLoader(dataset, sampler=DefaultSampler(dataset, shuffle=True, seed=1))
@@ -27,7 +27,7 @@ def begun() -> Callable:
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
         run = mock.Mock(seed=2, epoch=epoch, iter=iteration, train_loop=loop, train_dataloader=loader, _resume=True)
         run.optim_wrapper = OptimWrapper(optimizer, **wrapper)
-        hook = RepeatableRandomnessHook()
+        hook = Randomness()
         hook.before_run(run)
         if meta is not None:
             hook.after_load_checkpoint(run, {'meta': meta})
@@ -37,7 +37,7 @@ def begun() -> Callable:
     return begin
 
 
-def saved(hook: RepeatableRandomnessHook, run: mock.Mock, epoch: int, iteration: int) -> dict:
+def saved(hook: Randomness, run: mock.Mock, epoch: int, iteration: int) -> dict:
     checkpoint = {'meta': dict(epoch=epoch, iter=iteration)}
     hook.before_save_checkpoint(run, checkpoint)
     return checkpoint['meta']
@@ -63,12 +63,12 @@ def test_a_checkpoint_says_where_in_the_data_it_is(begun: Callable) -> None:
     assert [*run.train_dataloader.batch_sampler] == [[i] for i in run.train_dataloader.sampler]
 
 
-def test_another_number_of_batches_begins_the_epoch_anew(begun: Callable) -> None:
+def test_another_number_of_batches_restarts_the_epoch(begun: Callable) -> None:
     meta = dict(sampler_seed=1, batches_of_epoch=6, trained_of_epoch=3)
     _, run = begun(meta, epoch=2, iteration=15, images=5)
     assert run.train_dataloader.batch_sampler.skip == 0
     (message,) = run.logger.warning.call_args.args
-    assert 'after 3 of the 6 batches of epoch 3. An epoch has 5 now, so it begins anew' in message
+    assert 'after 3 of the 6 batches of epoch 3, which has 5 now' in message
     # between epochs nothing is lost
     _, run = begun({**meta, 'trained_of_epoch': 0}, epoch=2, iteration=12, images=5)
     assert not run.logger.warning.called
@@ -93,7 +93,7 @@ def test_gradients_that_are_not_saved_are_named_once(begun: Callable) -> None:
     for _ in range(2):
         saved(hook, run, 0, 11)
     ((message,),) = (call.args for call in run.logger.warning.call_args_list)
-    assert 'the gradients of the last 3 of optim_wrapper.accumulative_counts=4 batches are not in it' in message
+    assert 'the gradients of the last 3 of optim_wrapper.accumulative_counts=4 batches' in message
 
 
 def test_other_loaders_are_named(begun: Callable) -> None:
@@ -101,6 +101,6 @@ def test_other_loaders_are_named(begun: Callable) -> None:
     hook.after_train(run)
     run.train_loop.dataloader = [1, 2]
     hook.before_train(run)
-    assert 'does not take its batches from a dataset by their indices' in run.logger.warning.call_args.args[0]
+    assert 'by their indices' in run.logger.warning.call_args.args[0]
     assert saved(hook, run, 0, 1) == dict(epoch=0, iter=1)
     hook.after_train(run)

@@ -1,4 +1,4 @@
-"""Where a run stands and what came out of it, against scripted metrics and a scripted clock."""
+"""The lines and the summary of a run, against scripted metrics and a scripted clock."""
 
 import json
 import re
@@ -13,8 +13,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.registry import METRICS
 
-from icd_mmrazor.engine.hooks import StatusHook, status_hook
-from icd_mmrazor.errors import SettingError
+from icd_mmrazor.engine.hooks import distillation_report_hook
 
 TRAINING, VALIDATION = 10, 30
 
@@ -50,7 +49,7 @@ class Clock(Hook):
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(status_hook, 'monotonic', lambda: clock.now)
+    monkeypatch.setattr(distillation_report_hook, 'monotonic', lambda: clock.now)
     return clock
 
 
@@ -80,7 +79,7 @@ def latest_log(cfg: Config) -> str:
 
 def lines(cfg: Config) -> list[str]:
     """Return the hook's lines of the latest run, with the first one of the summary."""
-    return re.findall(r' - INFO - ((?:epoch|iteration) [\d.]+/.*|The training has .*|Nothing was .*)', latest_log(cfg))
+    return re.findall(r' - INFO - ((?:epoch|iteration) [\d.]+/.*|Training ended .*|Nothing was .*)', latest_log(cfg))
 
 
 def summary(cfg: Config) -> dict[str, str]:
@@ -96,20 +95,17 @@ def test_lines_of_a_distillation(scripted: Callable, runner: Callable, clock: Cl
     run.register_hook(clock)
     run.train()
     assert lines(cfg) == [
-        # 70 s for 7 iterations, 9 left; no validation yet
-        'epoch 1.75/4 | teacher 90.00 | 0:01:30 left',
+        # two epochs of 40 s, a validation of 30 s
         'epoch 2/4 | student 50.00 | best 50.00 (epoch 2) | teacher 90.00 | 0:01:50 left',
-        # at 180 s, 70 s after the last line; epoch 3 has none
-        'epoch 3.75/4 | student 50.00 (epoch 2) | best 50.00 (epoch 2) | teacher 90.00 | 0:00:12 left',
         'epoch 4/4 | student 40.00 | best 50.00 (epoch 2) | teacher 90.00',
-        'The training has ended at epoch 4/4 after 0:03:40.',
+        'Training ended at epoch 4/4 after 0:03:40.',
     ]
     assert summary(cfg)['student'] == 'score 40.00 (epoch 4), best 50.00 (epoch 2)'
     assert summary(cfg)['teacher'] == '90.00, 50.00 above the student'
     assert run.message_hub.get_info('teacher_metrics')['score'] == 90.0
 
     # resumed: the pace of this start, the best of the one before; the validation of epoch 4 is not in its checkpoint
-    options = {'resume': True, 'train_cfg.max_epochs': 8, 'default_hooks.status.interval': None, **CHANGED}
+    options = {'resume': True, 'train_cfg.max_epochs': 8, **CHANGED}
     cfg = scripted('icd_res20_res8_digits', [90.0, 40.0, 45.0, 95.5], **options)
     run = runner(cfg)
     run.register_hook(clock)
@@ -118,7 +114,7 @@ def test_lines_of_a_distillation(scripted: Callable, runner: Callable, clock: Cl
         'epoch 4/8 | student 40.00 | best 50.00 (epoch 2) | teacher 90.00',
         'epoch 6/8 | student 45.00 | best 50.00 (epoch 2) | teacher 90.00 | 0:01:50 left',
         'epoch 8/8 | student 95.50 | best 95.50 (epoch 8) | teacher 90.00',
-        'The training has ended at epoch 8/8 after 0:03:40 (resumed at epoch 4).',
+        'Training ended at epoch 8/8 after 0:03:40 (resumed at epoch 4).',
     ]
     assert summary(cfg)['teacher'] == '90.00, 5.50 below the student'
 
@@ -144,24 +140,11 @@ def test_lines_of_a_training_by_iterations(scripted: Callable, runner: Callable,
     assert lines(cfg) == [
         'iteration 6/9 | network 0.5000 | 0:00:45 left',
         'iteration 9/9 | network 0.5000',
-        'The training has ended at iteration 9/9 after 0:02:30.',
+        'Training ended at iteration 9/9 after 0:02:30.',
     ]
     assert summary(cfg)['weights'] == 'iter_9.pth (last)'
     assert summary(cfg)['network'] == 'loss 0.5000 (iteration 9)'
     assert 'teacher' not in summary(cfg)
-
-
-def test_lines_after_epochs_that_are_not_validated(scripted: Callable, runner: Callable, clock: Clock) -> None:
-    """They are shorter than the interval of LoggerHook."""
-    cfg = scripted('res8_digits', [50.0], **{'train_cfg.val_interval': 4, 'default_hooks.logger.interval': 50})
-    run = runner(cfg)
-    run.register_hook(clock)
-    run.train()
-    assert lines(cfg)[:-1] == [
-        # at 80 s; the third epoch ends 40 s later
-        'epoch 2/4 | 0:01:20 left',
-        'epoch 4/4 | network 50.00 | best 50.00 (epoch 4)',
-    ]
 
 
 class Interruption(Hook):
@@ -220,9 +203,3 @@ def test_tensorboard(demo_config: Callable, runner: Callable) -> None:
     for name in ('loss', 'distill.loss_icd', 'distill.icd_tau', 'accuracy/top1', 'lr'):
         (event,) = events.Scalars(name)
         assert event.value == pytest.approx(logged[name], rel=1e-5), name
-
-
-@pytest.mark.parametrize('interval', [-1, True, '60'])
-def test_bad_intervals(interval: object) -> None:
-    with pytest.raises(SettingError, match=f'interval={interval!r} must be a number of seconds'):
-        StatusHook(interval)

@@ -113,7 +113,7 @@ def test_a_drawn_seed_and_images_from_workers(config: Callable, trained: Callabl
     cfg.train_dataloader.dataset.pipeline.insert(1, ERASING)
     cfg.param_scheduler = dict(type='OneCycleLR', eta_max=0.1, total_steps=6, by_epoch=False)
     resumed, run = trained(cfg, 2, 5, **none)
-    assert 'Epoch 2 goes on after 2 of its 3 batches.' in logged(run)
+    assert 'Epoch 2 continues after 2 of its 3 batches.' in logged(run)
     # the first epoch was validated before
     assert run.stop.validated_at == [6]
     cfg.randomness.seed = read_checkpoint(resumed)['meta']['seed']
