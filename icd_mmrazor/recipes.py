@@ -90,7 +90,7 @@ def check_name(kind: str, name: str, known: Sequence[str]) -> None:
         SettingError: The name is unknown; the message suggests similar ones.
     """
     if name not in known:
-        raise SettingError(f'There is no {kind} {name!r}.{did_you_mean(name, known)}')
+        raise SettingError(f'There is no {kind} {name!r}.{did_you_mean(name.lower(), known)}')
 
 
 def compose(pair: str, methods: Sequence[str]) -> Config:

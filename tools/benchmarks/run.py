@@ -73,7 +73,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         '--jobs', type=int, metavar='N', help='on the CPU: run N trainings at a time, sharing the cores'
     )
     parser.add_argument(
-        '--processes', type=int, metavar='N', help='of your own: train in N processes each (default: 1)'
+        '--processes', type=int, default=1, metavar='N', help='of your own: processes of each training (default: 1)'
     )
     parser.add_argument('--skip-unfit', action='store_true', help='leave out methods that do not fit a pair')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='[METHODS:]KEY=VALUE', help='see above')
@@ -81,7 +81,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if not args.list and not args.study and not (args.methods and args.pairs):
         parser.error('give STUDY, or --methods and --pairs; --list shows the studies')
-    if args.study and (args.processes or args.cfg_options):
+    if args.study and (args.processes != 1 or args.cfg_options):
         parser.error('--processes and --cfg-options are for a study of your own; those of STUDY are fixed')
     return args
 
@@ -101,7 +101,7 @@ def requested(args: argparse.Namespace) -> Study:
             recipes.check_name('method', name, recipes.method_names())
         chosen(args.pairs, recipes.pair_names(), 'pair')
         check_options(args.cfg_options, args.methods)
-        point = Point(tuple(dict.fromkeys(args.methods)), tuple(args.cfg_options), args.processes or 1)
+        point = Point(tuple(dict.fromkeys(args.methods)), tuple(args.cfg_options), args.processes)
         seeds = args.seeds or [0]
         return Study('', list(dict.fromkeys(args.pairs)), {PUBLISHED: point}, seeds=list(dict.fromkeys(seeds)))
     recipes.check_name('study', args.study, list(STUDIES))
@@ -302,8 +302,10 @@ def number_of_cores() -> int:
 
 def slots_for(gpus: str | None, jobs: int | None, processes: int = 1) -> list[dict[str, str]]:
     """Return the environment of each training that runs at the same time."""
-    if processes < 1 or (jobs is not None and (gpus or jobs < 1)):
-        raise SettingError('--processes and --jobs are 1 or more; --jobs is for the CPU, without --gpus.')
+    if processes < 1:
+        raise SettingError(f'--processes {processes} must be 1 or more.')
+    if jobs is not None and (gpus or jobs < 1):
+        raise SettingError(f'--jobs {jobs} must be 1 or more, and is for the CPU only, without --gpus.')
     cores = number_of_cores()
     if gpus is None:
         jobs = jobs or min(4, max(1, cores // processes))
