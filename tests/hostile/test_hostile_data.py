@@ -225,7 +225,7 @@ def test_images_that_are_none_or_too_large_are_named(backend: str, tmp_path: Pat
 def test_logs_and_configs_of_strangers_run_nothing(
     trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A work folder is read by the tools that draw and collect."""
+    """A work folder is read by the tools that draw."""
     pytest.importorskip('matplotlib')
     monkeypatch.chdir(tmp_path)
     run = tmp_path / 'work' / '20260101_000000' / 'vis_data'
@@ -237,9 +237,7 @@ def test_logs_and_configs_of_strangers_run_nothing(
         (run / 'config.py').write_bytes(config)
         there = hostile_files.below(tmp_path)
         for tool, *arguments in (
-            (TOOLS / 'analysis' / 'plot_training.py', tmp_path / 'work', '--out', 'out.png'),
-            (TOOLS / 'analysis' / 'plot_tradeoff.py', tmp_path / 'work', '--out', 'out.png'),
-            (TOOLS / 'analysis' / 'collect_results.py', tmp_path / 'work', '--markdown', 'out.md'),
+            (TOOLS / 'analysis' / 'plot_logit_correlation.py', tmp_path / 'work', '--out', 'out.png'),
             (TOOLS / 'analysis' / 'plot_features.py', tmp_path / 'work', '--out', 'out.png'),
         ):
             status, error = exit_status(tool, *arguments), capsys.readouterr().err

@@ -373,7 +373,7 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     capsys.readouterr()
     assert exit_status(TOOLS / 'demo.py', '--seeds', 1, '--epochs', 2) is None
     again = capsys.readouterr().out
-    assert '4 of 4 runs are kept' in again
+    assert '4 trainings, 4 of them finished before' in again
     python, tool, *arguments = again.strip().splitlines()[-1].split()
     assert Path(python).samefile(sys.executable)
     assert exit_status(Path(tool), *arguments) is None
