@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from icd_mmrazor.configuration.type_names import TYPES, type_name
+from icd_mmrazor.configuration.type_names import TYPES, registered, type_name
 
 MISSING = object()
 SHOWN_LENGTH = 60
@@ -61,6 +61,7 @@ WATCHING_HOOKS = (
     'DistillationReportHook',
     'EmptyCacheHook',
     'ExportStudentHook',
+    'FrozenFeatureHook',
     'HookStateHook',
     'IterTimerHook',
     'LoggerHook',
@@ -149,7 +150,9 @@ def _ignored(name: str) -> bool:
 
 def _same(name: str, then: Any, now: Any) -> bool:
     if name.rpartition('.')[2] in TYPES and type_name(then) and type_name(now):
-        return type_name(then) == type_name(now)
+        names = type_name(then), type_name(now)
+        # a class may be registered under its former name, too
+        return names[0] == names[1] or (registered(names[0]) == registered(names[1]) != [])
     if isinstance(then, str) and isinstance(now, str) and '/' in then + now:
         return PurePath(then).name == PurePath(now).name
     return then == now or (then != then and now != now)  # nan

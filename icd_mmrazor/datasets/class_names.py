@@ -1,4 +1,4 @@
-"""What the numbers of the classes stand for: compared by name wherever a network meets images."""
+"""Names of classes, compared wherever a network meets images."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,13 +14,10 @@ BETWEEN_WORDS = re.compile(r'(?<=\w)[\s_-]+(?=\w)')
 
 
 def class_names(meta: Any) -> tuple[str, ...] | None:
-    """Return the names of the classes in the order of their numbers.
+    """Return the names of the classes in the order of their labels, or None.
 
     Args:
         meta: The ``metainfo`` of a dataset, or the ``meta`` of a checkpoint, of mmengine or of mmcls 0.x.
-
-    Returns:
-        The names; None where there are none.
     """
     if not isinstance(meta, Mapping):
         return None
@@ -33,17 +30,15 @@ def class_names(meta: Any) -> tuple[str, ...] | None:
 
 
 def differing_labels(names: Sequence[str], others: Sequence[str]) -> list[int]:
-    """Return the numbers that stand for other classes in one list of names than in another.
+    """Return the labels that stand for different classes in two lists of names, ascending.
 
-    Case and the characters between words do not count, and of synonyms (``'tench, Tinca tinca'``) one is enough. The
-    ids of WordNet, as ImageNet's folders are called, cannot be compared with words: they differ in nothing.
+    Case and the characters between words do not count, and of synonyms (``'tench, Tinca tinca'``) one is enough.
+    WordNet ids, which ImageNet's folders are called, cannot be compared with words and differ in nothing. Labels that
+    only one list has differ.
 
     Args:
-        names: A name for each number, from 0.
+        names: A name for each label, from 0.
         others: Likewise.
-
-    Returns:
-        The numbers, ascending; those beyond the end of the shorter list too.
     """
     if len({all(SYNSET.fullmatch(name) for name in each) for each in (names, others)}) > 1:
         return []
@@ -59,13 +54,13 @@ def _synonyms(name: str) -> set[str]:
 def listed_differences(
     names: Sequence[str], others: Sequence[str], differing: Sequence[int], places: tuple[str, str]
 ) -> str:
-    """Return what labels stand for, in words: the first few, and how many there are.
+    """List the first few labels that differ, and how many there are.
 
     Args:
-        names: A name for each number.
+        names: A name for each label.
         others: Likewise.
-        differing: The numbers.
-        places: Where either are, in words: ``('in the file', 'in the dataset')``.
+        differing: The labels that differ.
+        places: Where the two lists come from: ``('in the file', 'in the dataset')``.
 
     Returns:
         ``"label 2 is 'two' in the file and '2' in the dataset, label 3 'x' and '3' (2 of 10 labels differ)"``.
@@ -91,10 +86,10 @@ def check_class_names(
 
     Args:
         source: Where the weights come from: ``"model.teacher_ckpt='FILE'"``.
-        names: The names of the classes that they were trained on; None if they are not known.
-        datasets: Each dataset with the setting that it stands under. One without names fits everything.
-        choice: ``'refuse'``, or ``'list'`` to write the difference to the log only.
-        log: What writes it.
+        names: The names of the classes that they were trained on, if known.
+        datasets: Each dataset with its setting. One without names fits everything.
+        choice: ``'refuse'``, or ``'list'`` to log the difference only.
+        log: What logs it.
 
     Raises:
         DatasetError: Names differ, and ``choice`` is ``'refuse'``.
@@ -109,15 +104,14 @@ def check_class_names(
         message = f'{source} was trained on other classes than {setting}.dataset has{order}: {listed}.'
         if choice == 'refuse':
             raise DatasetError(
-                f'{message} Give images and weights of the same classes in the same order; a folder of images gives '
-                'them the alphabetical order of its folders. If the same classes are only called otherwise, add '
-                f'--cfg-options {SETTING}=list.'
+                f'{message} Give images and weights of the same classes in the same order (a folder of images has them '
+                f'in alphabetical order). If only their names differ, add --cfg-options {SETTING}=list.'
             )
         log(message)
 
 
 def choice_in(cfg: Mapping[str, Any]) -> str:
-    """Return what a config wants done where class names differ, as of :func:`check_class_names`.
+    """Return the ``choice`` of :func:`check_class_names` that a config sets.
 
     Args:
         cfg: The config of a run.

@@ -1,4 +1,4 @@
-"""What the hooks ask a dataset."""
+"""Labels of a dataset's images, and the datasets of a run."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 from mmengine.runner import BaseLoop, Runner
 from torch import Tensor
 
-LOOKED_AT = 8
+IMAGES_TO_CHECK = 8
 
 
 def image_labels(dataset: Any) -> np.ndarray | None:
@@ -17,7 +17,7 @@ def image_labels(dataset: Any) -> np.ndarray | None:
         dataset: Any dataset; mmpretrain's have ``get_gt_labels``.
 
     Returns:
-        One integer an image, or ``None`` where a dataset has no labels, or several for an image.
+        One integer per image, or ``None`` if the dataset has no labels, or several per image.
     """
     if not hasattr(dataset, 'get_gt_labels') or not len(dataset):
         return None
@@ -43,7 +43,7 @@ def plain_datasets(dataset: Any) -> Iterator[Any]:
 
 
 def datasets_in_use(runner: Runner) -> Iterator[tuple[str, Any]]:
-    """Yield the plain datasets of the loops that a runner has built; those it has not are not built for this.
+    """Yield the plain datasets of the loops that a runner has built; none is built for this.
 
     Args:
         runner: The runner, once it trains, validates or tests.
@@ -60,14 +60,13 @@ def datasets_in_use(runner: Runner) -> Iterator[tuple[str, Any]]:
 
 
 def images_are_gray(dataset: Any) -> bool:
-    """Return whether all channels of a dataset's images are alike, so that their order does not matter.
+    """Return whether all channels of a dataset's first images are equal, so that their order does not matter.
 
     Args:
-        dataset: Any dataset whose samples have ``inputs``, an image or several views of it; the first few are looked
-            at.
+        dataset: Any dataset whose samples have ``inputs``, an image or several views of it.
     """
     try:
-        images = [dataset[i]['inputs'] for i in range(min(LOOKED_AT, len(dataset)))]
+        images = [dataset[i]['inputs'] for i in range(min(IMAGES_TO_CHECK, len(dataset)))]
     except (TypeError, LookupError):  # samples of another form
         return False
     images = [image[0] if isinstance(image, list) and image else image for image in images]

@@ -95,7 +95,7 @@ def test_repairs_a_damaged_file_from_the_archive(published: Path, cifar: Callabl
 
 
 def test_missing_files_say_where_to_put_them(cifar: Callable, tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r'(?s)cifar-100-python/train is missing.*put the archive cifar-100-python'):
+    with pytest.raises(DatasetError, match=r'(?s)cifar-100-python/train is missing.*Put cifar-100-python\.tar\.gz'):
         cifar(download=False)
     assert not (tmp_path / 'data').exists()
 

@@ -116,7 +116,7 @@ def test_workers_give_the_same(plain: Callable) -> None:
 
 
 def test_refuses_what_it_cannot_mark(plain: Callable) -> None:
-    with pytest.raises(DatasetError, match=r"its pipeline gives none.*type='PackInputs'"):
+    with pytest.raises(DatasetError, match=r"IndexedDataset: .*type='PackInputs'"):
         indexed(plain([1, 0], pipeline=[]))[0]
-    with pytest.raises(SettingError, match='dataset is a list; it must be a dataset'):
+    with pytest.raises(SettingError, match='IndexedDataset: dataset is a list'):
         indexed([1, 2, 3])

@@ -46,7 +46,7 @@ BASES: list[tuple[Registry, str, dict]] = [
     (NETWORKS, 'CIFARVGG', dict(depth=8)),
     (NETWORKS, 'CIFARMobileNetV2', {}),
     (HOOKS, 'StatusHook', {}),
-    (HOOKS, 'WholeBatchHook', {}),
+    (HOOKS, 'InMemoryAugmentationHook', {}),
     (HOOKS, 'DeferredRuntimeInfoHook', {}),
     (HOOKS, 'Float32PrecisionHook', dict(tf32=True)),
     (DATASETS, 'NPZDataset', dict(data_file='images.npz')),

@@ -21,7 +21,7 @@ default_hooks = dict(
     # what hooks remember is in the checkpoint: early stopping counts on after a resume
     hook_states=dict(type='HookStateHook'),
     # training images that fit in memory are cropped and flipped a batch at a time, on the training device
-    whole_batches=dict(type='WholeBatchHook'),
+    whole_batches=dict(type='InMemoryAugmentationHook'),
     check_labels=dict(type='CheckLabelsHook'),
     # batches of one image, processes with different numbers of batches
     check_batches=dict(type='CheckBatchesHook'),

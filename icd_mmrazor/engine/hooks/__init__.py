@@ -1,5 +1,8 @@
 """Hooks. They register in mmengine's registry, so that configs of every scope find them."""
 
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
 from icd_mmrazor.engine.hooks.check_batches_hook import CheckBatchesHook
 from icd_mmrazor.engine.hooks.check_labels_hook import CheckLabelsHook
 from icd_mmrazor.engine.hooks.check_metrics_hook import CheckMetricsHook
@@ -11,8 +14,8 @@ from icd_mmrazor.engine.hooks.deferred_runtime_info_hook import DeferredRuntimeI
 from icd_mmrazor.engine.hooks.distillation_report_hook import DistillationReportHook
 from icd_mmrazor.engine.hooks.export_student_hook import ExportStudentHook
 from icd_mmrazor.engine.hooks.float32_precision_hook import Float32PrecisionHook
-from icd_mmrazor.engine.hooks.frozen_feature_hook import FrozenFeatureHook
 from icd_mmrazor.engine.hooks.hook_state_hook import HookStateHook
+from icd_mmrazor.engine.hooks.in_memory_augmentation_hook import InMemoryAugmentationHook
 from icd_mmrazor.engine.hooks.initial_stage_hook import InitialStageHook
 from icd_mmrazor.engine.hooks.plain_checkpoint_hook import PlainCheckpointHook
 from icd_mmrazor.engine.hooks.repeatable_randomness_hook import RepeatableRandomnessHook
@@ -20,7 +23,6 @@ from icd_mmrazor.engine.hooks.resumed_validation_hook import ResumedValidationHo
 from icd_mmrazor.engine.hooks.sample_memory_hook import SampleMemoryHook
 from icd_mmrazor.engine.hooks.status_hook import StatusHook
 from icd_mmrazor.engine.hooks.sync_saved_buffers_hook import SyncSavedBuffersHook
-from icd_mmrazor.engine.hooks.whole_batch_hook import WholeBatchHook
 
 __all__ = [
     'CheckBatchesHook',
@@ -34,8 +36,8 @@ __all__ = [
     'DistillationReportHook',
     'ExportStudentHook',
     'Float32PrecisionHook',
-    'FrozenFeatureHook',
     'HookStateHook',
+    'InMemoryAugmentationHook',
     'InitialStageHook',
     'PlainCheckpointHook',
     'RepeatableRandomnessHook',
@@ -43,5 +45,9 @@ __all__ = [
     'SampleMemoryHook',
     'StatusHook',
     'SyncSavedBuffersHook',
-    'WholeBatchHook',
 ]
+
+# names of 0.1
+WholeBatchHook = InMemoryAugmentationHook
+# this one nothing: LinearProbe computes the feature of an image once by itself
+HOOKS.register_module(name='FrozenFeatureHook', module=Hook)

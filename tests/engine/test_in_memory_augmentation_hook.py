@@ -18,7 +18,7 @@ from mmpretrain.engine.hooks import SwitchRecipeHook
 from mmrazor.registry import MODELS
 from torch.utils.data import DataLoader
 
-from icd_mmrazor.datasets import WholeBatches
+from icd_mmrazor.datasets import InMemoryBatches
 from icd_mmrazor.datasets.loaders import NumberedBatches
 from icd_mmrazor.engine.hooks import WholeBatchHook
 from icd_mmrazor.errors import DatasetError, SettingError
@@ -71,7 +71,7 @@ def test_a_run_trains_on_whole_batches(plain_config: Callable, runner: Callable)
     cfg.train_dataloader.update(workers)
     run, seen = trained(cfg, runner)
     loader = run.train_dataloader
-    batches = WholeBatches(loader.dataset, seed=0)
+    batches = InMemoryBatches(loader.dataset, seed=0)
     labels = loader.dataset.get_gt_labels()
     assert [len(batch['inputs']) for batch in seen.training] == [24, 24, 16] * 2
     for iteration, batch in enumerate(seen.training):
@@ -119,7 +119,7 @@ class Compared(Seen):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         super().before_train_iter(runner, batch_idx, data_batch)
-        batch = WholeBatches(runner.train_dataloader.dataset, seed=0)(
+        batch = InMemoryBatches(runner.train_dataloader.dataset, seed=0)(
             data_batch['data_samples'][0].sample_idx, runner.iter
         )
         assert torch.equal(data_batch['inputs'], batch['inputs'])
