@@ -14,7 +14,7 @@ from mmpretrain.datasets.transforms import RandomCrop
 from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.registry import DATASETS
 from scipy.stats import chi2_contingency
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler
 
 from icd_mmrazor.datasets import InMemoryBatches, NotInMemoryError, crop_and_flip
 from icd_mmrazor.datasets.samples import sample_indices
@@ -184,9 +184,7 @@ def test_processes_share_the_images(data: Callable) -> None:
         with mock.patch('mmengine.dataset.sampler.get_dist_info', return_value=(rank, 2)):
             sampler = DefaultSampler(dataset, shuffle=True, seed=4)
         batches = InMemoryBatches(dataset, rank=rank)
-        dataset.__getitems__ = lambda indices, batches=batches: batches(indices, 0)
-        loader = DataLoader(dataset, batch_size=2, sampler=sampler, collate_fn=lambda batch: batch)
-        for batch in loader:
+        for batch in (batches(indices, 0) for indices in BatchSampler(sampler, 2, drop_last=False)):
             (sample,) = batch['data_samples']
             assert len(batch['inputs']) == len(sample.sample_idx)
             assert sample.gt_label.tolist() == labels[sample.sample_idx].tolist()

@@ -70,7 +70,7 @@ def test_refuses_what_is_no_dataset(arrays: dict, message: str, dataset: Callabl
 
 
 def test_refuses_labels_beyond_the_named_classes(dataset: Callable) -> None:
-    with pytest.raises(DatasetError, match='labels_key=.*from 0 to 2.* 0 to 1'):
+    with pytest.raises(DatasetError, match=r'labels_key=.*from 0 to 2.* 0 to 1'):
         dataset({'images': images(3, 8, 8), 'labels': np.arange(3)}, classes=['cat', 'dog'])
 
 

@@ -73,7 +73,7 @@ def test_arrays_are_what_they_say(header: str, message: str, tmp_path: Path) -> 
 def test_arrays_fit_in_memory_and_are_there_once(tmp_path: Path) -> None:
     file = array_file(tmp_path, header((2, 4, 4)), bytes(32))
     assert read_npz(file, max_memory=48e-9) == 2
-    with pytest.raises(DatasetError, match='take 4.8e-08 GB, more than max_memory=4e-08'):
+    with pytest.raises(DatasetError, match=r'take 4\.8e-08 GB, more than max_memory=4e-08'):
         read_npz(file, max_memory=40e-9)
     for value in (0, -1, '1GB', True, float('nan')):
         with pytest.raises(SettingError, match='NPZDataset: max_memory='):
