@@ -49,5 +49,8 @@ __all__ = [
 
 # names of 0.1
 WholeBatchHook = InMemoryAugmentationHook
-# this one nothing: LinearProbe computes the feature of an image once by itself
-HOOKS.register_module(name='FrozenFeatureHook', module=Hook)
+
+
+@HOOKS.register_module()
+class FrozenFeatureHook(Hook):
+    """Do nothing: ``LinearProbe`` computes the feature of an image once by itself."""

@@ -57,6 +57,7 @@ class InMemoryAugmentationHook(Hook):
 
     # after the hooks that refuse bad input, before those that take long
     priority = 'BELOW_NORMAL'
+    changes_training = True
 
     def __init__(self, device: str | None = None, max_memory: float = MAX_MEMORY) -> None:
         self.max_memory = checks.not_negative(self, 'max_memory', max_memory)
