@@ -14,11 +14,7 @@ BETWEEN_WORDS = re.compile(r'(?<=\w)[\s_-]+(?=\w)')
 
 
 def class_names(meta: Any) -> tuple[str, ...] | None:
-    """Return the names of the classes in the order of their labels, or None.
-
-    Args:
-        meta: The ``metainfo`` of a dataset, or the ``meta`` of a checkpoint, of mmengine or of mmcls 0.x.
-    """
+    """Return the class names in the ``metainfo`` of a dataset or the ``meta`` of a checkpoint (mmengine, mmcls 0.x)."""
     if not isinstance(meta, Mapping):
         return None
     for within in (meta, meta.get('dataset_meta')):
@@ -30,15 +26,10 @@ def class_names(meta: Any) -> tuple[str, ...] | None:
 
 
 def differing_labels(names: Sequence[str], others: Sequence[str]) -> list[int]:
-    """Return the labels that stand for different classes in two lists of names, ascending.
+    """Return the labels that stand for different classes in two lists of names, or that only one of them has.
 
     Case and the characters between words do not count, and of synonyms (``'tench, Tinca tinca'``) one is enough.
-    WordNet ids, which ImageNet's folders are called, cannot be compared with words and differ in nothing. Labels that
-    only one list has differ.
-
-    Args:
-        names: A name for each label, from 0.
-        others: Likewise.
+    WordNet ids, the names of ImageNet's folders, cannot be compared with words and differ in nothing.
     """
     if len({all(SYNSET.fullmatch(name) for name in each) for each in (names, others)}) > 1:
         return []
@@ -54,16 +45,11 @@ def _synonyms(name: str) -> set[str]:
 def listed_differences(
     names: Sequence[str], others: Sequence[str], differing: Sequence[int], places: tuple[str, str]
 ) -> str:
-    """List the first few labels that differ, and how many there are.
-
-    Args:
-        names: A name for each label.
-        others: Likewise.
-        differing: The labels that differ.
-        places: Where the two lists come from: ``('in the file', 'in the dataset')``.
+    """List the first few of the labels that differ, and how many there are.
 
     Returns:
-        ``"label 2 is 'two' in the file and '2' in the dataset, label 3 'x' and '3' (2 of 10 labels differ)"``.
+        For the places ``('in the file', 'in the dataset')``: ``"label 2 is 'two' in the file and '2' in the dataset,
+        label 3 'x' and '3' (2 of 10 labels differ)"``.
     """
 
     def name(known: Sequence[str], label: int) -> str:
@@ -111,10 +97,6 @@ def check_class_names(
 
 
 def choice_in(cfg: Mapping[str, Any]) -> str:
-    """Return the ``choice`` of :func:`check_class_names` that a config sets.
-
-    Args:
-        cfg: The config of a run.
-    """
+    """Return the ``choice`` of :func:`check_class_names` that the config of a run sets."""
     hook = (cfg.get('default_hooks') or {}).get('check_weights') or {}
     return hook.get('names', CHOICES[0])

@@ -10,13 +10,7 @@ from torch import Tensor
 
 
 def fingerprint(value: Any) -> int:
-    """Compute a number that changes with the contents of an object.
-
-    Args:
-        value: Anything that pickle can write.
-
-    Returns:
-        A checksum of its pickle: arrays count in full (about a second per gigabyte), files by their paths alone.
+    """Compute a checksum of the pickle of an object: arrays count in full, files by their paths alone.
 
     Raises:
         Exception: pickle cannot write it: a ``PicklingError``, or what an object inside it raises.
@@ -27,14 +21,11 @@ def fingerprint(value: Any) -> int:
 
 
 def fingerprint_of_dataset(dataset: Any, exclude: Collection[str] = ()) -> int:
-    """Compute a number that changes with a dataset's annotations, settings and images in memory.
+    """Compute a checksum of a dataset's attributes, or of its annotations if those cannot be pickled.
 
     Args:
         dataset: Any dataset.
         exclude: Names of attributes that do not count, such as its pipeline.
-
-    Returns:
-        A checksum of its attributes, or of its annotations if those cannot be pickled.
 
     Raises:
         Exception: Neither can be pickled.
@@ -48,11 +39,7 @@ def fingerprint_of_dataset(dataset: Any, exclude: Collection[str] = ()) -> int:
 
 
 def fingerprint_of_tensors(tensors: Iterable[Tensor]) -> int:
-    """Compute a number that changes with the values of tensors, however they are changed.
-
-    Args:
-        tensors: Of any types, on any device.
-    """
+    """Compute a checksum of the values of tensors of any types, on any device."""
     total = 0
     for tensor in tensors:
         total = zlib.crc32(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy(), total)

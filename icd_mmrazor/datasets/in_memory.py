@@ -34,10 +34,10 @@ def crop_and_flip(
 
     Args:
         images: All images, with their padding, ``N x H x W x C``, contiguous.
-        indices: The images to crop, integers, ``B``.
-        tops: First row of each crop, integers, ``B``.
-        lefts: First column of each crop, integers, ``B``.
-        flipped: Whether to mirror each crop, left to right, boolean, ``B``.
+        indices: The images to crop, ``B``.
+        tops: First row of each crop, ``B``.
+        lefts: First column of each crop, ``B``.
+        flipped: Whether to mirror each crop, left to right, ``B``.
         size: Height ``h`` and width ``w`` of the crops.
 
     Returns:
@@ -164,15 +164,7 @@ class InMemoryBatches:
         return {'inputs': laid_out(images, self.channels_last), 'data_samples': samples}
 
     def draw(self, number: int, iteration: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Draw how the images of a batch are cropped and flipped.
-
-        Args:
-            number: How many images.
-            iteration: Number of the iteration.
-
-        Returns:
-            First row and first column of each crop, and whether it is flipped.
-        """
+        """Draw the first row and column of each crop of a batch, and whether it is flipped."""
         generator = np.random.default_rng((self.seed, self.rank, iteration))
         *_, flip = split_pipeline(self._dataset)
         tops, lefts = (
@@ -183,13 +175,7 @@ class InMemoryBatches:
 
 
 def split_pipeline(dataset: Any) -> tuple[list[Any], RandomCrop | None, RandomFlip | None]:
-    """Split the pipeline of a dataset into what is the same every time and what is random.
-
-    Args:
-        dataset: A dataset of mmpretrain, or an :class:`IndexedDataset` around one.
-
-    Returns:
-        The transforms without randomness, the crop and the flip, each ``None`` if there is none.
+    """Split the pipeline of a dataset into its transforms without randomness, its crop and its flip, if any.
 
     Raises:
         NotInMemoryError: The pipeline has anything else, or the dataset makes its samples in its own way.

@@ -12,13 +12,10 @@ from icd_mmrazor.errors import DatasetError, SettingError
 class IndexedDataset:
     """Any dataset, with the index of each sample in it as ``data_samples.sample_idx``.
 
-    Methods that remember something about each training image (CRD) need it. mmpretrain's own datasets have it already
-    (``PackInputs``). Wrap those that have none, such as mmengine's ``ConcatDataset``, or that are packed without
-    ``sample_idx``; wrap the whole, not its parts. With ``RepeatDataset`` or ``ClassBalancedDataset`` around it, an
-    image keeps its index in all repetitions; inside it, each repetition has its own.
-
-    A batch may have one data sample for all its images (``InMemoryAugmentationHook``):
-    ``icd_mmrazor.utils.sample_indices(data_samples)`` reads the indices from either form.
+    Methods that remember each training image (CRD) need it. mmpretrain's own datasets have it already; wrap others as a
+    whole, such as mmengine's ``ConcatDataset``. With ``RepeatDataset`` or ``ClassBalancedDataset`` around it, an image
+    keeps its index in all repetitions; inside it, each repetition has its own.
+    ``icd_mmrazor.utils.sample_indices(data_samples)`` reads the indices of a batch.
 
     Args:
         dataset: The dataset or its config.
@@ -51,20 +48,12 @@ class IndexedDataset:
         self.dataset.full_init()
 
     def get_data_info(self, idx: int) -> dict:
-        """Return the annotation of a sample.
-
-        Args:
-            idx: Its index.
-        """
+        """Return the annotation of a sample, with its index."""
         index = range(len(self))[idx]
         return {**self.dataset.get_data_info(index), 'sample_idx': index}
 
     def get_cat_ids(self, idx: int) -> list[int]:
-        """Return the classes of a sample.
-
-        Args:
-            idx: Its index.
-        """
+        """Return the classes of a sample."""
         return [int(label) for label in np.atleast_1d(self.get_data_info(idx)['gt_label'])]
 
     def get_gt_labels(self) -> np.ndarray:

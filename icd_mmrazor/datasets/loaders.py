@@ -16,12 +16,7 @@ WORKER_SETTINGS = ('timeout', 'multiprocessing_context', 'prefetch_factor', 'per
 
 
 class NumberedIndices(list):
-    """The indices of a batch's images in the dataset, with the number of the batch.
-
-    Args:
-        indices: The indices.
-        number: The iteration that trains on them, counted from 0 over the whole run.
-    """
+    """The indices of a batch's images, with the number of the iteration that trains on them, from 0 over the run."""
 
     def __init__(self, indices: Iterable[int], number: int) -> None:
         super().__init__(indices)
@@ -32,11 +27,8 @@ class NumberedBatches:
     """The batches of a training loop, numbered by the iteration that trains on them.
 
     A :class:`NumberedLoader` takes the place of the loop's DataLoader until :meth:`undo`. The number travels with the
-    indices to the process that prepares the images, and random numbers are drawn for that number: the images are the
-    same with any number of workers, and after a resume.
-
-    A resumed training starts at its next batch without loading those before it. In a loop that counts iterations the
-    next pass over the data starts after the last batch of the previous one.
+    indices to the process that prepares the images and seeds it: they are the same with any number of workers, and
+    after a resume, which starts at the next batch without loading those before it.
 
     Args:
         loop: The training loop.
@@ -111,17 +103,17 @@ class NumberedBatches:
 
 
 class NumberedLoader(DataLoader):
-    """A DataLoader that takes the place of another and yields its batches by their numbers.
+    """A DataLoader that takes the place of another and yields its batches with their numbers.
 
-    It has the same dataset, samplers and settings, where hooks find and change them as usual.
+    It has the same dataset, samplers and settings, and hooks change them as usual.
 
     Args:
         loader: The DataLoader.
         numbered: Its batches.
 
     Attributes:
-        make (Callable | None): Makes a whole batch of :class:`NumberedIndices` in this process, or returns None for one
-            whose images are prepared as usual. Without workers, whatever ``num_workers``.
+        make (Callable | None): Makes a whole batch of :class:`NumberedIndices` in this process, or returns None to have
+            its images prepared as usual. While it is set, no workers are started.
     """
 
     make: Callable[[NumberedIndices], Any] | None = None
@@ -132,6 +124,7 @@ class NumberedLoader(DataLoader):
         if type(batches) is BatchSampler and loader.batch_size is not None:
             order = {name: getattr(batches, name) for name in ('batch_size', 'sampler', 'drop_last')}
         super().__init__(loader.dataset, **order, **_settings(loader))
+        vars(self)['batch_sampler'] = batches  # the very same, which hooks may hold; torch refuses to set it
         self.numbered = numbered
 
     def __iter__(self) -> Iterator[Any]:
@@ -140,10 +133,10 @@ class NumberedLoader(DataLoader):
             return self._made(dataset)
         if self._iterator is None or not self.persistent_workers:  # hooks set it to None to restart the workers
             self._loader = DataLoader(dataset, batch_sampler=self.numbered, **_settings(self))
-        if not self.persistent_workers:
-            return iter(self._loader)
-        self._iterator = iter(self._loader)
-        return self._iterator
+        iterator = iter(self._loader)
+        if self.persistent_workers:
+            self._iterator = iterator
+        return iterator
 
     def _made(self, dataset: '_RepeatableDataset') -> Iterator[Any]:
         for indices in self.numbered:
@@ -160,8 +153,7 @@ def number_batches(loop: BaseLoop, seed: int, rank: int) -> NumberedBatches | No
         rank: Rank of this process.
 
     Returns:
-        The batches; ``None`` if the loop's loader does not take images from a dataset batch by batch, or yields them in
-        its own way.
+        The batches; ``None`` if the loop's loader does not take batches from a dataset, or yields them in its own way.
     """
     loader = loop.dataloader
     if isinstance(loader, NumberedLoader):

@@ -10,14 +10,10 @@ def accepts_merged_samples(model: nn.Module) -> bool:
     """Return whether a model accepts one data sample with all labels of a batch (:func:`merge_samples`).
 
     It does if ``ClsHead`` of mmpretrain, which concatenates labels, computes the losses of its networks, and the data
-    preprocessor leaves labels as they are. Heads for several labels per image, for example, stack targets made of each
-    sample.
+    preprocessor leaves labels as they are. Nothing is known of heads that compute their loss in their own way.
 
     Args:
         model: A classifier, or an algorithm of mmrazor with the student as ``architecture`` and perhaps a ``teacher``.
-
-    Returns:
-        ``False`` also for networks and heads that compute their loss in their own way.
     """
     if getattr(getattr(model, 'data_preprocessor', None), 'to_onehot', False):
         return False
@@ -57,11 +53,7 @@ def merge_samples(data_samples: list | None) -> list | None:
 
 
 def without_labels(data_samples: list | None) -> bool:
-    """Return whether images of a batch have no labels: no data samples, or one of mmpretrain's without label or score.
-
-    Args:
-        data_samples: Those of the batch.
-    """
+    """Return whether a batch has no data samples, or one of mmpretrain's has neither labels nor scores."""
     return not data_samples or any(
         isinstance(sample, DataSample) and not {'gt_label', 'gt_score'} & {*sample.keys()} for sample in data_samples
     )

@@ -40,7 +40,7 @@ def data(tmp_path: Path) -> Callable[..., object]:
 
 
 @pytest.mark.parametrize('channels', [1, 3])
-def test_crops_are_those_of_a_loop(channels: int) -> None:
+def test_crops_equal_those_of_a_loop(channels: int) -> None:
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (7, 9, 10, channels), dtype=np.uint8)
     indices, tops, lefts, flipped = (generator.integers(high, size=20) for high in (7, 9 - 6 + 1, 10 - 5 + 1, 2))
@@ -50,9 +50,9 @@ def test_crops_are_those_of_a_loop(channels: int) -> None:
     assert crops.shape == (20, channels, 6, 5)
     assert crops.is_contiguous(memory_format=torch.channels_last)
     for crop, index, top, left, flip in zip(crops, indices, tops, lefts, flipped, strict=True):
-        wanted = images[index, top : top + 6, left : left + 5]
-        wanted = wanted[:, ::-1] if flip else wanted
-        assert (crop.permute(1, 2, 0).numpy() == wanted).all()
+        expected = images[index, top : top + 6, left : left + 5]
+        expected = expected[:, ::-1] if flip else expected
+        assert (crop.permute(1, 2, 0).numpy() == expected).all()
 
 
 @pytest.mark.parametrize('channels', [1, 3])
@@ -79,7 +79,7 @@ PIPELINES = {
 
 
 @pytest.mark.parametrize('pipeline', PIPELINES.values(), ids=PIPELINES)
-def test_with_its_numbers_a_pipeline_gives_the_same(pipeline: tuple, data: Callable) -> None:
+def test_a_pipeline_gives_the_same_with_the_same_numbers(pipeline: tuple, data: Callable) -> None:
     """mmpretrain's own transforms, given the numbers that were drawn."""
     dataset = data(*pipeline)
     batches = InMemoryBatches(dataset, seed=3)
@@ -92,17 +92,17 @@ def test_with_its_numbers_a_pipeline_gives_the_same(pipeline: tuple, data: Calla
         mock.patch.object(RandomCrop, 'rand_crop_params', side_effect=crops),
         mock.patch.object(RandomFlip, '_choose_direction', side_effect=flips),
     ):
-        wanted = default_collate([dataset[index] for index in indices])
-    assert torch.equal(batch['inputs'], wanted['inputs'])
+        expected = default_collate([dataset[index] for index in indices])
+    assert torch.equal(batch['inputs'], expected['inputs'])
     assert batch['inputs'].dtype == torch.uint8
     (sample,) = batch['data_samples']
-    assert torch.equal(sample.gt_label, torch.cat([sample.gt_label for sample in wanted['data_samples']]))
+    assert torch.equal(sample.gt_label, torch.cat([sample.gt_label for sample in expected['data_samples']]))
     assert sample.sample_idx == indices
     assert sample.metainfo_keys() == ['sample_idx']
 
     each = InMemoryBatches(dataset, seed=3, sample_each=True)(indices, iteration=6)
-    assert torch.equal(each['inputs'], wanted['inputs'])
-    for sample, other in zip(each['data_samples'], wanted['data_samples'], strict=True):
+    assert torch.equal(each['inputs'], expected['inputs'])
+    for sample, other in zip(each['data_samples'], expected['data_samples'], strict=True):
         assert (sample.sample_idx, sample.gt_label.tolist()) == (other.sample_idx, other.gt_label.tolist())
 
 
@@ -192,7 +192,7 @@ def test_processes_share_the_images(data: Callable) -> None:
     assert sorted(seen) == list(range(10))
 
 
-def test_parts_and_wrapped_sets_have_their_positions(data: Callable) -> None:
+def test_subsets_and_wrapped_datasets_keep_their_indices(data: Callable) -> None:
     part = data(PACK, count=6, indices=[5, 2])
     indexed = DATASETS.build(dict(type='IndexedDataset', dataset=data(PACK, count=6)))
     for dataset in (part, indexed):
@@ -264,10 +264,10 @@ def test_what_takes_too_much_memory_is_refused_unread(data: Callable) -> None:
     assert read.call_count == 1
 
 
-def test_arrays_are_read_however_they_lie_in_memory(data: Callable) -> None:
+def test_mirrored_and_read_only_arrays_are_read(data: Callable) -> None:
     dataset = data(PACK)
     info = dataset.get_data_info
-    wanted = np.stack([info(i)['img'][:, :, ::-1] for i in range(len(dataset))])
+    expected = np.stack([info(i)['img'][:, :, ::-1] for i in range(len(dataset))])
 
     def mirrored(index: int) -> dict:
         sample = info(index)
@@ -276,7 +276,7 @@ def test_arrays_are_read_however_they_lie_in_memory(data: Callable) -> None:
         return sample | {'img': image}
 
     with mock.patch.object(dataset, 'get_data_info', mirrored):
-        assert (InMemoryBatches(dataset).images.numpy() == wanted).all()
+        assert (InMemoryBatches(dataset).images.numpy() == expected).all()
 
 
 @pytest.mark.parametrize('normalised', [True, False])
@@ -293,7 +293,7 @@ def test_cutmix_does_not_write_into_the_images(normalised: bool, data: Callable)
     assert torch.equal(batches.images, before)
 
 
-def test_a_dataset_that_cannot_be_pickled_is_looked_at_by_its_annotations(data: Callable) -> None:
+def test_a_dataset_that_cannot_be_pickled_is_compared_by_its_annotations(data: Callable) -> None:
     dataset = data(PACK)
     dataset.handle = lambda: None
     batches = InMemoryBatches(dataset)
@@ -307,7 +307,7 @@ def test_a_dataset_that_cannot_be_pickled_is_looked_at_by_its_annotations(data: 
 
 
 @pytest.mark.parametrize('change', ['pipeline', 'transform', 'prepare_data'])
-def test_functions_that_are_replaced_are_not_passed_over(change: str, data: Callable) -> None:
+def test_replaced_methods_are_noticed(change: str, data: Callable) -> None:
     dataset = data(CROP, PACK)
     batches = InMemoryBatches(dataset)
     owner = dict(pipeline=dataset, transform=dataset.pipeline.transforms[0], prepare_data=dataset)[change]
@@ -317,7 +317,7 @@ def test_functions_that_are_replaced_are_not_passed_over(change: str, data: Call
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU here')
-def test_a_gpu_gives_the_same_and_is_not_waited_for(data: Callable) -> None:
+def test_a_gpu_gives_the_same_without_synchronisation(data: Callable) -> None:
     dataset, indices = data(CROP, FLIP, PACK), [3, 1, 4, 1, 5]
     cpu, gpu = InMemoryBatches(dataset), InMemoryBatches(dataset, device='cuda')
     gpu(indices, 0)

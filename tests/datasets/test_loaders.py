@@ -223,7 +223,7 @@ def test_persistent_workers_of_an_earlier_pass_are_not_asked() -> None:
 
 
 class Counting(Dataset):
-    """Items that say what the dataset was set to when they were prepared."""
+    """Items with the setting of the dataset at the time they were prepared."""
 
     setting = 0
 
@@ -261,9 +261,9 @@ def test_the_loader_has_the_settings_of_the_one_it_stands_for(custom: bool) -> N
         assert getattr(numbered.loader, name) == getattr(loader, name), name
     assert numbered.sampler is sampler
     assert [[*indices] for indices in numbered] == [*batches]
-    # hooks find and change it there
+    # hooks change it there, or where they have found it before
     numbered.loader.num_workers = 0
-    numbered.loader.batch_sampler.batch_size = 3
+    loader.batch_sampler.batch_size = 3
     assert [len(batch) for batch in numbered.loader] == [3, 3, 3]
     assert loader.num_workers == 2
 

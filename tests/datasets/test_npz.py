@@ -64,7 +64,7 @@ def test_medmnist_and_cifar10_files_load(dataset: Callable) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else '',
 )
-def test_refuses_what_is_no_dataset(arrays: dict, message: str, dataset: Callable) -> None:
+def test_refuses_other_arrays(arrays: dict, message: str, dataset: Callable) -> None:
     with pytest.raises(DatasetError, match=message):
         dataset(arrays)
 
@@ -74,7 +74,7 @@ def test_refuses_labels_beyond_the_named_classes(dataset: Callable) -> None:
         dataset({'images': images(3, 8, 8), 'labels': np.arange(3)}, classes=['cat', 'dog'])
 
 
-def test_refuses_files_that_are_none(tmp_path: Path) -> None:
+def test_refuses_other_files(tmp_path: Path) -> None:
     def build(name: str) -> None:
         DATASETS.build(dict(type='NPZDataset', data_file=str(tmp_path / name)))
 

@@ -48,7 +48,7 @@ def test_whether_there_are_labels() -> None:
         assert without_labels(samples)
 
 
-def test_positions_are_read_from_either_form(batch: Callable) -> None:
+def test_indices_are_read_from_either_form(batch: Callable) -> None:
     _, samples = batch()
     assert sample_indices(samples) == [None] * 6
     for position, sample in enumerate(samples):
@@ -72,7 +72,7 @@ class OwnClassifier(ImageClassifier):
 
 
 @pytest.mark.parametrize(
-    ('changes', 'wanted'),
+    ('changes', 'expected'),
     [
         ({}, True),
         ({'head': dict(type='ClsHead')}, True),
@@ -87,9 +87,9 @@ class OwnClassifier(ImageClassifier):
     ],
     ids=str,
 )
-def test_only_heads_that_concatenate_labels_take_them_merged(changes: dict, wanted: bool) -> None:
+def test_only_heads_that_concatenate_labels_take_them_merged(changes: dict, expected: bool) -> None:
     cfg = dict(type='ImageClassifier', backbone=BACKBONE, head=dict(type='LinearClsHead', **FEATURES))
-    assert accepts_merged_samples(MODELS.build({**cfg, **changes})) is wanted
+    assert accepts_merged_samples(MODELS.build({**cfg, **changes})) is expected
 
 
 @pytest.mark.parametrize('algorithm', ['FrozenTeacherDistill', 'SingleTeacherDistill'])

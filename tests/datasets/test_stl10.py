@@ -46,7 +46,7 @@ def test_the_config_resizes_as_pil_does(folder: Path) -> None:
     assert np.array_equal(data[3]['inputs'].permute(1, 2, 0), image.resize((32, 32), Image.Resampling.BILINEAR))
 
 
-def test_files_that_are_not_there_or_of_another_size_are_named(tmp_path: Path) -> None:
+def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r'train_X\.bin and train_y\.bin not found(?s:.*)stl10_binary\.tar\.gz'):
         build(tmp_path)
     folder = write_stl10(tmp_path / 'stl10_binary', train=2, test=2)

@@ -79,7 +79,7 @@ def empty(name: str) -> Callable[[Path], object]:
         ('val', lambda folder: (folder / 'val/images/a.JPEG').touch(), 'has 7 images and val/val_.* 6 lines'),
     ],
 )
-def test_another_layout_is_named(split: str, damage: Callable, message: str, folder: Path) -> None:
+def test_a_damaged_folder_is_named(split: str, damage: Callable, message: str, folder: Path) -> None:
     damage(folder)
     with pytest.raises(DatasetError, match=f'data_root=.*{message}(?s:.*)http.*or set data_root'):
         build(folder, split)

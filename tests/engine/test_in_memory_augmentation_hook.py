@@ -19,6 +19,7 @@ from mmpretrain.engine.hooks import SwitchRecipeHook
 from mmrazor.registry import MODELS
 from torch.utils.data import DataLoader
 
+from icd_mmrazor.configuration.changes import config_changes
 from icd_mmrazor.datasets import InMemoryBatches
 from icd_mmrazor.datasets.loaders import NumberedLoader
 from icd_mmrazor.engine.hooks import InMemoryAugmentationHook
@@ -205,7 +206,7 @@ def test_a_pipeline_that_becomes_another_is_run_image_by_image(
     run.register_hook(seen)
     run.train()
     assert [type(batch['inputs']) for batch in seen.training] == [torch.Tensor] * 3 + [list] * 6
-    # those of workers again, as soon as a pass begins
+    # from workers again, as soon as a pass starts
     assert seen.workers == {0, 1}
     assert sorted(s.sample_idx for batch in seen.training[3:6] for s in batch['data_samples']) == list(range(64))
     assert 'prepared one by one: the pipeline (RandomErasing, PackInputs)' in logged(cfg)
@@ -299,7 +300,7 @@ def test_mixup_has_a_data_sample_for_each_image(plain_config: Callable, runner: 
     ],
     ids=str,
 )
-def test_other_runs_say_why_they_stay_as_they_are(options: dict, reason: str, plain_config: Callable) -> None:
+def test_unsupported_runs_log_the_reason(options: dict, reason: str, plain_config: Callable) -> None:
     cfg = plain_config()
     cfg.merge_from_dict({'data_preprocessor': dict(_delete_=True, type='ClsDataPreprocessor'), **options})
     # a real runner takes seconds to build
@@ -337,7 +338,12 @@ def test_refuses_settings(setting: dict, message: str) -> None:
         InMemoryAugmentationHook(**setting)
 
 
-def test_configs_of_0_1_name_it_otherwise() -> None:
+def test_configs_of_0_1_have_another_name_for_it() -> None:
     hook = HOOKS.build(dict(type='WholeBatchHook', device='cpu', max_memory=1.5))
     assert type(hook) is InMemoryAugmentationHook
     assert (hook.device, hook.max_memory) == ('cpu', 1.5)
+    # a run of 0.1 is resumed with the names of today
+    former = dict(
+        default_hooks=dict(whole_batches=dict(type='WholeBatchHook')), custom_hooks=[dict(type='FrozenFeatureHook')]
+    )
+    assert config_changes(former, dict(default_hooks=dict(whole_batches=dict(type='InMemoryAugmentationHook')))) == []

@@ -1,4 +1,4 @@
-"""Datasets, annotations, images, logs and configs of strangers: nothing in them runs, and none takes all memory."""
+"""Untrusted datasets, annotations, images, logs and configs: nothing in them runs or takes all memory."""
 
 import hashlib
 import pickle
@@ -138,7 +138,7 @@ def test_batches_of_cifar_are_verified_before_they_are_read(trace: Path, tmp_pat
 
 
 @pytest.mark.parametrize('link', [False, True])
-def test_archives_write_only_what_they_are_known_for(
+def test_only_known_members_of_archives_are_written(
     link: bool, trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even one with the right sum: the members are taken by name, only files, and each is verified."""
@@ -207,7 +207,7 @@ def test_lists_of_tiny_imagenet_name_what_is_in_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('backend', ['cv2', 'pillow'])
-def test_images_that_are_none_or_too_large_are_named(backend: str, tmp_path: Path) -> None:
+def test_unreadable_and_huge_images_are_named(backend: str, tmp_path: Path) -> None:
     side = int(MAX_PIXELS**0.5) + 1 if backend == 'cv2' else int((2 * MAX_PIXELS) ** 0.5) + 1
     Image.new('1', (side, side)).save(tmp_path / 'large.png')
     Image.new('RGB', (20, 20), 'red').save(tmp_path / 'whole.png')
@@ -224,7 +224,7 @@ def test_images_that_are_none_or_too_large_are_named(backend: str, tmp_path: Pat
     assert mmcv.imfrombytes(content, backend=backend).shape == (20, 20, 3)
 
 
-def test_logs_and_configs_of_strangers_run_nothing(
+def test_untrusted_logs_and_configs_run_nothing(
     trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A work folder is read by the tools that draw and collect."""

@@ -48,10 +48,10 @@ def run(network: Callable, tmp_path: Path, runner: Callable, monkeypatch: pytest
 
 
 def assert_same(one: Runner, other: Runner) -> None:
-    wanted = other.model.state_dict()
+    expected = other.model.state_dict()
     for name, weight in one.model.state_dict().items():
-        torch.testing.assert_close(weight, wanted[name], rtol=1e-4, atol=1e-6)
-    assert wanted['head.fc.bias'].any()
+        torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=1e-6)
+    assert expected['head.fc.bias'].any()
     scores = [r.message_hub.get_scalar('val/accuracy/top1')._log_history.tolist() for r in (one, other)]
     assert scores[0] == scores[1]
 

@@ -63,7 +63,7 @@ def test_its_checkpoint_is_that_of_a_plain_classifier(student: tuple, network: C
     cfg = Config(dict(model=dict(type='LinearProbe', num_classes=10, student_ckpt=student[0])))
     name_student_in_full(cfg.model)
     Path(student[0]).unlink()
-    # the config that a run stores says it, without the student's file
+    # the config that a run stores has it, without the student's file
     exported = plain_student(cfg).model
     assert exported.type == 'ImageClassifier'
     for plain in (MODELS.build(network('res8', 10)), MODELS.build(exported)):
@@ -71,7 +71,7 @@ def test_its_checkpoint_is_that_of_a_plain_classifier(student: tuple, network: C
         assert torch.equal(plain(images), model(images))
 
 
-def test_a_checkpoint_that_says_no_network_needs_its_name(student: tuple, tmp_path: Path) -> None:
+def test_a_checkpoint_without_a_config_needs_a_network(student: tuple, tmp_path: Path) -> None:
     file = tmp_path / 'weights.pth'
     torch.save({'state_dict': student[1]}, file)
     with pytest.raises(SettingError, match=r"student_ckpt=.*no meta\['cfg'\](?s:.*)--cfg-options model\.student="):
