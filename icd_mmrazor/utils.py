@@ -1,6 +1,6 @@
 """Names that are imported from here: by mmengine, for configs that inherit from ``icd_mmrazor::...``, and by users."""
 
-from icd_mmrazor.datasets.samples import positions_of
+from icd_mmrazor.datasets.samples import positions_of, sample_indices
 from icd_mmrazor.errors import CheckpointError, DatasetError, NonFiniteLossError, SettingError, UserError
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     'UserError',
     'positions_of',
     'register_all_modules',
+    'sample_indices',
 ]
 
 

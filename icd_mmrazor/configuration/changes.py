@@ -137,7 +137,9 @@ def _is_ignored(name: str) -> bool:
 
 def _is_same(name: str, then: Any, now: Any) -> bool:
     if name.rpartition('.')[2] in TYPES and type_name(then) and type_name(now):
-        return type_name(then) == type_name(now)
+        names = type_name(then), type_name(now)
+        # a class may be registered under its former name, too
+        return names[0] == names[1] or (registered(names[0]) == registered(names[1]) != [])
     if isinstance(then, str) and isinstance(now, str) and '/' in then + now:
         return PurePath(then).name == PurePath(now).name
     return then == now or (then != then and now != now)  # nan

@@ -5,12 +5,12 @@ import importlib.util
 import io
 import itertools
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 from mmengine.config import Config
 
-from icd_mmrazor.configuration.type_names import PACKAGES, TYPES, registered, type_name
+from icd_mmrazor.configuration.type_names import PACKAGES, TYPES, by_names, registered, type_name
 from icd_mmrazor.errors import SettingError
 
 MAX_LENGTH = 1_000_000  # characters; a config of ours has 6,000
@@ -333,3 +333,23 @@ def _importable(kind: str) -> bool:
 def _of_package(config: str) -> bool:
     package, _, path = config.partition('::')
     return package in PACKAGES and not path.startswith('/') and '..' not in path
+
+
+def config_of(checkpoint: Mapping[str, Any], what: str) -> Config:
+    """Return the config that mmengine has stored in a checkpoint; it is read, not run.
+
+    Args:
+        checkpoint: What was read from the file.
+        what: The file, for messages.
+
+    Raises:
+        SettingError: There is none in it, or it holds more than plain values.
+    """
+    meta = checkpoint.get('meta')
+    text = meta.get('cfg') if isinstance(meta, Mapping) else None
+    if not text:
+        raise SettingError(
+            f"checkpoint {what} does not say its config: it has no meta['cfg'], which mmengine writes. "
+            'Name the config it was trained with.'
+        )
+    return by_names(read_config_text(text, f'the config in {what}'))

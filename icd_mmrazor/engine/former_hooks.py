@@ -60,3 +60,8 @@ class Float32PrecisionHook(Hook):
         )
         torch.set_float32_matmul_precision(precision)
         torch.backends.cudnn.allow_tf32 = self.tf32
+
+
+@HOOKS.register_module()
+class FrozenFeatureHook(Hook):
+    """Do nothing: ``LinearProbe`` computes the feature of an image once by itself."""

@@ -2,72 +2,23 @@
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 
 from icd_mmrazor.checkpoints.reading import weights_of
-from icd_mmrazor.configuration.stored import read_config_text
+from icd_mmrazor.configuration.stored import config_of
 from icd_mmrazor.configuration.type_names import PACKAGE, TYPES, by_names, import_for, registered, type_name
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.networks.resolve import is_pruned, network_config, unpruned
+from icd_mmrazor.models.networks.resolve import unpruned
+from icd_mmrazor.models.networks.student import SCOPE, dicts, student_of
+
+__all__ = ['config_of', 'plain_student', 'student_checkpoint', 'student_of']
 
 # what is kept of a checkpoint's meta, and what each must be
 META = {'dataset_meta': Mapping, 'epoch': int, 'iter': int, 'metrics': Mapping}
-SCOPE = 'mmpretrain'
-
-
-def student_of(cfg: Config) -> ConfigDict:
-    """Return the config of a distillation's student, or of the model itself if it is no distillation.
-
-    Of a ``LinearProbe`` whose config says the network that it reads, it is that network with the new head. No teacher
-    is needed for it. It names the scope that it is built in, which for a network that mmrazor has pruned is mmrazor's.
-    What both saw the images through belongs to it. Its weights come from a checkpoint, so nothing in
-    it asks for pretrained ones.
-
-    Args:
-        cfg: The config of a run.
-
-    Returns:
-        The config of a plain classifier, with its ``data_preprocessor``.
-
-    Raises:
-        SettingError: The config has no model.
-    """
-    if not isinstance(cfg.get('model'), dict):
-        raise SettingError(
-            f'config {cfg.filename or "(stored)"} has no model=dict(...); it has {", ".join(cfg) or "nothing"}. '
-            'Give the config of a training.'
-        )
-    cfg = by_names(cfg)
-    student = cfg.model if is_pruned(cfg.model) else cfg.model.get('architecture', cfg.model)
-    student = network_config(copy.deepcopy(student), 'model.architecture')
-    if type_name(student.type) == 'LinearProbe' and isinstance(student.get('student'), dict):
-        student = _classifier_of_probe(student)
-    student.setdefault('_scope_', cfg.model.get('_scope_') or cfg.get('default_scope') or SCOPE)
-    # mmengine hands the config's to the algorithm, and mmrazor gives the algorithm's to the student
-    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
-    if preprocessor:
-        unpruned(student).data_preprocessor = copy.deepcopy(preprocessor)
-    _drop_pretrained(student)
-    return student
-
-
-def _classifier_of_probe(probe: ConfigDict) -> ConfigDict:
-    """Return what a ``LinearProbe`` is when it is trained: a student with a new head."""
-    student = network_config(probe.student, 'model.student')
-    student.head = dict(type='LinearClsHead', num_classes=probe.num_classes, in_channels=student.head.in_channels)
-    return student
-
-
-def _drop_pretrained(model: dict) -> None:
-    for part in list(_dicts(model)):
-        for name in ('pretrained', 'checkpoint_path'):  # the latter is timm's
-            part.pop(name, None)
-        if any(type_name(each.get('type')) == 'Pretrained' for each in _dicts(part.get('init_cfg'))):
-            del part['init_cfg']
 
 
 def plain_student(cfg: Config) -> Config:
@@ -102,7 +53,7 @@ def plain_student(cfg: Config) -> Config:
         dataset = plain['test_dataloader'].dataset
         if dataset.get('pipeline'):
             dataset.pipeline = _for_image_files(dataset.pipeline, plain['model'], cfg.get('train_dataloader'))
-    if any(isinstance(value, float) and math.isnan(value) for each in _dicts(plain) for value in each.values()):
+    if any(isinstance(value, float) and math.isnan(value) for each in dicts(plain) for value in each.values()):
         raise SettingError(
             "a setting of the student is nan, which a config file cannot hold. Give it a number, or None, in the run's "
             'config.'
@@ -127,7 +78,7 @@ def _for_image_files(pipeline: list[dict], student: dict, train_dataloader: dict
     channels = _channels(student)
     if channels not in (1, 3):  # no image file has them
         return pipeline
-    crops = (each for each in _dicts(train_dataloader) if type_name(each.get('type')) == 'RandomCrop')
+    crops = (each for each in dicts(train_dataloader) if type_name(each.get('type')) == 'RandomCrop')
     sizes = [crop['crop_size'] for crop in crops if 'crop_size' in crop]
     settings = {'size': sizes[0]} if sizes else {}
     return [dict(type='ImageAsInDataset', **settings, **({'channels': 1} if channels == 1 else {})), *pipeline]
@@ -156,15 +107,6 @@ def _drop_scopes(value: Any, scope: str) -> None:
         _drop_scopes(part, inner or scope)
 
 
-def _dicts(value: Any) -> Iterator[dict]:
-    """Walk through all dictionaries in a config."""
-    if isinstance(value, dict):
-        yield value
-    if isinstance(value, dict | list | tuple):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _dicts(item)
-
-
 def _imports(value: Any, scope: str) -> set[str]:
     """Return the modules that register what a config names and mmpretrain does not bring."""
     if isinstance(value, dict):
@@ -176,26 +118,6 @@ def _imports(value: Any, scope: str) -> set[str]:
         of_scope = {PACKAGE} if scope == 'mmrazor' else set()
         return of_types.union(of_scope, *(_imports(item, scope) for item in value.values()))
     return set().union(*(_imports(item, scope) for item in value)) if isinstance(value, list | tuple) else set()
-
-
-def config_of(checkpoint: Mapping[str, Any], what: str) -> Config:
-    """Return the config that mmengine has stored in a checkpoint; it is read, not run.
-
-    Args:
-        checkpoint: What was read from the file.
-        what: The file, for messages.
-
-    Raises:
-        SettingError: There is none in it, or it holds more than plain values.
-    """
-    meta = checkpoint.get('meta')
-    text = meta.get('cfg') if isinstance(meta, Mapping) else None
-    if not text:
-        raise SettingError(
-            f"checkpoint {what} does not say its config: it has no meta['cfg'], which mmengine writes. "
-            'Name the config it was trained with.'
-        )
-    return by_names(read_config_text(text, f'the config in {what}'))
 
 
 def student_checkpoint(checkpoint: Mapping[str, Any], cfg: Config, what: str) -> dict:

@@ -49,7 +49,7 @@ def test_one_synonym_is_enough() -> None:
     assert differing_labels(['tench, Tinca tinca', 'crane'], ['crane', 'tench']) == [0, 1]
 
 
-def test_refused_or_written_to_the_log() -> None:
+def test_differences_are_refused_or_logged() -> None:
     weights = ('model.teacher_ckpt=FILE', ['0', '1', '3', 'two'])
     datasets = [('train_dataloader', Images('0', '1', '2', '3')), ('val_dataloader', object())]
     message = (
@@ -69,7 +69,7 @@ def test_refused_or_written_to_the_log() -> None:
     check_class_names(*weights, datasets[1:])
 
 
-def test_the_setting_of_a_config() -> None:
+def test_the_choice_in_a_config() -> None:
     assert choice_in({}) == choice_in({'default_hooks': {'check_weights': None}}) == 'refuse'
     assert choice_in({'default_hooks': {'sanity_check': {'class_names': 'list'}}}) == 'list'
     # of version 0.1

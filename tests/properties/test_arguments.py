@@ -47,7 +47,7 @@ BASES: list[tuple[Registry, str, dict]] = [
     (NETWORKS, 'CIFARMobileNetV2', {}),
     (HOOKS, 'SanityCheckHook', {}),
     (HOOKS, 'DistillationReportHook', {}),
-    (HOOKS, 'WholeBatchHook', {}),
+    (HOOKS, 'InMemoryAugmentationHook', {}),
     (HOOKS, 'DeferredRuntimeInfoHook', {}),
     (DATASETS, 'NPZDataset', dict(data_file='images.npz')),
     (DATASETS, 'STL10', dict(data_root='nowhere')),

@@ -19,7 +19,7 @@ from helpers import CONFIGS, TOOLS, exit_status, run_python
 from mmengine.config import Config
 from mmpretrain.registry import DATASETS, MODELS
 
-from icd_mmrazor.datasets import WholeBatches
+from icd_mmrazor.datasets import InMemoryBatches
 from icd_mmrazor.errors import SettingError
 
 DEMO = CONFIGS / 'demo' / 'icd_res20_res8_digits.py'
@@ -267,7 +267,7 @@ def test_two_processes_train_and_test(options: list[str], images_file: Path, tmp
     dataset = DATASETS.build({**cfg, 'data_file': str(images_file), 'indices': 60})
     positions = []
     for rank in (0, 1):
-        batches = WholeBatches(dataset, seed=0, rank=rank)
+        batches = InMemoryBatches(dataset, seed=0, rank=rank)
         seen = torch.load(work_dir / f'seen_{rank}.pth', weights_only=True)
         for iteration, batch in enumerate(seen):
             assert torch.equal(batch['images'], batches(batch['positions'], iteration)['inputs'])

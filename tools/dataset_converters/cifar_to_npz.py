@@ -3,8 +3,8 @@
 
     cifar_to_npz.py cifar10 data/cifar10.npz
 
-Takes the published archive, or its unpacked folder, from ROOT, and downloads it there if nothing is there; either is
-verified by the published MD5 sums. The arrays are x_train, y_train, x_test and y_test, in the published order.
+Takes the published archive, or its unpacked folder, from ROOT, and downloads it if neither is there; both are verified
+by the published MD5 sums. The arrays are x_train, y_train, x_test and y_test, in the published order.
 """
 
 import argparse
@@ -31,10 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--data-root', metavar='ROOT', help='default: data/cifar10 or data/cifar100')
     args = parser.parse_args(arguments)
     check_writable(args.dst, 'DST')
-    if args.dst.suffix != '.npz':
-        raise SettingError(f'DST {args.dst}: name a file that ends in .npz')
-    if args.dst.exists():
-        raise SettingError(f'DST {args.dst} exists and is kept; give another path.')
+    if args.dst.suffix != '.npz' or args.dst.exists():
+        raise SettingError(f'DST {args.dst} must be a new file that ends in .npz.')
     arrays = {}
     for split in ('train', 'test'):
         dataset = DATASETS[args.dataset](args.data_root or f'data/{args.dataset}', split, lazy_init=True)

@@ -14,7 +14,7 @@ default_hooks = dict(
     sanity_check=dict(type='SanityCheckHook'),
     exact_resume=dict(type='ExactResumeHook'),
     # training images that fit in memory are cropped and flipped a batch at a time, on the training device
-    whole_batches=dict(type='WholeBatchHook'),
+    whole_batches=dict(type='InMemoryAugmentationHook'),
     # for the methods that need them: the memories of CRD and RRD, the initial stage of AB, FT and FSP
     sample_memory=dict(type='SampleMemoryHook'),
     initial_stage=dict(type='InitialStageHook'),

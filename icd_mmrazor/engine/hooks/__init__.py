@@ -4,9 +4,10 @@ from icd_mmrazor.engine.hooks.deferred_runtime_info_hook import DeferredRuntimeI
 from icd_mmrazor.engine.hooks.distillation_report_hook import DistillationReportHook as DistillationReportHook
 from icd_mmrazor.engine.hooks.exact_resume_hook import ExactResumeHook as ExactResumeHook
 from icd_mmrazor.engine.hooks.export_student_hook import ExportStudentHook as ExportStudentHook
-from icd_mmrazor.engine.hooks.frozen_feature_hook import FrozenFeatureHook as FrozenFeatureHook
+from icd_mmrazor.engine.hooks.in_memory_augmentation_hook import (
+    InMemoryAugmentationHook as InMemoryAugmentationHook,
+)
 from icd_mmrazor.engine.hooks.initial_stage_hook import InitialStageHook as InitialStageHook
 from icd_mmrazor.engine.hooks.plain_checkpoint_hook import PlainCheckpointHook as PlainCheckpointHook
 from icd_mmrazor.engine.hooks.sample_memory_hook import SampleMemoryHook as SampleMemoryHook
 from icd_mmrazor.engine.hooks.sanity_check_hook import SanityCheckHook as SanityCheckHook
-from icd_mmrazor.engine.hooks.whole_batch_hook import WholeBatchHook as WholeBatchHook

@@ -11,7 +11,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor
 
 from icd_mmrazor import checks
-from icd_mmrazor.datasets.samples import positions_of
+from icd_mmrazor.datasets.samples import sample_indices
 from icd_mmrazor.errors import CheckpointError, DatasetError, SettingError
 from icd_mmrazor.models.losses.base import MemoryLoss
 from icd_mmrazor.models.losses.functional import full_precision, unit_vectors
@@ -215,7 +215,7 @@ class ContrastiveRepresentationLoss(MemoryLoss):
 
     @torch.compiler.disable  # it reads Python numbers, so it would be compiled again for each batch
     def _indices(self, data_samples: list[DataSample], features: Tensor) -> Tensor:
-        indices = positions_of(data_samples) if isinstance(data_samples, list | tuple) else []
+        indices = sample_indices(data_samples) if isinstance(data_samples, list | tuple) else []
         wrap = "Wrap the whole training set: train_dataloader.dataset=dict(type='IndexedDataset', dataset=...)."
         if None in indices:
             raise SettingError(f'{NAME}: the data samples carry no sample_idx. {wrap}')

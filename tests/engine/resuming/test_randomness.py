@@ -32,6 +32,7 @@ def begun() -> Callable:
         if meta is not None:
             hook.after_load_checkpoint(run, {'meta': meta})
         hook.before_train(run)
+        run.train_dataloader = loop.dataloader
         return hook, run
 
     return begin
@@ -53,20 +54,20 @@ def test_a_checkpoint_says_where_in_the_data_it_is(begun: Callable) -> None:
     # another run begins there, with the order of that one, and its own checkpoints count on
     hook, run = begun({**meta, 'sampler_seed': 8}, epoch=2, iteration=15)
     assert run.train_dataloader.sampler.seed == 8
-    assert run.train_dataloader.batch_sampler.skip == 3
+    assert run.train_dataloader.numbered.skip == 3
     assert not run.logger.warning.called
     hook.before_train_epoch(run)
     assert len([*run.train_dataloader]) == 3
     assert len([*run.train_dataloader]) == 6
     assert saved(hook, run, 2, 16)['trained_of_epoch'] == 4
     hook.after_train(run)
-    assert [*run.train_dataloader.batch_sampler] == [[i] for i in run.train_dataloader.sampler]
+    assert type(run.train_loop.dataloader) is DataLoader
 
 
 def test_another_number_of_batches_restarts_the_epoch(begun: Callable) -> None:
     meta = dict(sampler_seed=1, batches_of_epoch=6, trained_of_epoch=3)
     _, run = begun(meta, epoch=2, iteration=15, images=5)
-    assert run.train_dataloader.batch_sampler.skip == 0
+    assert run.train_dataloader.numbered.skip == 0
     (message,) = run.logger.warning.call_args.args
     assert 'after 3 of the 6 batches of epoch 3, which has 5 now' in message
     # between epochs nothing is lost
@@ -80,7 +81,7 @@ def test_another_number_of_batches_restarts_the_epoch(begun: Callable) -> None:
 def test_checkpoints_of_another_origin(meta: object, begun: Callable) -> None:
     _, run = begun(meta, epoch=2, iteration=15)
     assert run.train_dataloader.sampler.seed == 1
-    assert run.train_dataloader.batch_sampler.skip == 0
+    assert run.train_dataloader.numbered.skip == 0
 
 
 def test_gradients_that_are_not_saved_are_named_once(begun: Callable) -> None:

@@ -1,7 +1,8 @@
-"""WholeBatchHook in real runs on a small problem."""
+"""InMemoryAugmentationHook in real runs on a small problem."""
 
 import re
 from collections.abc import Callable
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,9 +19,10 @@ from mmpretrain.engine.hooks import SwitchRecipeHook
 from mmrazor.registry import MODELS
 from torch.utils.data import DataLoader
 
-from icd_mmrazor.datasets import WholeBatches
-from icd_mmrazor.datasets.loaders import NumberedBatches
-from icd_mmrazor.engine.hooks import WholeBatchHook
+from icd_mmrazor.configuration.changes import config_changes
+from icd_mmrazor.datasets import InMemoryBatches
+from icd_mmrazor.datasets.loaders import NumberedLoader
+from icd_mmrazor.engine.hooks import InMemoryAugmentationHook
 from icd_mmrazor.errors import DatasetError, SettingError
 
 
@@ -31,10 +33,11 @@ class Seen(Hook):
         self.training: list[dict] = []
         self.validation: list[dict] = []
         self.workers: set[int] = set()
+        self.workers_before = set(active_children())
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         self.training.append(data_batch)
-        self.workers.add(runner.train_dataloader.num_workers)
+        self.workers.add(len(set(active_children()) - self.workers_before))
 
     def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         self.validation.append(data_batch)
@@ -64,14 +67,15 @@ def trained(cfg: Config, runner: Callable) -> tuple[Runner, Seen]:
     return run, seen
 
 
-def test_a_run_trains_on_whole_batches(plain_config: Callable, runner: Callable) -> None:
-    # settings of workers, of which none is started
+def test_a_run_trains_on_images_in_memory(plain_config: Callable, runner: Callable) -> None:
+    # settings of workers, none of which is started
     workers = dict(num_workers=2, persistent_workers=True, timeout=60, multiprocessing_context='spawn')
     cfg = plain_config(**{'train_cfg.max_epochs': 2})
     cfg.train_dataloader.update(workers)
+    assert cfg.default_hooks.whole_batches.type == 'InMemoryAugmentationHook'
     run, seen = trained(cfg, runner)
     loader = run.train_dataloader
-    batches = WholeBatches(loader.dataset, seed=0)
+    batches = InMemoryBatches(loader.dataset, seed=0)
     labels = loader.dataset.get_gt_labels()
     assert [len(batch['inputs']) for batch in seen.training] == [24, 24, 16] * 2
     for iteration, batch in enumerate(seen.training):
@@ -80,16 +84,15 @@ def test_a_run_trains_on_whole_batches(plain_config: Callable, runner: Callable)
         assert sample.gt_label.tolist() == labels[sample.sample_idx].tolist()
     for epoch in (seen.training[:3], seen.training[3:]):
         assert sorted(i for batch in epoch for i in batch['data_samples'][0].sample_idx) == list(range(64))
-    message = 'WholeBatchHook: 64 training images lie on cpu (0.1 MB); each batch, 16 x 16, is made there at once.'
-    assert 'WholeBatchHook: reads the 64 training images.' in logged(cfg).partition(message)[0]
+    message = 'InMemoryAugmentationHook: 64 training images are on cpu (0.1 MB)'
+    assert 'InMemoryAugmentationHook: reading 64 training images.' in logged(cfg).partition(message)[0]
     assert message in logged(cfg)
     # validation is as ever, and so is the loader afterwards
     assert {(type(batch['inputs']), len(batch['data_samples'])) for batch in seen.validation} == {(list, 40)}
-    assert loader.collate_fn.func is pseudo_collate
     assert seen.workers == {0}
-    assert (loader.num_workers, loader.timeout) == (2, 60)
-    loader.num_workers, loader.timeout = 0, 0
-    assert len(next(iter(loader))['data_samples']) == 24
+    assert type(loader) is DataLoader
+    assert loader is run.train_dataloader
+    assert (loader.collate_fn.func, loader.num_workers, loader.timeout) == (pseudo_collate, 2, 60)
 
 
 class Change(Hook):
@@ -119,7 +122,7 @@ class Compared(Seen):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         super().before_train_iter(runner, batch_idx, data_batch)
-        batch = WholeBatches(runner.train_dataloader.dataset, seed=0)(
+        batch = InMemoryBatches(runner.train_dataloader.dataset, seed=0)(
             data_batch['data_samples'][0].sample_idx, runner.iter
         )
         assert torch.equal(data_batch['inputs'], batch['inputs'])
@@ -180,12 +183,12 @@ def test_what_hooks_change_is_noticed(
     run.register_hook(Change(change, 1))
     run.train()
     assert [(look[0], max(look[1], before[1]), look[2]) for look in seen.looks] == [before, after, after]
-    again = 'the training set or its pipeline has changed; reads its 64 images again.'
+    again = 'the training set or its pipeline has changed; reading 64 images again.'
     assert logged(run.cfg).count(again) == (0 if change is grow else 1)
 
 
 @pytest.mark.parametrize('by_epoch', [True, False])
-def test_where_whole_batches_end_images_are_prepared_one_by_one(
+def test_a_pipeline_that_becomes_another_is_run_image_by_image(
     by_epoch: bool, plain_config: Callable, runner: Callable
 ) -> None:
     cfg = plain_config(**{'train_cfg.max_epochs': 3, 'train_dataloader.num_workers': 1})
@@ -203,10 +206,10 @@ def test_where_whole_batches_end_images_are_prepared_one_by_one(
     run.register_hook(seen)
     run.train()
     assert [type(batch['inputs']) for batch in seen.training] == [torch.Tensor] * 3 + [list] * 6
-    # those of workers again, as soon as a pass begins
+    # from workers again, as soon as a pass starts
     assert seen.workers == {0, 1}
     assert sorted(s.sample_idx for batch in seen.training[3:6] for s in batch['data_samples']) == list(range(64))
-    assert 'prepared one by one: the pipeline (RandomErasing, PackInputs) has more' in logged(cfg)
+    assert 'prepared one by one: the pipeline (RandomErasing, PackInputs)' in logged(cfg)
 
 
 def test_a_pipeline_that_changes_all_the_time_is_run_image_by_image(plain_config: Callable, runner: Callable) -> None:
@@ -269,8 +272,7 @@ def test_another_loader_takes_the_place(plain_config: Callable, runner: Callable
     run.train()
     assert [len(batch['inputs']) for batch in seen.training] == [24, 24, 16, 10, 10, 10, 10]
     for loader in (first, run.train_dataloader):
-        assert not isinstance(loader.batch_sampler, NumberedBatches)
-        assert loader.collate_fn.func is pseudo_collate
+        assert not isinstance(loader, NumberedLoader)
 
 
 def test_mixup_has_a_data_sample_for_each_image(plain_config: Callable, runner: Callable) -> None:
@@ -280,7 +282,7 @@ def test_mixup_has_a_data_sample_for_each_image(plain_config: Callable, runner: 
     )
     cfg.model.head.loss = dict(type='CrossEntropyLoss', use_soft=True)
     _, seen = trained(cfg, runner)
-    assert 'lie on cpu' in logged(cfg)
+    assert 'are on cpu' in logged(cfg)
     for batch in seen.training:
         # scores were made of the labels, mixed
         assert len(batch['data_samples']) == len(batch['inputs'])
@@ -290,7 +292,7 @@ def test_mixup_has_a_data_sample_for_each_image(plain_config: Callable, runner: 
 @pytest.mark.parametrize(
     ('options', 'reason'),
     [
-        ({'train_dataloader.collate_fn': dict(type=list)}, 'train_dataloader has a collate_fn of its own'),
+        ({'train_dataloader.collate_fn': dict(type=list)}, 'custom collate_fn'),
         ({'train_dataloader.dataset.pipeline': [dict(type='PackInputs', meta_keys=())]}, r'the pipeline \(PackInputs'),
         ({'default_hooks.whole_batches.max_memory': 0}, 'max_memory=0'),
         ({'default_hooks.whole_batches.max_memory': 1e-6}, 'the images take .* more than max_memory=1e-06'),
@@ -298,41 +300,50 @@ def test_mixup_has_a_data_sample_for_each_image(plain_config: Callable, runner: 
     ],
     ids=str,
 )
-def test_other_runs_say_why_they_stay_as_they_are(options: dict, reason: str, plain_config: Callable) -> None:
+def test_unsupported_runs_log_the_reason(options: dict, reason: str, plain_config: Callable) -> None:
     cfg = plain_config()
     cfg.merge_from_dict({'data_preprocessor': dict(_delete_=True, type='ClsDataPreprocessor'), **options})
     # a real runner takes seconds to build
     run = mock.Mock(seed=0, model=MODELS.build(cfg.model))
     run.model.data_preprocessor = MODELS.build(cfg.data_preprocessor)
-    run.train_dataloader = Runner.build_dataloader(cfg.train_dataloader)
-    settings = dict(vars(run.train_dataloader))
+    loader = run.train_dataloader = run.train_loop.dataloader = Runner.build_dataloader(cfg.train_dataloader)
     hook = HOOKS.build(cfg.default_hooks.whole_batches)
     hook.before_train(run)
-    assert vars(run.train_dataloader) == settings
-    assert not hasattr(run.train_dataloader.dataset, '__getitems__')
+    assert getattr(run.train_loop.dataloader, 'make', None) is None
     ((message,), _) = run.logger.info.call_args
-    assert re.search(f'the training images are prepared one by one: .*{reason}', message), message
+    assert re.search(f'training images are prepared one by one: .*{reason}', message), message
     hook.after_train(run)
-    assert vars(run.train_dataloader) == settings
+    assert run.train_loop.dataloader is loader
 
 
 def test_bad_input_is_refused_before_the_images_are_read(plain_config: Callable, runner: Callable) -> None:
     cfg = plain_config(**{'model.head.num_classes': 7})
     with pytest.raises(DatasetError, match='labels from 0 to 9'):
         runner(cfg).train()
-    assert 'WholeBatchHook:' not in logged(cfg)
+    assert 'InMemoryAugmentationHook:' not in logged(cfg)
 
 
 @pytest.mark.parametrize(
     ('setting', 'message'),
     [
-        ({'max_memory': -1}, r'max_memory=-1 must be a number of GB'),
-        ({'max_memory': '1GB'}, r"max_memory='1GB' must be"),
-        ({'max_memory': True}, 'max_memory=True must be'),
-        ({'device': 'gpu'}, r"device='gpu' cannot be used \(.*Give 'cpu'"),
+        ({'max_memory': -1}, 'max_memory=-1'),
+        ({'max_memory': '1GB'}, "max_memory='1GB'"),
+        ({'max_memory': True}, 'max_memory=True'),
+        ({'device': 'gpu'}, "device='gpu'"),
     ],
     ids=str,
 )
 def test_refuses_settings(setting: dict, message: str) -> None:
-    with pytest.raises(SettingError, match=message):
-        WholeBatchHook(**setting)
+    with pytest.raises(SettingError, match=f'InMemoryAugmentationHook: {message}'):
+        InMemoryAugmentationHook(**setting)
+
+
+def test_configs_of_0_1_have_another_name_for_it() -> None:
+    hook = HOOKS.build(dict(type='WholeBatchHook', device='cpu', max_memory=1.5))
+    assert type(hook) is InMemoryAugmentationHook
+    assert (hook.device, hook.max_memory) == ('cpu', 1.5)
+    # a run of 0.1 is resumed with the names of today
+    former = dict(
+        default_hooks=dict(whole_batches=dict(type='WholeBatchHook')), custom_hooks=[dict(type='FrozenFeatureHook')]
+    )
+    assert config_changes(former, dict(default_hooks=dict(whole_batches=dict(type='InMemoryAugmentationHook')))) == []
