@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from icd_mmrazor.checkpoints.writing import write_whole
+from icd_mmrazor.checkpoints.writing import atomic_write
 from icd_mmrazor.errors import SettingError, UserError
 from icd_mmrazor.launch.command_line import run
 
@@ -231,7 +231,7 @@ def page(records: dict[str, dict]) -> str:
 
 
 def write_page() -> None:
-    write_whole(page(read_records()), PAGE)
+    atomic_write(page(read_records()), PAGE)
 
 
 def run_cell(name: str, interpreter: str, at: str, args: argparse.Namespace) -> int:
@@ -253,7 +253,7 @@ def run_cell(name: str, interpreter: str, at: str, args: argparse.Namespace) -> 
         flush=True,
     )
     if not args.tests:
-        write_whole(json.dumps({**read_records(), name: record}, indent=1) + '\n', RECORDS)
+        atomic_write(json.dumps({**read_records(), name: record}, indent=1) + '\n', RECORDS)
         write_page()
     return len(record['failed'])
 

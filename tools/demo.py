@@ -12,7 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from icd_mmrazor.checkpoints.reading import read_checkpoint, weights_of
+from icd_mmrazor.checkpoints.reading import read_checkpoint
+from icd_mmrazor.checkpoints.weights import weights_of
 
 # isort: split
 import numpy as np

@@ -12,8 +12,9 @@ from mmengine.fileio import dump
 from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.runner import Runner
 
-from icd_mmrazor.checkpoints.reading import load_strictly, read_checkpoint, weights_of
-from icd_mmrazor.checkpoints.writing import check_writable, write_whole
+from icd_mmrazor.checkpoints.reading import read_checkpoint
+from icd_mmrazor.checkpoints.weights import load_strictly, weights_of
+from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
 from icd_mmrazor.datasets.class_names import check_class_names, choice_in, class_names
 from icd_mmrazor.datasets.labels import datasets_in_use, images_are_gray
 from icd_mmrazor.datasets.views import show_views, shown_model
@@ -71,7 +72,7 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     metrics = runner.test()
     if args.out and runner.rank == 0:
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(dump(json_value(metrics), file_format='json'), Path(args.out))
+        atomic_write(dump(json_value(metrics), file_format='json'), Path(args.out))
 
 
 def check_order_of_channels(checkpoint: dict, cfg: Config, model: BaseModel, runner: Runner) -> None:

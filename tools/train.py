@@ -10,7 +10,7 @@ from icd_mmrazor import compat  # first: it says what to install where the stack
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from icd_mmrazor.checkpoints.resuming import follow_restart
+from icd_mmrazor.checkpoints.resuming import resume_after_restart
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.engine.hooks import CheckWeightsHook
 from icd_mmrazor.errors import SettingError
@@ -122,7 +122,7 @@ def main() -> None:
     elif type_name(cfg.get('model', {}).get('type')) == 'LinearProbe':
         name_student_in_full(cfg.model)
     apply_arguments(cfg, args)
-    follow_restart(cfg)
+    resume_after_restart(cfg)
     with Watchdog(cfg), compat.process_group(cfg):
         train(cfg)
 

@@ -18,7 +18,8 @@ from mmengine.utils import track_iter_progress
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from icd_mmrazor.checkpoints.reading import load_strictly, read_checkpoint, weights_of
+from icd_mmrazor.checkpoints.reading import read_checkpoint
+from icd_mmrazor.checkpoints.weights import load_strictly, weights_of
 from icd_mmrazor.datasets.class_names import class_names
 from icd_mmrazor.datasets.labels import image_labels
 from icd_mmrazor.errors import CheckpointError, DatasetError, SettingError

@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from icd_mmrazor.checkpoints.writing import write_whole
+from icd_mmrazor.checkpoints.writing import atomic_write
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError, UserError
 from icd_mmrazor.models.networks.classifier_layer import number_of_channels
@@ -127,7 +127,7 @@ def write_onnx(model: BaseModel, cfg: Config, path: Path, size: tuple[int, int],
         raise UserError(
             f'--onnx: the logits in onnxruntime differ by {difference:.2g} from those in torch, so no file was written.'
         )
-    write_whole(content, path)
+    atomic_write(content, path)
     return difference
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 
-from icd_mmrazor.checkpoints.reading import weights_of
+from icd_mmrazor.checkpoints.weights import weights_of
 from icd_mmrazor.configuration.stored import read_config_text
 from icd_mmrazor.configuration.type_names import PACKAGE, TYPES, by_names, import_for, registered, type_name
 from icd_mmrazor.errors import SettingError

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from icd_mmrazor.checkpoints.writing import write_whole
+from icd_mmrazor.checkpoints.writing import atomic_write
 from icd_mmrazor.errors import SettingError
 
 if TYPE_CHECKING:
@@ -218,5 +218,5 @@ def save_figure(figure: 'Figure', out: Path, force: bool = False) -> list[Path]:
         # the same figure is the same file
         with rc_context({'svg.hashsalt': MADE_BY}):
             figure.savefig(content, format=file.suffix[1:], dpi=150, metadata=METADATA[file.suffix])
-        write_whole(content.getvalue(), file)
+        atomic_write(content.getvalue(), file)
     return files

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from icd_mmrazor.checkpoints.writing import check_writable, write_whole
+from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import run as run_tool
 from icd_mmrazor.utils.figures import figure_files, new_figure, save_figure, style
@@ -130,9 +130,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for file in filter(None, (args.markdown, args.csv, args.figure)):
         file.parent.mkdir(parents=True, exist_ok=True)
     if args.markdown:
-        write_whole(table, args.markdown)
+        atomic_write(table, args.markdown)
     if args.csv:
-        write_whole(csv_text(cells), args.csv)
+        atomic_write(csv_text(cells), args.csv)
     if args.figure:
         save_figure(draw(cells), args.figure, args.force)
 

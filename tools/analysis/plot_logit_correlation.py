@@ -16,7 +16,7 @@ from icd_mmrazor import compat  # noqa: F401 (first: it says what to install whe
 # isort: split
 import numpy as np
 
-from icd_mmrazor.checkpoints.writing import write_whole
+from icd_mmrazor.checkpoints.writing import atomic_write
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import run
 from icd_mmrazor.utils.comparison import Comparison, add_comparison_arguments, compare
@@ -207,7 +207,7 @@ def write_npz(compared: Comparison, matrices: np.ndarray, file: Path) -> None:
     content = io.BytesIO()
     np.savez_compressed(content, matrices=matrices, names=compared.names, classes=compared.classes)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(content.getvalue(), file)
+    atomic_write(content.getvalue(), file)
 
 
 def main() -> None:

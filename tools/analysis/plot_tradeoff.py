@@ -21,7 +21,7 @@ from icd_mmrazor.launch.command_line import run as run_tool
 # isort: split
 from mmengine.config import Config
 
-from icd_mmrazor.checkpoints.writing import write_whole
+from icd_mmrazor.checkpoints.writing import atomic_write
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.export.student import plain_student
 from icd_mmrazor.models.networks.resolve import network_config
@@ -176,7 +176,7 @@ def write_csv(points: Sequence[Point], file: Path) -> None:
         trained = [len(p.accuracies), p.epoch] if p.epoch else ['', '']
         writer.writerow([p.name, p.role, *trained, *values, *p.cost, *p.size])
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(content.getvalue(), file)
+    atomic_write(content.getvalue(), file)
 
 
 def draw(points: Sequence[Point], metric: str) -> 'Figure':

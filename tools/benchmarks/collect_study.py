@@ -17,7 +17,7 @@ from study_figures import figures_of
 from study_tables import Results, part, read_studies
 
 from icd_mmrazor import recipes
-from icd_mmrazor.checkpoints.writing import check_writable, write_whole
+from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import run
 from icd_mmrazor.utils.figures import figure_files, save_figure
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except SettingError as error:
             raise SettingError(f'--pages {page}: {error}') from error
     for page, text in pages.items():
-        write_whole(text, page)
+        atomic_write(text, page)
     for name, results in with_runs.items():
         for kind in ['table', *results.study.axes]:
             print(f'{name}: {kind}\n\n{part(results, kind)}\n')

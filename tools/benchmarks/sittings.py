@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from icd_mmrazor.checkpoints.writing import write_whole
+from icd_mmrazor.checkpoints.writing import atomic_write
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.utils.training_logs import LOGS
 
@@ -98,7 +98,7 @@ def read_sittings(folder: Path) -> list[dict[str, Any]]:
 
 def write_sittings(sittings: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """Note sittings in a folder, which exists."""
-    write_whole(json.dumps(sittings, indent=1) + '\n', folder / FILE)
+    atomic_write(json.dumps(sittings, indent=1) + '\n', folder / FILE)
 
 
 def commit() -> str:

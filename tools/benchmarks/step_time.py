@@ -42,7 +42,7 @@ from mmengine.device import get_device
 from runner_loop import composed
 from step_pair import measure_pair
 
-from icd_mmrazor.checkpoints.writing import write_json, write_whole
+from icd_mmrazor.checkpoints.writing import atomic_write, write_json
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import run as run_tool
 from icd_mmrazor.utils.method_names import split_methods
@@ -142,7 +142,7 @@ def contenders_of(args: argparse.Namespace) -> dict[str, list[str] | None]:
 
 def write(results: dict[str, Any], folder: Path) -> None:
     write_json(results, folder / 'step_time.json')
-    write_whole(step_report.markdown(results), folder / 'step_time.md')
+    atomic_write(step_report.markdown(results), folder / 'step_time.md')
     if results['cases']:
         for ending in ('png', 'svg'):
             step_report.draw(results, folder / f'step_time.{ending}')

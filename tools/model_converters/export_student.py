@@ -9,13 +9,15 @@ for its last and its best epoch by itself.
 import argparse
 from pathlib import Path
 
-from icd_mmrazor.checkpoints.reading import load_strictly, read_checkpoint, write_checkpoint
+from icd_mmrazor.checkpoints.reading import read_checkpoint
+from icd_mmrazor.checkpoints.weights import load_strictly
+from icd_mmrazor.checkpoints.writing import write_checkpoint
 
 # isort: split
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from icd_mmrazor.checkpoints.writing import check_writable, write_whole
+from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
 from icd_mmrazor.configuration.files import read_config_file
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.export.network import build_network
@@ -108,7 +110,7 @@ def main() -> None:
         classes = classes if isinstance(classes, list | tuple) else None
         difference = write_onnx(model, cfg, files['onnx'], (height, width), classes)
         notes['onnx'] = f'images: B x {channels} x {height} x {width}, differs from torch by {difference:.1e}'
-    write_whole(cfg.pretty_text, files['config'])
+    atomic_write(cfg.pretty_text, files['config'])
     write_checkpoint(student, files['weights'])
     epoch = f', epoch {student["meta"]["epoch"]}' if 'epoch' in student['meta'] else ''
     parameters = sum(p.numel() for p in model.parameters())

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from icd_mmrazor.checkpoints.reading import check_fit, read_checkpoint, weights_of, write_checkpoint
+from icd_mmrazor.checkpoints.reading import read_checkpoint
+from icd_mmrazor.checkpoints.weights import check_fit, weights_of
+from icd_mmrazor.checkpoints.writing import write_checkpoint
 from icd_mmrazor.errors import printable
 
 # isort: split

@@ -11,7 +11,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, CheckpointLoader, Runner
 from torch import Tensor, nn
 
-from icd_mmrazor.checkpoints.weight_fit import (
+from icd_mmrazor.checkpoints.weights import (
     LEAST_PART,
     OF_PROCESSES,
     STUDENT,

@@ -9,7 +9,8 @@ from mmpretrain.models import DeiTClsHead, ImageClassifier, LinearClsHead
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from icd_mmrazor.checkpoints.reading import load_strictly, read_checkpoint, weights_of
+from icd_mmrazor.checkpoints.reading import read_checkpoint
+from icd_mmrazor.checkpoints.weights import load_strictly, weights_of
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.networks.preparation import preparation_of_checkpoint
 from icd_mmrazor.models.networks.resolve import network_config
