@@ -144,7 +144,8 @@ def name_student_in_full(model: ConfigDict) -> None:
 def _network_in(checkpoint: dict, path: str) -> ConfigDict:
     """Return the config of the student that a checkpoint says."""
     # here: that module imports from this package
-    from icd_mmrazor.export.student import config_of, student_of
+    from icd_mmrazor.configuration.stored import config_of
+    from icd_mmrazor.export.student import student_of
 
     try:
         cfg = student_of(config_of(checkpoint, path))
