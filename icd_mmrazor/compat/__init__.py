@@ -14,6 +14,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -174,11 +175,13 @@ def import_mmrazor() -> None:
         return digit_version(version, *args, **kwargs)
 
     mmrazor.digit_version = digit_version_while_importing
+    limit = sys.getrecursionlimit()
     try:
         importlib.import_module('mmrazor.utils').register_all_modules(init_default_scope=False)
     finally:
         importing = False
         mmrazor.digit_version = digit_version
+        sys.setrecursionlimit(limit)  # mmrazor lifts it to 2**20
 
 
 def mend_package_lookup() -> None:
