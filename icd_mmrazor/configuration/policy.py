@@ -53,9 +53,7 @@ def code_that_runs(settings: Any) -> str | None:
     replacing = isinstance(settings, dict) and type_name(settings.get('type')).startswith(REPLACING)
     for key, item in settings.items() if isinstance(settings, dict) else enumerate(settings):
         if replacing and key in PATHS and str(item).partition('.')[0] not in STACK:
-            return (
-                f'{key}={item!r} of a {settings["type"]} is not in {", ".join(STACK)}, and mmrazor would import it'
-            )
+            return f'{key}={item!r} of a {settings["type"]} is not in {", ".join(STACK)}, and mmrazor would import it'
         if isinstance(item, dict | list | tuple):
             problem = code_that_runs(item)
         else:

@@ -32,7 +32,7 @@ def config_of(checkpoint: Mapping[str, Any], what: str) -> Config:
     text = meta.get('cfg') if isinstance(meta, Mapping) else None
     if not text:
         raise SettingError(
-            f"checkpoint {what} has no config (meta['cfg'], which mmengine writes). Give the config it was trained with."
+            f"checkpoint {what} has no config (meta['cfg'] of mmengine). Give the config it was trained with."
         )
     return by_names(read_config_text(text, f'the config in {what}'))
 
@@ -92,6 +92,7 @@ def with_infinity_as_number(text: str) -> str:
         return text
     lines = text.encode().splitlines(keepends=True)
     names = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name) and node.id == 'inf']
+    names = [node for node in names if isinstance(node.ctx, ast.Load)]
     for node in sorted(names, key=lambda node: (node.lineno, node.col_offset), reverse=True):
         line = lines[node.lineno - 1]
         lines[node.lineno - 1] = line[: node.col_offset] + b'1e999' + line[node.end_col_offset :]
