@@ -84,8 +84,8 @@ def test_options() -> None:
     assert (cfg.model.depth, cfg.pipeline[0].size, cfg.randomness.seed) == (3, 4, 5)
     for key, message in (
         ('modell.depth', 'model'),
-        ('pipeline.7.size', 'pipeline'),
-        ('pipeline.x.size', 'pipeline'),
+        ('pipeline.7.size', 'a.b.0.c'),
+        ('pipeline.x.size', 'a.b.0.c'),
     ):
         with pytest.raises(SettingError, match=f'--cfg-options {re.escape(key)}.*{message}'):
             apply_cfg_options(cfg, {key: 1})

@@ -17,7 +17,7 @@ from torch import nn
 from icd_mmrazor import recipes
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.launch.command_line import load_config
+from icd_mmrazor.launch.run_config import load_config
 from icd_mmrazor.utils.cell_options import merge_options
 
 
