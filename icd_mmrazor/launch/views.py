@@ -34,7 +34,7 @@ def show_views(cfg: Config) -> None:
     datasets = list(_datasets_with_pipeline(cfg.test_dataloader.get('dataset')))
     if not datasets:
         raise SettingError(
-            "--tta: test_dataloader.dataset has no pipeline for the views. Give it one: pipeline=[dict(type='PackInputs')]."
+            "--tta: test_dataloader.dataset has no pipeline for the views. Give it one: [dict(type='PackInputs')]."
         )
     for dataset in datasets:
         dataset['pipeline'] = copy.deepcopy(given) if given is not None else _with_mirror_image(dataset['pipeline'])

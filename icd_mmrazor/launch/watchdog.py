@@ -73,10 +73,9 @@ class Watchdog:
         while not self._ended.wait(BEAT):
             before, place = place, place_of_main_thread()
             since = since if place == before else monotonic()
-            stands_still = monotonic() - since > 0.9 * self.timeout
-            message = (
-                f'error: this process has stood still for {monotonic() - since:.0f} s ({SETTING}={self.timeout:g}).'
-            )
+            still = monotonic() - since
+            stands_still = still > 0.9 * self.timeout
+            message = f'error: this process has stood still for {still:.0f} s ({SETTING}={self.timeout:g}).'
             try:
                 store = store or open_store()
                 if stands_still:
@@ -135,10 +134,8 @@ def _blame(store: dist.Store) -> str:
             lines.append(f'rank {rank} does not answer: it is stopped or gone, or its machine is.')
             continue
         host, iteration, stack = places[rank]
-        where = ''.join(f'\n    {frame}' for frame in stack[-SHOWN_FRAMES:])
-        lines.append(
-            f'rank {rank} (on {host}) is what the others wait for. Iterations done: {max(iteration, 0)}, at:{where}'
-        )
+        lines.append(f'rank {rank} (on {host}) is what the others wait for, after {max(iteration, 0)} iterations, at')
+        lines += [f'    {frame}' for frame in stack[-SHOWN_FRAMES:]]
     if waiting := [str(rank) for rank in ranks if rank not in stalled]:
         lines.append(f'Waiting: rank {", ".join(waiting)}.')
     return '\n'.join(lines)
