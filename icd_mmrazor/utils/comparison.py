@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
+from network_outputs import Images, Network, Outputs, load_network, network_outputs
 
 from icd_mmrazor.configuration.files import apply_cfg_options, read_config_file
 from icd_mmrazor.datasets.class_names import check_class_names, choice_in
 from icd_mmrazor.errors import CheckpointError, DatasetError, SettingError
-from icd_mmrazor.export.network import Images, Network, Outputs, load_network, network_outputs
 from icd_mmrazor.export.student import student_of
 from icd_mmrazor.launch.command_line import key_value
 from icd_mmrazor.models.networks.resolve import published_weights
