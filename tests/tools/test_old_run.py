@@ -60,8 +60,6 @@ def test_it_resumes_to_the_same_end(place: Path) -> None:
     wanted = read_checkpoint(OLD / 'epoch_4_reference.pth')
     assert found.keys() == wanted['norms'].keys()
     for name, weight in wanted['weights'].items():
-        torch.testing.assert_close(
-            found[name], weight, rtol=1e-4, atol=1e-4, msg=lambda text, name=name: f'{name}: {text}'
-        )
+        torch.testing.assert_close(found[name], weight, rtol=1e-4, atol=1e-4)
     for name, norm in wanted['norms'].items():
         assert found[name].double().norm().item() == pytest.approx(norm, rel=1e-4, abs=1e-4), name
