@@ -33,20 +33,12 @@ class Fit(NamedTuple):
     unused: list[str]
 
     def of(self, prefix: str) -> 'Fit':
-        """Return the fit of a part of the network; ``unused`` stays.
-
-        Args:
-            prefix: Prefix of the names in that part.
-        """
+        """Return the fit of the part whose names start with ``prefix``; ``unused`` stays."""
         parts = ([name for name in names if name.startswith(prefix)] for names in self[:3])
         return Fit(*parts, self.unused)
 
     def without(self, prefix: str) -> 'Fit':
-        """Return the fit without a part of the network.
-
-        Args:
-            prefix: Prefix of the names in that part.
-        """
+        """Return the fit without the part whose names start with ``prefix``."""
         return Fit(*([name for name in names if not name.startswith(prefix)] for names in self))
 
     @property
@@ -131,10 +123,9 @@ def check_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], what: st
         f'{name}: {tuple(weights[name].shape)!s:.80} in the file, {tuple(own[name].shape)} in the model'
         for name in fit.other_shapes
     ]
+    lists = {'other shapes': shapes, 'not in the file': fit.missing, 'only in the file': unused}
     lines = [f'{what} does not fit the model.']
-    for title, names in (('other shapes', shapes), ('not in the file', fit.missing), ('only in the file', unused)):
-        if names:
-            lines.append(f'  {title}: {_first(names, "; ")}')
+    lines += [f'  {title}: {_first(names, "; ")}' for title, names in lists.items() if names]
     last = [name for name, tensor in own.items() if name.endswith('.weight') and tensor.ndim == 2][-1:]
     if not (fit.missing or unused) and len(shapes) <= 2 and last and last[0] in fit.other_shapes:
         lines.append(

@@ -1,8 +1,8 @@
 """A run of version 0.1 loads, is tested and resumes.
 
-``tests/golden/old_run`` holds its checkpoint after the second of four epochs (ICD, ResNet-20 to ResNet-8, on the digits,
-with the hooks of version 0.1 in its stored config), the weights of its teacher, and of its last checkpoint the small
-weights and the norms of all.
+``tests/golden/old_run`` holds its checkpoint after the second of four epochs (ICD from ResNet-20 to ResNet-8 on the
+digits, with the hooks of version 0.1 in its stored config), the weights of its teacher, and from its last checkpoint
+the small weights and the norms of all.
 """
 
 import json
