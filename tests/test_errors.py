@@ -27,7 +27,7 @@ def lose_the_loss() -> None:
 
 
 def be_terminated() -> None:
-    with command_line._terminated_as_interrupted():
+    with command_line._sigterm_as_interrupt():
         signal.getsignal(signal.SIGTERM)()
 
 

@@ -17,7 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from icd_mmrazor.checkpoints.reading import read_checkpoint, weights_of
+from icd_mmrazor.checkpoints.reading import read_checkpoint
+from icd_mmrazor.checkpoints.weights import weights_of
 
 # isort: split
 from mmengine.config import Config

@@ -14,6 +14,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -174,11 +175,13 @@ def import_mmrazor() -> None:
         return digit_version(version, *args, **kwargs)
 
     mmrazor.digit_version = digit_version_while_importing
+    limit = sys.getrecursionlimit()
     try:
         importlib.import_module('mmrazor.utils').register_all_modules(init_default_scope=False)
     finally:
         importing = False
         mmrazor.digit_version = digit_version
+        sys.setrecursionlimit(limit)  # mmrazor lifts it to 2**20
 
 
 def mend_package_lookup() -> None:
@@ -419,8 +422,7 @@ def write_checkpoints_whole() -> None:
     from mmengine.dist import is_main_process
     from mmengine.fileio import LocalBackend
 
-    from icd_mmrazor.checkpoints.reading import write_checkpoint_file
-    from icd_mmrazor.checkpoints.writing import remove_abandoned
+    from icd_mmrazor.checkpoints.writing import remove_abandoned, write_checkpoint_file
 
     def put(self: LocalBackend, obj: bytes, filepath: str | Path) -> None:  # noqa: ARG001
         """Write bytes to a file."""
@@ -450,7 +452,7 @@ def delete_checkpoints_once_replaced() -> None:
     from mmengine.dist import is_main_process
     from mmengine.hooks import CheckpointHook
 
-    from icd_mmrazor.checkpoints.reading import write_checkpoint_file
+    from icd_mmrazor.checkpoints.writing import write_checkpoint_file
 
     def delete(self: CheckpointHook, path: str) -> None:
         if self.file_backend.isfile(path):
@@ -530,7 +532,7 @@ def resume_from_whole_checkpoints() -> None:
     """
     import mmengine.runner.runner as mmengine_runner
 
-    from icd_mmrazor.checkpoints.resuming import explain_damage, latest_checkpoint
+    from icd_mmrazor.checkpoints.resuming import checkpoint_to_resume, explain_damage
     from icd_mmrazor.errors import CheckpointError
 
     resume = mmengine_runner.Runner.resume
@@ -542,7 +544,7 @@ def resume_from_whole_checkpoints() -> None:
         except CheckpointError as error:
             raise explain_damage(filename, error) from error
 
-    mmengine_runner.find_latest_checkpoint = latest_checkpoint
+    mmengine_runner.find_latest_checkpoint = checkpoint_to_resume
     mmengine_runner.Runner.resume = resume_or_explain
 
 

@@ -15,7 +15,8 @@ from helpers import CONFIGS, TOOLS, exit_status
 from mmengine.config import Config
 from mmrazor.registry import MODELS
 
-from icd_mmrazor.checkpoints.reading import read_checkpoint, write_checkpoint
+from icd_mmrazor.checkpoints.reading import read_checkpoint
+from icd_mmrazor.checkpoints.writing import write_checkpoint
 from icd_mmrazor.errors import CheckpointError
 
 DEMO = CONFIGS / 'demo' / 'icd_res20_res8_digits.py'

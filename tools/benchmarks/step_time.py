@@ -36,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 from trainings import machine
 
-from icd_mmrazor.checkpoints.writing import check_writable, write_whole
+from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
 from icd_mmrazor.configuration.files import apply_cfg_options
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError
@@ -324,7 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f'  {name:12} {times["median_ms"]:9.1f} ms  ratio {times["ratio"]:.2f}', flush=True)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(json.dumps({'machine': machine(), 'results': results}, indent=1) + '\n', args.out)
+        atomic_write(json.dumps({'machine': machine(), 'results': results}, indent=1) + '\n', args.out)
 
 
 if __name__ == '__main__':

@@ -16,7 +16,7 @@ from pathlib import Path
 from icd_mmrazor import recipes  # first: it explains what to install if the stack is missing
 
 # isort: split
-from icd_mmrazor.checkpoints.writing import write_whole
+from icd_mmrazor.checkpoints.writing import atomic_write
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import run
 
@@ -94,7 +94,7 @@ def main() -> None:
     work_dir.mkdir(parents=True, exist_ok=True)
     config = work_dir / f'{name}.py'
     # atomically: another training in the same folder may be reading it
-    write_whole(cfg.pretty_text, config)
+    atomic_write(cfg.pretty_text, config)
     sys.stdout.flush()
     options = ['--work-dir', str(work_dir), *options]
     if args.processes == 1:

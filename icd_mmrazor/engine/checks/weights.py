@@ -10,7 +10,7 @@ from mmengine.runner import CheckpointLoader, Runner
 from torch import Tensor, nn
 
 from icd_mmrazor import checks
-from icd_mmrazor.checkpoints.weight_fit import (
+from icd_mmrazor.checkpoints.weights import (
     LEAST_PART,
     OF_PROCESSES,
     STUDENT,

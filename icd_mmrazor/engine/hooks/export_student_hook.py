@@ -11,7 +11,8 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from icd_mmrazor.checkpoints.reading import read_checkpoint, write_checkpoint, write_checkpoint_file
+from icd_mmrazor.checkpoints.reading import read_checkpoint
+from icd_mmrazor.checkpoints.writing import write_checkpoint, write_checkpoint_file
 from icd_mmrazor.engine.runs import hooks_of
 from icd_mmrazor.errors import CheckpointError, SettingError
 from icd_mmrazor.export.student import plain_student, student_checkpoint

@@ -14,7 +14,8 @@ from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from icd_mmrazor.checkpoints.reading import load_strictly, read_checkpoint, weights_of
+from icd_mmrazor.checkpoints.reading import read_checkpoint
+from icd_mmrazor.checkpoints.weights import load_strictly, weights_of
 from icd_mmrazor.compat import channels_last_is_sound, keep_layout_when_compiled, laid_out
 from icd_mmrazor.compat.recording import follow_modules
 from icd_mmrazor.datasets.class_names import class_names

@@ -9,7 +9,7 @@ from helpers import CONFIGS
 from mmrazor.registry import MODELS
 from torch import nn
 
-from icd_mmrazor.checkpoints.reading import weights_of
+from icd_mmrazor.checkpoints.weights import weights_of
 from icd_mmrazor.engine.description import describe
 from icd_mmrazor.models.algorithms.frozen_network import FrozenNetwork
 

@@ -13,10 +13,10 @@ from mmengine.config import Config, ConfigDict
 from mmrazor.registry import MODELS
 
 from icd_mmrazor.configuration.changes import config_changes
-from icd_mmrazor.configuration.stored import read_config_text
+from icd_mmrazor.configuration.stored import config_of, read_config_text
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.export.network import build_network
-from icd_mmrazor.export.student import config_of, plain_student, student_checkpoint
+from icd_mmrazor.export.student import plain_student, student_checkpoint
 from icd_mmrazor.models.networks.resolve import name_networks_in_full, network_config
 
 # 8 of 16 channels between the two convolutions of the first block: 4 x 8 x 9 weights twice, and 4 of a batch norm

@@ -1,4 +1,4 @@
-"""Test-time augmentation: several views of each test image, their scores averaged."""
+"""Test-time augmentation: several views of each test image, with averaged scores."""
 
 import copy
 from collections.abc import Iterator
@@ -14,12 +14,11 @@ from icd_mmrazor.errors import SettingError
 def show_views(cfg: Config) -> None:
     """Let a test show its model several views of each image, as mmpretrain's ``tools/test.py --tta`` does.
 
-    The views are those of the config's ``tta_pipeline``: the pipeline of the test set with a ``TestTimeAug``. Without
-    one they are the image and its mirror image. The config's ``tta_model`` merges what is predicted of them; without
-    one the scores are averaged.
+    The views are those of the config's ``tta_pipeline``, by default the image and its mirror image; the config's
+    ``tta_model`` merges the predictions, by default it averages the scores.
 
     Args:
-        cfg: The config of a test, its ``model`` a plain classifier with its ``data_preprocessor``; changed.
+        cfg: The config of a test of a plain classifier; changed.
 
     Raises:
         SettingError: ``tta_model`` or ``tta_pipeline`` is something else, or the test set has no pipeline.
@@ -27,8 +26,7 @@ def show_views(cfg: Config) -> None:
     model = cfg.get('tta_model', dict(type='mmpretrain.AverageClsScoreTTA'))
     if not isinstance(model, dict) or 'type' not in model:
         raise SettingError(
-            f"--tta: tta_model={model!r} must be dict(type=...): what merges the views' predictions, such as "
-            "dict(type='mmpretrain.AverageClsScoreTTA')."
+            f"--tta: tta_model={model!r} must be dict(type=...), such as dict(type='mmpretrain.AverageClsScoreTTA')."
         )
     given = cfg.get('tta_pipeline')
     if given is not None and not (isinstance(given, list | tuple) and given):
@@ -36,37 +34,33 @@ def show_views(cfg: Config) -> None:
     datasets = list(_datasets_with_pipeline(cfg.test_dataloader.get('dataset')))
     if not datasets:
         raise SettingError(
-            '--tta: test_dataloader.dataset has no pipeline, in which each image would become several views. Give it '
-            "one that ends with dict(type='PackInputs')."
+            "--tta: test_dataloader.dataset has no pipeline for the views. Give it one: [dict(type='PackInputs')]."
         )
     for dataset in datasets:
         dataset['pipeline'] = copy.deepcopy(given) if given is not None else _with_mirror_image(dataset['pipeline'])
-    # mmengine would give it to the wrapper, which would put it in place of the model's own
+    # mmengine would give the wrapper the preprocessor, and the wrapper would replace the model's own
     cfg.pop('data_preprocessor', None)
     cfg.model = ConfigDict(**model, module=cfg.model)
 
 
 def shown_model(model: nn.Module, dataset: Any) -> nn.Module:
-    """Return the network that a test shows several views of each image.
+    """Return the network inside the model that merges views.
 
     Args:
         model: The model of a test whose config :func:`show_views` changed.
         dataset: Its dataset.
 
-    Returns:
-        The network inside what merges the views.
-
     Raises:
-        SettingError: ``tta_model`` is not for several views, or the pipeline of the test set makes one.
+        SettingError: ``tta_model`` does not merge views, or the pipeline of the test set makes only one.
     """
     if not isinstance(model, BaseTTAModel):
         raise SettingError(
-            f"--tta: tta_model, a {type(model).__name__}, does not merge views. Take a BaseTTAModel of mmengine's, "
-            "such as dict(type='mmpretrain.AverageClsScoreTTA')."
+            f'--tta: tta_model={type(model).__name__} does not merge views. Give a BaseTTAModel, such as '
+            "dict(type='mmpretrain.AverageClsScoreTTA')."
         )
     if not isinstance(dataset[0].get('inputs'), list | tuple):
         raise SettingError(
-            '--tta: the pipeline makes one view of an image. Let tta_pipeline make several: '
+            '--tta: tta_pipeline makes one view of an image. Let it make several: '
             "[..., dict(type='TestTimeAug', transforms=[[VIEW, ANOTHER], [dict(type='PackInputs')]])]."
         )
     return model.module
@@ -79,7 +73,7 @@ def _with_mirror_image(pipeline: list[dict]) -> list[dict]:
 
 
 def _datasets_with_pipeline(dataset: Any) -> Iterator[dict]:
-    """Yield a dataset's config, or those inside a wrapper such as ``ConcatDataset``, which have a pipeline."""
+    """Yield the configs of datasets with a pipeline, also inside a wrapper such as ``ConcatDataset``."""
     if not isinstance(dataset, dict):
         return
     if dataset.get('pipeline'):
