@@ -12,7 +12,8 @@ from icd_mmrazor.checkpoints.reading import weights_of
 from icd_mmrazor.configuration.stored import read_config_text
 from icd_mmrazor.configuration.type_names import PACKAGE, TYPES, by_names, import_for, registered, type_name
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.networks.resolve import is_pruned, network_config, unpruned
+from icd_mmrazor.models.networks.pruned import is_pruned, unpruned
+from icd_mmrazor.models.networks.resolve import network_config
 
 # what is kept of a checkpoint's meta, and what each must be
 META = {'dataset_meta': Mapping, 'epoch': int, 'iter': int, 'metrics': Mapping}

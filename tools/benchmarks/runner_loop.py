@@ -157,7 +157,7 @@ class RunnerLoop:
         algorithm.teacher.load_state_dict(teacher)
         algorithm.architecture.load_state_dict(student)
         networks = {
-            'teacher': [(algorithm, 'frozen_teacher')],
+            'teacher': [(algorithm, 'run_teacher')],
             'student': [(algorithm.architecture, 'forward')],
             'losses': [(algorithm.distiller, 'compute_distill_losses')],
         }

@@ -19,7 +19,7 @@ from mmrazor.registry import MODELS
 from runner_loop import RunnerLoop, composed, image_size, networks_of, write_images
 
 from icd_mmrazor.errors import UserError
-from icd_mmrazor.models.algorithms.frozen_network import FrozenNetwork
+from icd_mmrazor.models.precision import PRECISIONS
 from icd_mmrazor.recipes import BASE
 
 BATCH_SIZES = (64, 256, 1024, 4096)
@@ -70,9 +70,12 @@ def forwards(name: str, batch_size: int, pixels: int, device: str) -> dict[str, 
 
     tasks: dict[str, Callable[[], float]] = {'plain': lambda: measures.seconds_a_call(run_plain, device)}
     for precision in ('fp32', 'bf16'):
-        frozen = FrozenNetwork(ours, precision=precision)
-        frozen.prepare(laid_out)
-        tasks[precision] = lambda frozen=frozen: measures.seconds_a_call(lambda: frozen(laid_out), device)
+
+        def run(dtype: torch.dtype | None = PRECISIONS[precision]) -> None:
+            with torch.no_grad(), torch.autocast(laid_out.device.type, dtype, enabled=dtype is not None):
+                ours(laid_out, mode='tensor')
+
+        tasks[precision] = lambda run=run: measures.seconds_a_call(run, device)
     return tasks
 
 
