@@ -18,10 +18,7 @@ from icd_mmrazor.models.algorithms.records import recorders_of
 
 
 def check_compile_options(options: Any) -> None:
-    """Refuse options that ``torch.compile`` does not have.
-
-    Args:
-        options: ``True``, ``False`` or a dictionary of options.
+    """Refuse what is neither True, False nor a dictionary of options that ``torch.compile`` has.
 
     Raises:
         SettingError: It is anything else.
@@ -35,14 +32,7 @@ def check_compile_options(options: Any) -> None:
 
 
 def compiled_on_request(loss: Callable) -> Callable:
-    """Compile the ``loss`` of an algorithm if its ``torch_compile`` is set; without compiling if that fails.
-
-    Args:
-        loss: The method.
-
-    Returns:
-        The method, to be called the same.
-    """
+    """Decorate the ``loss`` of an algorithm so that it is compiled if ``torch_compile`` is set, and can be."""
 
     @functools.wraps(loss)
     def compiled(self: Any, batch_inputs: Tensor, data_samples: list | None = None) -> dict[str, Tensor]:
@@ -57,8 +47,8 @@ def compiled_on_request(loss: Callable) -> Callable:
             if graph is None:
                 keep_layout_when_compiled(self.architecture)
                 options = self.torch_compile if isinstance(self.torch_compile, dict) else {}
-                # not dynamic: a smaller last batch gets its own graph, instead of a slower one for all sizes. Not the
-                # bound method: a copy of the model compiles for itself
+                # not dynamic: a smaller last batch gets its own graph, instead of one slower graph for all sizes. Not
+                # the bound method, which copies of this model would share
                 graph = self.compiled_loss = torch.compile(loss, **{'dynamic': False, **options})
             return graph(self, batch_inputs, data_samples)
         except Exception as error:

@@ -18,14 +18,7 @@ from icd_mmrazor.models.precision import check_precision
 
 
 def checked_first_batch(loss: Callable) -> Callable:
-    """Check the first batch that the ``loss`` of an algorithm gets, and explain what fails in it.
-
-    Args:
-        loss: The method of a ``FrozenTeacherDistill``.
-
-    Returns:
-        The method, to be called the same.
-    """
+    """Decorate the ``loss`` of a ``FrozenTeacherDistill`` so that its first batch is checked, and errors explained."""
 
     @functools.wraps(loss)
     def checked(self: Any, batch_inputs: Tensor, data_samples: list | None = None) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ from icd_mmrazor.models.algorithms.shared_preprocessor import (
 from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher, networks_needed_by
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
 from icd_mmrazor.models.networks.classifier_layer import number_of_classes
-from icd_mmrazor.models.networks.preparation import preparation_by, preparation_of_checkpoint
+from icd_mmrazor.models.networks.preparation import Preparation, preparation_by, preparation_of_checkpoint
 from icd_mmrazor.models.networks.resolve import network_config, published_weights
 from icd_mmrazor.models.precision import PRECISIONS
 
@@ -41,27 +41,25 @@ from icd_mmrazor.models.precision import PRECISIONS
 class FrozenTeacherDistill(SingleTeacherDistill):
     """mmrazor's ``SingleTeacherDistill`` for a teacher that is only ever read.
 
-    Differences from the base class:
+    The teacher's checkpoint is required, and loaded strictly from a plain weights file before the distiller sees the
+    teacher. The teacher is in eval mode throughout and computes no loss. It is not a submodule, so checkpoints, the
+    optimizer, DDP and EMA do not contain it, but it follows ``to()``, ``cuda()``, ``double()``; a resumed run loads it
+    from its file again.
 
-    * the teacher's checkpoint is required, and loaded strictly from a plain weights file before the distiller sees the
-      teacher;
-    * the teacher is in eval mode throughout, and its forward pass stops at the logits: it computes no loss;
-    * the teacher is not a submodule, so checkpoints, the optimizer, DDP and EMA do not contain it. It still follows
-      ``to()``, ``cuda()``, ``double()``. A resumed run loads it from its file again;
-    * a network whose features nothing compares is not run: the teacher once ``StopDistillHook`` has stopped the
-      distillation (with several processes set ``find_unused_parameters=True`` then), either one in an initial stage;
-    * ``OFDDistiller``, and distillers with an initial stage, need no algorithm class of their own.
+    A network whose features nothing compares is not run: the teacher once ``StopDistillHook`` has stopped the
+    distillation (set ``find_unused_parameters=True`` with several processes), either one in an initial stage.
+    ``OFDDistiller``, and distillers with an initial stage, need no algorithm class of their own.
 
     Args:
         distiller: Config of the distiller.
         teacher: The teacher: a name or a config, as
             :func:`icd_mmrazor.models.networks.resolve.network_config` takes them, or the built model.
-        teacher_ckpt: The teacher's checkpoint: a file or an ``https://`` address. From a distillation's checkpoint the
-            student is taken. A teacher named by its name in mmpretrain's model zoo defaults to the published weights.
+        teacher_ckpt: The teacher's checkpoint: a file or an ``https://`` address. A distillation's checkpoint gives its
+            student. A teacher of mmpretrain's model zoo defaults to the published weights.
         architecture: The student, in the same forms as the teacher.
         data_preprocessor: Shared by both networks; a ``ClsDataPreprocessor`` unless it names another type. Defaults to
-            that of the student. Augmentations of whole batches are the student's (``train_cfg.augments``) unless
-            ``batch_augments`` is set here.
+            that of the student, whose augmentations (``train_cfg.augments``) are used unless ``batch_augments`` is set
+            here.
         teacher_precision: ``'fp32'``, the precision of the teacher's weights, even if the student trains under
             autocast; ``'bf16'`` or ``'fp16'`` (GPU only). Losses get features in float32 in any case.
         channels_last: Whether images and weights are laid out channels last in memory, which is faster for
@@ -70,8 +68,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             ``torch.compile``: ``dict(mode='max-autotune')``. If that fails, training continues without it.
         random_teacher: Use the teacher as it is, without a checkpoint, to try things out.
         student_trainable: Same as in the base class.
-        calculate_student_loss: Whether the student's own loss counts. If not, the student's forward pass stops at the
-            logits too, and needs no labels.
+        calculate_student_loss: Whether the student's own loss counts. If not, the student stops at its logits too, and
+            needs no labels.
         fold_teacher_norms: Has no effect; accepted for configs of version 0.1.
         **kwargs: Other arguments of the base class.
 
@@ -127,16 +125,16 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 'Give model.teacher_ckpt=FILE: train one with tools/train.py configs/vanilla/..., or convert a '
                 'published one with tools/model_converters/repdistiller_to_mmpretrain.py.'
             )
-        architecture = _full_config(architecture, 'model.architecture')
-        teacher = _full_config(teacher, 'model.teacher')
-        told, trained, classes = preparation_told(teacher), None, None
+        if not isinstance(architecture, nn.Module):
+            architecture = network_config(architecture, 'model.architecture')
+        if not isinstance(teacher, nn.Module):
+            teacher = network_config(teacher, 'model.teacher')
+        told = preparation_told(teacher)
         teacher = teacher if isinstance(teacher, nn.Module) else MODELS.build(teacher)
+        checkpoint = read_checkpoint(file) if file else {}
         if file:
-            # here, since the base class loads leniently, and too late for a distiller that reads the weights
-            checkpoint = read_checkpoint(file)
+            # the base class would load leniently, and too late for a distiller that reads the weights
             load_strictly(teacher, weights_of(checkpoint, file), f'teacher_ckpt={file}')
-            trained, classes = preparation_of_checkpoint(checkpoint), class_names(checkpoint.get('meta'))
-        names_augmentations = isinstance(data_preprocessor, dict) and 'batch_augments' in data_preprocessor
         if isinstance(data_preprocessor, dict):
             data_preprocessor = {'type': 'mmpretrain.ClsDataPreprocessor', **data_preprocessor}
         super().__init__(
@@ -153,18 +151,19 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         object.__setattr__(self, 'teacher', teacher.eval())
         self.teacher_ckpt = file or 'random'
         # CheckWeightsHook compares them with those of the images
-        self.teacher_classes = classes
+        self.teacher_classes = class_names(checkpoint.get('meta'))
         self.teacher_dtype = PRECISIONS[teacher_precision]
-        self._fit_distiller()
+        self._check_distiller()
+        names_augmentations = isinstance(data_preprocessor, dict) and 'batch_augments' in data_preprocessor
         adopt_student_settings(self.student, self.data_preprocessor, names_augmentations)
         refuse_unmixed_labels(self.distiller, self.data_preprocessor)
-        self._check_preparation(told, trained, architecture)
+        self._check_preparation(told, preparation_of_checkpoint(checkpoint), architecture)
         self._lay_out_networks(channels_last)
         self.torch_compile, self.compiled_loss = torch_compile, None
-        # both known with the first batch: whether it passed, and how far the student is run without its own loss
+        # the first batch sets both: whether it passed, and how far the student is run if its own loss does not count
         self.first_batch_passed, self.student_pass = False, 'tensor'
 
-    def _fit_distiller(self) -> None:
+    def _check_distiller(self) -> None:
         initialise_from_teacher(self.distiller, self.teacher)
         refuse_softmax_of_labels(self.distiller, student=self.student, teacher=self.teacher)
         student, teacher = number_of_classes(self.student), number_of_classes(self.teacher)
@@ -175,12 +174,13 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 'give a teacher_ckpt trained on it.'
             )
 
-    def _check_preparation(self, told: Any, trained: Any, architecture: Any) -> None:
+    def _check_preparation(self, told: Preparation | None, trained: Preparation | None, student: Any) -> None:
+        """Compare how images are prepared with what the configs of both networks and the teacher's checkpoint say."""
         self._preparations_of_teacher, self.order_is_checked = (told, trained), False
         used = preparation_by(self.data_preprocessor)
         warn_of_normalisation(used, told, trained)
-        if asks_for_weights(architecture):
-            warn_of_first_weights(used, preparation_told(architecture))
+        if asks_for_weights(student):
+            warn_of_first_weights(used, preparation_told(student))
         if trained is None:  # otherwise the order also depends on the datasets of both trainings
             self.check_order_of_channels()
 
@@ -191,8 +191,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             self.architecture.to(memory_format=torch.channels_last)
         elif channels_last:
             print_log(
-                'FrozenTeacherDistill: channels_last is off, since torch computes some 1 x 1 convolutions of the '
-                'student wrongly in this layout on a CPU.',
+                'FrozenTeacherDistill: channels_last is off, since torch computes strided 1 x 1 convolutions of few '
+                'channels, as the student has, wrongly in this layout on a CPU.',
                 logger='current',
             )
 
@@ -249,12 +249,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         return losses
 
     def run_teacher(self, batch_inputs: Tensor, data_samples: list | None = None) -> None:
-        """Run the teacher up to its logits, for recorders to keep its features.
-
-        Args:
-            batch_inputs: Images, ``B x C x H x W``, normalised.
-            data_samples: Their labels.
-        """
+        """Run the teacher on a batch, up to its logits; recorders keep its features."""
         device = next(self.parameters()).device.type
         # also shields a teacher in float32 from the student's autocast
         with torch.no_grad(), torch.autocast(device, self.teacher_dtype, enabled=self.teacher_dtype is not None):
@@ -284,25 +279,19 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         return self
 
     def get_layer_depth(self, param_name: str) -> tuple[int, int]:
-        """Return how deep a parameter lies, for mmpretrain's ``LearningRateDecayOptimWrapperConstructor``.
+        """Return the depth of a parameter, and how many there are, for ``LearningRateDecayOptimWrapperConstructor``.
 
-        A parameter of the student lies as deep as in the student alone. Connectors and losses lie with its head, and
-        have the full learning rate.
+        A parameter of the student lies as deep as in the student alone, connectors and losses with its head.
 
         Args:
             param_name: Its name in this model.
 
-        Returns:
-            Its depth, and the number of depths.
-
         Raises:
             SettingError: The student's backbone does not define depths.
         """
-        prefix = 'architecture.'
-        # whatever is not in the backbone lies with the head
-        name = param_name.removeprefix(prefix) if param_name.startswith(prefix) else 'head'
+        name = param_name.removeprefix('architecture.')
         try:
-            return self.architecture.get_layer_depth(name)
+            return self.architecture.get_layer_depth(name if name != param_name else 'head')
         except (AttributeError, NotImplementedError) as error:
             network = type(getattr(self.architecture, 'backbone', self.architecture)).__name__
             raise SettingError(
@@ -327,7 +316,3 @@ def _check_teacher_settings(settings: dict[str, Any], fold_teacher_norms: Any) -
             )
     if fold_teacher_norms is not None:
         print_log('FrozenTeacherDistill: fold_teacher_norms has no effect any more. Remove it.', logger='current')
-
-
-def _full_config(network: nn.Module | dict | str, setting: str) -> nn.Module | dict:
-    return network if isinstance(network, nn.Module) else network_config(network, setting)

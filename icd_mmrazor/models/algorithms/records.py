@@ -25,12 +25,9 @@ def recorders_of(distiller: nn.Module, *networks: str) -> Iterator[BaseRecorder]
 
 
 def make_plain(distiller: nn.Module) -> None:
-    """Convert recorded features in half precision to float32, which losses expect.
+    """Convert what a distiller's recorders hold in half precision to float32, which losses expect.
 
     Autocast does not do so for all losses: on a CPU it leaves a softmax of logits as it is.
-
-    Args:
-        distiller: Any distiller; the buffers of its recorders are changed in place.
     """
     for recorder in recorders_of(distiller):
         buffer = recorder.data_buffer
@@ -39,11 +36,7 @@ def make_plain(distiller: nn.Module) -> None:
 
 
 def forget(distiller: nn.Module) -> None:
-    """Release what was recorded, so that it does not stay in memory during the backward pass.
-
-    Args:
-        distiller: Any distiller; the buffers of its recorders are emptied.
-    """
+    """Empty the recorders of a distiller, so that features do not stay in memory during the backward pass."""
     for recorder in recorders_of(distiller):
         recorder.reset_data_buffer()
 

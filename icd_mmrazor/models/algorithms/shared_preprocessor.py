@@ -20,20 +20,6 @@ USUAL_KINDS = {'ClsDataPreprocessor', 'ImgDataPreprocessor', 'ProbeDataPreproces
 GRAY = 0.5
 
 
-def preparation_told(network: dict | nn.Module) -> Preparation | None:
-    """Return how a network's config prepares images, if it says so.
-
-    Args:
-        network: The config, or the built network.
-    """
-    if not isinstance(network, nn.Module):
-        return preparation_by(network['data_preprocessor']) if network.get('data_preprocessor') else None
-    preprocessor = getattr(network, 'data_preprocessor', None)
-    told = preparation_by(preprocessor) if isinstance(preprocessor, nn.Module) else None
-    # otherwise it is the default of a network built without one
-    return told if told and (told.normalisation or told.turned) else None
-
-
 def lost_augmentations(student: nn.Module, preprocessor: nn.Module) -> Any:
     """Return the augmentations of whole batches, such as Mixup, that a student asks for in vain.
 
@@ -46,6 +32,12 @@ def lost_augmentations(student: nn.Module, preprocessor: nn.Module) -> Any:
     """
     asked = getattr(getattr(student, 'data_preprocessor', None), 'batch_augments', None)
     return asked if getattr(preprocessor, 'batch_augments', None) is None else None
+
+
+def names_of(augments: Any) -> str:
+    """Name the augmentations of a ``RandomBatchAugment``, or a single one: ``'Mixup or CutMix'``."""
+    each = [augment for augment in getattr(augments, 'augments', [augments]) if augment is not None]
+    return ' or '.join(type(augment).__name__ for augment in each)
 
 
 def adopt_student_settings(student: nn.Module, preprocessor: nn.Module, names_augmentations: bool) -> None:
@@ -69,39 +61,23 @@ def adopt_student_settings(student: nn.Module, preprocessor: nn.Module, names_au
                 "'mmpretrain.ClsDataPreprocessor', or model.architecture.train_cfg=None."
             )
         preprocessor.batch_augments = augments
-        print_log(
-            f'FrozenTeacherDistill: batches are augmented by {names_of(augments)}, as the student asks.', 'current'
-        )
+        _log(f'batches are augmented by {names_of(augments)}, as the student asks.')
     if getattr(preprocessor, 'batch_augments', None) is not None or getattr(own, 'to_onehot', False):
         preprocessor.to_onehot = True
     if getattr(preprocessor, 'to_onehot', False) and getattr(preprocessor, 'num_classes', None) is None:
         preprocessor.num_classes = number_of_classes(student) or getattr(own, 'num_classes', None)
 
 
-def names_of(augments: Any) -> str:
-    """Name the augmentations that one is chosen from: ``'Mixup or CutMix'``.
-
-    Args:
-        augments: A ``RandomBatchAugment`` of mmpretrain, or any other.
-    """
-    each = [augment for augment in getattr(augments, 'augments', [augments]) if augment is not None]
-    return ' or '.join(type(augment).__name__ for augment in each)
-
-
 def refuse_unmixed_labels(distiller: nn.Module, preprocessor: nn.Module) -> None:
-    """Refuse losses that read a single label for each image, if images are mixed.
-
-    Args:
-        distiller: Any distiller.
-        preprocessor: The data preprocessor.
+    """Refuse losses of a distiller that read a single label for each image, if images are mixed.
 
     Raises:
         SettingError: There is such a loss.
     """
     augments = getattr(preprocessor, 'batch_augments', None)
+    groups = [getattr(module, 'distill_losses', None) for module in distiller.modules()]
     if augments is None:
         return
-    groups = (getattr(module, 'distill_losses', None) for module in distiller.modules())
     for name, loss in (item for losses in groups if isinstance(losses, nn.ModuleDict) for item in losses.items()):
         takes, what = inspect.signature(loss.forward).parameters, f'{type(loss).__name__} ({name})'
         if getattr(loss, 'reads_labels', False) or any('label' in argument for argument in takes):
@@ -110,10 +86,21 @@ def refuse_unmixed_labels(distiller: nn.Module, preprocessor: nn.Module) -> None
                 'with their labels. Set data_preprocessor.batch_augments=None, or use another loss.'
             )
         if 'data_samples' in takes:
-            _warn(
+            _log(
                 f'{what} gets data_samples of images mixed by {names_of(augments)}. Their gt_score is mixed too, their '
-                'gt_label is that of one image.'
+                'gt_label is that of one image.',
+                logging.WARNING,
             )
+
+
+def preparation_told(network: dict | nn.Module) -> Preparation | None:
+    """Return how a network, built or as a config, says that its images are prepared; None if it does not."""
+    if not isinstance(network, nn.Module):
+        return preparation_by(network['data_preprocessor']) if network.get('data_preprocessor') else None
+    preprocessor = getattr(network, 'data_preprocessor', None)
+    told = preparation_by(preprocessor) if isinstance(preprocessor, nn.Module) else None
+    # otherwise it is the default of a network built without one
+    return told if told and (told.normalisation or told.turned) else None
 
 
 def compare_preparations(
@@ -141,17 +128,16 @@ def compare_preparations(
         f'the teacher was trained on images with channels {known.order}, as its {"checkpoint" if trained else "config"}'
         f' says, and this run gives it {used.order}'
     )
-    remedy = f'set data_preprocessor.to_rgb={not used.turned}'
-    if trained and told and told.turned == used.turned != trained.turned:
-        _warn(f'{difference}, as its config says. If that is not intended, {remedy}.')
-    elif same is None:
-        _warn(f'{difference}. If that is not intended, {remedy}.')
-    else:
-        raise SettingError(
-            f'FrozenTeacherDistill: {difference}. S{remedy[1:]}, or use another teacher. If its weights are for this '
-            f'order after all, say so with model.teacher=dict(cfg_path=..., data_preprocessor=dict(to_rgb='
-            f'{used.turned})).'
-        )
+    remedy = f'data_preprocessor.to_rgb={not used.turned}'
+    intended = trained and told and told.turned == used.turned != trained.turned
+    if intended or same is None:
+        because = ', as its config says' if intended else ''
+        _log(f'{difference}{because}. If that is not intended, set {remedy}.', logging.WARNING)
+        return
+    raise SettingError(
+        f'FrozenTeacherDistill: {difference}. Set {remedy}, or use another teacher. If its weights are for this order '
+        f'after all, say so with model.teacher=dict(cfg_path=..., data_preprocessor=dict(to_rgb={used.turned})).'
+    )
 
 
 @torch.no_grad()
@@ -176,13 +162,7 @@ def channels_of(images: Any, data_samples: list | None, preprocessor: nn.Module)
 
 
 def warn_of_normalisation(used: Preparation, told: Preparation | None, trained: Preparation | None) -> None:
-    """Warn if a teacher was trained on images prepared differently, apart from the channel order.
-
-    Args:
-        used: What both networks get.
-        told: What the teacher's config says, if it does.
-        trained: What the teacher's checkpoint says, if it does; more certain.
-    """
+    """Warn if a teacher was trained on images that were normalised differently; arguments as above."""
     own = trained or told
     if own is None:
         return
@@ -192,19 +172,15 @@ def warn_of_normalisation(used: Preparation, told: Preparation | None, trained: 
             (each.normalisation or 'no mean and std') + (f' in a {each.kind}' if other_kind else '')
             for each in (own, used)
         )
-        _warn(
+        _log(
             f"the teacher's {'checkpoint' if trained else 'config'} normalises images by {theirs}, but both networks "
-            f'get them by {ours}. If its weights were not trained like this, set model.data_preprocessor, or use '
-            'another teacher.'
+            f'get them by {ours}. If its weights were not trained like this, set model.data_preprocessor.',
+            logging.WARNING,
         )
 
 
 def asks_for_weights(network: Any) -> bool:
-    """Return whether a network's config starts from trained weights.
-
-    Args:
-        network: The config, or a part of it; nothing is known of a built network.
-    """
+    """Return whether a network's config starts from trained weights; nothing is known of a built network."""
     if isinstance(network, list | tuple):
         return any(map(asks_for_weights, network))
     if not isinstance(network, Mapping):
@@ -214,20 +190,16 @@ def asks_for_weights(network: Any) -> bool:
 
 
 def warn_of_first_weights(used: Preparation, told: Preparation | None) -> None:
-    """Warn if the weights that a student starts from are for images prepared differently.
-
-    Args:
-        used: What both networks get.
-        told: What the student's config says, if it does.
-    """
+    """Warn if the weights that a student starts from are for images that its config prepares differently."""
     if told is None or (told.has_order_of(used) and told.normalisation == used.normalisation):
         return
     ours, theirs = (f'{each.normalisation or "no mean and std"}, channels {each.order}' for each in (used, told))
-    _warn(
+    _log(
         f'the student starts from trained weights, and its config prepares images by {theirs}, but it gets them by '
-        f'{ours}. If they were not trained like this, set model.data_preprocessor.'
+        f'{ours}. If they were not trained like this, set model.data_preprocessor.',
+        logging.WARNING,
     )
 
 
-def _warn(text: str) -> None:
-    print_log(f'FrozenTeacherDistill: {text}', logger='current', level=logging.WARNING)
+def _log(text: str, level: int = logging.INFO) -> None:
+    print_log(f'FrozenTeacherDistill: {text}', logger='current', level=level)

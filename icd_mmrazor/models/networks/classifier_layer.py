@@ -39,11 +39,7 @@ def find_classifier(model: nn.Module, setting: str | None = None) -> str:
 
 
 def classifying_layers(model: nn.Module) -> list[str]:
-    """Return the names of the linear layers that may be a network's classifier, see :func:`find_classifier`.
-
-    Args:
-        model: The network.
-    """
+    """Return the names of the linear layers that may be a network's classifier, see :func:`find_classifier`."""
     head, classes = getattr(model, 'head', None), number_of_classes(model)
     return [
         name
@@ -57,11 +53,7 @@ def _linear(model: nn.Module) -> list[tuple[str, nn.Linear]]:
 
 
 def number_of_classes(model: nn.Module) -> int | None:
-    """Return the number of classes of a classifier, or None if it does not say.
-
-    Args:
-        model: An ``ImageClassifier``, whose head says it, or a wrapper of a network of timm or Hugging Face.
-    """
+    """Return the number of classes of a classifier of mmpretrain, timm or Hugging Face; None if it does not say."""
     for part, attribute in (('head', 'num_classes'), ('model', 'num_classes'), ('model', 'num_labels')):
         classes = getattr(getattr(model, part, None), attribute, None)
         if isinstance(classes, int):
@@ -70,11 +62,7 @@ def number_of_classes(model: nn.Module) -> int | None:
 
 
 def number_of_channels(model: nn.Module) -> int:
-    """Return the number of channels of the images of a classifier.
-
-    Args:
-        model: The classifier. Its first convolution says it; without any, its normalisation; otherwise it is 3.
-    """
+    """Return the number of channels of a classifier's images: by its first convolution, its normalisation, or 3."""
     convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
     if (first := next(convolutions, None)) is not None:
         return first.in_channels

@@ -71,21 +71,12 @@ class FeaturePoints:
 
 
 def output_of(source: str) -> Point:
-    """Return the point of a module's output.
-
-    Args:
-        source: Name of a module that is called once.
-    """
+    """Return the point of the output of a module that is called once."""
     return Point('ModuleOutputs', source)
 
 
 def input_of(source: str, call: int = 0) -> Point:
-    """Return the point of a module's first input.
-
-    Args:
-        source: Name of the module.
-        call: Which of its calls; -1 is the last.
-    """
+    """Return the point of a module's first input, in one of its calls; -1 is the last."""
     return Point('ModuleInputs', source, record_idx=call, data_idx=0)
 
 
@@ -174,14 +165,7 @@ def feature_points(network: nn.Module, maps: bool = True) -> FeaturePoints:
 
 @contextlib.contextmanager
 def in_eval_mode(network: nn.Module) -> Iterator[None]:
-    """Put a network into eval mode, and afterwards each of its modules back into its own mode.
-
-    Args:
-        network: The network.
-
-    Yields:
-        Nothing.
-    """
+    """Put a network into eval mode, and afterwards each of its modules back into its own mode."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:

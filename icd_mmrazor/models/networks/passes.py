@@ -27,9 +27,6 @@ def explained_pass(what: str, images: Tensor, **networks: nn.Module) -> Iterator
         images: The batch, ``B x C x H x W``.
         **networks: The networks that are run, by the settings that describe them; ``model`` is ``model`` itself.
 
-    Yields:
-        Nothing.
-
     Raises:
         SettingError: Something failed; the original error is its cause.
     """

@@ -15,20 +15,12 @@ PRUNED = {'sub_model': 'cfg', 'GroupFisherDeploySubModel': 'architecture'}
 
 
 def is_pruned(network: Any) -> bool:
-    """Return whether a config is of a pruned network, one of the types of :data:`PRUNED`.
-
-    Args:
-        network: A network in any form.
-    """
+    """Return whether a network, in any form, is the config of a pruned one."""
     return isinstance(network, dict) and type_name(network.get('type')) in PRUNED
 
 
 def unpruned(network: ConfigDict) -> ConfigDict:
-    """Return the config of the whole network that a pruned one is a part of; that of any other as it is.
-
-    Args:
-        network: The config of a network.
-    """
+    """Return the config of the whole network that a pruned one is a part of; that of any other as it is."""
     return network[PRUNED[type_name(network.type)]] if is_pruned(network) else network
 
 
