@@ -150,7 +150,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         del self._modules['teacher']
         object.__setattr__(self, 'teacher', teacher.eval())
         self.teacher_ckpt = file or 'random'
-        # CheckWeightsHook compares them with those of the images
+        # SanityCheckHook compares them with those of the images
         self.teacher_classes = class_names(checkpoint.get('meta'))
         self.teacher_dtype = PRECISIONS[teacher_precision]
         self._check_distiller()
