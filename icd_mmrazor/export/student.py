@@ -12,7 +12,7 @@ from icd_mmrazor.checkpoints.weights import weights_of
 from icd_mmrazor.configuration.stored import config_of
 from icd_mmrazor.configuration.type_names import PACKAGE, TYPES, by_names, import_for, registered, type_name
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.networks.resolve import unpruned
+from icd_mmrazor.models.networks.pruned import unpruned
 from icd_mmrazor.models.networks.student import SCOPE, dicts, student_of
 
 __all__ = ['config_of', 'plain_student', 'student_checkpoint', 'student_of']
