@@ -4,15 +4,18 @@
 import argparse
 from pathlib import Path
 
-from icd_mmrazor import compat  # first: it says what to install where the stack is missing
+import icd_mmrazor  # noqa: F401 (first: it says what to install where the stack is missing)
 
 # isort: split
 from mmengine.config import Config
-from mmengine.runner import Runner
 
 from icd_mmrazor.checkpoints.resuming import follow_restart
+from icd_mmrazor.compat.distributed import process_group
+from icd_mmrazor.compat.layout import accelerator_available
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.engine.hooks import CheckWeightsHook
+from icd_mmrazor.engine.hooks.checkpoint_hook import use_intact_checkpoints
+from icd_mmrazor.engine.runner import ResumableRunner
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import add_common_arguments, load_config, run
 from icd_mmrazor.launch.watchdog import Watchdog
@@ -83,7 +86,7 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def use_mixed_precision(cfg: Config, precision: str) -> None:
-    if precision == 'fp16' and not compat.accelerator_available():
+    if precision == 'fp16' and not accelerator_available():
         raise SettingError(
             '--amp needs a GPU, and this machine shows none. Leave it out: a CPU trains in float32. '
             '--amp bf16 works on a CPU too.'
@@ -106,7 +109,8 @@ def is_ours(cfg: Config) -> bool:
 
 
 def train(cfg: Config) -> None:
-    runner = Runner.from_cfg(cfg)
+    use_intact_checkpoints(cfg)
+    runner = ResumableRunner.from_cfg(cfg)
     if 'check_weights' not in cfg.get('default_hooks', {}):
         # of a config that is not built on ours
         runner.register_hook(CheckWeightsHook())
@@ -123,7 +127,7 @@ def main() -> None:
         name_student_in_full(cfg.model)
     apply_arguments(cfg, args)
     follow_restart(cfg)
-    with Watchdog(cfg), compat.process_group(cfg):
+    with Watchdog(cfg), process_group(cfg):
         train(cfg)
 
 

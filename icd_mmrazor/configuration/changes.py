@@ -57,6 +57,7 @@ WATCHING_HOOKS = (
     'CheckResumeHook',
     'CheckWeightsHook',
     'CheckpointHook',
+    'IntactCheckpointHook',
     'DeferredRuntimeInfoHook',
     'DistillationReportHook',
     'EmptyCacheHook',

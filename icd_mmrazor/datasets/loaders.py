@@ -9,7 +9,7 @@ from mmengine.dataset import InfiniteSampler
 from mmengine.runner import BaseLoop
 from torch.utils.data import DataLoader, IterableDataset
 
-from icd_mmrazor.compat import take_batches_from
+from icd_mmrazor.compat.runs import take_batches_from
 from icd_mmrazor.datasets.randomness import IMAGES, ORDER, seed_all
 
 # attributes of NumberedBatches; all others are those of the batch sampler whose place it takes

@@ -17,7 +17,9 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 
-from icd_mmrazor.compat import lost_connection
+from icd_mmrazor import compat
+from icd_mmrazor.compat.distributed import lost_connection
+from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.configuration.files import DATALOADERS, apply_cfg_options, check_sections, read_config_file
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError, UserError
@@ -136,7 +138,9 @@ def run(main: Callable[[], None], when_stopped: str = '') -> None:
     end_with_launcher()
     with _terminated_as_interrupted():
         try:
-            main()
+            compat.runtime()
+            with explained_settings():
+                main()
         except UserError as error:
             _end(f'error: {error}', 1)
         except KeyboardInterrupt as stop:

@@ -13,7 +13,7 @@ from types import TracebackType
 import torch.distributed as dist
 from mmengine.config import Config
 
-from icd_mmrazor import compat
+from icd_mmrazor.compat.runs import current_iteration
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.processes import end_process, open_store, several_processes
 
@@ -145,7 +145,7 @@ class _Report:
         report = cls(
             number=before.number + 1,
             host=before.host,
-            iteration=compat.current_iteration(),
+            iteration=current_iteration(),
             places=places[::-1],
         )
         if (report.iteration, report.places) == (before.iteration, before.places):

@@ -11,7 +11,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from icd_mmrazor import compat  # first: it says what to install where the stack is missing
+import icd_mmrazor  # noqa: F401 (first: it says what to install where the stack is missing)
 
 # isort: split
 import step_measures as measures
@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 
 from icd_mmrazor.checkpoints.writing import write_json
+from icd_mmrazor.compat.layout import accelerator_available
 
 # the width of the last feature of ResNet-32x4 and ResNet-8x4
 WIDTH = 256
@@ -27,7 +28,7 @@ WARM_UP, TURNS, STEPS = 5, 15, 10
 
 def main() -> None:
     batch_size, file = int(sys.argv[1]), Path(sys.argv[2])
-    device = 'cuda' if compat.accelerator_available() else 'cpu'
+    device = 'cuda' if accelerator_available() else 'cpu'
     if device == 'cuda':
         torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
     dist.init_process_group('nccl' if device == 'cuda' else 'gloo')

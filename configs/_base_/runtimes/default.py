@@ -7,7 +7,7 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=100),
     param_scheduler=dict(type='ParamSchedulerHook'),
     # the last epoch counts in the published protocol; the best one is kept beside it
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2, save_best='auto'),
+    checkpoint=dict(type='IntactCheckpointHook', interval=1, max_keep_ckpts=2, save_best='auto'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     # random numbers and data order follow from seed, rank and iteration: a resumed run ends as one that was not stopped
     randomness=dict(type='RepeatableRandomnessHook'),

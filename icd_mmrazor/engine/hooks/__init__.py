@@ -7,6 +7,7 @@ from icd_mmrazor.engine.hooks.check_numbers_hook import CheckNumbersHook
 from icd_mmrazor.engine.hooks.check_preparation_hook import CheckPreparationHook
 from icd_mmrazor.engine.hooks.check_resume_hook import CheckResumeHook
 from icd_mmrazor.engine.hooks.check_weights_hook import CheckWeightsHook
+from icd_mmrazor.engine.hooks.checkpoint_hook import IntactCheckpointHook, PlainCheckpointHook
 from icd_mmrazor.engine.hooks.deferred_runtime_info_hook import DeferredRuntimeInfoHook
 from icd_mmrazor.engine.hooks.distillation_report_hook import DistillationReportHook
 from icd_mmrazor.engine.hooks.export_student_hook import ExportStudentHook
@@ -14,7 +15,6 @@ from icd_mmrazor.engine.hooks.float32_precision_hook import Float32PrecisionHook
 from icd_mmrazor.engine.hooks.frozen_feature_hook import FrozenFeatureHook
 from icd_mmrazor.engine.hooks.hook_state_hook import HookStateHook
 from icd_mmrazor.engine.hooks.initial_stage_hook import InitialStageHook
-from icd_mmrazor.engine.hooks.plain_checkpoint_hook import PlainCheckpointHook
 from icd_mmrazor.engine.hooks.repeatable_randomness_hook import RepeatableRandomnessHook
 from icd_mmrazor.engine.hooks.resumed_validation_hook import ResumedValidationHook
 from icd_mmrazor.engine.hooks.sample_memory_hook import SampleMemoryHook
@@ -37,6 +37,7 @@ __all__ = [
     'FrozenFeatureHook',
     'HookStateHook',
     'InitialStageHook',
+    'IntactCheckpointHook',
     'PlainCheckpointHook',
     'RepeatableRandomnessHook',
     'ResumedValidationHook',

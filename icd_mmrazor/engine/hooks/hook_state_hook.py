@@ -13,8 +13,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import Tensor, nn
 
+from icd_mmrazor.checkpoints.plain_values import is_plain, plain_value
 from icd_mmrazor.engine.hooks.check_resume_hook import CheckResumeHook
-from icd_mmrazor.engine.hooks.plain_checkpoint_hook import is_plain, plain_value
 from icd_mmrazor.engine.metrics import as_number, numbers_in
 from icd_mmrazor.errors import SettingError
 

@@ -16,12 +16,12 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import IterBasedTrainLoop, Runner
 
-from icd_mmrazor import compat
+from icd_mmrazor.compat.messages import drop_log_noise
 from icd_mmrazor.engine.metrics import as_number, numbers_in
 from icd_mmrazor.errors import SettingError
 
 # in a clone a link to the folder at the top
-TEST_TOOL = Path(compat.__file__).parent / '.mim' / 'tools' / 'test.py'
+TEST_TOOL = Path(__file__).parents[2] / '.mim' / 'tools' / 'test.py'
 STUDENT_FILES = ('student_last.pth', 'student_best.pth', 'student.py')
 
 
@@ -45,7 +45,7 @@ class StatusHook(Hook):
     The summary comes when the training loop has ended, and not when it was interrupted. It has the last and the best
     metric, the teacher's, the time since this start, the files, and the command that tests the last checkpoint.
 
-    It also keeps some lines of mmengine out of the log, see :func:`icd_mmrazor.compat.drop_log_noise`.
+    It also keeps some lines of mmengine out of the log, see :func:`icd_mmrazor.compat.messages.drop_log_noise`.
 
     Args:
         interval: Seconds without a line after which one is written between validations; ``None``: never.
@@ -83,7 +83,7 @@ class StatusHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Keep what says nothing out of the log."""
-        compat.drop_log_noise(runner.logger)
+        drop_log_noise(runner.logger)
 
     def before_train(self, runner: Runner) -> None:
         """Forget an earlier training, which may have been interrupted."""

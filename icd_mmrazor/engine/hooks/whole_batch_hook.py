@@ -15,7 +15,7 @@ from mmpretrain.models import ClsDataPreprocessor
 from torch import nn
 from torch.utils.data import DataLoader
 
-from icd_mmrazor.compat import channels_last_is_sound
+from icd_mmrazor.compat.layout import channels_last_is_sound
 from icd_mmrazor.datasets.in_memory import NoWholeBatchesError, WholeBatches, split_pipeline
 from icd_mmrazor.datasets.loaders import MadeBatches, NumberedBatches, NumberedIndices, are_made, number_batches
 from icd_mmrazor.datasets.samples import takes_joined_labels

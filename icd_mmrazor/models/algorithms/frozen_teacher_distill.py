@@ -15,7 +15,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from icd_mmrazor.checkpoints.reading import load_strictly, read_checkpoint, weights_of
-from icd_mmrazor.compat import channels_last_is_sound, keep_layout_when_compiled, laid_out
+from icd_mmrazor.compat.layout import channels_last_is_sound, keep_layout_when_compiled, laid_out
 from icd_mmrazor.compat.recording import follow_modules
 from icd_mmrazor.datasets.class_names import class_names
 from icd_mmrazor.datasets.samples import as_one_sample, takes_joined_labels

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from icd_mmrazor.configuration.building import reason
+from icd_mmrazor.configuration.building import describe
 from icd_mmrazor.errors import SettingError, UserError
 
 # what layers raise for an input that does not fit
@@ -73,7 +73,7 @@ def explained_pass(what: str, images: Tensor, **networks: nn.Module) -> Iterator
             ) from error
         shape = tuple(images.shape) if isinstance(images, Tensor) else f'a {type(images).__name__}'
         raise SettingError(
-            f'{what}: images of shape {shape} fail{place}. {reason(error)}. Correct the settings of that layer: what '
+            f'{what}: images of shape {shape} fail{place}. {describe(error)}. Correct the settings of that layer: what '
             'it takes is what the one before it gives, and the images are those of the dataset.'
         ) from error
 
