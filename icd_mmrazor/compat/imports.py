@@ -93,15 +93,14 @@ def silenced_onedl_notice() -> Iterator[None]:
 def import_mmrazor() -> None:
     """Import every module of mmrazor past its two version gates, and mmpretrain's.
 
-    * mmrazor 1.0.0 asserts ``mmcv <= 2.1.0`` at import. It works with later ones; it sees 2.1.0 while it is imported.
-    * mmrazor 1.0.0 with torch >= 2 (its issues 615 and 632): the quantization code imports names that torch 2
-      renamed. mmrazor guards it by ``mmrazor.digit_version(torch.__version__) >= 1.13`` and has placeholders for an
-      older torch, so that one question is answered with an older version during the import, and truly afterwards.
-      mmrazor's quantization is unavailable then.
-    * mmrazor 1.0.0 sets Python's recursion limit to 2^20 (``fx_tracer.py``, ``channel_flow.py``), with which endless
-      recursion ends the process instead of raising an error. The limit of before is restored.
+    Where: mmrazor 1.0.0, of which there is no later release.
 
-    There is no later mmrazor.
+    * It asserts ``mmcv <= 2.1.0`` at import. It works with later ones; it sees 2.1.0 while it is imported.
+    * With torch >= 2 (its issues 615 and 632) the quantization code imports names that torch 2 renamed. mmrazor guards
+      it by ``mmrazor.digit_version(torch.__version__) >= 1.13`` and has placeholders for an older torch, so that one
+      question is answered with an older version during the import, and truly afterwards.
+    * It sets Python's recursion limit to 2^20 (``fx_tracer.py``, ``channel_flow.py``), with which endless recursion
+      ends the process instead of raising an error. The limit of before is restored.
     """
     import mmcv
     import torch

@@ -12,7 +12,7 @@ from mmengine.registry import build_from_cfg
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, TestLoop, ValLoop
 from torch.utils.data import DataLoader
 
-from icd_mmrazor.configuration.type_names import known_types
+from icd_mmrazor.configuration.type_names import known_types, registered
 from icd_mmrazor.errors import SettingError, UserError, did_you_mean, raised_as
 
 UNKNOWN_ARGUMENT = re.compile(r"(?:(\w+)\.)?(\w+)\(\) got an unexpected keyword argument '(\w+)'")
@@ -97,6 +97,9 @@ def _explain(what: str, settings: Any, cls: Any, error: Exception) -> str:
     if isinstance(error, TypeError) and missing and not {*re.findall(r"'(\w+)'", missing[1])} & {*given}:
         found = ', '.join(str(key) for key in given if key != 'type') or 'nothing'
         return f'{what} needs {missing[1]}. Given: {found}.'
+    for kind in _types_in([*given.values()]):
+        if not registered(kind):
+            return f'type={kind!r} in {what} is not registered.{did_you_mean(kind, known_types())} {IMPORTS}'
     settings = {key: value for key, value in given.items() if key not in ('type', '_scope_')} or settings
     return f'Could not build {what} from {_one_line(repr(settings), 200)}: {describe(error)}. Check its settings.'
 
@@ -138,3 +141,11 @@ def _arguments_of(cls: Any) -> list[str]:
 def _one_line(text: str, length: int) -> str:
     text = ' '.join(text.split())
     return text if len(text) <= length else f'{text[: length - 3]}...'
+
+
+def _types_in(settings: Any) -> Iterator[str]:
+    if isinstance(settings, Mapping) and isinstance(settings.get('type'), str):
+        yield settings['type']
+    if isinstance(settings, Mapping | list | tuple):
+        for item in settings.values() if isinstance(settings, Mapping) else settings:
+            yield from _types_in(item)

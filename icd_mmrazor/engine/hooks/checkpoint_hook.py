@@ -1,6 +1,7 @@
 """Checkpoints that survive a kill, and that ``torch.load(weights_only=True)`` reads."""
 
 import hashlib
+import inspect
 import io
 import os
 from collections import OrderedDict, deque
@@ -94,6 +95,9 @@ class IntactCheckpointHook(CheckpointHook):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
+        # what it does not know, mmengine passes on, at the end of the first epoch
+        for name in {*self.args} - {*inspect.signature(Runner.save_checkpoint).parameters}:
+            raise TypeError(f'{type(self).__name__}.__init__() got an unexpected keyword argument {name!r}')
         self._plain, self._warned = PlainCheckpointHook(), False
 
     def before_train(self, runner: Runner) -> None:
@@ -236,6 +240,8 @@ def use_intact_checkpoints(cfg: Config) -> None:
     Args:
         cfg: The run's; its ``default_hooks.checkpoint`` is changed.
     """
-    hook = cfg.setdefault('default_hooks', {}).setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+    cfg.setdefault('default_hooks', {})
+    cfg.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+    hook = cfg.default_hooks.checkpoint
     if isinstance(hook, Mapping) and type_name(hook.get('type')) == 'CheckpointHook':
         hook['type'] = 'IntactCheckpointHook'
