@@ -2,11 +2,12 @@
 
 import sys
 
-import pytest
 import torch
 from mmengine.model import Sequential
+from mmengine.registry import DefaultScope
 from mmrazor.models.architectures.dynamic_ops import DynamicSequential
 from mmrazor.registry import MODELS
+from mmrazor.structures import export_fix_subnet
 from torch import nn
 
 
@@ -24,25 +25,30 @@ def test_sequences_are_made_dynamic() -> None:
     assert [*dynamic.pure_modules()] == [shared, sequence[1], shared]
 
 
-@pytest.mark.parametrize('depth', [18, 34])
-def test_pruning_needs_no_deep_recursion(depth: int) -> None:
-    """mmrazor lifts Python's limit of recursion for the whole process, in case a network needs that."""
+def test_pruning_needs_no_deep_recursion() -> None:
+    """mmrazor lifts Python's limit of recursion for the whole process, in case its tracer needs that."""
     assert sys.getrecursionlimit() < 10_000
-    units = dict(type='mmrazor.L1MutableChannelUnit', default_args=dict(choice_mode='ratio'))
-    parse = dict(type='mmrazor.ChannelAnalyzer', demo_input=(1, 3, 32, 32), tracer_type='FxTracer')
     network = dict(
         _scope_='mmpretrain',
         type='ImageClassifier',
-        backbone=dict(type='ResNet', depth=depth),
+        backbone=dict(type='ResNet', depth=18),
         neck=dict(type='GlobalAveragePooling'),
         head=dict(type='LinearClsHead', num_classes=10, in_channels=512),
     )
-    algorithm = MODELS.build(
-        dict(
-            type='mmrazor.ItePruneAlgorithm',
-            architecture=network,
-            mutator_cfg=dict(type='mmrazor.ChannelMutator', channel_unit_cfg=units, parse_cfg=parse),
-            target_pruning_ratio=None,
-        )
+    mutator = dict(
+        type='ChannelMutator',
+        channel_unit_cfg=dict(type='L1MutableChannelUnit', default_args=dict(choice_mode='ratio')),
+        parse_cfg=dict(
+            type='ChannelAnalyzer',
+            demo_input=dict(type='DefaultDemoInput', input_shape=[1, 3, 32, 32]),
+            tracer_type='FxTracer',
+        ),
     )
-    assert len(algorithm.mutator.mutable_units) > 4
+    with DefaultScope.overwrite_default_scope('mmrazor'):
+        algorithm = MODELS.build(dict(type='ItePruneAlgorithm', architecture=network, mutator_cfg=mutator))
+    before = sum(parameter.numel() for parameter in algorithm.parameters())
+    for unit in algorithm.mutator.mutable_units:
+        unit.current_choice = 0.5
+    _, pruned = export_fix_subnet(algorithm, export_subnet_mode='mutator', slice_weight=True)
+    after = sum(parameter.numel() for parameter in pruned.architecture.parameters())
+    assert (before // 10_000, after // 10_000) == (1118, 280)
