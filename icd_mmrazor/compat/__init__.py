@@ -34,19 +34,19 @@ def prepare() -> None:
     fixes.make_sequences_dynamic()
     fixes.find_soft_cross_entropy()
     fixes.read_candidates_as_literals()
+    fixes.validate_whatever_is_predicted()
     recorders.record_what_modules_compute()
     recorders.record_what_is_there()
 
 
 @functools.cache
 def runtime() -> None:
-    """Let runs of this process log, validate and compile as those of our tools; once."""
+    """Let runs of this process store configs, read images and compile as those of our tools do; once."""
     prepare()
     layout, messages, runs = map(_part, ('layout', 'messages', 'runs'))
     layout.compile_in_a_sound_layout()
     messages.explain_image_folders()
     messages.explain_images()
-    runs.validate_whatever_is_predicted()
     runs.format_a_config_once()
 
 

@@ -57,3 +57,21 @@ def read_candidates_as_literals() -> None:
     (``resume_from``, ``init_candidates``). They are dictionaries of names and choices.
     """
     importlib.import_module('mmrazor.structures.subnet.candidate').eval = ast.literal_eval
+
+
+def validate_whatever_is_predicted() -> None:
+    """Let a model predict something other than a sequence while it is validated.
+
+    Where: mmengine 0.10, both families, ``ValLoop`` and mmrazor's ``SingleTeacherDistillValLoop`` and
+    ``SelfDistillValLoop``, which inherit from it: ``_update_losses`` looks for losses in the last of the predictions,
+    of a dictionary too.
+    """
+    loops = importlib.import_module('mmengine.runner.loops')
+    update_losses = getattr(loops, '_update_losses', None)
+    if update_losses is None:
+        return
+
+    def update_losses_of_a_sequence(outputs: Any, losses: dict) -> tuple[Any, dict]:
+        return update_losses(outputs, losses) if isinstance(outputs, list | tuple) else (outputs, losses)
+
+    loops._update_losses = update_losses_of_a_sequence

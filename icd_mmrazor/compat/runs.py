@@ -1,6 +1,5 @@
-"""How mmengine runs: validation, stored configs, batches of a resumed run."""
+"""How mmengine runs: stored configs, batches of a resumed run."""
 
-import importlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,23 +9,6 @@ from mmengine.logging import MessageHub
 from icd_mmrazor.configuration.stored import with_infinity_as_number
 
 REMEMBERED_CONFIGS = 8
-
-
-def validate_whatever_is_predicted() -> None:
-    """Let a model predict something other than a sequence while it is validated.
-
-    Where: mmengine 0.10, both families, ``ValLoop`` and those of mmrazor that inherit from it: for losses among the
-    predictions ``_update_losses`` takes the last of them, of a dictionary too.
-    """
-    loops = importlib.import_module('mmengine.runner.loops')
-    update_losses = getattr(loops, '_update_losses', None)
-    if update_losses is None:
-        return
-
-    def update_losses_of_a_sequence(outputs: Any, losses: dict) -> tuple[Any, dict]:
-        return update_losses(outputs, losses) if isinstance(outputs, list | tuple) else (outputs, losses)
-
-    loops._update_losses = update_losses_of_a_sequence
 
 
 def format_a_config_once() -> None:

@@ -1,10 +1,12 @@
 """What is corrected in mmrazor, and what works of it."""
 
+import importlib
 import sys
 
 import torch
 from mmengine.model import Sequential
 from mmengine.registry import DefaultScope
+from mmengine.structures import BaseDataElement
 from mmrazor.models.architectures.dynamic_ops import DynamicSequential
 from mmrazor.registry import MODELS
 from mmrazor.structures import export_fix_subnet
@@ -52,3 +54,12 @@ def test_pruning_needs_no_deep_recursion() -> None:
     _, pruned = export_fix_subnet(algorithm, export_subnet_mode='mutator', slice_weight=True)
     after = sum(parameter.numel() for parameter in pruned.architecture.parameters())
     assert (before // 10_000, after // 10_000) == (1118, 280)
+
+
+def test_a_model_may_predict_a_dictionary() -> None:
+    loops = importlib.import_module('mmengine.runner.loops')
+    assert loops._update_losses({'acc': 1}, {}) == ({'acc': 1}, {})
+    loss = BaseDataElement(loss={'loss': torch.tensor(2.0)})
+    outputs, losses = loops._update_losses([1, loss], {})
+    assert outputs == [1]
+    assert losses['loss'].mean() == 2
