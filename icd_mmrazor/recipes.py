@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmrazor.registry import MODELS
 from torch import nn
 
+from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.export.network import quiet
@@ -158,7 +159,7 @@ def _begin_later(cfg: Config, epochs: int) -> None:
 
 def _fit(pair: str, distiller_cfg: dict) -> int:
     """Prepare a distiller on the untrained networks of a pair; return its initial epochs."""
-    with torch.random.fork_rng(devices=[]), quiet(), MODELS.switch_scope_and_registry('mmrazor'):
+    with explained_settings(), torch.random.fork_rng(devices=[]), quiet(), MODELS.switch_scope_and_registry('mmrazor'):
         distiller, networks = MODELS.build(distiller_cfg), _untrained(pair)
         distiller.prepare_from_student(networks['architecture'])
         distiller.prepare_from_teacher(networks['teacher'])

@@ -19,6 +19,7 @@ from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from icd_mmrazor.checkpoints.reading import load_strictly, read_checkpoint, weights_of
+from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.datasets.class_names import class_names
 from icd_mmrazor.datasets.labels import image_labels
 from icd_mmrazor.errors import CheckpointError, DatasetError, SettingError
@@ -92,7 +93,7 @@ def build_network(name: str, cfg: ConfigDict, remedy: str = REMEDY) -> nn.Module
     """
     try:
         # mmrazor initialises a pruned network, and a line a weight says so; mmpretrain writes into what it is given
-        with quiet():
+        with quiet(), explained_settings():
             return MODELS.build(copy.deepcopy(cfg))
     except SettingError as error:
         raise SettingError(f'{name}: its network cannot be built from the config. {error}\n{remedy}') from error
