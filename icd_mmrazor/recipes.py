@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmrazor.registry import MODELS
 from torch import nn
 
+from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError, did_you_mean
 from icd_mmrazor.export.network import quiet
@@ -169,7 +170,7 @@ def _delay_schedule(cfg: Config, epochs: int) -> None:
 
 def _initial_epochs(pair: str, distiller_cfg: dict) -> int:
     """Fit a distiller to the untrained networks of a pair, which checks it; return its number of initial epochs."""
-    with torch.random.fork_rng(devices=[]), quiet(), MODELS.switch_scope_and_registry('mmrazor'):
+    with explained_settings(), torch.random.fork_rng(devices=[]), quiet(), MODELS.switch_scope_and_registry('mmrazor'):
         distiller, networks = MODELS.build(distiller_cfg), _untrained(pair)
         distiller.prepare_from_student(networks['architecture'])
         distiller.prepare_from_teacher(networks['teacher'])

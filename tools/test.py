@@ -4,7 +4,7 @@
 import argparse
 from pathlib import Path
 
-from icd_mmrazor import compat  # first: it says what to install if the stack is missing
+import icd_mmrazor  # noqa: F401 (first: it says what to install if the stack is missing)
 
 # isort: split
 from mmengine.config import Config
@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from icd_mmrazor.checkpoints.reading import read_checkpoint
 from icd_mmrazor.checkpoints.weights import load_strictly, weights_of
 from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
+from icd_mmrazor.compat.distributed import process_group
 from icd_mmrazor.datasets.class_names import check_class_names, choice_in, class_names
 from icd_mmrazor.datasets.labels import datasets_in_use, images_are_gray
 from icd_mmrazor.engine.metrics import json_value
@@ -93,7 +94,7 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     prepare(cfg, args)
-    with Watchdog(cfg), compat.process_group(cfg):
+    with Watchdog(cfg), process_group(cfg):
         test(cfg, args)
 
 

@@ -4,15 +4,18 @@
 import argparse
 from pathlib import Path
 
-from icd_mmrazor import compat  # first: it says what to install if the stack is missing
+import icd_mmrazor  # noqa: F401 (first: it says what to install if the stack is missing)
 
 # isort: split
 from mmengine.config import Config
 
 from icd_mmrazor.checkpoints.resuming import resume_after_restart
+from icd_mmrazor.compat.distributed import process_group
+from icd_mmrazor.compat.layout import accelerator_available
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.engine.checks import WeightCheck
 from icd_mmrazor.engine.hooks import SanityCheckHook
+from icd_mmrazor.engine.hooks.checkpoint_hook import use_intact_checkpoints
 from icd_mmrazor.errors import CheckpointError, SettingError
 from icd_mmrazor.launch.command_line import run
 from icd_mmrazor.launch.quiet_runner import QuietRunner
@@ -95,7 +98,7 @@ def check_load_from(cfg: Config, setting: str) -> None:
 
 
 def use_mixed_precision(cfg: Config, precision: str) -> None:
-    if precision == 'fp16' and not compat.accelerator_available():
+    if precision == 'fp16' and not accelerator_available():
         raise SettingError('--amp fp16 needs a GPU, and this machine shows none. Leave it out, or give --amp bf16.')
     wrapper = type_name(cfg.optim_wrapper.get('type', 'OptimWrapper'))
     if wrapper not in ('OptimWrapper', OPTIM_WRAPPERS[precision]):
@@ -112,6 +115,7 @@ def model_type(cfg: Config) -> str:
 
 
 def train(cfg: Config) -> None:
+    use_intact_checkpoints(cfg)
     runner = QuietRunner.from_cfg(cfg)
     if not any(isinstance(hook, SanityCheckHook | WeightCheck) for hook in runner.hooks):
         # a config that is not built on ours
@@ -126,7 +130,7 @@ def main() -> None:
         COMPLETE[model_type(cfg)](cfg.model)
     apply_arguments(cfg, args)
     resume_after_restart(cfg)
-    with Watchdog(cfg), compat.process_group(cfg):
+    with Watchdog(cfg), process_group(cfg):
         train(cfg)
 
 

@@ -10,6 +10,7 @@ from mmengine.logging import MMLogger
 from mmpretrain.registry import MODELS
 from torch import nn
 
+from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.errors import SettingError, UserError
 
 REMEDY = (
@@ -42,7 +43,7 @@ def build_network(name: str, cfg: ConfigDict, remedy: str = REMEDY) -> nn.Module
         SettingError: It cannot be built.
     """
     try:
-        with quiet():
+        with quiet(), explained_settings():
             return MODELS.build(copy.deepcopy(cfg))
     except Exception as error:  # of any class, with any settings
         reason = error if isinstance(error, UserError) else f'{type(error).__name__}: {error}'

@@ -12,13 +12,11 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
-import torch.distributed as dist
-
+from icd_mmrazor import compat
+from icd_mmrazor.compat.distributed import lost_connection
+from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.errors import UserError
 from icd_mmrazor.launch.processes import die_with_parent, end_process, several_processes
-
-# in errors of gloo and NCCL that only say that another process has ended; neither has a class for them
-LOST_CONNECTION = ('gloo/transport/', 'ncclRemoteError', 'remote process exited')
 
 
 def key_value(text: str) -> str:
@@ -50,7 +48,9 @@ def run(main: Callable[[], None], when_stopped: str = '') -> None:
     die_with_parent()
     with _sigterm_as_interrupt():
         try:
-            main()
+            compat.runtime()
+            with explained_settings():
+                main()
         except UserError as error:
             _end(f'error: {error}', 1)
         except KeyboardInterrupt as stop:
@@ -62,7 +62,7 @@ def run(main: Callable[[], None], when_stopped: str = '') -> None:
                 _end(f'error: {error.strerror}. Free space on the disk that the run writes to. {when_stopped}', 1)
             if not several_processes():
                 raise
-            if not isinstance(error, dist.DistNetworkError) and not any(text in str(error) for text in LOST_CONNECTION):
+            if not lost_connection(error):
                 _end(traceback.format_exc(), 1)
             time.sleep(2)  # let the launcher see first the process that failed
             _end(

@@ -5,13 +5,14 @@ from logging.handlers import MemoryHandler
 from typing import Any
 
 from mmengine.logging import MMLogger
-from mmengine.runner import Runner
+
+from icd_mmrazor.engine.runner import ResumableRunner
 
 STARTS = ('before_train_epoch', 'before_val_epoch', 'before_test_epoch')
 
 
-class QuietRunner(Runner):
-    """mmengine's runner, with the console log held back until the first epoch.
+class QuietRunner(ResumableRunner):
+    """A runner with the console log held back until the first epoch.
 
     An error in the config or the data then stands alone, in place of below the versions of the environment, the
     flags that torch was compiled with and the config. The log file has all lines at any time.

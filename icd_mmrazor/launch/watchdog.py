@@ -11,9 +11,9 @@ from types import TracebackType
 
 import torch.distributed as dist
 from mmengine.config import Config
-from mmengine.logging import MessageHub
 
 from icd_mmrazor.checks import is_number
+from icd_mmrazor.compat.runs import current_iteration
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.processes import end_process, open_store, several_processes
 
@@ -97,11 +97,9 @@ class Watchdog:
 
 def place_of_main_thread() -> tuple[str, int, list[str]]:
     """Return where this process is: its machine, its iteration (-1 before the first) and its stack, innermost last."""
-    # not get_current_instance: it may wait for a lock that the main thread holds
-    hubs = list(MessageHub._instance_dict.values())
     frame = sys._current_frames().get(threading.main_thread().ident)
     stack = [f'File "{f.f_code.co_filename}", line {n}, in {f.f_code.co_name}' for f, n in traceback.walk_stack(frame)]
-    return socket.gethostname(), hubs[-1].get_info('iter', -1) if hubs else -1, stack[::-1]
+    return socket.gethostname(), current_iteration(), stack[::-1]
 
 
 def find_stalled_ranks(places: dict[int, tuple[str, int, list[str]] | None]) -> list[int]:

@@ -20,7 +20,7 @@ from PIL import Image
 from transfer_data import write_stl10, write_tiny_imagenet
 
 from icd_mmrazor.checkpoints import downloads
-from icd_mmrazor.compat import MAX_PIXELS
+from icd_mmrazor.compat.imports import MAX_PIXELS
 from icd_mmrazor.datasets import VerifiedCIFAR100
 from icd_mmrazor.errors import DatasetError, SettingError
 

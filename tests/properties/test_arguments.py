@@ -16,6 +16,7 @@ from mmpretrain.registry import MODELS as NETWORKS
 from mmrazor.registry import MODELS
 from strategies import JUNK
 
+from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.errors import UserError
 
 MAP = (4, 4, 4)
@@ -81,12 +82,15 @@ def _in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_any_value(place: tuple[Registry, dict, str], junk: object) -> None:
     registry, base, argument = place
     # anything but an error of ours fails
-    with contextlib.suppress(UserError):
+    with contextlib.suppress(UserError), explained_settings():
         registry.build({**base, argument: junk})
 
 
 @pytest.mark.parametrize(('registry', 'base', 'argument'), ARGUMENTS, ids=[f'{b["type"]}-{a}' for _, b, a in ARGUMENTS])
 def test_a_misspelt_name(registry: Registry, base: dict, argument: str) -> None:
     wrong = argument[:-1] + argument[-1] * 2
-    with pytest.raises(UserError, match=rf"{base['type']}.*no setting '{wrong}'\. Did you mean .*\b{argument}\b"):
+    with (
+        pytest.raises(UserError, match=rf"{base['type']}.*no setting '{wrong}'\. Did you mean .*\b{argument}\b"),
+        explained_settings(),
+    ):
         registry.build({**base, wrong: base.get(argument)})

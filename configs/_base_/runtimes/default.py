@@ -9,8 +9,7 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     # the last epoch counts in the published protocol; the best one is kept as well
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2, save_best='auto'),
-    plain_checkpoint=dict(type='PlainCheckpointHook'),
+    checkpoint=dict(type='IntactCheckpointHook', interval=1, max_keep_ckpts=2, save_best='auto'),
     sanity_check=dict(type='SanityCheckHook'),
     exact_resume=dict(type='ExactResumeHook'),
     # training images that fit in memory are cropped and flipped a batch at a time, on the training device

@@ -1,5 +1,6 @@
 """Hooks: one file and one line each. They register in mmengine's registry, so that configs of every scope find them."""
 
+from icd_mmrazor.engine.hooks.checkpoint_hook import IntactCheckpointHook as IntactCheckpointHook
 from icd_mmrazor.engine.hooks.deferred_runtime_info_hook import DeferredRuntimeInfoHook as DeferredRuntimeInfoHook
 from icd_mmrazor.engine.hooks.distillation_report_hook import DistillationReportHook as DistillationReportHook
 from icd_mmrazor.engine.hooks.exact_resume_hook import ExactResumeHook as ExactResumeHook
@@ -8,6 +9,5 @@ from icd_mmrazor.engine.hooks.in_memory_augmentation_hook import (
     InMemoryAugmentationHook as InMemoryAugmentationHook,
 )
 from icd_mmrazor.engine.hooks.initial_stage_hook import InitialStageHook as InitialStageHook
-from icd_mmrazor.engine.hooks.plain_checkpoint_hook import PlainCheckpointHook as PlainCheckpointHook
 from icd_mmrazor.engine.hooks.sample_memory_hook import SampleMemoryHook as SampleMemoryHook
 from icd_mmrazor.engine.hooks.sanity_check_hook import SanityCheckHook as SanityCheckHook

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from icd_mmrazor import checks
 from icd_mmrazor.checkpoints.reading import read_checkpoint
 from icd_mmrazor.checkpoints.weights import load_strictly, weights_of
-from icd_mmrazor.compat import channels_last_is_sound, laid_out
+from icd_mmrazor.compat.layout import channels_last_is_sound, laid_out
 from icd_mmrazor.datasets.class_names import class_names
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.algorithms.compilation import check_compile_options, compiled_on_request

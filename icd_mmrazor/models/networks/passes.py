@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from icd_mmrazor.configuration.building import reason
+from icd_mmrazor.configuration.building import describe
 from icd_mmrazor.errors import SettingError, UserError
 
 # what layers raise for an input that does not fit
@@ -50,8 +50,8 @@ def explained_pass(what: str, images: Tensor, **networks: nn.Module) -> Iterator
             ) from error
         shape = tuple(images.shape) if isinstance(images, Tensor) else f'a {type(images).__name__}'
         raise SettingError(
-            f'{what}: images of shape {shape} fail{place}. {reason(error)}. Correct the settings of that layer, or the '
-            'shape of the images: a layer takes what the one before it returns.'
+            f'{what}: images of shape {shape} fail{place}. {describe(error)}. Correct the settings of that layer, or '
+            'the shape of the images: a layer takes what the one before it returns.'
         ) from error
 
 

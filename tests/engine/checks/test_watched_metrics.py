@@ -68,7 +68,7 @@ def test_the_best_is_of_the_first_number_with_a_known_rule(train: Callable) -> N
 def test_no_best_without_such_a_number(train: Callable) -> None:
     run = train({'f1-score': 5.0, 'matrix': torch.eye(2)}, {'f1-score': 6.0})
     assert files(run) == ['epoch_1.pth', 'epoch_2.pth']
-    assert logged(run.work_dir).count("save_best='auto' finds no number whose rule is known in f1-score, matrix") == 1
+    assert logged(run.work_dir).count("save_best='auto' finds no number with a known rule in f1-score, matrix") == 1
 
 
 def test_a_named_metric_that_a_validation_does_not_give(train: Callable) -> None:
