@@ -1,5 +1,8 @@
 """Hooks. They register in mmengine's registry, so that configs of every scope find them."""
 
+import importlib
+import pkgutil
+
 from icd_mmrazor.engine.hooks.check_batches_hook import CheckBatchesHook
 from icd_mmrazor.engine.hooks.check_labels_hook import CheckLabelsHook
 from icd_mmrazor.engine.hooks.check_metrics_hook import CheckMetricsHook
@@ -45,3 +48,7 @@ __all__ = [
     'SyncSavedBuffersHook',
     'WholeBatchHook',
 ]
+
+# importing a module registers its classes: a new hook needs no line here
+for _module in pkgutil.iter_modules(__path__, f'{__name__}.'):
+    importlib.import_module(_module.name)
