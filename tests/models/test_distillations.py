@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from config_strategies import JUNK, changed, distillations, misspelt, places, settings_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
-from properties.strategies import JUNK, changed, distillations, misspelt, places, settings_of
 from torch import nn
 
 from icd_mmrazor.errors import UserError
