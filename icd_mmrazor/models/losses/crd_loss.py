@@ -83,6 +83,11 @@ class ContrastiveRepresentationLoss(MemoryLoss):
     # negatives are images of other classes, and a mixed image is none of those in the memories
     reads_labels: ClassVar[bool] = True
 
+    student_memory: Tensor
+    teacher_memory: Tensor
+    normalisers: Tensor
+    labels: Tensor
+
     def __init__(
         self,
         num_negatives: int = 16384,
@@ -226,8 +231,9 @@ class ContrastiveRepresentationLoss(MemoryLoss):
 
     @torch.compiler.disable  # it would be compiled anew for each batch, since it reads Python numbers
     def _indices(self, data_samples: list[DataSample], features: Tensor) -> Tensor:
-        indices = positions_of(data_samples) if isinstance(data_samples, list | tuple) else []
-        if None in indices:
+        positions = positions_of(data_samples) if isinstance(data_samples, list | tuple) else []
+        indices = [position for position in positions if position is not None]
+        if len(indices) != len(positions):
             raise SettingError(
                 f'{NAME}: the data samples carry no sample_idx. Wrap the training set: '
                 "train_dataloader.dataset=dict(type='IndexedDataset', dataset=...)."

@@ -62,6 +62,9 @@ class RRDLoss(MemoryLoss):
                 t_feature=dict(recorder='feature', from_student=False, data_idx=0, connector='teacher'))))
     """
 
+    memory: Tensor
+    oldest: Tensor
+
     def __init__(
         self,
         memory_size: int = 16384,
