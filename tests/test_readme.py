@@ -15,6 +15,7 @@ from mmrazor.registry import MODELS
 
 from icd_mmrazor import recipes
 
+pytestmark = pytest.mark.stack
 README = (ROOT / 'README.md').read_text()
 EXAMPLES = [code for code in re.findall(r'```python\n(.*?)```', README, re.DOTALL) if code.startswith('_base_')]
 DISTILLATIONS = [code for code in EXAMPLES if 'teacher_ckpt' in code]

@@ -329,7 +329,7 @@ def test_functions_that_are_replaced_are_not_passed_over(change: str, data: Call
         batches.changed()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU here')
+@pytest.mark.gpu
 def test_a_gpu_gives_the_same_and_is_not_waited_for(data: Callable) -> None:
     dataset, indices = data(CROP, FLIP, PACK), [3, 1, 4, 1, 5]
     cpu, gpu = WholeBatches(dataset), WholeBatches(dataset, device='cuda')

@@ -15,6 +15,8 @@ from torch import nn
 
 from icd_mmrazor.errors import UserError
 
+pytestmark = pytest.mark.stack
+
 
 @pytest.fixture(autouse=True)
 def _no_log() -> Iterator[None]:
