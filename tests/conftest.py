@@ -1,4 +1,4 @@
-"""What the tests share: small real data, networks with weights on disk, and real runners."""
+"""Fixtures of all tests: small real data, networks with weights on disk, real runners."""
 
 import json
 import os
@@ -34,6 +34,30 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile('tests')
+
+
+# tests in these folders go through the OpenMMLab packages, of which there are two families
+STACK = (
+    'compat',
+    'datasets',
+    'engine',
+    'models/algorithms',
+    'models/classifiers',
+    'models/distillers',
+    'models/networks',
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what depends on the stack, and skip what needs a GPU if there is none."""
+    tests = Path(__file__).parent
+    no_gpu = pytest.mark.skip(reason='needs a GPU')
+    for item in items:
+        folder = item.path.parent.relative_to(tests)
+        if any(folder.is_relative_to(room) for room in STACK):
+            item.add_marker(pytest.mark.stack)
+        if item.get_closest_marker('gpu') and not torch.cuda.is_available():
+            item.add_marker(no_gpu)
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from icd_mmrazor import recipes
 
+pytestmark = pytest.mark.stack
 README = (ROOT / 'README.md').read_text()
 PAGE = (ROOT / 'docs' / 'howto' / 'own_configs.md').read_text()
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
 
-from icd_mmrazor.checkpoints.reading import write_checkpoint_file
+from icd_mmrazor.checkpoints.writing import write_checkpoint_file
 
 
 @register_backend('atomic')

@@ -205,7 +205,7 @@ def test_a_student_without_teacher_needs_no_report(demo_config: Callable, runner
     assert Path(cfg.work_dir, 'epoch_1.pth').is_file()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.gpu
 def test_mixed_precision_run_on_a_gpu(demo_config: Callable, runner: Callable) -> None:
     cfg = demo_config(**{'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.loss_scale': 'dynamic'})
     run = runner(cfg)

@@ -163,7 +163,7 @@ def errors_of_synchronisations() -> Iterator[Callable[[str], None]]:
     torch.cuda.set_sync_debug_mode('default')
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.gpu
 def test_on_a_gpu(short_batches: Callable, runner: Callable, errors_of_synchronisations: Callable) -> None:
     cfg = short_batches(**{'train_cfg.max_epochs': 2})
     cfg.default_hooks.runtime_info = dict(type='DeferredRuntimeInfoHook')

@@ -13,6 +13,8 @@ from mmrazor.registry import MODELS
 from icd_mmrazor.configuration.changes import config_changes
 from icd_mmrazor.configuration.stored import config_of
 
+pytestmark = pytest.mark.stack
+
 
 @pytest.fixture
 def runs(images_file: Path, tmp_path: Path) -> tuple[Path, Path]:

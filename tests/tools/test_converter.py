@@ -15,6 +15,7 @@ from mmrazor.registry import MODELS
 from icd_mmrazor.checkpoints.reading import read_checkpoint
 from icd_mmrazor.errors import CheckpointError
 
+pytestmark = pytest.mark.stack
 SCRIPT = TOOLS / 'model_converters' / 'repdistiller_to_mmpretrain.py'
 OURS = {'resnet8': 'res8', 'wrn_16_1': 'wrn16-1'}
 

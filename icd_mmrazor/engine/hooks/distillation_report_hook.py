@@ -16,7 +16,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from icd_mmrazor import checks, compat
+from icd_mmrazor import checks
 from icd_mmrazor.engine.description import describe, evaluate, loss_terms
 from icd_mmrazor.engine.metrics import as_number, numbers_in
 from icd_mmrazor.engine.runs import counts_iterations, hooks_of, model_of, steps_done
@@ -70,7 +70,7 @@ class DistillationReportHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Keep noise of mmengine out of the log."""
-        compat.drop_log_noise(runner.logger)
+        drop_log_noise(runner.logger)
 
     def before_train(self, runner: Runner) -> None:
         """Evaluate the teacher and write the report."""

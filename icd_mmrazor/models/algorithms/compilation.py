@@ -10,7 +10,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from icd_mmrazor.compat import keep_layout_when_compiled
+from icd_mmrazor.compat.layout import keep_layout_when_compiled
 from icd_mmrazor.compat.recording import follow_modules
 from icd_mmrazor.datasets.samples import accepts_merged_samples, merge_samples
 from icd_mmrazor.errors import SettingError

@@ -74,6 +74,11 @@ class ContrastiveRepresentationLoss(MemoryLoss):
     # negatives are images of other classes, and a mixed image is not in the memories
     reads_labels = True
 
+    student_memory: Tensor
+    teacher_memory: Tensor
+    normalisers: Tensor
+    labels: Tensor
+
     def __init__(
         self,
         num_negatives: int = 16384,
@@ -215,9 +220,10 @@ class ContrastiveRepresentationLoss(MemoryLoss):
 
     @torch.compiler.disable  # it reads Python numbers, so it would be compiled again for each batch
     def _indices(self, data_samples: list[DataSample], features: Tensor) -> Tensor:
-        indices = sample_indices(data_samples) if isinstance(data_samples, list | tuple) else []
+        positions = sample_indices(data_samples) if isinstance(data_samples, list | tuple) else []
+        indices = [position for position in positions if position is not None]
         wrap = "Wrap the whole training set: train_dataloader.dataset=dict(type='IndexedDataset', dataset=...)."
-        if None in indices:
+        if len(indices) != len(positions):
             raise SettingError(f'{NAME}: the data samples carry no sample_idx. {wrap}')
         if len(indices) != len(features):
             raise SettingError(

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from config_strategies import JUNK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.registry import HOOKS, Registry
 from mmpretrain.registry import DATASETS, TRANSFORMS
 from mmpretrain.registry import MODELS as NETWORKS
 from mmrazor.registry import MODELS
-from strategies import JUNK
 
 from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.errors import UserError

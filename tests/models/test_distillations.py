@@ -6,14 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from config_strategies import JUNK, changed, distillations, misspelt, places, settings_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
-from strategies import JUNK, changed, distillations, misspelt, places, settings_of
 from torch import nn
 
 from icd_mmrazor.errors import UserError
+
+pytestmark = pytest.mark.stack
 
 
 @pytest.fixture(autouse=True)
