@@ -2,7 +2,7 @@
 
 from mmengine.runner import Runner
 
-from icd_mmrazor.checkpoints.resuming import explain_damage
+from icd_mmrazor.checkpoints.resuming import checkpoint_to_resume, explain_damage
 from icd_mmrazor.errors import CheckpointError
 
 

@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from icd_mmrazor import checks
+from icd_mmrazor.compat.messages import drop_log_noise
 from icd_mmrazor.engine.description import describe, evaluate, loss_terms
 from icd_mmrazor.engine.metrics import as_number, numbers_in
 from icd_mmrazor.engine.runs import counts_iterations, hooks_of, model_of, steps_done
