@@ -62,7 +62,7 @@ def test_train_resume_and_test(options: list[str], tmp_path: Path, monkeypatch: 
     more = [*options, 'train_cfg.max_epochs=3']
     resume = ['--resume', '--resume-changes', 'list', '--auto-scale-lr']
     assert exit_status(TOOLS / 'train.py', DEMO, *resume, *more) is None
-    # the second epoch twice, where its checkpoint was not written once more as the best: with the same result
+    # a repeated validation of the second epoch has the same result
     results = {(values['step'], values['accuracy/top1']) for values in validated(work_dir)}
     assert sorted(step for step, _ in results) == [1, 2, 3]
     accuracy = validated(work_dir)[-1]['accuracy/top1']
@@ -83,7 +83,7 @@ def test_train_resume_and_test(options: list[str], tmp_path: Path, monkeypatch: 
 def test_testing_changes_nothing_of_the_training(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its config stays, what it saw the images through is used, and no other weights are loaded."""
+    """Its config stays, its preprocessor is used, and no other weights are loaded."""
     monkeypatch.chdir(tmp_path)
     config = tmp_path / 'inside.py'
     config.write_text(
@@ -109,7 +109,7 @@ def test_testing_changes_nothing_of_the_training(
 
 
 def test_all_metrics_are_written(options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a matrix the rows, beside the numbers."""
+    """A matrix by its rows, next to the numbers."""
     monkeypatch.chdir(tmp_path)
     network, out = CONFIGS / 'demo' / 'res8_digits.py', tmp_path / 'metrics.json'
     config = tmp_path / 'matrix.py'
@@ -262,7 +262,7 @@ def test_two_processes_train_and_test(options: list[str], images_file: Path, tmp
     output = trained.stdout + trained.stderr
     assert 'gather_distributed=True' in output
     assert 'GPU number: 2' in output
-    # the processes share the images of an epoch, each with crops of its own
+    # the processes share the images of an epoch, each with its own crops
     cfg = Config.fromfile(DEMO).train_dataloader.dataset
     dataset = DATASETS.build({**cfg, 'data_file': str(images_file), 'indices': 60})
     positions = []
@@ -393,6 +393,6 @@ def test_digits_are_as_the_demo_wants_them(tmp_path: Path) -> None:
     assert set(data.get_gt_labels().tolist()) == set(range(10))
     assert data.get_data_info(0)['img'].shape == (16, 16, 3)
     assert list(out.parent.iterdir()) == [out]
-    # what is there stays there
+    # existing files stay
     for other in (out, tmp_path / 'other.txt'):
         assert exit_status(converter, other) == 2
