@@ -2,21 +2,21 @@
 """Train a config: a teacher, a plain student, or a distillation."""
 
 import argparse
-from pathlib import Path
 
 import icd_mmrazor  # noqa: F401 (first: it says what to install if the stack is missing)
 
 # isort: split
 from mmengine.config import Config
+from mmengine.device import get_device
 
+from icd_mmrazor.checkpoints.reading import local_file
 from icd_mmrazor.checkpoints.resuming import resume_after_restart
 from icd_mmrazor.compat.distributed import process_group
-from icd_mmrazor.compat.layout import accelerator_available
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.engine.checks import WeightCheck
 from icd_mmrazor.engine.hooks import SanityCheckHook
 from icd_mmrazor.engine.hooks.checkpoint_hook import use_intact_checkpoints
-from icd_mmrazor.errors import CheckpointError, SettingError
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import run
 from icd_mmrazor.launch.quiet_runner import QuietRunner
 from icd_mmrazor.launch.run_config import add_common_arguments, load_config
@@ -73,7 +73,8 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    check_load_from(cfg, '--resume' if args.resume else 'load_from')
+    if cfg.get('load_from') and '://' not in cfg.load_from:
+        local_file(cfg.load_from)  # before the work that precedes its reading
     if args.resume_changes:
         hooks = cfg.setdefault('default_hooks', {})
         if 'sanity_check' in hooks:
@@ -91,14 +92,8 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
         cfg.auto_scale_lr.enable = True
 
 
-def check_load_from(cfg: Config, setting: str) -> None:
-    file = cfg.get('load_from')
-    if file and '://' not in file and not Path(file).expanduser().is_file():
-        raise CheckpointError(f'{setting} {file}: there is no such file (working folder: {Path.cwd()}).')
-
-
 def use_mixed_precision(cfg: Config, precision: str) -> None:
-    if precision == 'fp16' and not accelerator_available():
+    if precision == 'fp16' and get_device() == 'cpu':
         raise SettingError('--amp fp16 needs a GPU, and this machine shows none. Leave it out, or give --amp bf16.')
     wrapper = type_name(cfg.optim_wrapper.get('type', 'OptimWrapper'))
     if wrapper not in ('OptimWrapper', OPTIM_WRAPPERS[precision]):

@@ -44,16 +44,29 @@ def read_checkpoint(
     if hasattr(path, 'read'):
         return _read(path, 'in memory', map_location, also_allowed)
     remote = str(path).startswith(('http://', 'https://'))
-    # functions of os.path: those of Path raise for invalid names
-    file = _download(str(path)) if remote else Path(os.path.expanduser(path))  # noqa: PTH111
-    if not os.path.isfile(file):  # noqa: PTH113
-        raise CheckpointError(f'checkpoint {file}: there is no such file (working folder: {Path.cwd()}).')
+    file = _download(str(path)) if remote else local_file(path)
     try:
         opened = file.open('rb')
     except OSError as error:
         raise CheckpointError(f'checkpoint {file} cannot be read: {error.strerror}. Allow it, or copy it.') from error
     with opened:
         return _read(opened, str(file), map_location, also_allowed)
+
+
+def local_file(path: str | os.PathLike) -> Path:
+    """Return the file of a checkpoint.
+
+    Args:
+        path: The file; ``~`` is expanded.
+
+    Raises:
+        CheckpointError: There is no such file.
+    """
+    # functions of os.path: those of Path raise for invalid names
+    file = Path(os.path.expanduser(path))  # noqa: PTH111
+    if not os.path.isfile(file):  # noqa: PTH113
+        raise CheckpointError(f'checkpoint {file}: there is no such file (working folder: {Path.cwd()}).')
+    return file
 
 
 def _read(opened: BinaryIO, name: str, map_location: Any, also_allowed: Sequence[type]) -> dict:

@@ -74,7 +74,7 @@ def write_checkpoint_file(content: str | bytes, path: str | os.PathLike) -> None
         atomic_write(content, path)
     except OSError as error:
         raise CheckpointError(
-            f'{path} could not be written: {error.strerror or error}. Free {len(content) / 2**20:.1f} MB on that disk, '
+            f'{path} could not be written: {error.strerror or error}. Make room for {len(content) / 2**20:.1f} MB, '
             f'or allow writing in {path.parent}. Earlier checkpoints are kept: --resume continues from the last one.'
         ) from error
 

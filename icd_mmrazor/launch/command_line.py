@@ -59,7 +59,7 @@ def run(main: Callable[[], None], when_stopped: str = '') -> None:
             if stop := _interrupt_before(error):
                 _end_stopped(stop, when_stopped)
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                _end(f'error: {error.strerror}. Free space on the disk that the run writes to. {when_stopped}', 1)
+                _end(f'error: {error.strerror}. Make room on the disk that the run writes to. {when_stopped}', 1)
             if not several_processes():
                 raise
             if not lost_connection(error):

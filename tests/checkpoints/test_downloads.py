@@ -1,4 +1,4 @@
-"""Downloads from an https server in this process, with a certificate of its own."""
+"""Downloads from an https server in this process, with its own certificate."""
 
 import hashlib
 import http.server

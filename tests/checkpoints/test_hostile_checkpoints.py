@@ -219,7 +219,7 @@ def test_every_scheme_of_mmengine_goes_through_the_reader(tmp_path: Path, monkey
         ('open-mmlab://http', 'only https://'),
         ('torchvision://http', 'only https://'),
         ('mmcls://http', 'only https://'),
-        ('torchvision://https', 'does not say how'),
+        ('torchvision://https', 'cannot be verified'),
         ('http://localhost/net.pth', 'only https://'),
     ):
         with pytest.raises((CheckpointError, pickle.UnpicklingError), match=message):

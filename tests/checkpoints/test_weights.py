@@ -12,7 +12,7 @@ from icd_mmrazor.errors import CheckpointError
 
 
 class Distillation(nn.Module):
-    """As much of a distillation as its names need."""
+    """Modules with the names of a distillation."""
 
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def test_networks_that_rename_or_resize_what_they_load() -> None:
     fit = fit_of(little, large.state_dict())
     assert fit.part == 1
     assert little.pos_embed.shape != large.pos_embed.shape
-    # makes its tables of positions anew, and takes them out of what it loads
+    # recomputes its tables of positions, and removes them from what it loads
     arch = dict(embed_dims=8, depths=[1] * 4, num_heads=[1] * 4, extra_norm_every_n_blocks=0)
     swin = MODELS.build(dict(type='SwinTransformerV2', arch=arch, img_size=64, window_size=2))
     assert fit_of(swin, swin.state_dict()).part == 1

@@ -11,7 +11,7 @@ from icd_mmrazor.configuration.stored import MAX_LENGTH, config_of, read_config_
 from icd_mmrazor.configuration.type_names import registered
 from icd_mmrazor.errors import SettingError
 
-# whatever a config can hold, and what mmengine writes in a form of its own
+# everything that a config can hold, also values that mmengine writes in its own form
 ODD = dict(
     none=None,
     numbers=[1, -2, 3.5, -1e-30, float('inf'), -float('inf'), 0x10],
