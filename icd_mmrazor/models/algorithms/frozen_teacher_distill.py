@@ -18,7 +18,7 @@ from icd_mmrazor.checkpoints.reading import load_strictly, read_checkpoint, weig
 from icd_mmrazor.compat import channels_last_is_sound, keep_layout_when_compiled, laid_out
 from icd_mmrazor.compat.recording import follow_modules
 from icd_mmrazor.datasets.class_names import class_names
-from icd_mmrazor.datasets.samples import accepts_merged_samples, merge_samples
+from icd_mmrazor.datasets.samples import as_one_sample, takes_joined_labels
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.algorithms.frozen_network import FrozenNetwork
 from icd_mmrazor.models.algorithms.records import forget, make_plain, recorders_of
@@ -264,8 +264,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             self._student_pass = needed_pass(self.distiller, self.student, batch_inputs, data_samples)
         if not self.torch_compile:
             return self._losses(batch_inputs, data_samples)
-        if accepts_merged_samples(self):
-            data_samples = merge_samples(data_samples)
+        if takes_joined_labels(self):
+            data_samples = as_one_sample(data_samples)
         return self._losses_compiled(batch_inputs, data_samples)
 
     def _losses(self, batch_inputs: Tensor, data_samples: list | None) -> dict[str, Tensor]:

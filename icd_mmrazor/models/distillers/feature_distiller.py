@@ -49,7 +49,7 @@ class FeatureDistiller(ConfigurableDistiller):
     A loss whose ``forward`` has ``data_samples`` is given those of the batch: a list of one for each image, or, as a
     rule, of one for all, whose ``gt_label`` holds the labels (``B``) and whose ``sample_idx`` is a list of ``B``
     positions. For both, ``torch.cat([sample.gt_label for sample in data_samples])`` are the labels, and
-    ``icd_mmrazor.utils.sample_indices(data_samples)`` the positions.
+    ``icd_mmrazor.utils.positions_of(data_samples)`` the positions.
 
     Some methods train in two stages, the first without the task: terms of the stage ``initial`` count in the first
     ``initial_epochs`` epochs, those of ``main`` after them (``InitialStageHook``).

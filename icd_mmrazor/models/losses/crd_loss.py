@@ -10,7 +10,7 @@ from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import Tensor
 
-from icd_mmrazor.datasets.samples import sample_indices
+from icd_mmrazor.datasets.samples import positions_of
 from icd_mmrazor.errors import CheckpointError, DatasetError, SettingError
 from icd_mmrazor.models.losses.base import full_precision
 from icd_mmrazor.models.losses.memories import MemoryLoss, of_all_ranks
@@ -226,7 +226,7 @@ class ContrastiveRepresentationLoss(MemoryLoss):
 
     @torch.compiler.disable  # it would be compiled anew for each batch, since it reads Python numbers
     def _indices(self, data_samples: list[DataSample], features: Tensor) -> Tensor:
-        indices = sample_indices(data_samples) if isinstance(data_samples, list | tuple) else []
+        indices = positions_of(data_samples) if isinstance(data_samples, list | tuple) else []
         if None in indices:
             raise SettingError(
                 f'{NAME}: the data samples carry no sample_idx. Wrap the training set: '
