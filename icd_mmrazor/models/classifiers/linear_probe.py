@@ -32,8 +32,8 @@ class LinearProbe(ImageClassifier):
     weights of deviation 0.01 and a bias of 0. A checkpoint of the probe is that of a plain ``ImageClassifier`` with
     this backbone, this neck and a ``LinearClsHead``.
 
-    The feature of an image is computed once: equal images, as those of a validation are, or of a training without
-    random transforms, are recognised by their pixels. At most 100,000 are kept in each mode.
+    The feature of an image is computed once. Equal images, as in every validation, or in a training without random
+    transforms, are recognised by their pixels; at most 100,000 features are kept in each mode.
 
     Tian, Krishnan and Isola, *Contrastive Representation Distillation*, ICLR 2020, compare students in this way:
     trained on CIFAR-100, probed on STL-10 and Tiny ImageNet.
@@ -129,8 +129,10 @@ class LinearProbe(ImageClassifier):
             images = inputs if len(places) == len(inputs) else inputs[places]
             return super(LinearProbe, self).extract_feat(images, 'neck')[-1]
 
+        # what is traced or compiled must hold the network, not its stored outputs
+        traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
         with torch.no_grad():
-            if stage == 'backbone' or not cache.useful:
+            if stage == 'backbone' or traced or not cache.useful:
                 return super().extract_feat(inputs, stage)
             feature = cache(image_keys(inputs), compute)
         return feature if stage == 'pre_logits' else (feature,)

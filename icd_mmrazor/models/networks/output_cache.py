@@ -50,7 +50,6 @@ class OutputCache:
         return rows
 
 
-@torch.compiler.disable
 def image_keys(images: Tensor) -> list[Hashable]:
     """Return a key for each image that is the same for equal images alone.
 

@@ -54,6 +54,8 @@ def test_it_computes_what_the_student_and_a_linear_layer_do(student: tuple, netw
     for _ in range(2):  # the second time from features that were computed before
         assert torch.equal(model(images), want)
         assert torch.equal(model.extract_feat(images)[-1], feature)
+    traced = torch.jit.trace(model, images)
+    assert torch.equal(traced(-images), model(-images)), 'it holds the network, not what is stored of these images'
     assert torch.equal(model.extract_feat(images, stage='backbone')[-1], plain.extract_feat(images, 'backbone')[-1])
 
 
