@@ -1,4 +1,4 @@
-"""Random configs: valid ones, and what is done to them."""
+"""Random configs of distillations, and changes to them."""
 
 import copy
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ from helpers import CONFIGS
 from hypothesis import strategies as st
 from mmengine.config import Config
 
-# one of each kind that a config can hold
+# one of each kind of value that a config can hold
 JUNK = st.sampled_from(
     [None, True, -1, 0, 7, 10**9, -0.5, float('nan'), float('inf'), '', 'nonsense', [], [3, 'a'], {}, {'a': 1}, (1, 2)]
 )
 NETWORKS = ('res8', 'res14', 'wrn16-1')
-# below the keys of these a config has names of its own
+# the keys below these are a config's own names
 NAMED = ('losses', 'distillers', 'connectors', 'inputs')
 
 
