@@ -101,3 +101,15 @@ def test_a_misspelt_name_is_refused(registry: Registry, base: dict, argument: st
     wrong = argument[:-1] + argument[-1] * 2
     with pytest.raises(UserError, match=rf"{wrong}'\. Did you mean .*\b{argument}\b"), explained_settings():
         registry.build({**base, wrong: base.get(argument)})
+
+
+@pytest.mark.parametrize(
+    ('registry', 'base', 'argument'),
+    # the others read files when they are built
+    [(registry, base, argument) for registry, base, argument in ARGUMENTS if 'data_root' not in base],
+    ids=lambda value: value['type'] if isinstance(value, dict) else None,
+)
+def test_the_default_is_accepted(registry: Registry, base: dict, argument: str) -> None:
+    """A package that refused everything would pass the test of any value."""
+    default = inspect.signature(registry.get(base['type'])).parameters[argument].default
+    registry.build({argument: default, **base})
