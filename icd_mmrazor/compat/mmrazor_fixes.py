@@ -13,7 +13,7 @@ from mmrazor.models.architectures.dynamic_ops import DynamicSequential
 def switch_all_inplace_off() -> None:
     """Let no module of an architecture work in place, as mmrazor's ``module_inplace=False`` says.
 
-    Where: mmrazor 1.0.0, ``BaseAlgorithm.set_module_inplace_false``: with torch >= 2.5, where the modules of a module are
+    Where: mmrazor 1.0.0, ``BaseAlgorithm.set_module_inplace_false``: with torch >= 2.5, where modules of a module are
     a plain dict, it finds none; before, it stops at mmcv's ``ConvModule``.
     """
 
