@@ -137,6 +137,13 @@ def test_no_pickle_is_run(kind: str, tmp_path: Path) -> None:
     assert not trace.exists()
 
 
+def test_a_config_in_a_pickle(tmp_path: Path) -> None:
+    cfg = Config(dict(a=dict(b=(1,)), c=[dict(d={1})]))
+    dump(cfg, tmp_path / 'config.pkl')
+    found = load(tmp_path / 'config.pkl')
+    assert (found.to_dict(), found.a.b) == (cfg.to_dict(), (1,))
+
+
 def test_values_in_yaml(tmp_path: Path) -> None:
     cfg = Config(dict(a=(1, 2), b={(1, 2): 3}, c=[(1, [2, (3,)])], d={1, 2}))
     cfg.dump(tmp_path / 'config.yaml')
