@@ -9,6 +9,7 @@ from typing import IO, Any, ClassVar
 
 import numpy
 import torch
+from mmengine.config import Config, ConfigDict
 from mmrazor.structures.subnet.candidate import Candidates
 
 from icd_mmrazor.checkpoints.allowed import allowed_in_checkpoints, values_of_checkpoints
@@ -57,6 +58,8 @@ NAMED |= {
     'torch._utils._rebuild_parameter': lambda data, requires_grad, _: torch.nn.Parameter(data, requires_grad),
     'torch.storage._load_from_bytes': _storage,
     f'{Candidates.__module__}.Candidates': Candidates,
+    f'{Config.__module__}.Config': Config,
+    f'{Config.__module__}.ConfigDict': _from_items(ConfigDict),
 }
 
 
@@ -76,7 +79,7 @@ class _PlainUnpickler(pickle._Unpickler):
     def load_build(self) -> None:
         """Set the state of an object; that of a class or function would change this process."""
         state, value = self.stack.pop(), self.stack[-1]
-        if isinstance(value, numpy.ndarray):
+        if isinstance(value, numpy.ndarray) or (isinstance(value, Config) and isinstance(state[0], ConfigDict)):
             value.__setstate__(state)
         elif isinstance(value, Candidates):
             value.data = state['data']

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.utils import apply_to
 from torch import Tensor
 
 # besides tensors and containers
@@ -43,3 +44,33 @@ def plain_value(value: Any) -> Any:
         kind = list if isinstance(value, list) else tuple
         return kind(plain_value(item) for item in value)
     return value
+
+
+def make_plain(checkpoint: dict[str, Any]) -> dict[str, str]:
+    """Leave in a checkpoint of mmengine's what ``torch.load(weights_only=True)`` reads.
+
+    The histories of logged numbers are dropped, and memory layouts: in the file all tensors are contiguous.
+
+    Args:
+        checkpoint: The checkpoint; changed.
+
+    Returns:
+        Names in the message hub, and their classes, that were left out because they have no plain form: a metric of the
+        last validation may be any object.
+    """
+    hub = checkpoint.get('message_hub')
+    if hub:
+        kept = {key: value for key, value in hub['resumed_keys'].items() if key not in hub['log_scalars']}
+        checkpoint['message_hub'] = {**hub, 'log_scalars': OrderedDict(), 'resumed_keys': OrderedDict(kept)}
+    for name in ('state_dict', 'ema_state_dict', 'optimizer'):
+        if name in checkpoint:
+            checkpoint[name].update(apply_to(checkpoint[name], torch.is_tensor, Tensor.contiguous))
+    for name in ('meta', 'message_hub', 'param_schedulers'):
+        if name in checkpoint:
+            checkpoint[name] = plain_value(checkpoint[name])
+    hub, dropped = checkpoint.get('message_hub'), {}
+    for name, value in list(hub['runtime_info'].items()) if hub else []:
+        if not is_plain(value):
+            dropped[name] = type(hub['runtime_info'].pop(name)).__name__
+            hub['resumed_keys'].pop(name, None)
+    return dropped

@@ -20,8 +20,7 @@ WATCHDOGS_LEAD = 60  # seconds
 def lost_connection(error: Exception) -> bool:
     """Return whether an error only says that another process of a process group has gone.
 
-    Where: torch, all versions: gloo raises a plain ``RuntimeError`` ("[.../gloo/transport/tcp/pair.cc:534] Connection
-    closed by peer"), NCCL one error class for this and everything else ("ncclRemoteError: ... remote process exited").
+    Where: torch, all versions: gloo raises a plain ``RuntimeError``, NCCL one error class for this and all else.
 
     Args:
         error: What a collective operation, or anything else, has raised.
@@ -35,10 +34,8 @@ def lost_connection(error: Exception) -> bool:
 def forget_earlier_starts() -> None:
     """Let processes restarted by torchrun not find the addresses of those that have ended.
 
-    Where: torch 2.14 (``torch/distributed/rendezvous.py``, ``_create_c10d_store``: "We create a new TCPStore for every
-    retry so no need to add prefix for each attempt"; ``DynamicRendezvousHandler`` does not, it keeps its first one). A
-    process that reads an address before its owner has written the new one fails: "Gloo connectFullMesh failed ...
-    Connection refused".
+    Where: torch 2.14, ``_create_c10d_store``: it expects a new store for every attempt, and torchrun's
+    ``DynamicRendezvousHandler`` keeps its first one. A process that reads an old address fails: "Connection refused".
     """
     # by its name: torch.distributed.rendezvous is a function
     rendezvous = importlib.import_module('torch.distributed.rendezvous')
@@ -58,10 +55,9 @@ def process_group(cfg: Any) -> Iterator[None]:
     """Hold the process group of a tool: gloo where there is no GPU, what mmengine starts where there is one.
 
     Where: mmengine, both families, ``init_dist`` and ``Runner.wrap_model``: without an accelerator
-    ``torch.cuda.set_device`` fails, and DDP is given a device number. Both also leave the group to the end of the
-    process, where a rank can abort: a gloo thread that still holds a tensor may outlive the interpreter (torch 2.14,
-    about one run in ten). DDP, in reference cycles, keeps the group's threads alive after it is destroyed, so the
-    cycles are collected here. What is built inside must not be referenced outside.
+    ``torch.cuda.set_device`` fails, and DDP is given a device number. The group is left to the end of the process,
+    where a gloo thread that still holds a tensor may outlive the interpreter (torch 2.14, about one run in ten). DDP,
+    in reference cycles, keeps these threads alive, so cycles are collected here; nothing built inside may be kept.
 
     Args:
         cfg: The run's ``Config``, ``launcher`` set; gets a ``model_wrapper_cfg`` for the CPU.

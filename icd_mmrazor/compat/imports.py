@@ -19,11 +19,11 @@ MAX_PIXELS = 178_956_970  # of an image; Pillow's own limit
 def require_stack() -> None:
     """Say in one message what is missing or too old.
 
-    Neither family of the OpenMMLab packages is a hard dependency: both install into the same folders, and a
-    dependency on one silently breaks an environment that has the other.
+    Neither family of the OpenMMLab packages is a hard dependency: they share their folders, so that a dependency on one
+    breaks an environment that has the other.
 
     Raises:
-        ImportError: A package of the stack cannot be found, or torch is older than 2.10.
+        ImportError: A package of the stack cannot be found, or torch is too old.
     """
     required = ('torch', 'torchvision', 'joblib', 'scipy', *OPENMMLAB_PACKAGES, 'mmrazor')
     missing = [name for name in required if importlib.util.find_spec(name) is None]
@@ -46,9 +46,6 @@ def require_torch() -> None:
     """Refuse a torch in which ``torch.load(weights_only=True)`` can be made to run code.
 
     Where: torch before 2.10 (CVE-2026-24747, GHSA-63cw-57p8-fm3p), which pip does not install with this package.
-
-    Raises:
-        ImportError: torch is older.
     """
     import torch
 
@@ -63,18 +60,16 @@ def require_torch() -> None:
 def limit_images() -> None:
     """Stop OpenCV from decoding images that take gigabytes unpacked, however small their files.
 
-    Where: OpenCV, through mmcv: its limit is 2^30 pixels (3 GB), Pillow's a sixth of that. It is read from the
-    environment when OpenCV is imported; a limit that is already set is kept.
+    Where: OpenCV, whose limit is 2^30 pixels, six times Pillow's. It is read from the environment at its import.
     """
     os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', str(MAX_PIXELS))
 
 
 @contextlib.contextmanager
 def silenced_onedl_notice() -> Iterator[None]:
-    """Drop the line "Could not import OneDL" that importing the fork's mmpretrain prints on every start.
+    """Drop the line "Could not import OneDL", a private dataset service, that importing mmpretrain prints.
 
-    Where: onedl-mmpretrain 1.3.6, ``mmpretrain/datasets/__init__.py``: ``print_log`` without a logger prints whatever
-    its level. The notice concerns a private dataset service.
+    Where: onedl-mmpretrain 1.3.6, ``datasets/__init__.py``: ``print_log`` without a logger prints whatever its level.
     """
     mmengine_logging = importlib.import_module('mmengine.logging')
     print_log = mmengine_logging.print_log

@@ -17,8 +17,7 @@ def accelerator_available() -> bool:
 def compile_in_a_sound_layout() -> None:
     """Let ``compile=True`` of a config not lay images channels last where that is not sound.
 
-    Where: torch with inductor on a CPU: it does so with every convolution of a graph, for which see
-    :func:`channels_last_is_sound`. mmengine, both families, ``Runner._maybe_compile`` asks it to compile the model.
+    Where: torch with inductor on a CPU, see :func:`channels_last_is_sound`; mmengine, ``Runner._maybe_compile``.
     """
     compile_if_asked = Runner._maybe_compile
 
@@ -33,7 +32,7 @@ def compile_in_a_sound_layout() -> None:
 def keep_layout_when_compiled(*networks: Any) -> None:
     """Let ``torch.compile`` leave the layout of images alone, from now on, if channels last is not sound for networks.
 
-    Where: torch with inductor on a CPU, see :func:`channels_last_is_sound`.
+    Where: torch with inductor on a CPU: it lays every convolution of a graph channels last.
 
     Args:
         *networks: Modules.
@@ -45,10 +44,9 @@ def keep_layout_when_compiled(*networks: Any) -> None:
 def channels_last_is_sound(*networks: Any) -> bool:
     """Return whether networks may be trained with images channels last in memory.
 
-    Where: torch 2.6.0 to 2.14.1 on a CPU, backward pass in float32 of a 1 x 1 convolution with a stride, channels last,
-    and fewer input channels than oneDNN's block has, 8 with AVX2 and 16 with AVX-512: ``jit_1x1`` writes beyond its
-    memory. The process dies ("free(): invalid next size"), computes nonsense, or seems to work. Which kernels oneDNN
-    takes cannot be asked, so 16 everywhere.
+    Where: torch 2.6 to 2.14 on a CPU, backward pass in float32 of a 1 x 1 convolution with a stride, channels last, and
+    fewer input channels than oneDNN's block has, 8 with AVX2 and 16 with AVX-512: ``jit_1x1`` writes out of bounds. The
+    process dies, computes nonsense, or seems to work. Which kernel oneDNN takes cannot be asked, so 16 everywhere.
 
     Args:
         *networks: Modules.
@@ -62,8 +60,8 @@ def channels_last_is_sound(*networks: Any) -> bool:
 def laid_out(images: torch.Tensor, channels_last: bool) -> torch.Tensor:
     """Lay images out in memory channels last, or as usual.
 
-    Where: torch, all versions: images of one channel count as contiguous in either layout, and convolutions go by their
-    strides. Those of ``permute`` stay as they are in ``contiguous()``, and all that follows is channels last.
+    Where: torch, all versions: images of one channel count as contiguous in either layout, so that ``contiguous()``
+    leaves the strides that convolutions go by.
 
     Args:
         images: ``B x C x H x W``.

@@ -21,9 +21,8 @@ def load_checkpoints_as_plain_weights() -> None:
     """Make every loading of a checkpoint by mmengine (``--resume``, ``load_from``, ``init_cfg``) refuse code.
 
     Where: onedl-mmengine 0.10.12 falls back to an arbitrary pickle when a file does not load with
-    ``weights_only=True``; mmengine 0.10.7 leaves the choice to torch, so that its own checkpoints do not load; both
-    load downloads as arbitrary pickles, and both run a checkpoint's ``meta['config']`` as Python when they resume, to
-    compare numbers of GPUs that no version writes any more.
+    ``weights_only=True``; mmengine 0.10.7 does not load its own checkpoints; both load downloads as arbitrary pickles,
+    and run a checkpoint's ``meta['config']``, which no version writes any more, as Python when they resume.
     """
 
     def load_from_local(filename: Any, map_location: Any = None) -> dict:
@@ -50,8 +49,8 @@ def load_checkpoints_as_plain_weights() -> None:
 def load_own_checkpoints() -> None:
     """Let a plain ``torch.load`` read what mmengine's ``CheckpointHook`` writes.
 
-    Where: mmengine, both families, with torch >= 2.6, whose ``torch.load`` reads plain weights only: see
-    :func:`icd_mmrazor.checkpoints.allowed.allowed_in_checkpoints`. mmrazor's own code and tests call it.
+    Where: mmengine, both families, with torch >= 2.6, whose ``torch.load`` reads plain weights only. mmrazor
+    and its tests call it.
     """
     torch.serialization.add_safe_globals(values_of_checkpoints())
 
@@ -59,22 +58,15 @@ def load_own_checkpoints() -> None:
 def read_files_as_plain_values() -> None:
     """Make ``mmengine.load`` (annotations, results, subnets and candidates of mmrazor, configs in YAML) refuse code.
 
-    Where: mmengine, both families, ``mmengine/fileio/handlers``: pickles are run, and YAML is read with a loader that
-    runs what a ``!!python/object`` tag names. What mmengine's processes tell each other it unpickles elsewhere.
+    Where: mmengine, both families, ``fileio/handlers``: pickles are run, and YAML tags (``!!python/object``) are, too.
     """
 
     class PlainPickleHandler(PickleHandler):
-        """Reads plain values only."""
-
         def load_from_fileobj(self, file: Any, **kwargs: Any) -> Any:
-            """Read a file; arguments as for ``pickle.load``."""
             return read_pickle(file, **kwargs)
 
     class PlainYamlHandler(YamlHandler):
-        """Reads plain values only."""
-
         def load_from_fileobj(self, file: Any, **_: Any) -> Any:
-            """Read a file; no other loader can be asked for."""
             return read_yaml(file)
 
     register_handler(['pickle', 'pkl'])(PlainPickleHandler)

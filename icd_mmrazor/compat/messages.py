@@ -15,13 +15,12 @@ NOISE = ('Exp name: ', '"FileClient" will be', '"HardDiskBackend" is the alias')
 def explain_image_folders() -> None:
     """Say what is wrong with a folder of images, and what is expected.
 
-    Where: mmpretrain, both families, ``CustomDataset`` (and ``ImageNet``, which is one): a folder that is missing, or
-    has no folder for each class, ends in a stack trace that says neither where it was looked for nor what was found.
+    Where: mmpretrain, both families, ``CustomDataset`` (and ``ImageNet``, which is one): the stack trace says neither
+    where a folder was looked for nor what was found in it.
     """
     load = CustomDataset.load_data_list
 
     def load_data_list(self: CustomDataset) -> list[dict]:
-        """Read paths and labels of the images."""
         try:
             return load(self)
         except (OSError, RuntimeError, AssertionError, ValueError) as error:
@@ -44,13 +43,11 @@ def explain_image_folders() -> None:
 def explain_images() -> None:
     """Name the image file that cannot be read.
 
-    Where: mmcv, both families, ``LoadImageFromFile``: an assertion, or an error of the decoder that does not say of
-    which file.
+    Where: mmcv, both families, ``LoadImageFromFile``: an assertion, or an error of the decoder, without the name.
     """
     load = LoadImageFromFile.transform
 
     def transform(self: LoadImageFromFile, results: dict) -> dict | None:
-        """Read an image."""
         try:
             return load(self, results)
         except Exception as error:  # decoders given any bytes raise anything

@@ -13,13 +13,11 @@ from mmrazor.models.architectures.dynamic_ops import DynamicSequential
 def switch_all_inplace_off() -> None:
     """Let no module of an architecture work in place, as mmrazor's ``module_inplace=False`` says.
 
-    Where: mmrazor 1.0.0, ``BaseAlgorithm.set_module_inplace_false``, with torch >= 2.5: it descends into an
-    ``OrderedDict`` of modules only, which is a plain dict now. With any torch it ends at mmcv's ``ConvModule``, which
-    has such a switch itself.
+    Where: mmrazor 1.0.0, ``BaseAlgorithm.set_module_inplace_false``: with torch >= 2.5, where modules of a module are
+    a plain dict, it finds none; before, it stops at mmcv's ``ConvModule``.
     """
 
     def set_module_inplace_false(self: BaseAlgorithm, architecture: Any, varstr: str = '') -> None:  # noqa: ARG001
-        """Switch ``inplace`` off in all modules."""
         for module in architecture.modules():
             if getattr(module, 'inplace', False):
                 module.inplace = False
@@ -35,7 +33,6 @@ def make_sequences_dynamic() -> None:
     """
 
     def convert_from(cls: type, module: Any) -> Any:
-        """Make a dynamic sequence of the same modules."""
         return cls(OrderedDict(module._modules))
 
     DynamicSequential.convert_from = classmethod(convert_from)
@@ -62,9 +59,8 @@ def read_candidates_as_literals() -> None:
 def validate_whatever_is_predicted() -> None:
     """Let a model predict something other than a sequence while it is validated.
 
-    Where: mmengine 0.10, both families, ``ValLoop`` and mmrazor's ``SingleTeacherDistillValLoop`` and
-    ``SelfDistillValLoop``, which inherit from it: ``_update_losses`` looks for losses in the last of the predictions,
-    of a dictionary too.
+    Where: mmengine 0.10, both families, ``ValLoop``, from which mmrazor's ``SingleTeacherDistillValLoop`` and
+    ``SelfDistillValLoop`` inherit: ``_update_losses`` takes the last of the predictions, of a dictionary too.
     """
     loops = importlib.import_module('mmengine.runner.loops')
     update_losses = getattr(loops, '_update_losses', None)

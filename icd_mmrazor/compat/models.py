@@ -10,9 +10,8 @@ from mmrazor.registry import MODELS
 def name_weights_of_wrapped_networks_alike() -> None:
     """Let mmpretrain's wrappers of networks of timm and Hugging Face be a student.
 
-    Where: mmpretrain, both families, ``TimmClassifier`` and ``HuggingFaceClassifier``: their state dict leaves out the
-    ``model.`` before each name, in a copy, which torch heeds in the outermost model only. In a distillation the names
-    keep it, and loading, which adds it, then finds none: no resuming, no student.
+    Where: mmpretrain, both families, ``TimmClassifier`` and ``HuggingFaceClassifier``: they leave ``model.`` out of the
+    names in their state dict, in a copy, which torch uses for the outermost model only, and expect names without it.
     """
 
     def without_model(_: Any, state_dict: dict, prefix: str, local_metadata: dict) -> None:  # noqa: ARG001

@@ -14,15 +14,13 @@ REMEMBERED_CONFIGS = 8
 def format_a_config_once() -> None:
     """Remember the texts of the last few configs that were formatted, and write infinity so that Python reads it.
 
-    Where: mmengine, both families, ``Config.pretty_text``: it runs a formatter, yapf, for every checkpoint, 0.05 s for
-    a config of ours and 0.4 s for one with long paths, though those of a run and of its student do not change. Infinity
-    it writes as ``inf``, a name that a config file does not know.
+    Where: mmengine, both families, ``Config.pretty_text``: it runs yapf for every checkpoint, 0.05 s for one of our
+    configs and 0.4 s for one with long paths, and writes infinity as ``inf``, a name that a config file does not know.
     """
     format_config = Config.pretty_text.fget
     known: dict[str, str] = {}
 
     def pretty_text(self: Config) -> str:
-        """Return the config as Python text."""
         # classes by their whole paths
         config = f'{self.to_dict()!r} {getattr(self, "_format_python_code", True)}'
         if config not in known:
@@ -37,9 +35,9 @@ def format_a_config_once() -> None:
 def take_batches_from(loop: Any, batches: Iterator) -> None:
     """Let a training loop that counts iterations take its batches from an iterator that starts where the run is.
 
-    Where: mmengine, both families, ``IterBasedTrainLoop``. It makes its own iterator before hooks can change the
-    DataLoader (0.10.7: and starts the workers), which starts with the first batch. A resumed run passes over those that
-    were trained already: 0.10.7 loads every one of them, onedl-mmengine 0.10.12 those of samplers other than its own.
+    Where: mmengine, both families, ``IterBasedTrainLoop``: it makes its own iterator before hooks can change the
+    DataLoader, and a resumed run skips the batches that were trained already by loading them (0.10.7; onedl-mmengine
+    0.10.12 for other samplers than its own).
 
     Args:
         loop: The ``IterBasedTrainLoop``, at the iteration it resumes from.
@@ -65,9 +63,8 @@ def take_batches_from(loop: Any, batches: Iterator) -> None:
 def current_iteration() -> int:
     """Return how many iterations the training has done, -1 before it starts, without waiting for any lock.
 
-    Where: mmengine, both families, ``ManagerMixin``: ``get_instance`` and ``get_current_instance`` keep the lock of all
-    loggers, message hubs and visualizers for good if they raise, and while a constructor runs. The main thread may take
-    it again; any other that asks waits for ever.
+    Where: mmengine, both families, ``ManagerMixin``: ``get_instance`` keeps the lock of all loggers, message hubs and
+    visualizers for good if it raises. The main thread may take it again; any other waits for ever.
     """
     hubs = list(MessageHub._instance_dict.values())
     return hubs[-1].get_info('iter', -1) if hubs else -1

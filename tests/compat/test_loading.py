@@ -137,6 +137,13 @@ def test_no_pickle_is_run(kind: str, tmp_path: Path) -> None:
     assert not trace.exists()
 
 
+def test_a_config_in_a_pickle(tmp_path: Path) -> None:
+    cfg = Config(dict(a=dict(b=(1,)), c=[dict(d={1})]))
+    dump(cfg, tmp_path / 'config.pkl')
+    found = load(tmp_path / 'config.pkl')
+    assert (found.to_dict(), found.a.b) == (cfg.to_dict(), (1,))
+
+
 def test_values_in_yaml(tmp_path: Path) -> None:
     cfg = Config(dict(a=(1, 2), b={(1, 2): 3}, c=[(1, [2, (3,)])], d={1, 2}))
     cfg.dump(tmp_path / 'config.yaml')
@@ -192,12 +199,13 @@ def test_mmpretrains_tool_reads_the_results_of_a_run(tmp_path: Path, capsys: pyt
     assert load(tmp_path / 'm.pkl').tolist() == [[2, 0], [1, 0]]
 
 
-def test_candidates_of_a_search(tmp_path: Path) -> None:
+@pytest.mark.parametrize('suffix', ['pkl', 'yaml'])
+def test_candidates_of_a_search(suffix: str, tmp_path: Path) -> None:
     """As mmrazor's evolution search stores and resumes them."""
     candidates = Candidates([{'layer': 'a', 'ratio': (0.5, 1)}, {'layer': 'b', 'ratio': (1, 1)}])
     candidates.set_score(0, 71.5)
-    dump(dict(candidates=candidates, _epoch=3), tmp_path / 'search_epoch_3.pkl')
-    found = load(tmp_path / 'search_epoch_3.pkl')['candidates']
+    dump(dict(candidates=candidates, _epoch=3), tmp_path / f'search_epoch_3.{suffix}')
+    found = load(tmp_path / f'search_epoch_3.{suffix}')['candidates']
     assert isinstance(found, Candidates)
     assert found == candidates
     assert found.scores == [71.5, -1]

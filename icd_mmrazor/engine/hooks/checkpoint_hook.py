@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import io
 import os
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,10 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader, Runner
-from mmengine.utils import apply_to
 from torch import Tensor
 
 from icd_mmrazor.checkpoints import backend  # noqa: F401 (registers itself)
-from icd_mmrazor.checkpoints.plain_values import is_plain, plain_value
+from icd_mmrazor.checkpoints.plain_values import make_plain
 from icd_mmrazor.checkpoints.writing import remove_abandoned, write_checkpoint_file
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.engine.metrics import best_metric, numbers_in
@@ -53,21 +52,7 @@ class PlainCheckpointHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Drop histories and memory layouts; write numpy's values and special containers as Python's own."""
-        hub = checkpoint.get('message_hub')
-        if hub:
-            kept = {key: value for key, value in hub['resumed_keys'].items() if key not in hub['log_scalars']}
-            checkpoint['message_hub'] = {**hub, 'log_scalars': OrderedDict(), 'resumed_keys': OrderedDict(kept)}
-        for name in ('state_dict', 'ema_state_dict', 'optimizer'):
-            if name in checkpoint:
-                checkpoint[name].update(apply_to(checkpoint[name], torch.is_tensor, Tensor.contiguous))
-        for name in ('meta', 'message_hub', 'param_schedulers'):
-            if name in checkpoint:
-                checkpoint[name] = plain_value(checkpoint[name])
-        hub = checkpoint.get('message_hub') or {'runtime_info': {}}
-        # a metric of the last validation, for example, may be any object
-        for name in [name for name, value in hub['runtime_info'].items() if not is_plain(value)]:
-            kind = type(hub['runtime_info'].pop(name)).__name__
-            hub['resumed_keys'].pop(name, None)
+        for name, kind in make_plain(checkpoint).items():
             if name not in self._dropped:
                 self._dropped.add(name)
                 runner.logger.warning(f'{name} in the message hub is a {kind}, which no checkpoint holds: not stored.')
