@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
-from network_outputs import Images, Network, Outputs, load_network, network_outputs
 
 from icd_mmrazor.configuration.files import apply_cfg_options, read_config_file
 from icd_mmrazor.datasets.class_names import check_class_names, choice_in
@@ -19,6 +19,9 @@ from icd_mmrazor.launch.command_line import key_value
 from icd_mmrazor.models.networks.resolve import published_weights
 from icd_mmrazor.utils.figures import labels_of
 from icd_mmrazor.utils.work_dirs import find_checkpoint, find_config
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / 'tools' / 'analysis'))  # where this file goes, too
+from network_outputs import Images, Network, Outputs, load_network, network_outputs
 
 
 @dataclass

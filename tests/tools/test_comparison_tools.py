@@ -13,8 +13,7 @@ from mmengine.config import Config
 from mmrazor.registry import MODELS
 
 from icd_mmrazor.errors import CheckpointError, DatasetError, SettingError
-from icd_mmrazor.export.network import Outputs
-from icd_mmrazor.utils.comparison import Comparison, add_comparison_arguments, compare
+from icd_mmrazor.utils.comparison import Comparison, Outputs, add_comparison_arguments, compare
 
 pytest.importorskip('matplotlib')
 pytest.importorskip('sklearn')
