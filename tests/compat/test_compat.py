@@ -187,7 +187,7 @@ def test_convolutions_that_torch_computes_wrongly_channels_last(monkeypatch: pyt
 def test_narrow_strided_convolutions_are_trained_rightly_on_this_cpu() -> None:
     """In a process that would die of it, in the layout that is taken for them; threads as they come."""
     threads = {'OMP_NUM_THREADS': '2'}
-    process = run_python(ROOT / 'tests' / 'narrow_convolutions.py', PYTHONPATH=str(ROOT), **threads)
+    process = run_python(ROOT / 'tests' / 'support' / 'narrow_convolutions.py', PYTHONPATH=str(ROOT), **threads)
     assert process.returncode == 0, f'{process.returncode} {process.stdout} {process.stderr}'
     assert process.stdout.split() == ['4', '8', '12', '15', '16', '24']
 

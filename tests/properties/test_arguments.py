@@ -14,7 +14,7 @@ from mmengine.registry import HOOKS, Registry
 from mmpretrain.registry import DATASETS, TRANSFORMS
 from mmpretrain.registry import MODELS as NETWORKS
 from mmrazor.registry import MODELS
-from properties.strategies import JUNK
+from strategies import JUNK
 
 from icd_mmrazor.errors import UserError
 

@@ -21,7 +21,7 @@ from icd_mmrazor.engine.metrics import as_number, numbers_in
 from icd_mmrazor.errors import SettingError
 
 # in a clone a link to the folder at the top
-TEST_TOOL = Path(compat.__file__).parent / '.mim' / 'tools' / 'test.py'
+TEST_TOOL = Path(compat.__file__).parents[1] / '.mim' / 'tools' / 'test.py'
 STUDENT_FILES = ('student_last.pth', 'student_best.pth', 'student.py')
 
 
