@@ -81,7 +81,7 @@ class _VerifiedFiles:
     def _download(self, archive: Path, problems: list[str]) -> None:
         new_folders = [folder for folder in (self._root, *self._root.parents) if not folder.exists()]
         try:
-            download(self.url, archive, 'md5', self.tgz_md5)
+            download(self.url, archive, self.tgz_sha256)
         except OSError as error:
             for folder in new_folders:
                 if folder.is_dir():
@@ -128,6 +128,8 @@ class VerifiedCIFAR10(_VerifiedFiles, CIFAR10):
         dataset=dict(type='VerifiedCIFAR10', data_root='data/cifar10', split='train', pipeline=[...])
     """
 
+    tgz_sha256 = '6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce'
+
 
 @DATASETS.register_module()
 class VerifiedCIFAR100(_VerifiedFiles, CIFAR100):
@@ -140,3 +142,5 @@ class VerifiedCIFAR100(_VerifiedFiles, CIFAR100):
 
         dataset=dict(type='VerifiedCIFAR100', data_root='data/cifar100', split='train', pipeline=[...])
     """
+
+    tgz_sha256 = '85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7'

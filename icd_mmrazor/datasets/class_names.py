@@ -8,7 +8,7 @@ from icd_mmrazor.errors import DatasetError, printable
 
 SHOWN_DIFFERENCES = 3
 CHOICES = ('refuse', 'list')
-SETTING = 'default_hooks.check_weights.names'
+SETTING = 'default_hooks.sanity_check.class_names'
 SYNSET = re.compile(r'n\d{8}')
 BETWEEN_WORDS = re.compile(r'(?<=\w)[\s_-]+(?=\w)')
 
@@ -98,5 +98,7 @@ def check_class_names(
 
 def choice_in(cfg: Mapping[str, Any]) -> str:
     """Return the ``choice`` of :func:`check_class_names` that the config of a run sets."""
-    hook = (cfg.get('default_hooks') or {}).get('check_weights') or {}
-    return hook.get('names', CHOICES[0])
+    hooks = cfg.get('default_hooks') or {}
+    # a config of version 0.1 has the former name
+    former, check = hooks.get('check_weights') or {}, hooks.get('sanity_check') or {}
+    return former.get('names') or check.get('class_names') or CHOICES[0]

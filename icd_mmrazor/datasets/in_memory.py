@@ -13,7 +13,7 @@ from mmpretrain.datasets.transforms import EfficientNetCenterCrop, PackInputs, R
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
-from icd_mmrazor.compat import laid_out
+from icd_mmrazor.compat.layout import laid_out
 from icd_mmrazor.datasets.fingerprints import fingerprint, fingerprint_of_dataset
 from icd_mmrazor.datasets.indexed import IndexedDataset
 

@@ -8,7 +8,7 @@ from mmengine.dataset import InfiniteSampler
 from mmengine.runner import BaseLoop
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
-from icd_mmrazor.compat import take_batches_from
+from icd_mmrazor.compat.runs import take_batches_from
 from icd_mmrazor.datasets.randomness import IMAGES, ORDER, seed_all
 
 SETTINGS = ('num_workers', 'collate_fn', 'pin_memory', 'pin_memory_device', 'worker_init_fn', 'generator', 'in_order')

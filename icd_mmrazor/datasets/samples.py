@@ -81,5 +81,5 @@ def sample_indices(data_samples: list) -> list[int | None]:
     return indices
 
 
-# names of 0.1
-as_one_sample, takes_joined_labels, positions_of = merge_samples, accepts_merged_samples, sample_indices
+# its name in 0.1, which losses of users import
+positions_of = sample_indices

@@ -1,4 +1,4 @@
-"""The student of a distillation as a plain classifier: its config and its weights."""
+"""The student of a distillation as a plain classifier."""
 
 import copy
 import math
@@ -8,40 +8,36 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-from icd_mmrazor.checkpoints.reading import weights_of
+from icd_mmrazor.checkpoints.weights import weights_of
 from icd_mmrazor.configuration.stored import config_of
 from icd_mmrazor.configuration.type_names import PACKAGE, TYPES, by_names, import_for, registered, type_name
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.networks.resolve import unpruned
+from icd_mmrazor.models.networks.pruned import unpruned
 from icd_mmrazor.models.networks.student import SCOPE, dicts, student_of
 
 __all__ = ['config_of', 'plain_student', 'student_checkpoint', 'student_of']
 
-# what is kept of a checkpoint's meta, and what each must be
+# entries of a checkpoint's meta that are kept, with their types
 META = {'dataset_meta': Mapping, 'epoch': int, 'iter': int, 'metrics': Mapping}
 
 
 def plain_student(cfg: Config) -> Config:
-    """Make the config of a run's student: a plain classifier, for mmpretrain's tools and inferencers.
+    """Make the config of a run's student as a plain classifier, for mmpretrain's tools and inferencers.
 
-    It holds the model and how it is tested, nothing of the training, and is flat, without ``_base_``. It imports this
-    package only where something of it or of mmrazor is used, so that a student of mmpretrain's own parts needs
-    mmpretrain alone.
+    It is flat and holds the model and its test, nothing of the training. It imports this package only if it uses
+    something of it or of mmrazor.
 
     Args:
-        cfg: The config of a run, of a distillation or of a plain classifier.
-
-    Returns:
-        The student's config; made from itself, it is the same.
+        cfg: The config of a distillation or of a plain classifier; a config made here stays the same.
 
     Raises:
-        SettingError: The config has no model, or a setting of it is nan.
+        SettingError: The config has no model, or one of its settings is nan.
     """
     cfg = by_names(cfg)
     plain = {
         'default_scope': SCOPE,
         'model': student_of(cfg),
-        # as in mmpretrain's own configs: its tools/test.py --show-dir draws with it
+        # mmpretrain's tools/test.py --show-dir needs it
         'default_hooks': dict(visualization=dict(type='VisualizationHook', enable=False)),
         'visualizer': dict(type='UniversalVisualizer', vis_backends=[dict(type='LocalVisBackend')]),
     }
@@ -66,7 +62,7 @@ def plain_student(cfg: Config) -> Config:
 
 
 def _for_image_files(pipeline: list[dict], student: dict, train_dataloader: dict | None) -> list[dict]:
-    """Let a pipeline take image files as mmpretrain's inferencers read them: three channels, BGR."""
+    """Let a pipeline take images as mmpretrain's inferencers read them: three channels, BGR."""
     kinds = [type_name(transform.get('type')) for transform in pipeline]
     if 'ImageAsInDataset' in kinds:
         return pipeline
@@ -74,7 +70,7 @@ def _for_image_files(pipeline: list[dict], student: dict, train_dataloader: dict
         begin = kinds.index('LoadImageFromFile') + 1
         gray = str(pipeline[begin - 1].get('color_type')).startswith('grayscale')
         return [*pipeline[:begin], dict(type='ImageAsInDataset', channels=1), *pipeline[begin:]] if gray else pipeline
-    # a dataset that holds its images as arrays
+    # the images of the dataset are arrays
     channels = _channels(student)
     if channels not in (1, 3):  # no image file has them
         return pipeline
@@ -85,7 +81,7 @@ def _for_image_files(pipeline: list[dict], student: dict, train_dataloader: dict
 
 
 def _channels(student: dict) -> int:
-    """Return how many channels the images of a network have, as far as its config says it."""
+    """Return the number of channels of a network's images, as far as its config says."""
     network = unpruned(student)
     backbone, preprocessor = network.get('backbone') or {}, network.get('data_preprocessor') or {}
     for name in ('in_channels', 'in_chans'):  # the latter is timm's
@@ -95,9 +91,9 @@ def _channels(student: dict) -> int:
 
 
 def _drop_scopes(value: Any, scope: str) -> None:
-    """Leave out scopes that say no more than the one around them."""
+    """Remove scopes that are the same as the enclosing one."""
     for part in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
-        # what is inherited from this package's configs is looked up as in mmpretrain's scope
+        # parts of this package's configs are looked up in mmpretrain's scope
         inner = part.get('_scope_') if isinstance(part, dict) else None
         inner = SCOPE if inner == PACKAGE else inner
         if inner and inner == scope:
@@ -108,13 +104,13 @@ def _drop_scopes(value: Any, scope: str) -> None:
 
 
 def _imports(value: Any, scope: str) -> set[str]:
-    """Return the modules that register what a config names and mmpretrain does not bring."""
+    """Return the modules to import for the types in a config, other than mmpretrain's."""
     if isinstance(value, dict):
         scope = value.get('_scope_') or scope
         of_types = {
             import_for(cls) for key in TYPES if isinstance(value.get(key), str) for cls in registered(value[key], scope)
         }
-        # mmrazor is not to be imported without this package
+        # mmrazor cannot be imported without this package
         of_scope = {PACKAGE} if scope == 'mmrazor' else set()
         return of_types.union(of_scope, *(_imports(item, scope) for item in value.values()))
     return set().union(*(_imports(item, scope) for item in value)) if isinstance(value, list | tuple) else set()
@@ -124,17 +120,16 @@ def student_checkpoint(checkpoint: Mapping[str, Any], cfg: Config, what: str) ->
     """Make the checkpoint of a plain classifier from that of a run.
 
     Args:
-        checkpoint: What was read from the file: of a distillation, with or without the teacher inside, or of a plain
-            classifier.
-        cfg: The student's config, :func:`plain_student`.
+        checkpoint: The content of its file, of a distillation or of a plain classifier.
+        cfg: The student's config, from :func:`plain_student`.
         what: The file, for messages.
 
     Returns:
-        ``meta`` with ``cfg`` (the text of the config) and, where the checkpoint has them, ``dataset_meta``, ``epoch``,
-        ``iter`` and ``metrics``; ``state_dict``, contiguous, on the CPU, in float32 where it was of another precision.
+        ``state_dict``, contiguous float32 tensors on the CPU, and ``meta`` with ``cfg`` (the text of the config) and
+        ``dataset_meta``, ``epoch``, ``iter`` and ``metrics`` if the checkpoint has them.
 
     Raises:
-        CheckpointError: There are no weights in it.
+        CheckpointError: It holds no weights.
     """
     known = checkpoint.get('meta')
     known = known if isinstance(known, Mapping) else {}

@@ -56,7 +56,7 @@ def test_differences_are_refused_or_logged() -> None:
         r"model.teacher_ckpt=FILE was trained on other classes than train_dataloader.dataset has: label 2 is '3' in "
         r"the file and '2' in the dataset, label 3 'two' and '3' \(2 of 4 labels differ\)"
     )
-    with pytest.raises(DatasetError, match=rf'{message}(.|\n)*default_hooks\.check_weights\.names=list'):
+    with pytest.raises(DatasetError, match=rf'{message}(.|\n)*default_hooks\.sanity_check\.class_names=list'):
         check_class_names(*weights, datasets)
     with pytest.raises(DatasetError, match='has, in another order: label 0'):
         check_class_names('FILE', ['1', '0'], [('test_dataloader', Images('0', '1'))])
@@ -71,4 +71,6 @@ def test_differences_are_refused_or_logged() -> None:
 
 def test_the_choice_in_a_config() -> None:
     assert choice_in({}) == choice_in({'default_hooks': {'check_weights': None}}) == 'refuse'
+    assert choice_in({'default_hooks': {'sanity_check': {'class_names': 'list'}}}) == 'list'
+    # of version 0.1
     assert choice_in({'default_hooks': {'check_weights': {'names': 'list'}}}) == 'list'

@@ -316,7 +316,7 @@ def test_replaced_methods_are_noticed(change: str, data: Callable) -> None:
         batches.changed()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU here')
+@pytest.mark.gpu
 def test_a_gpu_gives_the_same_without_synchronisation(data: Callable) -> None:
     dataset, indices = data(CROP, FLIP, PACK), [3, 1, 4, 1, 5]
     cpu, gpu = InMemoryBatches(dataset), InMemoryBatches(dataset, device='cuda')

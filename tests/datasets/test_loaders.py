@@ -194,7 +194,9 @@ class Stream(IterableDataset):
 
 
 @pytest.mark.parametrize(
-    'loader', [DataLoader(Noisy(), batch_size=None), DataLoader(Stream()), Backwards(Noisy()), [1, 2]], ids=str
+    'loader',
+    [DataLoader(Noisy(), batch_size=None), DataLoader(Stream()), Backwards(Noisy()), [1, 2]],
+    ids=['no batches', 'stream', 'subclass', 'list'],
 )
 def test_other_loaders_are_left_alone(loader: Any) -> None:
     loop = loop_of(loader)

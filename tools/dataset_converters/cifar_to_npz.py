@@ -17,7 +17,7 @@ from icd_mmrazor.datasets import VerifiedCIFAR10, VerifiedCIFAR100  # first: it 
 # isort: split
 import numpy as np
 
-from icd_mmrazor.checkpoints.writing import check_writable, write_whole
+from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import run
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     content = io.BytesIO()
     np.savez(content, **arrays)
     args.dst.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(content.getvalue(), args.dst)
+    atomic_write(content.getvalue(), args.dst)
     print(f'{args.dst}: {len(arrays["y_train"])} + {len(arrays["y_test"])} images')
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from icd_mmrazor import checks
-from icd_mmrazor.compat import channels_last_is_sound
+from icd_mmrazor.compat.layout import channels_last_is_sound
 from icd_mmrazor.datasets.in_memory import MAX_MEMORY, InMemoryBatches, NotInMemoryError, split_pipeline
 from icd_mmrazor.datasets.loaders import NumberedBatches, NumberedIndices, number_batches
 from icd_mmrazor.datasets.samples import accepts_merged_samples

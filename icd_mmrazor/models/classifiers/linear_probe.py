@@ -10,7 +10,8 @@ from mmpretrain.models import ClsDataPreprocessor, DeiTClsHead, ImageClassifier,
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from icd_mmrazor.checkpoints.reading import load_strictly, read_checkpoint, weights_of
+from icd_mmrazor.checkpoints.reading import read_checkpoint
+from icd_mmrazor.checkpoints.weights import load_strictly, weights_of
 from icd_mmrazor.configuration.stored import config_of
 from icd_mmrazor.datasets.fingerprints import fingerprint_of_tensors
 from icd_mmrazor.errors import SettingError

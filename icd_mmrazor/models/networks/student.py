@@ -8,7 +8,8 @@ from mmengine.config import Config, ConfigDict
 
 from icd_mmrazor.configuration.type_names import by_names, type_name
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.networks.resolve import is_pruned, network_config, unpruned
+from icd_mmrazor.models.networks.pruned import is_pruned, unpruned
+from icd_mmrazor.models.networks.resolve import network_config
 
 SCOPE = 'mmpretrain'
 

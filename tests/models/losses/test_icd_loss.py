@@ -148,7 +148,7 @@ def test_autocast_computes_in_float32(dtype: torch.dtype) -> None:
     assert torch.isfinite(s.grad).all()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.gpu
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_gpu_equals_cpu(dtype: torch.dtype) -> None:
     s, t = torch.randn(32, 16).to(dtype), torch.randn(32, 16).to(dtype)

@@ -1,6 +1,6 @@
 """Every loss where numbers end: its gradients, features without a direction, too large, too small, or no numbers.
 
-A loss must be finite with finite gradients, or no number itself, so that ``CheckNumbersHook`` stops the run.
+A loss must be finite with finite gradients, or no number itself, so that ``SanityCheckHook`` stops the run.
 """
 
 import copy
@@ -32,7 +32,7 @@ from icd_mmrazor.models.losses import (
     SPLoss,
     VIDLoss,
 )
-from icd_mmrazor.models.losses.unit_vectors import unit_vectors
+from icd_mmrazor.models.losses.functional import unit_vectors
 
 
 class Flow(nn.Module):
@@ -308,7 +308,7 @@ def test_autocast_computes_in_float32(name: str, dtype: torch.dtype) -> None:
     assert math.isfinite(value.item())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.gpu
 @pytest.mark.parametrize('tf32', [False, True])
 @pytest.mark.parametrize('name', LOSSES)
 def test_gpu_equals_cpu(name: str, tf32: bool, monkeypatch: pytest.MonkeyPatch) -> None:
