@@ -167,7 +167,7 @@ def test_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest
     assert float(used[2]) == pytest.approx(float(accuracy), abs=1e-4)
     # one network, one image, in mmpretrain and in onnxruntime
     assert outputs['my/use_onnx.py'].strip() == f'class {used[1]}'
-    for figure in ('training', 'features', 'logits', 'tradeoff'):
+    for figure in ('features', 'logits'):
         assert {Path(f'work_dirs/{figure}.{kind}').is_file() for kind in ('png', 'svg')} == {True}
 
 
