@@ -68,7 +68,6 @@ def distillations(draw: st.DrawFn) -> dict:
         architecture=network(student, classes),
         teacher=network(teacher, classes),
         random_teacher=True,
-        fold_teacher_norms=draw(st.booleans()),
         channels_last=draw(st.booleans()),
         distiller=draw(distillers()),
     )
