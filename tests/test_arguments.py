@@ -15,7 +15,7 @@ from mmengine.registry import Registry
 from mmpretrain.registry import DATASETS, TRANSFORMS
 from mmpretrain.registry import MODELS as NETWORKS
 from mmrazor.registry import MODELS
-from random_configs import JUNK
+from strategies import JUNK
 
 from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.errors import UserError

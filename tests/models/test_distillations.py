@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
-from random_configs import JUNK, changed, distillations, misspelt, places, settings_of
+from strategies import JUNK, changed, distillations, misspelt, places, settings_of
 from torch import nn
 
 from icd_mmrazor.configuration.building import explained_settings

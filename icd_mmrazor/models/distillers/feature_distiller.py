@@ -164,7 +164,9 @@ class FeatureDistiller(ConfigurableDistiller):
 
     @property
     def needed_networks(self) -> set[str]:
-        """The networks whose features the losses of this stage take."""
+        """The networks whose features the losses of this stage take; both if there are deliveries between them."""
+        if self.deliveries.deliveries:
+            return {*NETWORKS}
         return {
             'student' if record['from_student'] else 'teacher'
             for mapping in self.loss_forward_mappings.values()
@@ -311,11 +313,7 @@ class FeatureDistiller(ConfigurableDistiller):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> 'FeatureDistiller':
-        """Set the mode; frozen connectors stay in eval mode.
-
-        Args:
-            mode: Whether to train.
-        """
+        """Set the mode; frozen connectors stay in eval mode."""
         super().train(mode)
         if self.stage == 'main':
             for name in self.frozen:

@@ -49,7 +49,7 @@ class ICDDistiller(FeatureDistiller):
             kd=dict(tau=4.0))
     """
 
-    # parts of checkpoints and configs
+    # loss_forward_mappings may refer to them
     recorder_names: ClassVar[dict[str, str]] = {'pooled': FEATURE, 'logits': LOGITS}
 
     def __init__(

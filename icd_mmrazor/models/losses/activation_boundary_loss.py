@@ -13,9 +13,10 @@ class ActivationBoundaryLoss(FeatureLoss):
     """Activation boundaries (AB), AAAI 2019, arXiv 1811.03233.
 
     The student's pre-activation must exceed the margin where the teacher's neuron is active, and stay below minus the
-    margin elsewhere; what is missing is squared and summed. This is mmrazor's ``ABLoss`` in at least float32, and a
-    NaN or an infinity of the teacher makes the loss NaN, where mmrazor's takes it for an inactive neuron. Published on
-    the pre-activation maps of all stages, in an initial stage of 30 epochs without other losses.
+    margin elsewhere. What is missing is squared and summed over a map; the loss is 3 / 1000 of the mean over the batch,
+    as in the benchmark. This is mmrazor's ``ABLoss`` in at least float32, and a NaN or an infinity of the teacher makes
+    the loss NaN, where mmrazor's takes it for an inactive neuron. Published on the pre-activation maps of all stages,
+    in an initial stage of 30 epochs without other losses.
 
     Args:
         loss_weight: Weight of the loss.

@@ -282,6 +282,14 @@ def test_stages_that_nothing_starts_are_refused(algorithm: Callable, batch: Call
         model.loss(*batch(3))
 
 
+def test_deliveries_need_both_networks() -> None:
+    teacher_only = {name: dict(network='teacher', feature='pooled') for name in ('s_feature', 't_feature')}
+    delivery = dict(type='MethodOutputs', max_keep_data=1, method_path='mmrazor.models.losses.L2Loss.forward')
+    for deliveries, needed in ((None, {'teacher'}), (dict(x=delivery), {'student', 'teacher'})):
+        losses = dict(it=dict(loss=dict(type='SPLoss'), inputs=teacher_only))
+        assert prepared(Heads(2), Heads(2), losses=losses, distill_deliveries=deliveries).needed_networks == needed
+
+
 def test_a_loss_without_a_weight_is_accepted(algorithm: Callable, batch: Callable) -> None:
     @MODELS.register_module(force=True)
     class WeightlessLoss(nn.Module):
