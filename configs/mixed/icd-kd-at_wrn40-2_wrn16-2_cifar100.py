@@ -1,4 +1,4 @@
-# More losses inside an ICDDistiller: attention transfer on the output of each stage, beside ICD and KD.
+# More losses inside an ICDDistiller: attention transfer on the output of each stage, in addition to ICD and KD.
 _base_ = ['../icd/icd-kd_wrn40-2_wrn16-2_cifar100.py']
 model = dict(
     distiller=dict(

@@ -1,4 +1,4 @@
-# ICD beside losses of mmrazor (RKD's) in mmrazor's own ConfigurableDistiller: everything is written out.
+# ICD together with mmrazor's RKD losses in mmrazor's own ConfigurableDistiller: everything is written out.
 _base_ = ['../icd/icd_wrn40-2_wrn16-2_cifar100.py']
 model = dict(
     distiller=dict(

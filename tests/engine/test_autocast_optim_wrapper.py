@@ -12,7 +12,7 @@ from torch import nn
 from icd_mmrazor.engine.optim_wrappers import AutocastOptimWrapper
 from icd_mmrazor.errors import SettingError
 
-DEVICES = ['cpu', pytest.param('cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU'))]
+DEVICES = ['cpu', pytest.param('cuda', marks=pytest.mark.gpu)]
 
 
 def wrapped(model: nn.Module, **settings: object) -> AutocastOptimWrapper:

@@ -15,7 +15,8 @@ from mmpretrain.registry import MODELS
 
 from icd_mmrazor.export.student import plain_student
 
-PROGRAM = Path(__file__).with_name('exported_students.py')
+pytestmark = pytest.mark.stack
+PROGRAM = Path(__file__).parents[1] / 'support' / 'exported_students.py'
 # one of each family in configs/_base_/models, and the type of its backbone
 SHIPPED = {
     'res8': 'CIFARResNet',

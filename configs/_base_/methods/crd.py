@@ -1,4 +1,36 @@
 # CRD: contrastive representation distillation (Tian et al., ICLR 2020), with a memory of all images
+r"""
+paper: https://arxiv.org/abs/1910.10699, Tian, Krishnan and Isola, ICLR 2020
+loss: CE + 0.8 CRD
+features: the pooled feature, embedded
+published: Source: the tables of the CRD benchmark ([arXiv 1910.10699](https://arxiv.org/abs/1910.10699)); means of 5 runs.
+
+## Introduction
+
+The teacher's embedding of an image should single out the student's embedding of the same image among many others, and vice versa.
+The others come from a memory, which holds one embedding of every training image for each network: for each image, $N$ entries of other classes are drawn as negatives.
+With normalised embeddings $u$ and entries $m$ of the other network's memory, $M$ training images and the constant $Z$ estimated on the first batch:
+
+$$P(u, m) = \frac{e^{\langle u, m \rangle / \tau}}{Z}, \qquad h(u, m) = \frac{P(u, m)}{P(u, m) + N / M}$$
+
+$$L_\text{CRD} = - \frac1B \sum_{i=1}^{B} \left( \log h(u_i, m_i) + \sum_{n=1}^{N} \log (1 - h(u_i, m_n)) \right), \quad \text{for the student and for the teacher, summed}$$
+
+## The benchmark's form
+
+- Weight 0.8, $N = 16384$, $\tau = 0.07$, embeddings of width 128, linear and trained.
+- After each batch, its entries in the memory move halfway to the new embeddings (momentum 0.5).
+- The memory needs the index and the class of each image of the training set, and is saved with the checkpoint.
+
+```bibtex
+@inproceedings{tian2020contrastive,
+  title     = {Contrastive Representation Distillation},
+  author    = {Tian, Yonglong and Krishnan, Dilip and Isola, Phillip},
+  booktitle = {International Conference on Learning Representations},
+  year      = {2020}
+}
+```
+"""
+
 crd = dict(
     _scope_='mmrazor',
     type='FeatureDistiller',

@@ -1,4 +1,35 @@
-# FT: factor transfer (Kim et al., NeurIPS 2018); first 30 epochs of its own
+# FT: factor transfer (Kim et al., NeurIPS 2018); starts with a stage of 30 epochs
+r"""
+paper: https://arxiv.org/abs/1802.04977, Kim, Park and Kwak, NeurIPS 2018
+loss: reconstruction, then CE + 200 FT
+features: the last feature map
+
+## Introduction
+
+The teacher explains itself in fewer words. A paraphraser, an autoencoder on the teacher's last map, is trained first and then frozen; its code has half as many channels and is the teacher's factor $P$.
+A translator on the student's last map, trained with the student, gives the student's factor $S$, which should match it.
+With $Q$ the normalised map of [AT](../at/README.md), the mean of the squares over the channels:
+
+$$L_\text{FT} = \frac{1}{BHW} \sum_{i=1}^{B} \lVert Q(S_i) - Q(P_i) \rVert_1$$
+
+## The benchmark's form
+
+- An initial stage of 30 epochs has no task loss; the schedule of 240 epochs follows, so `max_epochs` is 270.
+- The initial stage trains the paraphraser alone: the mean squared error of its reconstruction, at a learning rate of 0.01 (0.05 if the student is VGG-8).
+- Afterwards FT has weight 200, in addition to cross-entropy. The factors are compared by their maps $Q$; the paper compares the normalised factors themselves.
+- If two maps differ in size, the larger one is average-pooled to the size of the smaller.
+
+```bibtex
+@inproceedings{kim2018paraphrasing,
+  title     = {Paraphrasing Complex Network: Network Compression via Factor Transfer},
+  author    = {Kim, Jangho and Park, SeongUk and Kwak, Nojun},
+  booktitle = {Advances in Neural Information Processing Systems},
+  volume    = {31},
+  year      = {2018}
+}
+```
+"""
+
 ft = dict(
     _scope_='mmrazor',
     type='FeatureDistiller',

@@ -1,13 +1,51 @@
-# RRD: relational representation distillation (arXiv 2407.12073), with a queue of the last teacher features
+# RRD: relational representation distillation (arXiv 2407.12073), with a queue of recent teacher features
+r"""
+paper: https://arxiv.org/abs/2407.12073, Giakoumoglou and Stathaki, arXiv 2024
+loss: CE + RRD
+features: the pooled feature, embedded
+published: `RRD`, `RRD+KD`: the last result tables that the authors of [arXiv 2407.11802](https://arxiv.org/abs/2407.11802) published with their code, of 14 November 2024, with the form of 2024. Teacher and student alone: the tables of the CRD benchmark ([arXiv 1910.10699](https://arxiv.org/abs/1910.10699)).
+
+## Introduction
+
+The similarities of an image to many others form a distribution, and the student's should match the teacher's.
+The others are the teacher's embeddings of recent batches, kept in a queue of $N$ entries $m$.
+With normalised embeddings $u$ of the student and $v$ of the teacher:
+
+$$p_i = \mathrm{softmax}_n (\langle u_i, m_n \rangle / \tau_s), \qquad q_i = \mathrm{softmax}_n (\langle v_i, m_n \rangle / \tau_t), \qquad L_\text{RRD} = - \frac1B \sum_{i=1}^{B} \sum_{n=1}^{N} q_{in} \log p_{in}$$
+
+## The benchmark's form
+
+- Weight 1, $N = 16384$, linear embeddings of width 128, and the settings of 2024:
+
+| form | code of the authors | $\tau_s$ | $\tau_t$ | the batch enters the queue | results |
+|---|---|---:|---:|---|---|
+| 2024, the preset `rrd` | July to November 2024 (ee559b3 to a6bed43) | 0.04 | 0.1 | after the comparison | the published tables below |
+| 2025, the defaults of `RRDLoss` | from February 2025 (a2ee80b) | 0.1 | 0.02 | before it, so each image is also compared with itself | none published; [ours on CIFAR-10](../../docs/results.md) |
+
+- In the first form the teacher's distribution is softer than the student's, in the second sharper. To use the second form on any pair: `--cfg-options model.distiller.losses.rrd.loss.student_temperature=0.1 model.distiller.losses.rrd.loss.teacher_temperature=0.02 model.distiller.losses.rrd.loss.enqueue=before`.
+- No gradient flows through $q$ or the queue, so the teacher's embedding keeps its initial weights.
+- The authors also published a form with a memory of all images, as in [CRD](../crd/README.md); it is not implemented here.
+
+```bibtex
+@misc{giakoumoglou2024relational,
+  title  = {Relational Representation Distillation},
+  author = {Nikolaos Giakoumoglou and Tania Stathaki},
+  year   = {2024},
+  eprint = {2407.12073},
+  archivePrefix = {arXiv}
+}
+```
+"""
+
 rrd = dict(
     _scope_='mmrazor',
     type='FeatureDistiller',
-    # no gradient reaches the teacher's embedding: it stays as it begins, as published
+    # no gradient reaches the teacher's embedding: it keeps its initial weights, as published
     frozen=['teacher_embedding'],
     connectors=dict(teacher_embedding=dict(type='LinearProjection')),
     losses=dict(
         rrd=dict(
-            # the form of 2024, of which the published tables are; the defaults of RRDLoss are that of February 2025
+            # the form of 2024, which the published tables were made with; the defaults of RRDLoss are those of 2025
             loss=dict(type='RRDLoss', student_temperature=0.04, teacher_temperature=0.1, enqueue='after'),
             features='pooled',
             student_connector=dict(type='LinearProjection'),

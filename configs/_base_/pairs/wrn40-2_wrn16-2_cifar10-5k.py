@@ -14,5 +14,5 @@ model = dict(
 )
 model['architecture'].head.num_classes = 10
 model['teacher'].head.num_classes = 10
-# its own training has told
+# known from the teacher's own training
 default_hooks = dict(distillation_report=dict(evaluate_teacher=False))

@@ -4,5 +4,5 @@ param_scheduler = dict(type='MultiStepLR', by_epoch=True, milestones=[150, 180, 
 train_cfg = dict(by_epoch=True, max_epochs=240, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
-# only with --auto-scale-lr: lr is for 64 images an iteration over all processes
+# used with --auto-scale-lr only: lr is for 64 images per iteration over all processes
 auto_scale_lr = dict(base_batch_size=64, enable=False)

@@ -1,9 +1,9 @@
 # The published protocol of the linear probe: 120 epochs at batch 64, learning rate divided by 10 after epochs 30, 60
-# and 90. MobileNetV2 and the ShuffleNets begin with 0.01.
+# and 90. MobileNetV2 and the ShuffleNets start at 0.01.
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=5e-4))
 param_scheduler = dict(type='MultiStepLR', by_epoch=True, milestones=[30, 60, 90], gamma=0.1)
 train_cfg = dict(by_epoch=True, max_epochs=120, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
-# only with --auto-scale-lr: lr is for 64 images an iteration over all processes
+# used with --auto-scale-lr only: lr is for 64 images per iteration over all processes
 auto_scale_lr = dict(base_batch_size=64, enable=False)

@@ -48,7 +48,7 @@ class FeatureDistiller(ConfigurableDistiller):
 
     A loss whose ``forward`` has ``data_samples`` is given those of the batch, one per image or one for all:
     ``torch.cat([sample.gt_label for sample in data_samples])`` are the labels, and
-    ``icd_mmrazor.datasets.samples.positions_of(data_samples)`` the positions of the images in the training set.
+    ``icd_mmrazor.datasets.samples.sample_indices(data_samples)`` the positions of the images in the training set.
 
     Some methods train in two stages, the first without the task: terms of the stage ``initial`` count in the first
     ``initial_epochs`` epochs, those of ``main`` after them (``InitialStageHook``).

@@ -1,5 +1,8 @@
 """Distillation losses, one per file."""
 
+import importlib
+import pkgutil
+
 from icd_mmrazor.models.losses.activation_boundary_loss import ActivationBoundaryLoss
 from icd_mmrazor.models.losses.attention_transfer_loss import AttentionTransferLoss
 from icd_mmrazor.models.losses.base import FeatureLoss
@@ -31,3 +34,7 @@ __all__ = [
     'SPLoss',
     'VIDLoss',
 ]
+
+# importing a module registers its classes: a new loss needs no line here
+for _module in pkgutil.iter_modules(__path__, f'{__name__}.'):
+    importlib.import_module(_module.name)

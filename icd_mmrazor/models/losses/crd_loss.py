@@ -11,7 +11,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor
 
 from icd_mmrazor import checks
-from icd_mmrazor.datasets.samples import positions_of
+from icd_mmrazor.datasets.samples import sample_indices
 from icd_mmrazor.errors import CheckpointError, DatasetError, SettingError
 from icd_mmrazor.models.losses.base import MemoryLoss
 from icd_mmrazor.models.losses.functional import full_precision, unit_vectors
@@ -73,6 +73,11 @@ class ContrastiveRepresentationLoss(MemoryLoss):
 
     # negatives are images of other classes, and a mixed image is not in the memories
     reads_labels = True
+
+    student_memory: Tensor
+    teacher_memory: Tensor
+    normalisers: Tensor
+    labels: Tensor
 
     def __init__(
         self,
@@ -215,9 +220,10 @@ class ContrastiveRepresentationLoss(MemoryLoss):
 
     @torch.compiler.disable  # it reads Python numbers, so it would be compiled again for each batch
     def _indices(self, data_samples: list[DataSample], features: Tensor) -> Tensor:
-        indices = positions_of(data_samples) if isinstance(data_samples, list | tuple) else []
+        positions = sample_indices(data_samples) if isinstance(data_samples, list | tuple) else []
+        indices = [position for position in positions if position is not None]
         wrap = "Wrap the whole training set: train_dataloader.dataset=dict(type='IndexedDataset', dataset=...)."
-        if None in indices:
+        if len(indices) != len(positions):
             raise SettingError(f'{NAME}: the data samples carry no sample_idx. {wrap}')
         if len(indices) != len(features):
             raise SettingError(

@@ -58,6 +58,9 @@ class RRDLoss(MemoryLoss):
                 teacher_connector=dict(type='LinearProjection'))))
     """
 
+    memory: Tensor
+    oldest: Tensor
+
     def __init__(
         self,
         memory_size: int = 16384,

@@ -51,7 +51,7 @@ REFUSED = {
     'layer': (HEAD, compared('KLDivergence', 'head.fc'), r'ConfigurableDistiller: loss_it \(KLDivergence\)'),
     'head': (HEAD, compared('KLDivergence', 'head'), r'loss_it'),
     'loss': (HEAD, compared('KLDivergence', 'head.loss_module', kind='ModuleInputs'), r'loss_it'),
-    'csra': (CSRA, compared('KLDivergence', 'head'), r'loss_it .* student has a CSRAClsHead'),
+    'csra': (CSRA, compared('KLDivergence', 'head'), r'loss_it .* student .*CSRAClsHead'),
     'task': (MULTI_TASK, compared('KLDivergence', 'head.task_heads.tags.fc'), r'MultiLabelLinearClsHead'),
 }
 
@@ -71,7 +71,7 @@ def test_the_teachers_head_counts_too(network: Callable) -> None:
         teacher={'_scope_': 'mmpretrain', **network_of(HEAD)},
         distiller=ICD_KD,
     )
-    with pytest.raises(SettingError, match='the teacher has a MultiLabelLinearClsHead'):
+    with pytest.raises(SettingError, match=r'teacher.*MultiLabelLinearClsHead'):
         MODELS.build(model)
 
 

@@ -231,7 +231,7 @@ def test_float32_is_exact_where_the_probabilities_are_small() -> None:
     assert got == pytest.approx(loss(s.double(), t.double(), samples(0, 1), negatives).item(), rel=1e-5)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.gpu
 def test_gpu_equals_cpu() -> None:
     cpu, gpu = prepared(), prepared().cuda()
     gpu.load_state_dict(cpu.state_dict())

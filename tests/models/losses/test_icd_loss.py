@@ -152,7 +152,7 @@ def test_batch_of_one_is_zero() -> None:
         assert torch.equal(gradient, torch.zeros_like(gradient))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.gpu
 @pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_gpu_equals_cpu(dtype: torch.dtype) -> None:
     s, t = torch.randn(32, 16).to(dtype), torch.randn(32, 16).to(dtype)

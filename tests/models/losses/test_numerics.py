@@ -322,7 +322,7 @@ def test_autocast_computes_in_float32(name: str, dtype: torch.dtype) -> None:
     assert math.isfinite(value.item())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.gpu
 @pytest.mark.parametrize('tf32', [False, True])
 @pytest.mark.parametrize('name', LOSSES)
 def test_gpu_equals_cpu(name: str, tf32: bool, monkeypatch: pytest.MonkeyPatch) -> None:
