@@ -21,7 +21,7 @@ TOOL = r'(?<!tests/)tools/[\w/-]+\.(?:py|sh)'
 # what the shell scripts pass their arguments to
 STARTED = {'dist_train.sh': 'train.py', 'slurm_train.sh': 'train.py', 'dist_test.sh': 'test.py'}
 # options of other programs
-FOREIGN = {'--logdir'}
+FOREIGN = {'--logdir', '--keys'}
 
 
 def page_name(path: Path) -> str:

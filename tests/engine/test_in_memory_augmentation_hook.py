@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import CHANGED
 from mmengine.config import Config
-from mmengine.dataset import Compose, pseudo_collate
+from mmengine.dataset import Compose, default_collate, pseudo_collate
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, TRANSFORMS
 from mmengine.runner import Runner
@@ -185,6 +185,19 @@ def test_what_hooks_change_is_noticed(
     assert [(look[0], max(look[1], before[1]), look[2]) for look in seen.looks] == [before, after, after]
     again = 'the training set or its pipeline has changed; reading 64 images again.'
     assert logged(run.cfg).count(again) == (0 if change is grow else 1)
+
+
+def test_a_collate_function_that_is_set_meanwhile_is_used(plain_config: Callable, runner: Callable) -> None:
+    run, seen = runner(plain_config(**{'train_cfg.max_epochs': 2})), Seen()
+
+    def change(runner: Runner) -> None:
+        runner.train_dataloader.collate_fn = lambda batch: default_collate(batch[:2])
+
+    run.register_hook(seen)
+    run.register_hook(Change(change, 1))
+    run.train()
+    assert [len(batch['inputs']) for batch in seen.training] == [24, 24, 16, 2, 2, 2]
+    assert 'train_dataloader has a custom collate_fn' in logged(run.cfg)
 
 
 @pytest.mark.parametrize('by_epoch', [True, False])

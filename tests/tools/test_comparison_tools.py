@@ -16,12 +16,12 @@ from mmengine.config import Config
 from mmrazor.registry import MODELS
 
 from icd_mmrazor.errors import CheckpointError, DatasetError, SettingError
-from icd_mmrazor.export.network import Outputs
 
 pytest.importorskip('matplotlib')
 pytest.importorskip('sklearn')
 sys.path.insert(0, str(TOOLS / 'analysis'))
 from compare import Comparison, add_arguments, compare, stored_config
+from network_outputs import Outputs
 
 FEATURES, CORRELATION = (TOOLS / 'analysis' / f'plot_{name}.py' for name in ('features', 'logit_correlation'))
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
+from network_outputs import Images, Network, Outputs, load_network, network_outputs
 
-from icd_mmrazor.checkpoints.resuming import newest_whole
+from icd_mmrazor.checkpoints.resuming import latest_valid_checkpoint
 from icd_mmrazor.checkpoints.writing import check_writable
 from icd_mmrazor.configuration.files import apply_cfg_options, read_config_file
 from icd_mmrazor.configuration.stored import read_config_text
 from icd_mmrazor.configuration.type_names import by_names
 from icd_mmrazor.datasets.class_names import check_class_names, choice_in
 from icd_mmrazor.errors import CheckpointError, DatasetError, SettingError
-from icd_mmrazor.export.network import Images, Network, Outputs, load_network, network_outputs
 from icd_mmrazor.export.student import student_of
 from icd_mmrazor.launch.command_line import key_value
 from icd_mmrazor.models.networks.resolve import published_weights
@@ -225,7 +225,7 @@ def stored_config(folder: Path) -> Config:
 
 def _checkpoint(folder: Path) -> Path:
     """Return the checkpoint that --resume would take, or else the newest one without an optimizer."""
-    checkpoint, problems = newest_whole(folder)
+    checkpoint, problems = latest_valid_checkpoint(folder)
     others = sorted((*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')), key=lambda file: file.stat().st_mtime)
     if not checkpoint and not others:
         reason = '; '.join(problems) or 'it has no epoch_N.pth'

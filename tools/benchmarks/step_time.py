@@ -44,8 +44,6 @@ from icd_mmrazor.launch.command_line import key_value, load_config
 from icd_mmrazor.launch.command_line import run as run_tool
 
 PLAIN, DEFAULTS, FAST = 'plain', 'defaults', 'fast'
-# written out in the plain loop
-PLAIN_METHODS = {'icd', 'kd'}
 PRODUCT_SIZES = {'cpu': 2048, 'cuda': 8192}
 
 
@@ -66,12 +64,6 @@ class PlainICD(nn.Module):
         contrastive = F.cross_entropy(similarity, torch.arange(len(u), device=u.device))
         invariance = F.kl_div(F.log_softmax(similarity, 1), F.softmax(similarity.t(), 1), reduction='batchmean')
         return contrastive + 0.5 * invariance
-
-
-def plain_kd(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
-    """Compute the KL divergence of softened logits, times the squared temperature."""
-    log_p, q = F.log_softmax(student / temperature, 1), F.softmax(teacher / temperature, 1)
-    return F.kl_div(log_p, q, reduction='batchmean') * temperature**2
 
 
 def feature_and_logits(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,20 +97,15 @@ def plain_steps(
     """Train with a plain loop, a step each time the iterator is advanced."""
     teacher, student = (copy.deepcopy(network).to(args.device) for network in networks)
     icd = PlainICD(student.head.fc.in_features, teacher.head.fc.in_features).to(args.device)
-    trained = [*student.parameters(), *(icd.parameters() if 'icd' in args.methods else ())]
     settings = {key: value for key, value in cfg.optim_wrapper.optimizer.items() if key != 'type'}
-    optimizer = torch.optim.SGD(trained, **settings)
+    optimizer = torch.optim.SGD([*student.parameters(), *icd.parameters()], **settings)
     teacher.eval(), student.train()
     for batch in DataLoader(images, batch_size=args.batch_size, shuffle=True, num_workers=args.workers):
         pixels, labels = (tensor.to(args.device) for tensor in batch)
         with torch.no_grad():
-            t_feature, t_logits = feature_and_logits(teacher, pixels)
-        s_feature, s_logits = feature_and_logits(student, pixels)
-        loss = F.cross_entropy(s_logits, labels)
-        if 'icd' in args.methods:
-            loss = loss + icd(s_feature, t_feature)
-        if 'kd' in args.methods:
-            loss = loss + plain_kd(s_logits, t_logits)
+            t_feature, _ = feature_and_logits(teacher, pixels)
+        s_feature, logits = feature_and_logits(student, pixels)
+        loss = F.cross_entropy(logits, labels) + icd(s_feature, t_feature)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -268,12 +255,9 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     pairs = ['res32x4_res8x4_cifar100', 'wrn40-2_wrn16-2_cifar100']
     parser.add_argument('--pairs', nargs='+', default=pairs, metavar='PAIR', help='default: %(default)s')
-    parser.add_argument(
-        '--methods', default='icd', type=recipes.split_methods, help='icd, kd or icd+kd; with --no-plain any'
-    )
+    parser.add_argument('--methods', default=['icd'], type=recipes.split_methods, help='default: icd, as in "plain"')
     parser.add_argument('--contender', nargs='+', action='append', default=[], metavar=('NAME', 'KEY=VALUE'),
                         help='one more: the defaults with these settings changed; may be repeated')  # fmt: skip
-    parser.add_argument('--no-plain', action='store_true', help='leave out the plain loop; ratios are of the defaults')
     parser.add_argument('--threads', type=int, help="torch's threads on the CPU (default: torch's choice)")
     workers = min(8, os.cpu_count() or 1)
     for name, default, text in (('batch-size', 64, ''), ('rounds', 7, ''), ('steps', 5, 'steps of a turn, '),
@@ -284,8 +268,6 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in ('batch_size', 'rounds', 'steps', 'warm_up'):
         if getattr(args, name) < 1:
             raise SettingError(f'--{name.replace("_", "-")} {getattr(args, name)} must be 1 or more.')
-    if not args.no_plain and set(args.methods) - PLAIN_METHODS:
-        raise SettingError(f'--methods {"+".join(args.methods)}: the plain loop has icd and kd only. Add --no-plain.')
     if args.out:
         check_writable(args.out, '--out')
     args.device = 'cuda' if get_device() == 'cuda' else 'cpu'
@@ -296,7 +278,7 @@ def contenders_of(pair: str, args: argparse.Namespace) -> dict[str, Config | Non
     """Return the configs of the contenders by their names; the plain loop has none."""
     fast = ['model.teacher_precision=bf16', 'optim_wrapper.type=AutocastOptimWrapper']
     fast += ['model.torch_compile=True'] if args.device == 'cuda' else []
-    contenders: dict[str, Config | None] = {} if args.no_plain else {PLAIN: None}
+    contenders: dict[str, Config | None] = {PLAIN: None} if args.methods == ['icd'] else {}
     for name, *options in ([DEFAULTS], [FAST, *fast], *args.contender):
         if name in contenders:
             raise SettingError(f'--contender {name}: this name is taken. Give another.')

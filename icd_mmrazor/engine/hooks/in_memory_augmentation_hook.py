@@ -139,7 +139,9 @@ class InMemoryAugmentationHook(Hook):
             raise NotInMemoryError('default_hooks.whole_batches.max_memory=0')
         if not isinstance(loader, DataLoader):
             raise NotInMemoryError('train_dataloader is not a DataLoader')
-        _check_preprocessor(model)
+        preprocessor = getattr(model, 'data_preprocessor', None)
+        if not isinstance(preprocessor, ClsDataPreprocessor):
+            raise NotInMemoryError(f'the data_preprocessor is {type(preprocessor).__name__}, not ClsDataPreprocessor')
         if getattr(loader.collate_fn, 'func', loader.collate_fn) not in (default_collate, pseudo_collate):
             raise NotInMemoryError('train_dataloader has a custom collate_fn')
         split_pipeline(loader.dataset)
@@ -159,7 +161,7 @@ class InMemoryAugmentationHook(Hook):
 
     def _keep_up(self, iteration: int) -> None:
         """Read the images again if they have changed."""
-        _check_preprocessor(_model_of(self._runner))
+        self._check(self._numbered.loader, _model_of(self._runner))
         first = iteration >= self._next_check
         if first:
             # in a loop that counts iterations no hook is called when a pass over the data starts
@@ -189,9 +191,3 @@ def _remember(runner: Runner, in_memory: bool) -> None:
             'default_hooks.whole_batches.max_memory sets how many GB the images may take.'
         )
     runner.message_hub.update_info(KEY, in_memory)
-
-
-def _check_preprocessor(model: nn.Module) -> None:
-    preprocessor = getattr(model, 'data_preprocessor', None)
-    if not isinstance(preprocessor, ClsDataPreprocessor):
-        raise NotInMemoryError(f'the data_preprocessor is {type(preprocessor).__name__}, not ClsDataPreprocessor')

@@ -43,6 +43,7 @@ def test_only_the_new_classifier_learns(student: tuple, batch: Callable) -> None
         assert name.startswith('head.') or torch.equal(weight, weights[name]), name
 
 
+@pytest.mark.filterwarnings('ignore:`torch.jit.trace:FutureWarning')
 def test_it_computes_what_the_student_and_a_linear_layer_do(student: tuple, network: Callable, batch: Callable) -> None:
     file, weights = student
     plain = MODELS.build(network('res8', 7)).eval()

@@ -1,7 +1,7 @@
 """Every loss at the limits of numbers: features without a direction, too large, too small, NaN or infinite.
 
-A loss must be finite with finite gradients, or not finite itself, which stops a run. The losses of the package are
-those that are registered: a new one is tested without an entry here.
+A loss must be finite with finite gradients, or not finite itself, so that ``SanityCheckHook`` stops the run. The losses
+of the package are those that are registered: a new one is tested without an entry here.
 """
 
 import copy
