@@ -1,4 +1,4 @@
-"""Pickles that hold values alone: numbers, texts, arrays, tensors, and containers of them."""
+"""Pickles that hold plain values: numbers, texts, arrays, tensors, containers of them."""
 
 import collections
 import io

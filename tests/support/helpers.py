@@ -40,7 +40,12 @@ def exit_status(tool: Path, *arguments: object) -> int | str | None:
     """
     status = None
     arguments = [str(tool), *map(str, arguments)]
-    with mock.patch.object(sys, 'argv', arguments), mock.patch.dict(MMLogger._instance_dict):
+    path = [str(tool.parent), *sys.path]  # as the interpreter has it
+    with (
+        mock.patch.object(sys, 'argv', arguments),
+        mock.patch.object(sys, 'path', path),
+        mock.patch.dict(MMLogger._instance_dict),
+    ):
         try:
             runpy.run_path(str(tool), run_name='__main__')
         except SystemExit as end:
