@@ -37,6 +37,7 @@ def test_there_are_examples_and_no_placeholders() -> None:
     assert not re.findall(r'\b[A-Z]+_TABLE\b|TODO|THIS_REPOSITORY', README)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('example', DISTILLATIONS, ids=['inherit', 'student', 'mmrazor'])
 def test_distillation_trains_a_step(example: str, teacher_file: Callable, tmp_path: Path) -> None:
     (tmp_path / 'my_student.py').write_text(MY_STUDENT)
@@ -53,6 +54,7 @@ def test_distillation_trains_a_step(example: str, teacher_file: Callable, tmp_pa
     assert ('loss_kd' in example or 'kd=' in example) == ('distill.loss_kd' in losses)
 
 
+@pytest.mark.slow
 def test_images_of_ones_own_are_trained_on(runner: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (example,) = (code for code in EXAMPLES if 'pathmnist' in code)
     monkeypatch.chdir(tmp_path)

@@ -141,6 +141,7 @@ def test_folders_that_cannot_be_are_named(published: Path, cifar: Callable, tmp_
     assert (tmp_path / 'file').read_text() == 'mine'
 
 
+@pytest.mark.slow
 def test_runs_that_start_together_do_not_meet(published: Path, cifar: Callable, tmp_path: Path) -> None:
     (tmp_path / 'data').mkdir()
     (tmp_path / 'data' / published.name).write_bytes(published.read_bytes())

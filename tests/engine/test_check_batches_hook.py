@@ -28,6 +28,7 @@ def test_images_without_others_to_compare_with(demo_config: Callable, runner: Ca
     runner(demo_config('res8_digits', **{IMAGES: 4, BATCH_SIZE: 1})).train()
 
 
+@pytest.mark.slow
 def test_one_value_a_channel(demo_config: Callable, runner: Callable) -> None:
     """Images of 4 x 4 are 1 x 1 in the last stage; of one image a batch norm cannot say the variance of that."""
     run = runner(demo_config(**{IMAGES: 5, BATCH_SIZE: 4, CROP: 4}))
@@ -52,6 +53,7 @@ def trained(rank: int, configs: dict[str, Config]) -> dict[str, str | float]:
     return results
 
 
+@pytest.mark.slow
 def test_three_processes(demo_config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # mmengine collects results in the working folder
     cases = {

@@ -28,6 +28,7 @@ one_graph = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'settings',
     [
@@ -200,6 +201,7 @@ def test_options_that_the_compiler_has_not_are_refused(options: object, algorith
         algorithm(torch_compile=options)
 
 
+@pytest.mark.slow
 @one_graph
 def test_every_method_but_one_is_one_graph() -> None:
     """All at once, in both stages; CRD looks up its memories between two graphs."""
@@ -223,6 +225,7 @@ def test_every_method_but_one_is_one_graph() -> None:
     assert model.torch_compile
 
 
+@pytest.mark.slow
 def test_a_copy_of_the_model_records_for_itself(algorithm: Callable, batch: Callable) -> None:
     model = algorithm(torch_compile=COMPILED)
     images, samples = batch()
