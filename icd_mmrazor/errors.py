@@ -1,6 +1,8 @@
 """Errors that a user can fix, and the words they are made of."""
 
+import copyreg
 import difflib
+import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,38 @@ class DatasetError(UserError, RuntimeError):
 
 class NonFiniteLossError(UserError, ArithmeticError):
     """Training produced an infinite or undefined number."""
+
+
+class _KindOfBoth(type):
+    """The class of classes made by :func:`raised_as`."""
+
+
+@functools.cache
+def _kind_of_both(kind: type[UserError], other: type[Exception]) -> type[UserError]:
+    # the message as it is, for a KeyError too; between processes the error is one of ours alone
+    own = dict(__str__=BaseException.__str__, __reduce__=lambda self: (kind, self.args), bases=(kind, other))
+    return _KindOfBoth(kind.__name__, (kind, other), own)
+
+
+# DataLoader workers send the class of an error on its own
+copyreg.pickle(_KindOfBoth, lambda both: (_kind_of_both, both.bases))
+
+
+def raised_as(kind: type[UserError], message: str, error: Exception) -> UserError:
+    """Explain an error so that code that catches its original class still catches it.
+
+    Args:
+        kind: The class of ours.
+        message: The explanation.
+        error: What was raised.
+
+    Returns:
+        An instance of both classes; of ``kind`` alone if the original class needs more than a message.
+    """
+    try:
+        return kind(message) if isinstance(error, kind) else _kind_of_both(kind, type(error))(message)
+    except TypeError:
+        return kind(message)
 
 
 def did_you_mean(name: Any, known: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ import torch
 from helpers import CONFIGS, DATA
 from hypothesis import HealthCheck, settings
 
-import icd_mmrazor  # noqa: F401
+from icd_mmrazor import compat
 
 # isort: split
 from mmengine.config import Config
@@ -19,6 +19,10 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
+
+from icd_mmrazor.configuration.building import explained_settings
+from icd_mmrazor.engine.hooks.checkpoint_hook import use_intact_checkpoints
+from icd_mmrazor.engine.runner import ResumableRunner
 
 # the same examples in every run, however slow the machine is; nothing is stored
 settings.register_profile(
@@ -63,6 +67,12 @@ def _away_from_the_checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterato
     os.chdir(tmp_path_factory.mktemp('working_folder'))
     yield
     os.chdir(before)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _as_in_our_tools() -> None:
+    """Let runs behave as those of our tools; what a plain import does is tested in processes of their own."""
+    compat.runtime()
 
 
 @pytest.fixture(autouse=True)
@@ -158,11 +168,13 @@ def demo_config(images_file: Path, teacher_file: Callable[..., str], tmp_path: P
 
 @pytest.fixture
 def runner(request: pytest.FixtureRequest) -> Callable[[Config], Runner]:
-    """Build a real runner; every one gets a name of its own, which mmengine keeps its logger under."""
+    """Build a real runner as our tools do; each has its own name, which mmengine keeps its logger under."""
     count = iter(range(1000))
 
     def build(cfg: Config) -> Runner:
         cfg.experiment_name = f'{request.node.name}_{next(count)}'
-        return Runner.from_cfg(cfg)
+        use_intact_checkpoints(cfg)
+        with explained_settings():
+            return ResumableRunner.from_cfg(cfg)
 
     return build

@@ -13,9 +13,9 @@ import torch
 
 import icd_mmrazor
 from icd_mmrazor.checkpoints.reading import read_checkpoint
-from icd_mmrazor.datasets import NoWholeBatchesError
+from icd_mmrazor.datasets import NotInMemoryError
 from icd_mmrazor.datasets.in_memory import split_pipeline
-from icd_mmrazor.engine.hooks import CheckNumbersHook
+from icd_mmrazor.engine.checks import NumberCheck
 from icd_mmrazor.errors import CheckpointError, DatasetError, NonFiniteLossError, SettingError, UserError
 from icd_mmrazor.launch import command_line
 from icd_mmrazor.models.losses import ContrastiveRepresentationLoss, ICDLoss
@@ -23,11 +23,11 @@ from icd_mmrazor.models.losses import ContrastiveRepresentationLoss, ICDLoss
 
 def lose_the_loss() -> None:
     runner = SimpleNamespace(hooks=[], iter=0, epoch=0, work_dir='no such folder')
-    CheckNumbersHook().after_train_iter(runner, 0, outputs=dict(loss=math.nan))
+    NumberCheck().after_train_iter(runner, 0, outputs=dict(loss=math.nan))
 
 
 def be_terminated() -> None:
-    with command_line._terminated_as_interrupted():
+    with command_line._sigterm_as_interrupt():
         signal.getsignal(signal.SIGTERM)()
 
 
@@ -36,7 +36,7 @@ RAISED_BY: dict[type[BaseException], Callable[[], object]] = {
     CheckpointError: lambda: read_checkpoint('no such file.pth'),
     DatasetError: lambda: ContrastiveRepresentationLoss().set_dataset(torch.zeros(4, dtype=torch.int64)),
     NonFiniteLossError: lose_the_loss,
-    NoWholeBatchesError: lambda: split_pipeline([1, 2, 3]),
+    NotInMemoryError: lambda: split_pipeline([1, 2, 3]),
     command_line._Terminated: be_terminated,
 }
 

@@ -1,142 +1,145 @@
 #!/usr/bin/env python3
-"""Distil on scikit-learn's digits in a few minutes of CPU: a teacher, and students alone, with ICD and with ICD+KD.
+"""Distil on scikit-learn's digits in a few minutes of CPU: a teacher, then students alone, with ICD and with ICD+KD.
 
-Everything is trained by tools/train.py from the configs in configs/demo. What an earlier call finished is reused, what
-it left unfinished is resumed.
+Every network is trained by tools/train.py from a config in configs/demo. Finished trainings of an earlier call are
+reused, interrupted ones resume.
 """
 
 import argparse
+import json
 import os
 import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-from icd_mmrazor.checkpoints.reading import read_checkpoint, weights_of
+from icd_mmrazor.checkpoints.reading import read_checkpoint
+from icd_mmrazor.checkpoints.weights import weights_of
 
 # isort: split
-import numpy as np
 from mmengine.config import Config
 
+from icd_mmrazor.checkpoints.writing import write_json
 from icd_mmrazor.errors import UserError
 from icd_mmrazor.launch.command_line import run as run_tool
-from icd_mmrazor.utils.progress import Progress
-from icd_mmrazor.utils.trial_pool import run_trials
-from icd_mmrazor.utils.trials import Trial
 
 ROOT = Path(__file__).resolve().parent.parent
-# where the configs look for it
-DATA = Path('work_dirs/demo/digits.npz')
-TEACHER = 'res20_digits'
-STUDENTS = {'student alone': 'res8_digits', 'ICD': 'icd_res20_res8_digits', 'ICD+KD': 'icd-kd_res20_res8_digits'}
+FOLDER = Path('work_dirs/demo')  # where the configs look for the data and the teacher
+ROWS = {
+    'teacher': ('res20_digits', 'ResNet-20', 1297),
+    'student alone': ('res8_digits', 'ResNet-8', 100),
+    'ICD': ('icd_res20_res8_digits', 'ResNet-8', 100),
+    'ICD+KD': ('icd-kd_res20_res8_digits', 'ResNet-8', 100),
+}
 
 
-class Run(Trial):
-    """One training: a row of the table with a seed."""
+@dataclass
+class Run:
+    """A training: a row of the table with one seed."""
 
-    def __init__(self, name: str, config: str, seed: int, folder: Path, options: dict[str, object]) -> None:
-        options = {**options, 'randomness.seed': seed, 'randomness.deterministic': True}
-        self.config = f'configs/demo/{config}.py'
-        self.cfg = Config.fromfile(ROOT / self.config)
-        self.cfg.merge_from_dict(options)
-        command = [sys.executable, ROOT / 'tools' / 'train.py', ROOT / self.config, '--work-dir', folder, '--resume']
-        command += ['--cfg-options', *(f'{name}={value}' for name, value in options.items())]
-        super().__init__(f'{name} (seed {seed})', folder, command, self.cfg.train_cfg.max_epochs)
+    row: str
+    seed: int
+    folder: Path
+    options: dict[str, object]
 
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / f'epoch_{self.max_epochs}.pth'
-
-    @property
-    def result(self) -> dict | None:
-        """Accuracy and seconds of a finished run that is still there to be tested."""
-        return super().result if self.checkpoint.is_file() else None
-
-    @property
-    def network(self) -> str:
-        model = self.cfg.model.get('architecture', self.cfg.model)
-        return f'ResNet-{model.backbone.depth}'
+    def __post_init__(self) -> None:
+        self.config = f'configs/demo/{ROWS[self.row][0]}.py'
+        epochs = Config.fromfile(ROOT / self.config).train_cfg.max_epochs
+        epochs = self.options.get('train_cfg.max_epochs', epochs)
+        self.checkpoint = self.folder / f'epoch_{epochs}.pth'
+        # an epoch of the students is two iterations, less work than a checkpoint
+        own = {'randomness.seed': self.seed, 'randomness.deterministic': True}
+        self.options = {**self.options, **own, 'default_hooks.checkpoint.interval': max(1, epochs // 4)}
 
     @property
-    def images(self) -> int:
-        dataset = self.cfg.train_dataloader.dataset
-        return dataset.get('indices') or len(np.load(dataset.data_file)[dataset.labels_key])
+    def result(self) -> dict[str, float] | None:
+        file = self.folder / 'result.json'
+        return json.loads(file.read_text()) if file.is_file() and self.checkpoint.is_file() else None
 
-    @property
-    def parameters(self) -> int:
-        weights = weights_of(read_checkpoint(self.checkpoint), self.checkpoint)
-        buffers = ('running_mean', 'running_var', 'num_batches_tracked')
-        return sum(weight.numel() for name, weight in weights.items() if not name.endswith(buffers))
+    def train(self, threads: int) -> None:
+        """Train in a process, unless it is done.
+
+        Raises:
+            UserError: The training failed; the message is the end of its log.
+        """
+        if self.result:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, ROOT / 'tools' / 'train.py', ROOT / self.config, '--work-dir', self.folder]
+        command += ['--resume', '--cfg-options', *(f'{key}={value}' for key, value in self.options.items())]
+        begin, log = time.monotonic(), self.folder / 'train.log'
+        with log.open('a') as output:
+            environment = {**os.environ, 'OMP_NUM_THREADS': str(threads)}
+            done = subprocess.run(list(map(str, command)), stdout=output, stderr=output, env=environment, check=False)
+        scalars = [line for file in sorted(self.folder.glob('*/vis_data/scalars.json')) for line in file.open()]
+        accuracies = [
+            json.loads(line)['accuracy/top1'] for line in scalars if 'accuracy/top1' in line and line.endswith('}\n')
+        ]
+        if done.returncode or not accuracies:
+            raise UserError('\n'.join([f'{log} ends with:', *log.read_text().splitlines()[-15:]]))
+        result = dict(accuracy=accuracies[-1], seconds=time.monotonic() - begin)
+        print(f'  {self.row} (seed {self.seed}): {result["accuracy"]:.1f} % in {result["seconds"]:.0f} s', flush=True)
+        write_json(result, self.folder / 'result.json')
 
 
-def train_all(runs: list[Run], workers: int) -> None:
-    """Train those runs that are not finished, several at a time.
-
-    Raises:
-        UserError: A training failed; the message has the end of its log.
-    """
-    slots = [{'OMP_NUM_THREADS': str(max(1, (os.cpu_count() or 1) // workers))}] * workers
-    failed = run_trials(runs, slots, Progress(runs, workers, eta=False), keep_going=False)
-    if failed:
-        raise UserError(failed[0].failure)
-
-
-def print_table(rows: dict[str, list[Run]]) -> None:
+def print_table(rows: dict[str, Sequence[Run]]) -> None:
     print(f'\n{"":15} {"network":10} {"images":>6} {"accuracy (%)":>14} {"parameters":>10} {"seconds":>8}')
     for name, runs in rows.items():
+        _, network, images = ROWS[name]
         accuracies = [run.result['accuracy'] for run in runs]
         spread = f' ± {statistics.stdev(accuracies):3.1f}' if len(runs) > 1 else ''
         accuracy = f'{statistics.mean(accuracies):.1f}{spread:6}'
+        weights = weights_of(read_checkpoint(runs[0].checkpoint), runs[0].checkpoint)
+        buffers = ('running_mean', 'running_var', 'num_batches_tracked')
+        parameters = sum(weight.numel() for key, weight in weights.items() if not key.endswith(buffers))
         seconds = statistics.mean(run.result['seconds'] for run in runs)
-        first = runs[0]
-        print(f'{name:15} {first.network:10} {first.images:6} {accuracy:>14} {first.parameters:10,} {seconds:8.0f}')
-    seeds = len(rows['ICD'])
-    print(f'on 500 test images; students: mean and standard deviation of {seeds} seeds; seconds: of one run')
+        print(f'{name:15} {network:10} {images:6} {accuracy:>14} {parameters:10,} {seconds:8.0f}')
+    print(f'on 500 test images; students: mean and standard deviation of {len(rows["ICD"])} seeds; seconds: of one run')
+    print('The digits are easy: this shows that distilling helps a student with few images, not which method is best.')
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--work-dir', type=Path, default=DATA.parent, help=f'default: {DATA.parent}')
-    parser.add_argument('--seeds', type=int, default=5, help='runs of each student (default: 5)')
-    parser.add_argument('--epochs', type=int, help='train everything for so many, a multiple of 4; for a quick look')
+    parser.add_argument('--work-dir', type=Path, default=FOLDER, help=f'default: {FOLDER}')
+    parser.add_argument('--seeds', type=int, default=3, help='runs of each student (default: 3)')
+    parser.add_argument('--epochs', type=int, help='epochs of every training, for a quick look')
     args = parser.parse_args()
     folder = args.work_dir.resolve()
-    data = folder / DATA.name
+    data = folder / 'digits.npz'
     if not data.is_file():
         converter = ROOT / 'tools' / 'dataset_converters' / 'digits_to_npz.py'
         subprocess.run([sys.executable, str(converter), str(data)], check=True)
-
     options: dict[str, object] = {f'{split}_dataloader.dataset.data_file': data for split in ('train', 'val', 'test')}
-    if args.epochs:
-        options['train_cfg.max_epochs'] = args.epochs
-    teacher = Run('teacher', TEACHER, 0, folder / 'teacher', options)
-    rows: dict[str, list[Run]] = {'teacher': [teacher]}
-    for name, config in STUDENTS.items():
-        taught = {'model.teacher_ckpt': teacher.checkpoint} if 'icd' in config else {}
-        seeds = range(args.seeds)
+    options |= {'train_cfg.max_epochs': args.epochs} if args.epochs else {}
+    teacher = Run('teacher', 0, folder / 'teacher', options)
+    rows = {'teacher': [teacher]}
+    for name in list(ROWS)[1:]:
+        taught = {'model.teacher_ckpt': teacher.checkpoint} if 'ICD' in name else {}
         rows[name] = [
-            Run(name, config, seed, folder / config / f'seed_{seed}', {**options, **taught}) for seed in seeds
+            Run(name, i, folder / ROWS[name][0] / f'seed_{i}', {**options, **taught}) for i in range(args.seeds)
         ]
-    students = [run for seed in range(args.seeds) for run in (rows[name][seed] for name in STUDENTS)]
 
-    done = sum(run.result is not None for run in (teacher, *students))
-    if done:
-        print(f'{done} of {1 + len(students)} runs are kept from an earlier call (delete {folder} to begin anew)')
-    print(f'teacher: {teacher.network} on {teacher.images} images; log: {teacher.folder / "train.log"}')
-    train_all([teacher], workers=1)
-    workers, student = max(1, min(4, os.cpu_count() or 1)), students[0]
-    print(f'students: {student.network} on {student.images} images, {args.seeds} seeds, {workers} at a time')
-    train_all(students, workers)
-
+    runs, cores = [run for row in rows.values() for run in row], os.cpu_count() or 1
+    print(f'{len(runs)} trainings, {sum(run.result is not None for run in runs)} of them finished before, in {folder}')
+    teacher.train(cores)
+    workers = min(4, cores)
+    with ThreadPoolExecutor(workers) as pool:
+        for training in [pool.submit(run.train, cores // workers) for run in runs[1:]]:
+            try:
+                training.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
     print_table(rows)
-    print('\nThe students lie in:')
-    for name in STUDENTS:
-        print(f'  {rows[name][0].folder.parent}/seed_*/{rows[name][0].checkpoint.name}')
-    chosen = rows['ICD'][0]
-    command = [sys.executable, ROOT / 'tools' / 'test.py', ROOT / chosen.config, chosen.checkpoint]
-    print('Test one:\n ', *map(os.path.relpath, command), end='')
-    print('' if data == DATA.resolve() else f' --cfg-options test_dataloader.dataset.data_file={os.path.relpath(data)}')
+    run = rows['ICD'][0]
+    command = [sys.executable, ROOT / 'tools' / 'test.py', ROOT / run.config, run.checkpoint]
+    print(f'\nThe students are in {os.path.relpath(folder)}. Test one:\n ', *map(os.path.relpath, command), end='')
+    print(f' --cfg-options test_dataloader.dataset.data_file={os.path.relpath(data)}')
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run_tool(main, 'Repeat the command to resume.')

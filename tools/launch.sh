@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Run a tool in several processes with torchrun: launch.sh SCRIPT PROCESSES [ARGUMENTS OF SCRIPT]
-# dist_train.sh, dist_test.sh and slurm_train.sh are its faces. Where there is no GPU the processes use the CPU.
-#   one node     PROCESSES on this machine; the port is found, unless PORT is set
-#   more nodes   the same command on each, with NNODES, NODE_RANK (0 to NNODES-1), MASTER_ADDR and PORT (29500)
-#   MAX_RESTARTS how often torchrun starts all processes anew when one has died (0); train.py then resumes by itself
+# For dist_train.sh, dist_test.sh and slurm_train.sh. Without a GPU the processes use the CPU.
+#   one node     PROCESSES on this machine, on a free port unless PORT is set
+#   more nodes   the same command on each node, with NNODES, NODE_RANK (0 to NNODES-1), MASTER_ADDR and PORT (29500)
+#   MAX_RESTARTS how often torchrun restarts all processes when one has died (0); train.py then resumes
 #   PYTHON       the interpreter (python)
 set -euo pipefail
 
@@ -13,7 +13,7 @@ processes=$2
 shift 2
 
 if ! [[ $processes =~ ^[1-9][0-9]*$ ]]; then
-    echo "error: the number of processes is '$processes'; it must be a positive integer." >&2
+    echo "error: the number of processes must be a positive integer, not '$processes'." >&2
     exit 2
 fi
 
@@ -24,7 +24,7 @@ else
         --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${PORT:-29500}")
 fi
 
-# what torchrun and mmengine would set to 1, each with a warning
+# otherwise torchrun and mmengine set these to 1, each with a warning
 threads=$(($(nproc) / processes))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 export MKL_NUM_THREADS=${MKL_NUM_THREADS:-$OMP_NUM_THREADS}

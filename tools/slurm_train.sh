@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Train on a Slurm cluster: tools/slurm_train.sh PARTITION JOB CONFIG WORK_DIR [ARGUMENTS OF train.py]
-# One task a node, and in it torchrun with a process a GPU. Settings, as variables:
-#   GPUS (8)            GPUs in all
-#   GPUS_PER_NODE       GPUs of a node (8, or GPUS if that is less)
-#   CPUS_PER_TASK (5)   CPU cores a GPU
+# One task per node, which runs torchrun with one process per GPU. Variables:
+#   GPUS (8)            total number of GPUs
+#   GPUS_PER_NODE       GPUs per node (8, or GPUS if that is less)
+#   CPUS_PER_TASK (5)   CPU cores per GPU
 #   SRUN_ARGS           more arguments for srun
 set -euo pipefail
 
@@ -14,7 +14,7 @@ fi
 tools=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 require_positive() {
     if ! [[ $2 =~ ^[1-9][0-9]*$ ]]; then
-        echo "error: $1 is '$2'; it must be a positive integer." >&2
+        echo "error: $1 must be a positive integer, not '$2'." >&2
         exit 2
     fi
 }
@@ -26,7 +26,7 @@ cpus_per_task=${CPUS_PER_TASK:-5}
 require_positive CPUS_PER_TASK "$cpus_per_task"
 nodes=$((gpus / gpus_per_node))
 if ((nodes * gpus_per_node != gpus)); then
-    echo "error: GPUS=$gpus is no multiple of GPUS_PER_NODE=$gpus_per_node; a node more or less would idle." >&2
+    echo "error: GPUS=$gpus must be a multiple of GPUS_PER_NODE=$gpus_per_node." >&2
     exit 2
 fi
 read -ra srun_args <<<"${SRUN_ARGS:-}"

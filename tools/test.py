@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Evaluate a student: of a distillation or plain, by the config it was trained with or its vanilla one."""
+"""Evaluate a student, of a distillation or plain, with the config it was trained with or its vanilla one."""
 
 import argparse
 from pathlib import Path
 
-from icd_mmrazor import compat  # first: it says what to install where the stack is missing
+import icd_mmrazor  # noqa: F401 (first: it says what to install if the stack is missing)
 
 # isort: split
 from mmengine.config import Config
@@ -12,15 +12,19 @@ from mmengine.fileio import dump
 from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.runner import Runner
 
-from icd_mmrazor.checkpoints.reading import load_strictly, read_checkpoint, weights_of
-from icd_mmrazor.checkpoints.writing import check_writable, write_whole
+from icd_mmrazor.checkpoints.reading import read_checkpoint
+from icd_mmrazor.checkpoints.weights import load_strictly, weights_of
+from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
+from icd_mmrazor.compat.distributed import process_group
 from icd_mmrazor.datasets.class_names import check_class_names, choice_in, class_names
 from icd_mmrazor.datasets.labels import datasets_in_use, images_are_gray
-from icd_mmrazor.datasets.views import show_views, shown_model
 from icd_mmrazor.engine.metrics import json_value
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.export.student import student_of
-from icd_mmrazor.launch.command_line import add_common_arguments, load_config, run
+from icd_mmrazor.launch.command_line import run
+from icd_mmrazor.launch.quiet_runner import QuietRunner
+from icd_mmrazor.launch.run_config import add_common_arguments, load_config
+from icd_mmrazor.launch.views import show_views, shown_model
 from icd_mmrazor.launch.watchdog import Watchdog
 from icd_mmrazor.models.networks.preparation import preparation_by, preparation_of_checkpoint, source_of_images
 
@@ -33,8 +37,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--tta',
         action='store_true',
-        help='average the scores of several views of each image: those of tta_pipeline in the config, or the image and '
-        'its mirror image',
+        help="average the scores of several views of each image: those of the config's tta_pipeline, by default the "
+        'image and its mirror image',
     )
     add_common_arguments(parser)
     return parser.parse_args()
@@ -42,7 +46,7 @@ def parse_args() -> argparse.Namespace:
 
 def prepare(cfg: Config, args: argparse.Namespace) -> None:
     if args.out and Path(args.out).suffix != '.json':
-        raise SettingError(f'--out {args.out}: the metrics are written as JSON; name a file that ends in .json.')
+        raise SettingError(f'--out {args.out} must end in .json: the metrics are written as JSON.')
     if args.out:
         check_writable(Path(args.out), '--out')
     if not args.work_dir:
@@ -51,14 +55,14 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
     cfg.model = student_of(cfg)
     if args.tta:
         show_views(cfg)
-    # the weights are loaded here, strictly, and mmengine would load others over them
+    # the weights are loaded below, strictly; mmengine would load others over them
     cfg.load_from, cfg.resume = None, False
 
 
 def test(cfg: Config, args: argparse.Namespace) -> None:
     checkpoint = read_checkpoint(args.checkpoint)
     weights = weights_of(checkpoint, args.checkpoint)
-    runner = Runner.from_cfg(cfg)
+    runner = QuietRunner.from_cfg(cfg)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     if args.tta:
         model = shown_model(model, runner.test_dataloader.dataset)
@@ -71,7 +75,7 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     metrics = runner.test()
     if args.out and runner.rank == 0:
         Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(dump(json_value(metrics), file_format='json'), Path(args.out))
+        atomic_write(dump(json_value(metrics), file_format='json'), Path(args.out))
 
 
 def check_order_of_channels(checkpoint: dict, cfg: Config, model: BaseModel, runner: Runner) -> None:
@@ -81,8 +85,8 @@ def check_order_of_channels(checkpoint: dict, cfg: Config, model: BaseModel, run
     used = preparation_by(model.data_preprocessor, source)
     if trained.has_order_of(used) is False and not images_are_gray(runner.test_dataloader.dataset):
         raise SettingError(
-            f'the network was trained on images with channels {trained.order}, as the checkpoint says, and this test '
-            f'gives it {used.order}. Set data_preprocessor.to_rgb={not used.turned}.'
+            f'the network was trained on {trained.order} images, as the checkpoint says, and this test gives it '
+            f'{used.order}. Set data_preprocessor.to_rgb={not used.turned}.'
         )
 
 
@@ -90,7 +94,7 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     prepare(cfg, args)
-    with Watchdog(cfg), compat.process_group(cfg):
+    with Watchdog(cfg), process_group(cfg):
         test(cfg, args)
 
 

@@ -8,3 +8,6 @@ _base_ = [
 model = _base_.pop('res8')
 model.head.num_classes = 10
 train_dataloader = dict(dataset=dict(indices=100))
+# 320 iterations: a contrastive loss needs more than the 80 of 40 epochs
+train_cfg = dict(max_epochs=160, val_interval=40)
+param_scheduler = dict(milestones=[100, 120, 140])

@@ -4,4 +4,3 @@ _base_ = [
     '../_base_/runtimes/default.py',
 ]
 model = dict(_scope_='mmpretrain', type='LinearProbe', student_ckpt=None, num_classes=10)
-custom_hooks = [dict(type='FrozenFeatureHook')]

@@ -1,4 +1,4 @@
-"""What a checkpoint may hold besides tensors."""
+"""Types that a checkpoint may hold in addition to tensors."""
 
 import contextlib
 import functools
@@ -14,20 +14,18 @@ NUMPY_KINDS = ('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4',
 
 @contextlib.contextmanager
 def allowed_in_checkpoints(also: Sequence[type] = ()) -> Iterator[None]:
-    """Let ``torch.load(weights_only=True)`` read what a training run of mmengine stores beside its weights.
+    """Let ``torch.load(weights_only=True)`` read what a training of mmengine stores.
 
-    Where: mmengine, both families: the message hub's state holds ``HistoryBuffer`` objects, numpy arrays and scalars.
-    Our own checkpoints are plain (``PlainCheckpointHook``); those of mmpretrain and mmrazor are not.
-
-    A checkpoint may call whatever it can name, with any arguments, and numpy's own names run code that way: an array
-    of Python objects is made of any bytes, a dtype takes any flags, and ``getattr`` leads everywhere. So these names
-    stand for functions that make arrays of numbers, and return methods of a ``HistoryBuffer``, and nothing else.
+    The state of mmengine's message hub holds ``HistoryBuffer`` objects, numpy arrays and scalars. A checkpoint may call
+    whatever it can name, with any arguments, and numpy's own names run code that way: an array of Python objects is
+    made of any bytes, and ``getattr`` leads everywhere. Therefore these names stand for functions that only make arrays
+    of numbers and only return statistics of a ``HistoryBuffer``.
 
     Args:
         also: More types to allow.
 
     Yields:
-        Nothing; inside, ``torch.load`` allows these and no others.
+        Nothing; inside, ``torch.load`` allows these types and no others.
     """
     others = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
@@ -40,28 +38,27 @@ def allowed_in_checkpoints(also: Sequence[type] = ()) -> Iterator[None]:
 
 @functools.cache
 def values_of_checkpoints() -> list[Any]:
-    """Return what a checkpoint of mmengine may name, for ``torch.serialization.add_safe_globals``."""
+    """Return the names that a checkpoint of mmengine may use, for ``torch.serialization.add_safe_globals``."""
 
     def statistic(owner: Any, name: str) -> Any:
         if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
-            raise ValueError('a checkpoint asks for an attribute that is not a statistic of a HistoryBuffer')
+            raise ValueError('it asks for an attribute that is not a statistic of a HistoryBuffer')
         return getattr(owner, name)
 
     def kind_of_numbers(kind: str, *_: Any) -> numpy.dtype:
         if kind not in NUMPY_KINDS:
-            raise ValueError(f'a numpy dtype in a checkpoint is none of {", ".join(NUMPY_KINDS)}')
-        # numpy's own, which take no other state
+            raise ValueError(f'non-numeric numpy dtype {kind!r:.40}')
         return numpy.dtype(kind)
 
     class NumbersAlone(numpy.ndarray):
-        """Stands for numpy's class, which makes objects of bytes when it is called."""
+        """Stand-in for numpy's class, which makes objects of bytes when it is called."""
 
         def __new__(cls, *_: Any, **__: Any) -> numpy.ndarray:
-            raise ValueError('a numpy array in a checkpoint is not written as numpy does')
+            raise ValueError('malformed numpy array')
 
     def empty_array(cls: Any, shape: tuple, kind: bytes) -> numpy.ndarray:
         if cls not in (NumbersAlone, numpy.ndarray) or (shape, kind) != ((0,), b'b'):
-            raise ValueError('a numpy array in a checkpoint is not written as numpy does')
+            raise ValueError('malformed numpy array')
         return numpy.empty(0)
 
     scalar = (getattr(numpy, '_core', None) or numpy.core).multiarray.scalar
@@ -71,7 +68,7 @@ def values_of_checkpoints() -> list[Any]:
         (statistic, 'builtins.getattr'),
         (kind_of_numbers, 'numpy.dtype'),
         (NumbersAlone, 'numpy.ndarray'),
-        # their states may be set, but without a dot no pickle can name them
+        # a name without a dot: no pickle can call them, only their states can be set
         (numpy.ndarray, 'array'),
         *((type(numpy.dtype(kind)), kind) for kind in NUMPY_KINDS),
     ]

@@ -1,72 +1,49 @@
-"""Downloads: over https alone, verified, there whole or not at all."""
+"""Verified downloads over https."""
 
-import hashlib
 import http.client
-import os
+import sys
 import urllib.request
 from pathlib import Path
+from typing import Any
 
-TIMEOUT = 30  # seconds without a byte
-CHUNK = 1 << 20  # bytes
-MAX_BYTES = 16 << 30  # of a download; a server can send without end
+import torch
+
+TIMEOUT = 30  # seconds to connect
 
 
-def download(url: str, file: Path, algorithm: str, digest: str) -> None:
-    """Download a file and verify it; the new one is there whole, or what was there still is.
+def download(url: str, file: Path, sha256: str) -> None:
+    """Download a file and verify it. The new file appears complete, or the old one stays.
 
-    A redirect to anything but https fails. The proxies that the environment names are used.
+    Args:
+        url: ``https://...``; a redirect to anything else is refused.
+        file: Where to put it; its folder is created.
+        sha256: The first digits of its SHA-256 sum, in hexadecimal.
+
+    Raises:
+        OSError: The file cannot be downloaded or written, or has another sum.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(final_address(url), str(file), sha256.lower(), progress=sys.stderr.isatty())
+    except (RuntimeError, http.client.HTTPException) as error:
+        raise OSError(f'{type(error).__name__}: {error}') from error
+
+
+def final_address(url: str) -> str:
+    """Follow the redirects of an address.
 
     Args:
         url: ``https://...``.
-        file: Where it goes; its folder is made if need be.
-        algorithm: A name of ``hashlib``.
-        digest: How its hexadecimal digest begins.
 
     Raises:
-        OSError: It cannot be had or written, is larger than 16 GiB, or is not what the digest says.
+        OSError: It does not answer, or redirects to something other than https.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f'.{file.name}.{os.getpid()}')
-    try:
-        with _https().open(url, timeout=TIMEOUT) as answer, temporary.open('wb') as part:
-            while chunk := answer.read(CHUNK):
-                part.write(chunk)
-                if part.tell() > MAX_BYTES:
-                    raise OSError(f'it is larger than {MAX_BYTES:,} bytes')
-        if not has_digest(temporary, algorithm, digest):
-            raise OSError(f'what came is damaged: its {algorithm} digest does not begin with {digest}')
-        temporary.replace(file)
-    except http.client.HTTPException as error:
-        raise OSError(f'{type(error).__name__} {error}') from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with urllib.request.build_opener(_HttpsOnly).open(url, timeout=TIMEOUT) as answer:
+        return answer.url
 
 
-def has_digest(file: Path, algorithm: str, digest: str) -> bool:
-    """Return whether the hexadecimal digest of a file begins so.
-
-    Args:
-        file: The file.
-        algorithm: A name of ``hashlib``.
-        digest: The beginning of the digest.
-    """
-    found = hashlib.new(algorithm)
-    with file.open('rb') as opened:
-        while chunk := opened.read(CHUNK):
-            found.update(chunk)
-    return found.hexdigest().startswith(digest.lower())
-
-
-def _https() -> urllib.request.OpenerDirector:
-    """Return an opener that knows https, and nothing else that a redirect may name."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler,
-        urllib.request.HTTPSHandler,
-        urllib.request.HTTPRedirectHandler,
-        urllib.request.HTTPErrorProcessor,
-        urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.UnknownHandler,
-    ):
-        opener.add_handler(handler())
-    return opener
+class _HttpsOnly(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, request: Any, file: Any, code: int, message: str, headers: Any, new_url: str) -> Any:
+        if not new_url.startswith('https://'):
+            raise OSError(f'it redirects to {new_url}, which is not https')
+        return super().redirect_request(request, file, code, message, headers, new_url)

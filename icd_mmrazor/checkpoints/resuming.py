@@ -1,4 +1,4 @@
-"""Where a training that was interrupted can go on."""
+"""Checkpoints that an interrupted training can resume from."""
 
 import logging
 import os
@@ -16,15 +16,15 @@ from icd_mmrazor.errors import CheckpointError
 
 POINTER = 'last_checkpoint'
 NUMBERED = re.compile(r'(?:epoch|iter)_(\d+)\.pth')
-# what mmengine needs to go on
+# what mmengine needs to resume
 PARTS = ('meta', 'state_dict', 'message_hub', 'optimizer')
 
 
 def missing_parts(checkpoint: Mapping[str, Any]) -> str:
-    """Return what a checkpoint lacks of what a training goes on with, or an empty text.
+    """Say which parts a checkpoint lacks for resuming a training; empty if none.
 
     Args:
-        checkpoint: What was read from its file.
+        checkpoint: The content of its file.
     """
     missing = [name for name in PARTS if not isinstance(checkpoint.get(name), Mapping)]
     if 'meta' not in missing:
@@ -38,12 +38,10 @@ def missing_parts(checkpoint: Mapping[str, Any]) -> str:
 
 
 def problem_with(file: Path) -> str | None:
-    """Return why a training cannot go on from a file, or None if it can.
-
-    The file is read once, for its check sums; of the weights only names and shapes are looked at.
+    """Say why a training cannot resume from a file; None if it can.
 
     Args:
-        file: The checkpoint.
+        file: The checkpoint. It is read once, to verify its checksums.
     """
     try:
         missing = missing_parts(read_checkpoint(file, map_location='meta'))
@@ -52,35 +50,35 @@ def problem_with(file: Path) -> str | None:
     return f'checkpoint {file} holds {missing}.' if missing else None
 
 
-def newest_whole(folder: Path, but: Path | None = None) -> tuple[Path | None, list[str]]:
-    """Find the checkpoint that a training in a folder goes on from; no file is changed.
+def latest_valid_checkpoint(folder: Path, exclude: Path | None = None) -> tuple[Path | None, list[str]]:
+    """Find the checkpoint that a training in a folder resumes from.
 
-    It is the one that ``last_checkpoint`` names, by its path or, where the folder was moved, by its name; where that
-    one is damaged or gone, the newest ``epoch_*.pth`` or ``iter_*.pth``.
+    This is the one that ``last_checkpoint`` names, by its path or, in a folder that was moved, by its name. If that
+    one is damaged or missing, it is the newest ``epoch_*.pth`` or ``iter_*.pth``.
 
     Args:
         folder: The ``work_dir``.
-        but: A file that is not asked for.
+        exclude: A file to leave out.
 
     Returns:
-        The file, or None; and what is wrong with those that were looked at before.
+        The file, or None, and the problems of the candidates before it.
     """
     named = _named(folder)
     numbered = [file for file in folder.glob('*_*.pth') if NUMBERED.fullmatch(file.name) and file.is_file()]
     numbered.sort(key=lambda file: (file.stat().st_mtime_ns, int(NUMBERED.fullmatch(file.name)[1])), reverse=True)
     candidates = [named, folder / named.name] if named else []
-    problems, looked_at = [], {but.resolve()} if but else set()
+    problems, checked = [], {exclude.resolve()} if exclude else set()
     for file in [*candidates, *numbered]:
-        # Path.is_file raises where the name is no name
-        if not os.path.isfile(file) or file.resolve() in looked_at:  # noqa: PTH113 (see above)
+        # Path.is_file raises for invalid names
+        if not os.path.isfile(file) or file.resolve() in checked:  # noqa: PTH113
             continue
         problem = problem_with(file)
         if not problem:
             return file, problems
         problems.append(problem)
-        looked_at.add(file.resolve())
-    if named and not problems and not but:
-        problems.append(f'{folder / POINTER} names {named}, which is not there')
+        checked.add(file.resolve())
+    if named and not problems and not exclude:
+        problems.append(f'{folder / POINTER} names {named}, which does not exist')
     return None, problems
 
 
@@ -92,37 +90,37 @@ def _named(folder: Path) -> Path | None:
     return Path(text) if text else None
 
 
-def latest_checkpoint(work_dir: str) -> str | None:
-    """Return the checkpoint that ``--resume`` goes on from; the first process decides for all of them.
+def checkpoint_to_resume(work_dir: str) -> str | None:
+    """Return the checkpoint that ``--resume`` continues from; the first process decides for all.
 
-    A damaged one stays where it is, and a warning names it and the one that is used instead.
+    A warning names a damaged checkpoint, which stays where it is, and the one that is used instead.
 
     Args:
         work_dir: The run's folder.
 
     Returns:
-        The file; None if there is none, and the training is to start from the beginning.
+        The file; None if the training has to start from scratch.
 
     Raises:
-        CheckpointError: There was a training, and no whole checkpoint of it is left.
+        CheckpointError: There was a training, and no valid checkpoint of it is left.
     """
     answer: list[str | None] = [None, None]
     if is_main_process():
-        file, problems = newest_whole(Path(work_dir))
+        file, problems = latest_valid_checkpoint(Path(work_dir))
         listed, named = '\n  '.join(problems), _named(Path(work_dir))
         if file and problems:
-            print_log(f'Going on from {file}, because:\n  {listed}', 'current', logging.WARNING)
+            print_log(f'Resuming from {file}, because:\n  {listed}', 'current', logging.WARNING)
         elif file and named != file:
-            found = f'names {named}, which is not there' if named else 'names none'
-            print_log(f'Going on from {file}, the newest there is: {POINTER} {found}.', 'current', logging.WARNING)
+            found = f'names {named}, which does not exist' if named else 'is missing'
+            print_log(f'Resuming from {file}, the newest one: {POINTER} {found}.', 'current', logging.WARNING)
         elif problems:
             answer[1] = (
-                f'--resume: no whole checkpoint is left in {work_dir}:\n  {listed}\nNothing was changed. Put a whole '
-                'one there, or go on from one elsewhere (--resume FILE); to train from the beginning, delete '
-                f'{Path(work_dir, POINTER)} and the damaged files.'
+                f'--resume: no valid checkpoint is left in {work_dir}:\n  {listed}\nNothing was changed. Resume from '
+                f'another one (--resume FILE), or delete {Path(work_dir, POINTER)} and the damaged files to start '
+                'from scratch.'
             )
         elif not file:
-            print_log(f'There is no checkpoint in {work_dir} yet: the training starts from the beginning.', 'current')
+            print_log(f'There is no checkpoint in {work_dir} yet: the training starts from scratch.', 'current')
         answer[0] = str(file) if file else None
     broadcast_object_list(answer)
     if answer[1]:
@@ -131,7 +129,7 @@ def latest_checkpoint(work_dir: str) -> str | None:
 
 
 def explain_damage(file: str, error: CheckpointError) -> CheckpointError:
-    """Return the error of a checkpoint that was to be resumed, with the one to take instead if it is damaged.
+    """Return the error of a checkpoint that cannot be resumed; if it is damaged, with the one to take instead.
 
     Args:
         file: The checkpoint.
@@ -140,21 +138,20 @@ def explain_damage(file: str, error: CheckpointError) -> CheckpointError:
     path = Path(file)
     if '://' in file or not path.is_file() or not problem_with(path):
         return error
-    whole, _ = newest_whole(path.parent, but=path)
-    remedy = f'The newest whole one beside it: --resume {whole}' if whole else 'There is no whole one beside it.'
+    valid, _ = latest_valid_checkpoint(path.parent, exclude=path)
+    remedy = f'The newest valid one next to it: --resume {valid}' if valid else 'There is no valid one next to it.'
     return CheckpointError(f'{error}\n{remedy}')
 
 
-def follow_restart(cfg: Config) -> None:
-    """Let a run that ``torchrun --max-restarts`` starts again go on from its own last checkpoint.
+def resume_after_restart(cfg: Config) -> None:
+    """Let a run that ``torchrun --max-restarts`` restarts resume from its own last checkpoint.
 
-    The first start sets aside the ``last_checkpoint`` of an earlier run in the folder, unless it goes on from it; so a
-    later start finds the one of this run, or none, and then begins as the first one did. The earlier run's checkpoints
-    stay, and a ``--resume`` finds them without their ``last_checkpoint``. On several nodes nothing is done: each agent
-    counts its own restarts only.
+    The first start removes the ``last_checkpoint`` of an earlier run in the folder, unless it resumes that run. So a
+    restart finds the file of this run, or none, and then starts as the first one did. With several nodes nothing is
+    done, since each agent counts only its own restarts.
 
     Args:
-        cfg: The run's; gets ``resume=True``.
+        cfg: The run's config; gets ``resume=True``.
     """
     several_nodes = os.environ.get('GROUP_WORLD_SIZE', '1') != '1'
     if several_nodes or os.environ.get('TORCHELASTIC_MAX_RESTARTS', '0') == '0':

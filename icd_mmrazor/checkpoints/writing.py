@@ -1,22 +1,25 @@
-"""Files that are never seen half written."""
+"""Atomic file writes."""
 
+import io
 import json
 import os
 import re
 from pathlib import Path
 from typing import Any
 
-from icd_mmrazor.errors import SettingError
+import torch
 
-# what write_whole leaves if it is killed, of the files that a training writes
+from icd_mmrazor.errors import CheckpointError, SettingError
+
+# temporary files of atomic_write, of the files that a training writes
 ABANDONED = re.compile(r'\.(?:.+\.pth|last_checkpoint|student\.py)\.(\d+)')
 
 
-def write_whole(content: str | bytes, path: Path) -> None:
-    """Write a file: the new one is there whole, or the old one still is, even if the power goes.
+def atomic_write(content: str | bytes, path: Path) -> None:
+    """Write a file so that either the new one is complete or the old one stays, even after a power cut.
 
     Args:
-        content: The content; a text is written in UTF-8.
+        content: The content; text is written in UTF-8.
         path: The file; its folder exists.
     """
     temporary = path.with_name(f'.{path.name}.{os.getpid()}')
@@ -30,32 +33,78 @@ def write_whole(content: str | bytes, path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def check_writable(path: Path, setting: str) -> None:
-    """Check, before the work that makes its content, that a file can be written.
+def write_json(values: Any, path: Path) -> None:
+    """Write a JSON file atomically.
 
     Args:
-        path: The file; folders that are not there can be made.
-        setting: Where it was given, for the message: ``'--out'``.
+        values: What ``json.dumps`` takes.
+        path: The file; its folder exists.
+    """
+    atomic_write(json.dumps(values), path)
+
+
+def write_checkpoint(checkpoint: dict, path: str | os.PathLike) -> None:
+    """Write a checkpoint atomically.
+
+    Args:
+        checkpoint: What ``torch.save`` takes.
+        path: The file; its folder is created.
 
     Raises:
-        SettingError: It is a folder, or lies in no folder that may be written.
+        CheckpointError: It cannot be written; the old file stays.
+    """
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    write_checkpoint_file(content.getvalue(), path)
+
+
+def write_checkpoint_file(content: str | bytes, path: str | os.PathLike) -> None:
+    """Write a checkpoint, or a file next to it, from its content; otherwise as :func:`write_checkpoint`.
+
+    Args:
+        content: The content of the file.
+        path: The file; its folder is created.
+
+    Raises:
+        CheckpointError: It cannot be written; the old file stays.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(content, path)
+    except OSError as error:
+        raise CheckpointError(
+            f'{path} could not be written: {error.strerror or error}. Make room for {len(content) / 2**20:.1f} MB, '
+            f'or allow writing in {path.parent}. Earlier checkpoints are kept: --resume continues from the last one.'
+        ) from error
+
+
+def check_writable(path: Path, setting: str) -> None:
+    """Check that a file can be written, before the work that produces it.
+
+    Args:
+        path: The file; its folders need not exist.
+        setting: The option that names it, for the message: ``'--out'``.
+
+    Raises:
+        SettingError: It is a folder, or its folder cannot be written or created.
     """
     if path.is_dir():
         raise SettingError(f'{setting} {path} is a folder. Give a file.')
     folder = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        problem = 'may not be written' if folder.is_dir() else 'is no folder'
+        problem = 'is not writable' if folder.is_dir() else 'is not a folder'
         raise SettingError(f'{setting} {path}: {folder} {problem}. Give a file elsewhere.')
 
 
 def remove_abandoned(folder: Path) -> list[Path]:
-    """Remove the temporary files of processes that were killed while they wrote a file of a training.
+    """Remove the temporary files of trainings that were killed while writing.
 
     Args:
         folder: A training's ``work_dir``.
 
     Returns:
-        What was removed.
+        The files that were removed.
     """
     found = [(file, ABANDONED.fullmatch(file.name)) for file in folder.glob('.*')]
     removed = [file for file, match in found if match and file.is_file() and not _is_running(int(match[1]))]
@@ -72,13 +121,3 @@ def _is_running(process: int) -> bool:
     except PermissionError:
         pass
     return process != os.getpid()
-
-
-def write_json(values: Any, path: Path) -> None:
-    """Write a JSON file whole.
-
-    Args:
-        values: What ``json.dumps`` takes.
-        path: The file; its folder exists.
-    """
-    write_whole(json.dumps(values), path)

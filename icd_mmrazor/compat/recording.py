@@ -1,4 +1,4 @@
-"""What mmrazor's recorders keep of a forward pass, and of which modules."""
+"""The records of mmrazor's recorders: copies of tensors, hooks that follow replaced modules."""
 
 import copy
 import functools
@@ -12,14 +12,10 @@ from torch.utils.hooks import RemovableHandle
 
 
 class Records(list):
-    """The buffer of a recorder. What is appended is copied: what follows in the network may work in place."""
+    """The buffer of a recorder, which copies what is appended: what follows in the network may work in place."""
 
     def append(self, record: Any) -> None:
-        """Keep a copy of what was recorded.
-
-        Args:
-            record: A tensor, or lists, tuples and dicts of them; anything else is kept itself.
-        """
+        """Keep a copy of a tensor, or of lists, tuples and dicts of them; anything else is kept itself."""
         super().append(copy_tensors(record))
 
 
@@ -49,14 +45,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], record: Any) -> Any:
 
 
 def copy_tensors(record: Any) -> Any:
-    """Copy the tensors of a record, which gradients flow through.
-
-    Args:
-        record: A tensor, or lists, tuples and dicts of them.
-
-    Returns:
-        The same of copies, laid out as always: many losses view a map as rows.
-    """
+    """Copy the tensors of a record; gradients flow through, and the layout is contiguous: losses view maps as rows."""
     return map_tensors(_copied, record)
 
 
@@ -67,7 +56,7 @@ def _copied(tensor: Tensor) -> Tensor:
 
 
 def follow_modules(recorders: Iterable[Any]) -> None:
-    """Let recorders watch the modules that have their names now, where others have replaced those watched.
+    """Let recorders watch the modules that have their names now, if others have replaced those watched.
 
     Args:
         recorders: mmrazor's recorders, prepared; those of functions, methods and parameters are left alone.
@@ -101,11 +90,11 @@ class HookedModule:
         self.follow()
 
     def follow(self) -> None:
-        """Hook the module that has the name now, if that is another one than before."""
+        """Hook the module that has the name now, if it is not the same as before."""
         try:
             module = self.network.get_submodule(self.name)
         except AttributeError:
-            # as mmrazor says it
+            # mmrazor's own words
             raise AssertionError(f'"{self.name}" is not in the model.') from None
         if module is not self._module:
             self.remove()

@@ -1,43 +1,41 @@
-"""What is different in the config that a training goes on with."""
+"""Differences between the configs of a training and of its resumption."""
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
-from icd_mmrazor.configuration.type_names import TYPES, type_name
+from icd_mmrazor.configuration.type_names import PACKAGE, TYPES, registered, type_name
 
 MISSING = object()
 SHOWN_LENGTH = 60
-# settings that have no influence on the result but for rounding, by their names with dots
+# the sections that a training's result depends on
+SECTIONS = (
+    'auto_scale_lr',
+    'custom_hooks',
+    'data_preprocessor',
+    'default_hooks',
+    'model',
+    'optim_wrapper',
+    'param_scheduler',
+    'randomness',
+    'sync_bn',
+    'train_cfg',
+    'train_dataloader',
+    'val_dataloader',
+    'val_evaluator',
+)
+# their settings that change at most the rounding
 WITHOUT_INFLUENCE = (
-    'compile',
-    'custom_imports',
-    'default_scope',
-    'env_cfg',
-    'experiment_name',
-    'find_unused_parameters',
-    'launcher',
-    'load_from',
-    'log_level',
-    'log_processor',
     'model.channels_last',
     'model.fold_teacher_norms',
     'model.torch_compile',
-    'model_wrapper_cfg',
     'optim_wrapper.optimizer.foreach',
     'optim_wrapper.optimizer.fused',
-    'resume',
-    'test_cfg',
-    'test_dataloader',
-    'test_evaluator',
     'train_cfg.val_begin',
     'train_cfg.val_interval',
     'val_dataloader.batch_size',
-    'vis_backends',
-    'visualizer',
-    'work_dir',
 )
-OF_LOADERS = (
+LOADER_SETTINGS = (
     'num_workers',
     'persistent_workers',
     'pin_memory',
@@ -47,61 +45,49 @@ OF_LOADERS = (
     'worker_init_fn',
     'multiprocessing_context',
 )
-# hooks that watch, log and save
-WATCHING_HOOKS = (
-    'CheckBatchesHook',
-    'CheckLabelsHook',
-    'CheckMetricsHook',
-    'CheckNumbersHook',
-    'CheckPreparationHook',
-    'CheckResumeHook',
-    'CheckWeightsHook',
+# hooks of mmengine and mmpretrain that watch, log or save
+WATCHING = (
     'CheckpointHook',
-    'DeferredRuntimeInfoHook',
-    'DistillationReportHook',
     'EmptyCacheHook',
-    'ExportStudentHook',
-    'HookStateHook',
     'IterTimerHook',
     'LoggerHook',
-    'PlainCheckpointHook',
     'ProfilerHook',
-    'ResumedValidationHook',
     'RuntimeInfoHook',
-    'StatusHook',
     'VisualizationHook',
 )
+# hooks of this package that change what is trained; the others watch, check or save
+TRAINING = ('FrozenFeatureHook', 'InitialStageHook', 'SampleMemoryHook')
 
 
-def config_changes(then: Mapping[str, Any], now: Mapping[str, Any], but: Collection[str] = ()) -> list[str]:
-    """Compare two configs setting by setting, but for what does not change the result of a training.
+def config_changes(then: Mapping[str, Any], now: Mapping[str, Any], exclude: Collection[str] = ()) -> list[str]:
+    """Compare two configs setting by setting, as far as the result of a training depends on them.
 
-    That is where things are and how fast they go: folders, logs, workers, what watches and saves. Of a path its last
-    part counts, so that a moved file or folder is the same. Of a type its name counts, however it is written.
+    Paths are compared by their last part, so that a moved file or folder is the same; types by their names, however
+    they are written.
 
     Args:
-        then: The config of the checkpoint.
-        now: The config that it is resumed with.
-        but: Names of more settings that do not count.
+        then: The config in the checkpoint.
+        now: The config of the run that resumes it.
+        exclude: Names of more settings to leave out.
 
     Returns:
         A line for each difference: ``'train_cfg.max_epochs: 20 in the checkpoint, 40 now'``.
     """
     before, after = (dict(_settings(_with_influence(cfg))) for cfg in (then, now))
-    # the subnet of a pruned network: a file on one side, what was in it on the other
+    # the subnet of a pruned network may be a file on one side and the content of this file on the other
     files = tuple(f'{name}.' for name in before.keys() ^ after.keys() if name.endswith('.fix_subnet'))
     return [
         difference(name, before.get(name, MISSING), after.get(name, MISSING))
         for name in {**before, **after}
-        if name not in but
-        and not _ignored(name)
+        if name not in exclude
+        and not _is_ignored(name)
         and not f'{name}.'.startswith(files)
-        and not _same(name, before.get(name, MISSING), after.get(name, MISSING))
+        and not _is_same(name, before.get(name, MISSING), after.get(name, MISSING))
     ]
 
 
 def difference(name: str, then: Any, now: Any) -> str:
-    """Return the line of a difference.
+    """Format a difference.
 
     Args:
         name: The setting.
@@ -114,15 +100,19 @@ def difference(name: str, then: Any, now: Any) -> str:
 def _with_influence(cfg: Mapping[str, Any]) -> dict[str, Any]:
     hooks, custom = cfg.get('default_hooks') or {}, cfg.get('custom_hooks') or []
     return {
-        **cfg,
-        'default_hooks': {name: hook for name, hook in hooks.items() if not _only_watches(hook)},
-        'custom_hooks': dict(enumerate(hook for hook in custom if not _only_watches(hook))),
+        **{section: cfg[section] for section in SECTIONS if section in cfg},
+        'default_hooks': {name: hook for name, hook in hooks.items() if _changes_training(hook)},
+        'custom_hooks': dict(enumerate(hook for hook in custom if _changes_training(hook))),
     }
 
 
-def _only_watches(hook: Any) -> bool:
-    kind = hook.get('type') if isinstance(hook, Mapping) else None
-    return hook is None or type_name(kind) in WATCHING_HOOKS
+def _changes_training(hook: Any) -> bool:
+    """Return whether a hook changes what is trained; one of this package says so itself."""
+    kind = type_name(hook.get('type')) if isinstance(hook, Mapping) else ''
+    ours = [cls for cls in registered(kind) if cls.__module__.partition('.')[0] == PACKAGE]
+    if ours:
+        return any(getattr(cls, 'changes_training', False) for cls in ours)
+    return hook is not None and kind not in WATCHING
 
 
 def _settings(value: Any, name: str = '') -> Iterator[tuple[str, Any]]:
@@ -137,19 +127,21 @@ def _settings(value: Any, name: str = '') -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def _ignored(name: str) -> bool:
+def _is_ignored(name: str) -> bool:
     parts = name.split('.')
-    # initial weights are overwritten by the checkpoint; where a type is looked up is a matter of how it is named
+    # initial weights are replaced by the checkpoint's; a scope only says where a type is looked up
     if 'init_cfg' in parts or parts[-1] == '_scope_':
         return True
-    if parts[0].endswith('_dataloader') and parts[1:2] and parts[1] in OF_LOADERS:
+    if parts[0].endswith('_dataloader') and parts[1:2] and parts[1] in LOADER_SETTINGS:
         return True
     return any(f'{name}.'.startswith(f'{ignored}.') for ignored in WITHOUT_INFLUENCE)
 
 
-def _same(name: str, then: Any, now: Any) -> bool:
+def _is_same(name: str, then: Any, now: Any) -> bool:
     if name.rpartition('.')[2] in TYPES and type_name(then) and type_name(now):
-        return type_name(then) == type_name(now)
+        names = type_name(then), type_name(now)
+        # a class may be registered under its former name, too
+        return names[0] == names[1] or (registered(names[0]) == registered(names[1]) != [])
     if isinstance(then, str) and isinstance(now, str) and '/' in then + now:
         return PurePath(then).name == PurePath(now).name
     return then == now or (then != then and now != now)  # nan

@@ -1,12 +1,10 @@
-"""A config file of the user's own: read as mmengine does, but a mistake in it is one message."""
+"""Config files of the user."""
 
-import contextlib
 import difflib
 import inspect
 import os
-import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +14,11 @@ from mmengine.runner import Runner
 from icd_mmrazor.configuration.type_names import by_names
 from icd_mmrazor.errors import SettingError, UserError, did_you_mean
 
-MAX_DEPTH = 400  # calls above those there are; inheriting takes two each
 DATALOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-# what mmengine reads of a config beside the arguments of its Runner
-BESIDE_RUNNER = ('custom_imports', 'find_unused_parameters', 'model_wrapper_cfg', 'sync_bn', 'compile')
+# what mmengine reads from a config in addition to the arguments of its Runner
+MORE_SECTIONS = ('custom_imports', 'find_unused_parameters', 'model_wrapper_cfg', 'sync_bn', 'compile')
 DICTIONARIES = (*DATALOADERS, 'auto_scale_lr', 'env_cfg', 'randomness', 'default_hooks', 'optim_wrapper')
-# what belongs together in a config, or is not there at all
+# sections that a config has together or not at all
 STAGES = {
     'train': ('train_dataloader', 'train_cfg', 'optim_wrapper'),
     'val': ('val_dataloader', 'val_cfg', 'val_evaluator'),
@@ -30,53 +27,36 @@ STAGES = {
 
 
 def read_config_file(path: str | os.PathLike, what: str = 'config') -> Config:
-    """Run a config file and return what it says.
+    """Run a config file of the user's own and return its config, with classes replaced by their names.
 
-    It is Python of the user's own; what came from somebody else is for
-    :func:`icd_mmrazor.configuration.stored.read_config_text`. Classes in it become their names
-    (:func:`icd_mmrazor.configuration.type_names.by_names`).
+    A config of somebody else is for :func:`icd_mmrazor.configuration.stored.read_config_text`.
 
     Args:
         path: The file.
         what: What it is, for messages: ``'--config'``.
 
-    Returns:
-        The config.
-
     Raises:
-        SettingError: There is no such file, it is no config, or something fails in it; names the file and the line.
+        SettingError: There is no such file, it is not a config, or something fails in it; names the file and the line.
     """
     try:
         path = Path(path).expanduser()
         found = None if path.is_file() else 'is a folder' if path.is_dir() else 'there is no such file'
-    except (OSError, RuntimeError, ValueError) as error:  # a name too long, a user unknown, a NUL
+    except (OSError, RuntimeError, ValueError) as error:  # the name is too long, has an unknown user, or a NUL
         found = str(error)
     if found:
         raise SettingError(f'{what} {path}: {found} (working folder: {Path.cwd()}).')
     try:
-        with _recursion_limit(MAX_DEPTH):
-            return by_names(Config.fromfile(path))
+        return by_names(Config.fromfile(path))
     except UserError:
         raise
-    except (Exception, SystemExit) as error:  # it is run
-        raise SettingError(f'{what} {path} cannot be read. {_reason(error, path)}') from error
+    except (Exception, SystemExit) as error:  # a config is a program
+        raise SettingError(f'{what} {path} cannot be read. {_location(error, path)}') from error
 
 
-@contextlib.contextmanager
-def _recursion_limit(limit: int) -> Iterator[None]:
-    """Let endless recursion end: mmrazor lifts Python's limit so far that the process dies."""
-    before = sys.getrecursionlimit()
-    sys.setrecursionlimit(sum(1 for _ in traceback.walk_stack(None)) + limit)
-    try:
-        yield
-    finally:
-        sys.setrecursionlimit(before)
-
-
-def _reason(error: BaseException, path: Path) -> str:
-    """Say what was raised in which line of which of a config and those that it inherits from."""
+def _location(error: BaseException, path: Path) -> str:
+    """Locate an error in a config or in those that it inherits from: file, line and message."""
     if isinstance(error, RecursionError):
-        return 'It inherits from itself, directly or through others: look at its _base_.'
+        return 'It inherits from itself, directly or indirectly: check its _base_.'
     file, line = str(path), getattr(error, 'lineno', None)
     for frame, number in traceback.walk_tb(error.__traceback__):
         if frame.f_globals.get('__name__') == 'mmengine.config.config' and 'filename' in frame.f_locals:
@@ -88,21 +68,21 @@ def _reason(error: BaseException, path: Path) -> str:
 
 
 def check_sections(cfg: Config, name: str) -> None:
-    """Refuse a config that no run can be made of.
+    """Refuse a config that does not describe a run.
 
     Args:
         cfg: The config.
         name: Its file, for messages.
 
     Raises:
-        SettingError: A section is missing or misspelt, or is no dictionary.
+        SettingError: A section is missing, misspelt, or not a dictionary.
     """
-    known = [*inspect.signature(Runner).parameters, *BESIDE_RUNNER]
+    known = [*inspect.signature(Runner).parameters, *MORE_SECTIONS]
     for key, value in cfg.items():
-        # other names are the config's own: what it puts its dictionaries together from
+        # other names may be the config's own variables
         close = difflib.get_close_matches(key, known, n=1, cutoff=0.85) if isinstance(value, dict | list) else []
         if close and key not in known:
-            raise SettingError(f'config {name} has {key}, which nothing reads. Close to it: {close[0]}. Rename it.')
+            raise SettingError(f'config {name} has {key}, which nothing reads. Did you mean {close[0]}?')
     if not isinstance(cfg.get('model'), Mapping):
         raise SettingError(
             f'config {name} has no model=dict(type=...); it has {", ".join(cfg) or "nothing"}. Give the config of a '
@@ -117,7 +97,7 @@ def check_sections(cfg: Config, name: str) -> None:
         missing = [section for section in sections if cfg.get(section) is None]
         if missing and len(missing) < len(sections):
             there = ', '.join(section for section in sections if section not in missing)
-            raise SettingError(f'config {name} has {there}, but no {", ".join(missing)}: {stage} needs all or none.')
+            raise SettingError(f'config {name} has {there} without {", ".join(missing)}: {stage} needs all or none.')
     for section in DATALOADERS:
         loader = cfg.get(section)
         if loader is None:
@@ -130,25 +110,25 @@ def check_sections(cfg: Config, name: str) -> None:
 
 
 def apply_cfg_options(cfg: Config, options: Mapping[str, Any] | None) -> None:
-    """Change settings of a config as ``--cfg-options`` says.
+    """Change settings of a config as given by ``--cfg-options``.
 
     Args:
         cfg: The config; changed.
         options: Values by their dotted keys.
 
     Raises:
-        SettingError: A key leads nowhere, or begins with a section that neither the config has nor a run knows.
+        SettingError: A key leads nowhere, or its section is unknown to the config and to mmengine.
     """
-    known = {*inspect.signature(Runner).parameters, *BESIDE_RUNNER, *cfg}
+    known = {*inspect.signature(Runner).parameters, *MORE_SECTIONS, *cfg}
     for key, value in (options or {}).items():
         section = key.partition('.')[0]
         if section not in known:
             raise SettingError(f'--cfg-options {key}: the config has no {section}.{did_you_mean(section, known)}')
         try:
             cfg.merge_from_dict({key: value})
-        except Exception as error:  # mmengine's own checks, and what its lists raise
+        except Exception as error:  # mmengine's checks, and errors of lists
             text = ' '.join(str(error).split())[:300]
             raise SettingError(
-                f'--cfg-options {key}={value!r} does not fit the config: {text or type(error).__name__}. Name settings '
-                'of dictionaries by their names, items of lists by their numbers: a.b.0.c=...'
+                f'--cfg-options {key}={value!r} does not fit the config: {text or type(error).__name__}. Name items '
+                'of lists by their numbers: a.b.0.c=...'
             ) from error

@@ -1,8 +1,7 @@
-"""The names of what configs build: of classes, of dotted paths, of names with a scope."""
+"""Names of the types in configs."""
 
 import functools
 import importlib
-import itertools
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,68 +13,65 @@ from mmengine.registry import Registry
 PACKAGE = __name__.partition('.')[0]
 # packages whose registries are filled by importing icd_mmrazor
 PACKAGES = ('mmengine', 'mmpretrain', 'mmrazor', PACKAGE)
-# what is there wherever mmpretrain is; mmrazor needs icd_mmrazor, which prepares it
+# packages that come with mmpretrain; mmrazor needs icd_mmrazor, which prepares it
 WITH_MMPRETRAIN = ('mmcv', 'mmengine', 'mmpretrain', 'torch', 'torchvision')
 # settings that the stack looks up as a type
 TYPES = ('type', 'constructor', 'runner_type', 'ema_type', 'norm_layer', 'conv_type', 'layer_type', 'padding_mode')
 
 
 def type_name(kind: Any) -> str:
-    """Return the name of a type as configs by names have it, without a scope.
+    """Return the name of a type, without its scope.
 
     Args:
-        kind: A name (``'ResNet'``), one with a scope (``'mmpretrain.ResNet'``), a whole path
-            (``'mmpretrain.models.ResNet'``), or the class or function itself, as configs in mmengine's pure Python
-            style have them.
+        kind: A name (``'ResNet'``, ``'mmpretrain.ResNet'``), a whole path (``'mmpretrain.models.ResNet'``), or the
+            class or function itself, as in mmengine's pure Python configs.
 
     Returns:
-        The name it is registered under (``'Pretrained'`` for mmengine's ``PretrainedInit``), else its own; ``''`` for
-        what is none of these.
+        The name it is registered under (``'Pretrained'`` for mmengine's ``PretrainedInit``), else its own name; ``''``
+        for anything else.
     """
-    found = _built(kind)
+    found = _resolved(kind)
     if isinstance(found, str):
         return found.rpartition('.')[2]
     return next((name for _, name in _places(found)), getattr(found, '__name__', '')) if callable(found) else ''
 
 
 def registered(kind: str, scope: str | None = None) -> list[Any]:
-    """Return what is registered under a type: in any registry of mmengine, mmpretrain, mmrazor and here.
+    """Return what is registered under a name, in any registry of mmengine, mmpretrain, mmrazor and this package.
 
     Args:
-        kind: ``'ResNet'``, ``'mmpretrain.ResNet'`` or the whole path of a class, which configs in mmengine's pure
-            Python style have. Nothing is imported for it.
+        kind: ``'ResNet'``, ``'mmpretrain.ResNet'``, or the whole path of a class whose module is imported.
         scope: Where a name without a scope is looked up, as mmengine does; None: everywhere.
     """
-    own, _, name = kind.rpartition('.')
-    if own in PACKAGES or not (own or scope):
-        registries = itertools.chain(*(_registries(package) for package in PACKAGES if own in ('', package)))
-        found = [registry.module_dict[name] for registry in registries if name in registry.module_dict]
+    package, _, name = kind.rpartition('.')
+    if package in PACKAGES or not (package or scope):
+        registries = (each for each in _registries() if package in ('', each.scope))
+        found = [each.module_dict[name] for each in registries if name in each.module_dict]
     else:
-        found = [] if own else [cls for root in _roots() if (cls := _inherited(root, name, scope))]
-    if found or not own:
+        found = [] if package else [cls for root in _roots() if (cls := _inherited(root, name, scope))]
+    if found or not package:
         return found
-    cls = _at(kind)
+    cls = _imported(kind)
     return [cls] if cls is not None and any(_places(cls)) else []
 
 
 def known_types() -> set[str]:
-    """Return all types that are registered in these packages, without their scopes."""
-    return {name for package in PACKAGES for registry in _registries(package) for name in registry.module_dict}
+    """Return all registered names, without their scopes."""
+    return {name for registry in _registries() for name in registry.module_dict}
 
 
 def by_names(cfg: Config) -> Config:
-    """Write a config in mmengine's pure Python style as one by names.
+    """Replace the classes in a config by their names, so that both styles of config give the same runs and files.
 
-    Both styles then give the same runs, files and exports. A class that is registered gets its name, with a scope
-    where the name alone would be another one's; modules of a user's own go to ``custom_imports``. A class that is
-    registered nowhere stays. Whole paths, which mmengine writes in place of classes when it stores such a config, are
-    treated alike if their modules are imported.
+    A registered class gets its name, with a scope where the name alone means another class; the modules of a user's
+    classes go to ``custom_imports``. A class that is not registered stays. Whole paths of classes, which mmengine
+    stores in place of classes, are treated alike if their modules are imported.
 
     Args:
-        cfg: The config; left as it is.
+        cfg: The config; it is not changed.
 
     Returns:
-        The config by names; the same object if it is one already.
+        The config by names; the same object if there is nothing to replace.
     """
     modules = {''}
     plain = cfg._to_lazy_dict()
@@ -91,12 +87,12 @@ def by_names(cfg: Config) -> Config:
 
 
 def import_for(cls: Any) -> str:
-    """Return the module that a config has to import for a type, ``''`` if mmpretrain brings it.
+    """Return the module that a config has to import for a type; ``''`` if it comes with mmpretrain.
 
     Args:
         cls: The class or function.
     """
-    module = getattr(cls, 'func', cls).__module__  # of a functools.partial, what it calls
+    module = getattr(cls, 'func', cls).__module__  # of a functools.partial: of what it calls
     package = module.partition('.')[0]
     if package in (*WITH_MMPRETRAIN, '__main__'):
         return ''
@@ -109,34 +105,46 @@ def _by_names(value: Any, scope: str, modules: set[str]) -> Any:
     if not isinstance(value, Mapping):
         return value
     scope = value.get('_scope_') or scope
-    kind = value.get('type')
-    own = _name_in(scope, kind).rpartition('.')[0] if _is_registered(kind) else ''
+    own = _name_in(scope, value.get('type')).rpartition('.')[0]
     if own not in ('', 'mmengine') and '_scope_' not in value:
-        # what is built inside is looked up there, too
+        # its parts are looked up in the same scope
         scope, value = own, {'_scope_': own, **value}
     named = {}
     for key, item in value.items():
-        if key in TYPES and _is_registered(item):
-            modules.add(import_for(_built(item)))
-            named[key] = _name_in(scope, item)
-        else:
-            named[key] = _by_names(item, scope, modules)
+        name = _name_in(scope, item) if key in TYPES else ''
+        if name:
+            modules.add(import_for(_resolved(item)))
+        named[key] = name or _by_names(item, scope, modules)
     return named
 
 
-def _is_registered(kind: Any) -> bool:
-    """Return whether this is a class, or its whole path, that has a name."""
-    found = _built(kind)
-    return callable(found) and any(_places(found))
-
-
 def _name_in(scope: str, kind: Any) -> str:
-    """Return the name that a registered class is found by in a scope."""
-    found = _built(kind)
-    places = list(_places(found))
+    """Return the name that finds a class, or its whole path, in a scope; ``''`` for a name or unregistered class."""
+    found = _resolved(kind)
+    places = list(_places(found)) if callable(found) else []
     short = (name for registry, name in places if _inherited(registry.root, name, scope) is found)
-    registry, name = places[0]
-    return next(short, f'{registry.scope}.{name}')
+    return next(short, f'{places[0][0].scope}.{places[0][1]}' if places else '')
+
+
+def _resolved(kind: Any) -> Any:
+    """Return the class of a type that is given by its class or path; else what was given."""
+    if isinstance(kind, LazyObject | LazyAttr):
+        return kind.build()
+    if isinstance(kind, str) and kind.rpartition('.')[0] not in ('', *PACKAGES):
+        return next(iter(registered(kind)), kind)
+    return kind
+
+
+def _imported(path: str) -> Any:
+    """Return what a whole path leads to, if its module is already imported; else None."""
+    module, names = path, []
+    while module and module not in sys.modules:
+        module, _, name = module.rpartition('.')
+        names.insert(0, name)
+    found = sys.modules.get(module)
+    for name in names:
+        found = getattr(found, name, None)
+    return found
 
 
 def _inherited(root: Registry, name: str, scope: str) -> Any:
@@ -154,44 +162,22 @@ def _of_scope(registry: Registry, scope: str) -> Registry | None:
     return next((found for found in inner if found is not None), None)
 
 
-def _built(kind: Any) -> Any:
-    """Return the class of a type that is not given by its name; else the name."""
-    if isinstance(kind, LazyObject | LazyAttr):
-        return kind.build()
-    if isinstance(kind, str) and kind.rpartition('.')[0] not in ('', *PACKAGES):
-        return next(iter(registered(kind)), kind)
-    return kind
-
-
-def _at(path: str) -> Any:
-    """Return what a whole path leads to, if its module is imported already; else None."""
-    module, names = path, []
-    while module and module not in sys.modules:
-        module, _, name = module.rpartition('.')
-        names.insert(0, name)
-    found = sys.modules.get(module)
-    for name in names:
-        found = getattr(found, name, None)
-    return found
-
-
 def _places(cls: Any) -> Iterator[tuple[Registry, str]]:
-    """Walk through the registries that have a class, and its name there."""
-    for package in PACKAGES:
-        for registry in _registries(package):
-            for name, each in registry.module_dict.items():
-                if each is cls:
-                    yield registry, name
+    """Iterate over the registries that hold a class, with its name there."""
+    return ((each, name) for each in _registries() for name, value in each.module_dict.items() if value is cls)
 
 
 @functools.cache
 def _roots() -> list[Registry]:
-    roots = {id(r.root): r.root for package in PACKAGES for r in _registries(package)}
-    return [*roots.values()]
+    return list({id(each.root): each.root for each in _registries()}.values())
 
 
 @functools.cache
-def _registries(package: str) -> list[Registry]:
-    module = importlib.import_module(f'{package}.registry')
-    # it imports those of mmengine, too
-    return [value for value in vars(module).values() if isinstance(value, Registry) and value.scope == package]
+def _registries() -> list[Registry]:
+    modules = {package: vars(importlib.import_module(f'{package}.registry')) for package in PACKAGES}
+    return [
+        value
+        for package, members in modules.items()
+        for value in members.values()
+        if isinstance(value, Registry) and value.scope == package
+    ]

@@ -2,7 +2,7 @@
 
 from icd_mmrazor.datasets.cifar import VerifiedCIFAR10, VerifiedCIFAR100
 from icd_mmrazor.datasets.image_as_in_dataset import ImageAsInDataset
-from icd_mmrazor.datasets.in_memory import NoWholeBatchesError, WholeBatches, crop_and_flip
+from icd_mmrazor.datasets.in_memory import InMemoryBatches, NotInMemoryError, crop_and_flip
 from icd_mmrazor.datasets.indexed import IndexedDataset
 from icd_mmrazor.datasets.npz import NPZDataset
 from icd_mmrazor.datasets.stl10 import STL10
@@ -11,12 +11,12 @@ from icd_mmrazor.datasets.tiny_imagenet import TinyImageNet
 __all__ = [
     'STL10',
     'ImageAsInDataset',
+    'InMemoryBatches',
     'IndexedDataset',
     'NPZDataset',
-    'NoWholeBatchesError',
+    'NotInMemoryError',
     'TinyImageNet',
     'VerifiedCIFAR10',
     'VerifiedCIFAR100',
-    'WholeBatches',
     'crop_and_flip',
 ]

@@ -14,11 +14,11 @@ from icd_mmrazor.errors import DatasetError
 
 
 class _VerifiedFiles:
-    """Complete and verify the files of a mmpretrain CIFAR dataset before they are read.
+    """Complete and verify the files of a CIFAR dataset before they are read.
 
-    mmpretrain downloads over plain http when https fails and unpacks in place. Here the files are looked for in the
-    data root, then in the archive there, then the archive is downloaded over https; each step is verified by the
-    published MD5 sums, and a file appears whole or not at all.
+    mmpretrain downloads over plain http when https fails and unpacks in place. Here the files are taken from the data
+    root, else from the archive there, else the archive is downloaded over https. Each step is verified by the published
+    MD5 sums, and files appear whole or not at all.
     """
 
     def load_data_list(self) -> list[dict]:
@@ -34,9 +34,9 @@ class _VerifiedFiles:
         if dist.is_main_process():
             try:
                 self._complete_files()
-            except DatasetError as error:
+            except DatasetError as error:  # the other ranks wait for an answer
                 problem = [str(error)]
-            except (OSError, tarfile.TarError) as error:  # the other ranks wait for an answer
+            except (OSError, tarfile.TarError) as error:
                 problem = [str(self._error([str(error)]))]
         dist.broadcast_object_list(problem)
         if problem[0]:
@@ -59,7 +59,7 @@ class _VerifiedFiles:
             if not file.is_file():
                 problems.append(f'{self.base_folder}/{name} is missing')
             elif not check_md5(str(file), md5):
-                problems.append(f'{self.base_folder}/{name} is damaged (another MD5 sum than published)')
+                problems.append(f'{self.base_folder}/{name} is damaged (wrong MD5 sum)')
         return problems
 
     def _complete_files(self) -> None:
@@ -72,7 +72,7 @@ class _VerifiedFiles:
                 raise self._error(problems)
             self._download(archive, problems)
         elif not check_md5(str(archive), self.tgz_md5):
-            raise self._error([*problems, f'{self.filename} is damaged (another MD5 sum than published); delete it'])
+            raise self._error([*problems, f'{self.filename} is damaged (wrong MD5 sum); delete it'])
         self._unpack(archive)
         problems = self._problems()
         if problems:
@@ -81,12 +81,12 @@ class _VerifiedFiles:
     def _download(self, archive: Path, problems: list[str]) -> None:
         new_folders = [folder for folder in (self._root, *self._root.parents) if not folder.exists()]
         try:
-            download(self.url, archive, 'md5', self.tgz_md5)
+            download(self.url, archive, self.tgz_sha256)
         except OSError as error:
             for folder in new_folders:
                 if folder.is_dir():
                     folder.rmdir()
-            raise self._error([*problems, f'and {self.url} could not be downloaded ({error})']) from error
+            raise self._error([*problems, f'{self.url} could not be downloaded ({error})']) from error
 
     def _unpack(self, archive: Path) -> None:
         # only the known members, each renamed into place when it is whole
@@ -104,20 +104,20 @@ class _VerifiedFiles:
     def _error(self, problems: list[str]) -> DatasetError:
         return DatasetError(
             f'{type(self).__name__}: data_root={str(self._root)!r} (working folder: {Path.cwd()}): '
-            f'{"; ".join(problems)}.\nGet {self.url} and put the archive {self.filename}, or its unpacked folder '
-            f'{self.base_folder}, into {self._root}; or set data_root of train_dataloader.dataset, '
-            'val_dataloader.dataset and test_dataloader.dataset to where they are.'
+            f'{"; ".join(problems)}.\nPut {self.filename} from {self.url}, or its unpacked folder {self.base_folder}, '
+            f'into {self._root}; or set data_root of train_dataloader.dataset, val_dataloader.dataset and '
+            'test_dataloader.dataset to where they are.'
         )
 
 
 @DATASETS.register_module()
 class VerifiedCIFAR10(_VerifiedFiles, CIFAR10):
-    """mmpretrain's ``CIFAR10`` with its files verified and its errors clear.
+    """mmpretrain's ``CIFAR10`` with verified files and clear errors.
 
     Args:
-        data_root: Folder that holds ``cifar-10-batches-py``, or its archive ``cifar-10-python.tar.gz``.
+        data_root: Folder of ``cifar-10-batches-py``, or of its archive ``cifar-10-python.tar.gz``.
         split: ``'train'`` or ``'test'``.
-        download: Whether to download the archive (https) when nothing is there.
+        download: Whether to download the archive (https) if nothing is there.
         **kwargs: Other arguments of ``CIFAR10``.
 
     Raises:
@@ -128,21 +128,19 @@ class VerifiedCIFAR10(_VerifiedFiles, CIFAR10):
         dataset=dict(type='VerifiedCIFAR10', data_root='data/cifar10', split='train', pipeline=[...])
     """
 
+    tgz_sha256 = '6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce'
+
 
 @DATASETS.register_module()
 class VerifiedCIFAR100(_VerifiedFiles, CIFAR100):
-    """mmpretrain's ``CIFAR100`` with its files verified and its errors clear.
+    """mmpretrain's ``CIFAR100`` with verified files and clear errors.
 
-    Args:
-        data_root: Folder that holds ``cifar-100-python``, or its archive ``cifar-100-python.tar.gz``.
-        split: ``'train'`` or ``'test'``.
-        download: Whether to download the archive (https) when nothing is there.
-        **kwargs: Other arguments of ``CIFAR100``.
-
-    Raises:
-        DatasetError: Files are missing or damaged; the message says where to put them.
+    Arguments and errors as in :class:`VerifiedCIFAR10`, with the folder ``cifar-100-python`` and its archive
+    ``cifar-100-python.tar.gz``.
 
     Config example::
 
         dataset=dict(type='VerifiedCIFAR100', data_root='data/cifar100', split='train', pipeline=[...])
     """
+
+    tgz_sha256 = '85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7'

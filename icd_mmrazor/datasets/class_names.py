@@ -1,4 +1,4 @@
-"""What the numbers of the classes stand for: compared by name wherever a network meets images."""
+"""Names of classes, compared wherever a network meets images."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,20 +8,13 @@ from icd_mmrazor.errors import DatasetError, printable
 
 SHOWN_DIFFERENCES = 3
 CHOICES = ('refuse', 'list')
-SETTING = 'default_hooks.check_weights.names'
+SETTING = 'default_hooks.sanity_check.class_names'
 SYNSET = re.compile(r'n\d{8}')
 BETWEEN_WORDS = re.compile(r'(?<=\w)[\s_-]+(?=\w)')
 
 
 def class_names(meta: Any) -> tuple[str, ...] | None:
-    """Return the names of the classes in the order of their numbers.
-
-    Args:
-        meta: The ``metainfo`` of a dataset, or the ``meta`` of a checkpoint, of mmengine or of mmcls 0.x.
-
-    Returns:
-        The names; None where there are none.
-    """
+    """Return the class names in the ``metainfo`` of a dataset or the ``meta`` of a checkpoint (mmengine, mmcls 0.x)."""
     if not isinstance(meta, Mapping):
         return None
     for within in (meta, meta.get('dataset_meta')):
@@ -33,17 +26,10 @@ def class_names(meta: Any) -> tuple[str, ...] | None:
 
 
 def differing_labels(names: Sequence[str], others: Sequence[str]) -> list[int]:
-    """Return the numbers that stand for other classes in one list of names than in another.
+    """Return the labels that stand for different classes in two lists of names, or that only one of them has.
 
-    Case and the characters between words do not count, and of synonyms (``'tench, Tinca tinca'``) one is enough. The
-    ids of WordNet, as ImageNet's folders are called, cannot be compared with words: they differ in nothing.
-
-    Args:
-        names: A name for each number, from 0.
-        others: Likewise.
-
-    Returns:
-        The numbers, ascending; those beyond the end of the shorter list too.
+    Case and the characters between words do not count, and of synonyms (``'tench, Tinca tinca'``) one is enough.
+    WordNet ids, the names of ImageNet's folders, cannot be compared with words and differ in nothing.
     """
     if len({all(SYNSET.fullmatch(name) for name in each) for each in (names, others)}) > 1:
         return []
@@ -59,16 +45,11 @@ def _synonyms(name: str) -> set[str]:
 def listed_differences(
     names: Sequence[str], others: Sequence[str], differing: Sequence[int], places: tuple[str, str]
 ) -> str:
-    """Return what labels stand for, in words: the first few, and how many there are.
-
-    Args:
-        names: A name for each number.
-        others: Likewise.
-        differing: The numbers.
-        places: Where either are, in words: ``('in the file', 'in the dataset')``.
+    """List the first few of the labels that differ, and how many there are.
 
     Returns:
-        ``"label 2 is 'two' in the file and '2' in the dataset, label 3 'x' and '3' (2 of 10 labels differ)"``.
+        For the places ``('in the file', 'in the dataset')``: ``"label 2 is 'two' in the file and '2' in the dataset,
+        label 3 'x' and '3' (2 of 10 labels differ)"``.
     """
 
     def name(known: Sequence[str], label: int) -> str:
@@ -91,10 +72,10 @@ def check_class_names(
 
     Args:
         source: Where the weights come from: ``"model.teacher_ckpt='FILE'"``.
-        names: The names of the classes that they were trained on; None if they are not known.
-        datasets: Each dataset with the setting that it stands under. One without names fits everything.
-        choice: ``'refuse'``, or ``'list'`` to write the difference to the log only.
-        log: What writes it.
+        names: The names of the classes that they were trained on, if known.
+        datasets: Each dataset with its setting. One without names fits everything.
+        choice: ``'refuse'``, or ``'list'`` to log the difference only.
+        log: What logs it.
 
     Raises:
         DatasetError: Names differ, and ``choice`` is ``'refuse'``.
@@ -109,18 +90,15 @@ def check_class_names(
         message = f'{source} was trained on other classes than {setting}.dataset has{order}: {listed}.'
         if choice == 'refuse':
             raise DatasetError(
-                f'{message} Give images and weights of the same classes in the same order; a folder of images gives '
-                'them the alphabetical order of its folders. If the same classes are only called otherwise, add '
-                f'--cfg-options {SETTING}=list.'
+                f'{message} Give images and weights of the same classes in the same order (a folder of images has them '
+                f'in alphabetical order). If only their names differ, add --cfg-options {SETTING}=list.'
             )
         log(message)
 
 
 def choice_in(cfg: Mapping[str, Any]) -> str:
-    """Return what a config wants done where class names differ, as of :func:`check_class_names`.
-
-    Args:
-        cfg: The config of a run.
-    """
-    hook = (cfg.get('default_hooks') or {}).get('check_weights') or {}
-    return hook.get('names', CHOICES[0])
+    """Return the ``choice`` of :func:`check_class_names` that the config of a run sets."""
+    hooks = cfg.get('default_hooks') or {}
+    # a config of version 0.1 has the former name
+    former, check = hooks.get('check_weights') or {}, hooks.get('sanity_check') or {}
+    return former.get('names') or check.get('class_names') or CHOICES[0]

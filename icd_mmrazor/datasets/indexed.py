@@ -1,4 +1,4 @@
-"""The index of every sample in the whole set."""
+"""A dataset whose samples carry their index."""
 
 from typing import Any
 
@@ -10,16 +10,12 @@ from icd_mmrazor.errors import DatasetError, SettingError
 
 @DATASETS.register_module()
 class IndexedDataset:
-    """Any dataset, its samples marked with their position in it: ``data_samples.sample_idx``.
+    """Any dataset, with the index of each sample in it as ``data_samples.sample_idx``.
 
-    Methods that remember something of each training image need that (CRD). ``PackInputs`` packs the position in a
-    plain dataset already. Wrap what has no positions of its own, mmengine's ``ConcatDataset`` for example, or what is
-    packed without ``sample_idx``. Wrap the whole, not its parts. mmengine's ``RepeatDataset`` and
-    ``ClassBalancedDataset`` may be outside, where an image keeps one index however often it comes, or inside, where
-    each repetition has its own.
-
-    A batch may have one data sample for all its images, with a list of their positions (``WholeBatchHook``): read them
-    with ``icd_mmrazor.utils.positions_of(data_samples)``.
+    Methods that remember each training image (CRD) need it. mmpretrain's own datasets have it already; wrap others as a
+    whole, such as mmengine's ``ConcatDataset``. With ``RepeatDataset`` or ``ClassBalancedDataset`` around it, an image
+    keeps its index in all repetitions; inside it, each repetition has its own.
+    ``icd_mmrazor.utils.sample_indices(data_samples)`` reads the indices of a batch.
 
     Args:
         dataset: The dataset or its config.
@@ -44,50 +40,42 @@ class IndexedDataset:
 
     @property
     def metainfo(self) -> dict:
-        """What the dataset says of itself, its classes for example."""
+        """Information about the dataset, such as its classes."""
         return self.dataset.metainfo
 
     def full_init(self) -> None:
-        """Read the annotations, if that is still to do."""
+        """Read the annotations, if they have not been read yet."""
         self.dataset.full_init()
 
     def get_data_info(self, idx: int) -> dict:
-        """Return the annotation of a sample.
-
-        Args:
-            idx: Its position.
-        """
-        position = range(len(self))[idx]
-        return {**self.dataset.get_data_info(position), 'sample_idx': position}
+        """Return the annotation of a sample, with its index."""
+        index = range(len(self))[idx]
+        return {**self.dataset.get_data_info(index), 'sample_idx': index}
 
     def get_cat_ids(self, idx: int) -> list[int]:
-        """Return the classes of a sample.
-
-        Args:
-            idx: Its position.
-        """
+        """Return the classes of a sample."""
         return [int(label) for label in np.atleast_1d(self.get_data_info(idx)['gt_label'])]
 
     def get_gt_labels(self) -> np.ndarray:
         """Return the label of each sample; mmengine's wrappers cannot, so it is read from the annotations."""
         if hasattr(self.dataset, 'get_gt_labels'):
             return self.dataset.get_gt_labels()
-        return np.array([self.dataset.get_data_info(position)['gt_label'] for position in range(len(self))])
+        return np.array([self.dataset.get_data_info(index)['gt_label'] for index in range(len(self))])
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, idx: int) -> dict:
-        position = range(len(self))[idx]
-        sample = self.dataset[position]
+        index = range(len(self))[idx]
+        sample = self.dataset[index]
         data_samples = sample.get('data_samples') if isinstance(sample, dict) else None
-        # of several views of an image each has one
+        # several views of an image have one each
         data_samples = data_samples if isinstance(data_samples, list) else [data_samples]
         if not all(hasattr(each, 'set_metainfo') for each in data_samples):
             raise DatasetError(
-                'IndexedDataset marks the data_samples of a sample, but its pipeline gives none. End the pipeline '
+                "IndexedDataset: the dataset's pipeline returns no data_samples, which would carry the index. End it "
                 "with dict(type='PackInputs')."
             )
         for each in data_samples:
-            each.set_metainfo({'sample_idx': position})
+            each.set_metainfo({'sample_idx': index})
         return sample

@@ -1,4 +1,4 @@
-"""What the hooks ask a dataset."""
+"""Labels of a dataset's images, and the datasets of a run."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,18 +7,11 @@ import numpy as np
 from mmengine.runner import BaseLoop, Runner
 from torch import Tensor
 
-LOOKED_AT = 8
+IMAGES_TO_CHECK = 8
 
 
 def image_labels(dataset: Any) -> np.ndarray | None:
-    """Return the labels of a dataset.
-
-    Args:
-        dataset: Any dataset; mmpretrain's have ``get_gt_labels``.
-
-    Returns:
-        One integer an image, or ``None`` where a dataset has no labels, or several for an image.
-    """
+    """Return the label of each image of a dataset; ``None`` if it has no labels, or several per image."""
     if not hasattr(dataset, 'get_gt_labels') or not len(dataset):
         return None
     try:
@@ -29,11 +22,7 @@ def image_labels(dataset: Any) -> np.ndarray | None:
 
 
 def plain_datasets(dataset: Any) -> Iterator[Any]:
-    """Yield the datasets inside mmengine's RepeatDataset, ConcatDataset and the like.
-
-    Args:
-        dataset: Any dataset.
-    """
+    """Yield the datasets inside mmengine's RepeatDataset, ConcatDataset and the like."""
     inside = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
     if inside == [None]:
         yield dataset
@@ -43,14 +32,7 @@ def plain_datasets(dataset: Any) -> Iterator[Any]:
 
 
 def datasets_in_use(runner: Runner) -> Iterator[tuple[str, Any]]:
-    """Yield the plain datasets of the loops that a runner has built; those it has not are not built for this.
-
-    Args:
-        runner: The runner, once it trains, validates or tests.
-
-    Yields:
-        The dataloader's setting, such as ``'train_dataloader'``, and a dataset.
-    """
+    """Yield the plain datasets of the loops that a runner has built, each with its setting, ``'train_dataloader'``."""
     for split in ('train', 'val', 'test'):
         loop = getattr(runner, f'_{split}_loop', None)
         whole = getattr(loop.dataloader, 'dataset', None) if isinstance(loop, BaseLoop) else None
@@ -60,14 +42,9 @@ def datasets_in_use(runner: Runner) -> Iterator[tuple[str, Any]]:
 
 
 def images_are_gray(dataset: Any) -> bool:
-    """Return whether all channels of a dataset's images are alike, so that their order does not matter.
-
-    Args:
-        dataset: Any dataset whose samples have ``inputs``, an image or several views of it; the first few are looked
-            at.
-    """
+    """Return whether all channels of a dataset's first images are equal, so that their order does not matter."""
     try:
-        images = [dataset[i]['inputs'] for i in range(min(LOOKED_AT, len(dataset)))]
+        images = [dataset[i]['inputs'] for i in range(min(IMAGES_TO_CHECK, len(dataset)))]
     except (TypeError, LookupError):  # samples of another form
         return False
     images = [image[0] if isinstance(image, list) and image else image for image in images]

@@ -6,30 +6,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
-from icd_mmrazor.datasets.memory import free_memory
+from icd_mmrazor import checks
 from icd_mmrazor.errors import DatasetError
+
+GB = 1e9
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 @DATASETS.register_module()
 class NPZDataset(BaseDataset):
-    """Any ``.npz`` file with an array of images and an array of labels, MedMNIST's for example.
+    """Any ``.npz`` file with an array of images and an array of labels, such as MedMNIST's.
 
     Args:
         data_file: The file, relative to ``data_root`` if that is given.
-        images_key: Name of the images in it: uint8, ``N x H x W``, ``N x H x W x 1`` (gray, given out with three equal
-            channels) or ``N x H x W x 3`` (RGB).
-        labels_key: Name of the labels in it: integers from 0, ``N`` or ``N x 1``.
-        data_root: Folder of the file, if ``data_file`` does not say.
+        images_key: Name of the images: uint8, ``N x H x W`` or ``N x H x W x 1`` (gray, returned with three equal
+            channels), or ``N x H x W x 3`` (RGB).
+        labels_key: Name of the labels: integers from 0, ``N`` or ``N x 1``.
+        data_root: Folder of the file.
+        max_memory: How much memory the arrays may take, in GB.
         **kwargs: Other arguments of mmpretrain's ``BaseDataset``: ``pipeline``, ``indices`` (only the first so many
             images, or those listed), ``classes``.
 
     Raises:
-        DatasetError: The file is missing or damaged, holds Python objects, has no such keys, or its arrays are not as
-            described, or larger than the free memory.
+        SettingError: ``max_memory`` is not a positive number.
+        DatasetError: The file is missing or damaged, holds Python objects, lacks a key, or its arrays are not as
+            described or too large.
 
     Config example, the training images of MedMNIST's PathMNIST::
 
@@ -45,11 +49,13 @@ class NPZDataset(BaseDataset):
         images_key: str = 'images',
         labels_key: str = 'labels',
         data_root: str | None = None,
+        max_memory: float = 4.0,
         **kwargs: Any,
     ) -> None:
         self.data_file = Path(data_root or '', data_file).expanduser()
         self.images_key = images_key
         self.labels_key = labels_key
+        self.max_memory = checks.positive(self, 'max_memory', max_memory)
         super().__init__(ann_file='', data_root=data_root or '', **kwargs)
 
     def load_data_list(self) -> list[dict]:
@@ -62,13 +68,10 @@ class NPZDataset(BaseDataset):
             DatasetError: As the class says.
         """
         images, labels = self._read(self.images_key, self.labels_key)
-        if (
-            images.dtype != np.uint8
-            or images.ndim not in (3, 4)
-            or (images.ndim == 4 and images.shape[3] not in (1, 3))
-        ):
+        channels = images.shape[3:] or (1,)
+        if images.dtype != np.uint8 or images.ndim not in (3, 4) or channels not in ((1,), (3,)):
             raise self._error(
-                f'images_key={self.images_key!r} is {images.dtype} {images.shape}; wanted are uint8 images, N x H x W, '
+                f'images_key={self.images_key!r} is {images.dtype} {images.shape}; expected uint8, N x H x W, '
                 'N x H x W x 1 or N x H x W x 3'
             )
         if not len(images):
@@ -77,30 +80,28 @@ class NPZDataset(BaseDataset):
             labels = labels[:, 0]
         if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (len(images),):
             raise self._error(
-                f'labels_key={self.labels_key!r} is {labels.dtype} {labels.shape}; wanted is one integer for each of '
+                f'labels_key={self.labels_key!r} is {labels.dtype} {labels.shape}; expected one integer for each of '
                 f'the {len(images)} images'
             )
         classes = self.metainfo.get('classes')
         if labels.min() < 0 or (classes and labels.max() >= len(classes)):
             raise self._error(
                 f'labels_key={self.labels_key!r} has labels from {labels.min()} to {labels.max()}; '
-                f'wanted are 0 to {len(classes) - 1 if classes else "the number of classes less one"}'
+                f'expected 0 to {len(classes) - 1 if classes else "the number of classes less one"}'
             )
-        if images.ndim == 3:
-            images = images[..., None]
-        if images.shape[3] == 1:
+        images = images.reshape(*images.shape[:3], *channels)
+        if channels == (1,):
             images = np.repeat(images, 3, axis=3)
         return [{'img': image, 'gt_label': int(label)} for image, label in zip(images, labels, strict=True)]
 
     def _read(self, *keys: str) -> list[np.ndarray]:
         try:
             if not self.data_file.is_file():
-                raise self._error(f'there is no such file (working folder: {Path.cwd()}); set data_root and data_file')
+                raise self._error(f'file not found (working folder: {Path.cwd()}); set data_root and data_file')
             with zipfile.ZipFile(self.data_file) as archive:
-                sizes = {key: self._size(archive, key) for key in keys}
-            free = free_memory(torch.device('cpu'))
-            if free is not None and sum(sizes.values()) > free:
-                raise self._error(f'its arrays take {sum(sizes.values()):,} bytes unpacked, and {free:,} are free')
+                size = sum(self._size(archive, key) for key in keys) / GB
+            if size > self.max_memory:
+                raise self._error(f'its arrays take {size:,.3g} GB, more than max_memory={self.max_memory}; raise that')
             with np.load(self.data_file, allow_pickle=False) as arrays:
                 return [arrays[key] for key in keys]
         except DatasetError:
@@ -109,7 +110,7 @@ class NPZDataset(BaseDataset):
             raise self._error(f'it cannot be read as plain arrays ({error}); write it with numpy.savez') from error
 
     def _size(self, archive: zipfile.ZipFile, key: str) -> int:
-        """Return how many bytes an array takes, by its header; nothing else of it is unpacked."""
+        """Return how many bytes an array takes, according to its header; nothing else of it is unpacked."""
         found = [member for member in archive.infolist() if member.filename in (key, f'{key}.npy')]
         if not found:
             names = ', '.join(member.filename.removesuffix('.npy') for member in archive.infolist())
@@ -117,19 +118,13 @@ class NPZDataset(BaseDataset):
         if len(found) > 1:
             raise self._error(f'it has two arrays {key}')
         with archive.open(found[0]) as member:
-            version = np.lib.format.read_magic(member)
-            read_header = (
-                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            )
-            shape, _, dtype = read_header(member)
-            begin = member.tell()
+            shape, _, dtype = HEADERS[np.lib.format.read_magic(member)](member)
+            start = member.tell()
         if dtype.hasobject:
             raise self._error(f'{key} cannot be read as plain arrays: it holds Python objects, which can run any code')
         size = math.prod(shape) * dtype.itemsize
-        if min(shape, default=0) < 0 or size != found[0].file_size - begin:
-            raise self._error(
-                f'{key} cannot be read as plain arrays: it is {dtype} {shape}, of another size than its data'
-            )
+        if min(shape, default=0) < 0 or size != found[0].file_size - start:
+            raise self._error(f'{key} cannot be read as plain arrays: its data is not {dtype} {shape}')
         return size
 
     def _error(self, problem: str) -> DatasetError:

@@ -1,4 +1,4 @@
-"""Random numbers that follow from a key and nothing else."""
+"""Random numbers that follow from a key alone."""
 
 import random
 
@@ -10,18 +10,18 @@ EPOCH, ORDER, IMAGES, STEP, VALIDATION = range(1, 6)
 
 
 def seed_all(*key: int) -> None:
-    """Seed Python, numpy and torch, on the CPU and CUDA, by a key such as (seed of the run, rank, iteration, purpose).
+    """Seed Python, numpy and torch, on the CPU and CUDA, with a key such as (seed, rank, iteration, purpose).
 
-    Nothing that was drawn before has an influence, so a resumed run needs no stored states. Keys that differ in one
-    number give unrelated streams (``numpy.random.SeedSequence``). A GPU is not waited for.
+    Nothing drawn before has an influence, so a resumed run needs no stored generator states. Keys that differ in one
+    number give unrelated streams (``numpy.random.SeedSequence``). Does not wait for the GPU.
 
     Args:
-        *key: Integers, not negative.
+        *key: Integers, 0 or greater.
     """
     for_python, for_numpy, for_torch = np.random.SeedSequence(key).generate_state(3, np.uint64).tolist()
     random.seed(for_python)
     np.random.seed(for_numpy & 0xFFFFFFFF)  # noqa: NPY002 the transforms of mmcv and mmpretrain draw from it
-    # not torch.manual_seed: without a GPU it notes down from where it is called, ten times the cost of all the rest
+    # not torch.manual_seed: without a GPU it records where it is called from, ten times the cost of all the rest
     torch.default_generator.manual_seed(for_torch)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(for_torch)

@@ -1,4 +1,4 @@
-"""The labels of a batch: one data sample an image, or one for all."""
+"""Data samples of a batch: one for each image, or one for all of them."""
 
 import torch
 from mmpretrain.models import ClsHead, ImageClassifier
@@ -6,18 +6,14 @@ from mmpretrain.structures import DataSample
 from torch import nn
 
 
-def takes_joined_labels(model: nn.Module) -> bool:
-    """Return whether a model may be given one data sample with all labels of a batch (:func:`as_one_sample`).
+def accepts_merged_samples(model: nn.Module) -> bool:
+    """Return whether a model accepts one data sample with all labels of a batch (:func:`merge_samples`).
 
-    It may where the networks' losses are computed by ``ClsHead`` of mmpretrain, which concatenates labels, and the data
-    preprocessor leaves labels as they are. Other heads may count on a data sample for each image: those for several
-    labels an image, for example, stack the targets that they make of each.
+    It does if ``ClsHead`` of mmpretrain, which concatenates labels, computes the losses of its networks, and the data
+    preprocessor leaves labels as they are. Nothing is known of heads that compute their loss in their own way.
 
     Args:
-        model: A classifier, or an algorithm of mmrazor with the student as ``architecture``, perhaps a ``teacher``.
-
-    Returns:
-        ``False`` also for networks and heads with a loss of their own, of which nothing is known.
+        model: A classifier, or an algorithm of mmrazor with the student as ``architecture`` and perhaps a ``teacher``.
     """
     if getattr(getattr(model, 'data_preprocessor', None), 'to_onehot', False):
         return False
@@ -32,65 +28,58 @@ def _inherits(module: nn.Module | None, base: type, *methods: str) -> bool:
     return isinstance(module, base) and all(getattr(type(module), name) is getattr(base, name) for name in methods)
 
 
-def as_one_sample(data_samples: list | None) -> list | None:
-    """Join the data samples of a batch into one that holds all labels.
-
-    Most of mmpretrain's heads concatenate the labels of the samples (:func:`takes_joined_labels`), so one sample with
-    all of them means the same; a compiler has one object to look at, not one an image.
+def merge_samples(data_samples: list | None) -> list | None:
+    """Merge the data samples of a batch into one, so that a compiler sees one object instead of one per image.
 
     Args:
-        data_samples: mmpretrain's, each with ``gt_label``, or each without labels.
+        data_samples: mmpretrain's, all with a ``gt_label`` or all without.
 
     Returns:
-        A list of one sample, with ``gt_label`` (``B``) and ``sample_idx`` (a list of ``B`` positions) where the samples
-        have one; the list as it was where they hold anything else, such as scores.
+        A list of one sample with the ``gt_label`` (``B``) and the ``sample_idx`` (a list of ``B``) that the samples
+        have; the list unchanged if they hold anything else, such as scores.
     """
     if not data_samples or len(data_samples) == 1:
         return data_samples
     if not all(isinstance(sample, DataSample) for sample in data_samples):
         return data_samples
-    joined = DataSample()
+    merged = DataSample()
     if any(sample.keys() for sample in data_samples):
         if not all(s.keys() == ['gt_label'] and s.gt_label.numel() == 1 for s in data_samples):
             return data_samples
-        joined.set_gt_label(torch.cat([sample.gt_label for sample in data_samples]))
+        merged.set_gt_label(torch.cat([sample.gt_label for sample in data_samples]))
     if all('sample_idx' in sample for sample in data_samples):
-        joined.set_metainfo({'sample_idx': [sample.sample_idx for sample in data_samples]})
-    return [joined]
+        merged.set_metainfo({'sample_idx': [sample.sample_idx for sample in data_samples]})
+    return [merged]
 
 
 def without_labels(data_samples: list | None) -> bool:
-    """Return whether the images of a batch have no labels.
-
-    Args:
-        data_samples: Those of the batch.
-
-    Returns:
-        ``True`` where no data sample is there, or one of mmpretrain's has neither labels nor scores. Of other data
-        samples nothing is known.
-    """
+    """Return whether a batch has no data samples, or one of mmpretrain's has neither labels nor scores."""
     return not data_samples or any(
         isinstance(sample, DataSample) and not {'gt_label', 'gt_score'} & {*sample.keys()} for sample in data_samples
     )
 
 
-def positions_of(data_samples: list) -> list[int | None]:
-    """Return which images of the training set a batch has.
+def sample_indices(data_samples: list) -> list[int | None]:
+    """Return the positions of a batch's images in the training set.
 
-    A loss with an argument ``data_samples`` reads them so, in either form of a batch::
+    A loss with an argument ``data_samples`` reads them like this, whether there is one for each image or one for all::
 
         def forward(self, s_feature, t_feature, data_samples):
-            positions = positions_of(data_samples)
+            indices = sample_indices(data_samples)
             labels = torch.cat([sample.gt_label for sample in data_samples])
 
     Args:
-        data_samples: Those of the batch: one an image with its ``sample_idx``, or one for all with a list of them.
+        data_samples: Those of the batch.
 
     Returns:
-        The positions in the order of the batch; ``None`` for a data sample without any.
+        The positions in the order of the batch; ``None`` for a data sample without ``sample_idx``.
     """
-    positions = []
+    indices = []
     for sample in data_samples:
-        position = sample.get('sample_idx')
-        positions.extend(position if isinstance(position, list | tuple) else [position])
-    return positions
+        index = sample.get('sample_idx')
+        indices.extend(index if isinstance(index, list | tuple) else [index])
+    return indices
+
+
+# its name in 0.1, which losses of users import
+positions_of = sample_indices

@@ -7,9 +7,9 @@ import numpy as np
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
-from icd_mmrazor.errors import DatasetError, SettingError
+from icd_mmrazor import checks
+from icd_mmrazor.errors import DatasetError
 
-SPLITS = ('train', 'test')
 SIDE = 96
 BYTES = 3 * SIDE * SIDE
 URL = 'https://cs.stanford.edu/~acoates/stl10/'
@@ -19,8 +19,9 @@ URL = 'https://cs.stanford.edu/~acoates/stl10/'
 class STL10(BaseDataset):
     """The labelled images of STL-10 (Coates, Ng and Lee, AISTATS 2011): 5000 for training, 8000 for testing, 96 x 96.
 
-    They are read from the binary files of ``stl10_binary.tar.gz``, unpacked: ``train_X.bin``, ``train_y.bin``,
-    ``test_X.bin`` and ``test_y.bin``. The unlabelled images are not used. Nothing is downloaded.
+    They are read from ``train_X.bin``, ``train_y.bin``, ``test_X.bin`` and ``test_y.bin`` of ``stl10_binary.tar.gz``,
+    unpacked. Nothing is downloaded. (torchvision's ``STL10`` wants the 2.6 GB of unlabelled images as well, and hashes
+    them at every start.)
 
     Args:
         data_root: Folder of the files: ``stl10_binary``.
@@ -29,8 +30,7 @@ class STL10(BaseDataset):
 
     Raises:
         SettingError: There is no such split.
-        DatasetError: A file is missing, cannot be read or has another size than its images and labels take, or a label
-            is none of 1 to 10.
+        DatasetError: A file is missing, cannot be read or has the wrong size, or a label is not 1 to 10.
 
     Config example::
 
@@ -42,10 +42,8 @@ class STL10(BaseDataset):
     }
 
     def __init__(self, data_root: str, split: str = 'train', **kwargs: Any) -> None:
-        if split not in SPLITS:
-            raise SettingError(f'STL10: split={split!r} must be one of {", ".join(SPLITS)}.')
+        self.split = checks.one_of(self, 'split', split, ('train', 'test'))
         self.folder = Path(data_root).expanduser()
-        self.split = split
         super().__init__(ann_file='', data_root=data_root, **kwargs)
 
     def load_data_list(self) -> list[dict]:
@@ -57,32 +55,29 @@ class STL10(BaseDataset):
         Raises:
             DatasetError: As the class says.
         """
-        try:
-            return self._read()
-        except OSError as error:
-            raise self._error(f'its files cannot be read ({error})') from error
-
-    def _read(self) -> list[dict]:
-        names = [f'{self.split}_{part}.bin' for part in 'Xy']
-        missing = [name for name in names if not (self.folder / name).is_file()]
+        files = [self.folder / f'{self.split}_{part}.bin' for part in 'Xy']
+        missing = [file.name for file in files if not file.is_file()]
         if missing:
             raise self._error(f'{" and ".join(missing)} not found')
-        pixels_size, labels_size = ((self.folder / name).stat().st_size for name in names)
-        if not labels_size or pixels_size != BYTES * labels_size:
-            raise self._error(
-                f'{names[0]} has {pixels_size:,} bytes and {names[1]} has {labels_size:,}; wanted are '
-                f'{BYTES:,} bytes (3 x {SIDE} x {SIDE}) and one byte for each image, at least one image'
-            )
-        pixels, labels = (np.fromfile(self.folder / name, dtype=np.uint8) for name in names)
+        try:
+            pixels_size, labels_size = (file.stat().st_size for file in files)
+            if not labels_size or pixels_size != BYTES * labels_size:
+                raise self._error(
+                    f'{files[0].name} has {pixels_size:,} bytes and {files[1].name} {labels_size:,}; expected '
+                    f'{BYTES:,} (3 x {SIDE} x {SIDE}) and 1 for each image'
+                )
+            pixels, labels = (np.fromfile(file, dtype=np.uint8) for file in files)
+        except OSError as error:
+            raise self._error(f'its files cannot be read ({error})') from error
         if labels.min() < 1 or labels.max() > len(self.METAINFO['classes']):
-            raise self._error(f'{names[1]} has labels from {labels.min()} to {labels.max()}; wanted are 1 to 10')
+            raise self._error(f'{files[1].name} has labels from {labels.min()} to {labels.max()}; expected 1 to 10')
         # stored by channel, then by column
         images = np.ascontiguousarray(pixels.reshape(-1, 3, SIDE, SIDE).transpose(0, 3, 2, 1))
         return [{'img': image, 'gt_label': int(label) - 1} for image, label in zip(images, labels, strict=True)]
 
     def _error(self, problem: str) -> DatasetError:
         return DatasetError(
-            f'STL10: data_root={str(self.folder)!r} (working folder: {Path.cwd()}): {problem}.\nGet '
-            f'stl10_binary.tar.gz from {URL}, unpack it in data/, or set data_root of train_dataloader.dataset, '
+            f'STL10: data_root={str(self.folder)!r} (working folder: {Path.cwd()}): {problem}.\nUnpack '
+            f'stl10_binary.tar.gz from {URL} in data/, or set data_root of train_dataloader.dataset, '
             'val_dataloader.dataset and test_dataloader.dataset to the folder stl10_binary.'
         )

@@ -1,5 +1,5 @@
-"""What happens around the training loop."""
+"""Hooks and optimizer wrappers: what happens around a training step."""
 
-from icd_mmrazor.engine import hooks, optim_wrappers
+from icd_mmrazor.engine import former_hooks, hooks, optim_wrappers
 
-__all__ = ['hooks', 'optim_wrappers']
+__all__ = ['former_hooks', 'hooks', 'optim_wrappers']

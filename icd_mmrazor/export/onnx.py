@@ -1,4 +1,4 @@
-"""A classifier as an ONNX file, checked in onnxruntime."""
+"""Export of a classifier to ONNX, verified in onnxruntime."""
 
 import contextlib
 import importlib.util
@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.dataset import Compose
 from mmengine.model import BaseModel
+from mmpretrain.datasets import remove_transform
+from mmpretrain.registry import TRANSFORMS
 from torch import Tensor, nn
 
-from icd_mmrazor.checkpoints.writing import write_whole
+from icd_mmrazor.checkpoints.writing import atomic_write
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError, UserError
 from icd_mmrazor.models.networks.classifier_layer import number_of_channels
@@ -27,7 +30,7 @@ DUMMY_SIZES = ((97, 131), (256, 301))
 
 
 def require_onnx() -> None:
-    """Check that what an export needs is installed.
+    """Check that the packages for an export are installed.
 
     Raises:
         SettingError: Packages are missing.
@@ -44,38 +47,33 @@ def input_size(cfg: Config, channels: int) -> tuple[int, int]:
 
     Args:
         cfg: Config of a plain classifier.
-        channels: How many channels its images have.
+        channels: The number of channels of its images.
 
     Raises:
-        SettingError: There is no such pipeline, or images keep a size of their own in it.
+        SettingError: There is no such pipeline, or it keeps the size of an image.
     """
-    from mmengine.dataset import Compose
-    from mmpretrain.datasets import remove_transform
-    from mmpretrain.registry import TRANSFORMS
-
     pipeline = cfg.get('test_dataloader', {}).get('dataset', {}).get('pipeline')
     sizes = set()
     if pipeline:
-        # as mmpretrain's inferencer calls it
+        # as in mmpretrain's inferencer
         transforms = Compose([TRANSFORMS.build(t) for t in remove_transform(pipeline, 'LoadImageFromFile')])
         for size in DUMMY_SIZES:
-            # a gray image is read from a file with three
+            # a gray image in a file is read with three channels
             image = np.zeros((*size, 3 if channels == 1 else channels), np.uint8)
             sizes.add(tuple(transforms(dict(img=image, img_shape=size, ori_shape=size))['inputs'].shape[-2:]))
     if len(sizes) != 1:
         raise SettingError(
-            "--onnx: the config's test pipeline does not say how large the images are. Give --input-size H W."
+            "--onnx: the config's test pipeline does not set the size of the images. Give --input-size H W."
         )
     return sizes.pop()
 
 
 def write_onnx(model: BaseModel, cfg: Config, path: Path, size: tuple[int, int], classes: list[str] | None) -> float:
-    """Write a classifier as an ONNX file, after it was checked.
+    """Write a classifier to an ONNX file, after comparing its logits in onnxruntime with those in torch.
 
-    Its input ``images`` is ``B x C x H x W``, float32, for any ``B``, normalised, with as many channels as the network
-    takes; its output ``logits`` is ``B x num_classes``. The file's metadata says how to normalise: ``mean`` and ``std``
-    (C numbers each, in units of 0 to 255), ``channel_order`` of images with three channels (``RGB`` or ``BGR``), and
-    ``classes`` if they are known, each as JSON.
+    The input ``images`` is ``B x C x H x W``, float32, normalised, for any ``B``; the output ``logits`` is
+    ``B x num_classes``. The metadata holds, as JSON, ``mean`` and ``std`` (C numbers each, for pixels of 0 to 255),
+    ``channel_order`` (``RGB`` or ``BGR``, for three channels), and ``classes`` if they are known.
 
     Args:
         model: The classifier.
@@ -85,7 +83,7 @@ def write_onnx(model: BaseModel, cfg: Config, path: Path, size: tuple[int, int],
         classes: Their names, if they are known.
 
     Returns:
-        The largest difference between its logits in onnxruntime and in torch, on random images.
+        The largest difference of the logits, on random images.
 
     Raises:
         UserError: The network cannot be exported, or its logits differ.
@@ -95,7 +93,7 @@ def write_onnx(model: BaseModel, cfg: Config, path: Path, size: tuple[int, int],
 
     network = _Logits(model).eval()
     shape = number_of_channels(model), *size
-    # two: torch.export takes a batch of one for a constant
+    # torch.export takes a batch of one for a constant
     images = torch.zeros(2, *shape)
     try:
         with _quiet(), torch.no_grad():
@@ -109,7 +107,7 @@ def write_onnx(model: BaseModel, cfg: Config, path: Path, size: tuple[int, int],
                 external_data=False,
                 verbose=False,
             )
-    except Exception as error:  # of any operation of any network
+    except Exception as error:  # of any operation
         reason = str(error).strip().partition('\n')[0]
         raise UserError(f'--onnx: torch cannot export this {type(model).__name__}: {reason}') from error
     proto = program.model_proto
@@ -127,7 +125,7 @@ def write_onnx(model: BaseModel, cfg: Config, path: Path, size: tuple[int, int],
         raise UserError(
             f'--onnx: the logits in onnxruntime differ by {difference:.2g} from those in torch, so no file was written.'
         )
-    write_whole(content, path)
+    atomic_write(content, path)
     return difference
 
 
@@ -144,7 +142,7 @@ def _normalisation(model: BaseModel, cfg: Config) -> dict[str, Any]:
     preprocessor, channels = model.data_preprocessor, number_of_channels(model)
     mean, std = torch.zeros(channels), torch.ones(channels)
     if getattr(preprocessor, 'mean', None) is not None:
-        # one number may stand for all channels
+        # one number may be for all channels
         mean, std = preprocessor.mean.flatten().expand(channels), preprocessor.std.flatten().expand(channels)
     about: dict[str, Any] = {'mean': mean.tolist(), 'std': std.tolist()}
     if channels != 3:
@@ -159,7 +157,7 @@ def _normalisation(model: BaseModel, cfg: Config) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress and the warnings of its own parts to itself."""
+    """Silence the exporter's progress and warnings."""
     logger = logging.getLogger('torch.onnx')
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""What a tool needs of the launch that it is one process of."""
+"""Processes that a launcher has started together."""
 
 import ctypes
 import json
@@ -22,16 +22,12 @@ def several_processes() -> bool:
 
 
 def open_store(seconds: float = 5.0) -> dist.Store:
-    """Connect to the key-value store of the launch.
+    """Connect to the key-value store of the launch, which torchrun or rank 0 holds.
 
-    torchrun holds it, or rank 0 where another launcher started the processes. A connection of one's own does not wait
-    behind another thread's request. The keys of a start after a restart are others.
+    A separate connection does not wait behind the requests of other threads. Each restart has its own keys.
 
     Args:
-        seconds: How long to try, and how long a request may take.
-
-    Returns:
-        The store.
+        seconds: The longest time to connect, or for a request.
 
     Raises:
         RuntimeError: It does not answer.
@@ -43,39 +39,39 @@ def open_store(seconds: float = 5.0) -> dist.Store:
 
 
 def is_first_to_say(message: str) -> bool:
-    """Return whether no other process of the launch has asked for this message: one of them prints what all find.
+    """Return whether no other process of the launch has asked for this message, so that one prints what all find.
 
     Args:
-        message: Anything that is the same in each of them.
+        message: The message, or another text that is the same in each process.
     """
     if not several_processes():
         return True
     try:
-        me = os.environ['RANK']
-        return open_store().compare_set(f'said/{message}', '', me).decode() == me
+        rank = os.environ['RANK']
+        return open_store().compare_set(f'said/{message}', '', rank).decode() == rank
     except (RuntimeError, KeyError):
         return True
 
 
-def end_with_launcher() -> None:
+def die_with_parent() -> None:
     """Let the kernel kill this process when torchrun dies, and its forked children (DataLoader workers) with it.
 
-    torchrun ends its processes in every way of ending but one: if it is killed itself (``kill -9``, out of memory).
-    Linux only. Processes that another launcher started are left alone: their parent may be a shell that goes.
+    torchrun ends its processes unless it is killed itself (``kill -9``, out of memory). Linux only. Processes of other
+    launchers are left alone, since their parent may be a shell that ends earlier.
     """
     if 'TORCHELASTIC_RUN_ID' in os.environ and sys.platform == 'linux':
-        _end_with_parent()
-        os.register_at_fork(after_in_child=_end_with_parent)
+        _die_with_parent()
+        os.register_at_fork(after_in_child=_die_with_parent)
 
 
-def _end_with_parent() -> None:
+def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def end_process(message: str, status: int) -> NoReturn:
-    """Print a message and end this process at once, whatever its threads do; its DataLoader workers first.
+    """Print a message, kill the DataLoader workers and end this process at once, whatever its threads do.
 
-    The interpreter's orderly end would wait for, or abort in, what still talks to processes that are gone.
+    An orderly exit of the interpreter may wait for processes that are gone.
 
     Args:
         message: Goes to stderr, once if several processes end with the same, and into torchrun's table of failures.

@@ -2,7 +2,7 @@
 
 from icd_mmrazor.models.algorithms import FrozenTeacherDistill
 from icd_mmrazor.models.backbones import CIFARResNet
-from icd_mmrazor.models.classifiers import LinearProbe, ProbeDataPreprocessor
+from icd_mmrazor.models.classifiers import LinearProbe
 from icd_mmrazor.models.connectors import LinearProjection
 from icd_mmrazor.models.distillers import FeatureDistiller, ICDDistiller, MixedDistiller
 from icd_mmrazor.models.losses import FeatureLoss, ICDLoss
@@ -17,5 +17,4 @@ __all__ = [
     'LinearProbe',
     'LinearProjection',
     'MixedDistiller',
-    'ProbeDataPreprocessor',
 ]

@@ -1,4 +1,4 @@
-"""Half precision, and where it works."""
+"""Half precision, with the devices that support it."""
 
 import logging
 
@@ -11,7 +11,7 @@ PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
 def check_precision(dtype: torch.dtype, device: torch.device, setting: str) -> None:
-    """Refuse a precision that a device cannot compute in; warn where it is slower than float32.
+    """Refuse a precision that a device does not support; warn if it is slower than float32 there.
 
     Args:
         dtype: ``torch.bfloat16`` or ``torch.float16``.
@@ -19,31 +19,26 @@ def check_precision(dtype: torch.dtype, device: torch.device, setting: str) -> N
         setting: What asks for it, for the message.
 
     Raises:
-        SettingError: float16 on a CPU, or bfloat16 on a GPU that has none.
+        SettingError: float16 on a CPU, or bfloat16 on a GPU without it.
     """
     if dtype == torch.float16 and device.type == 'cpu':
-        raise SettingError(f'{setting}: float16 is not supported here on a CPU. Set it to bfloat16 or float32.')
-    if dtype == torch.bfloat16 and device.type == 'cuda' and not _gpu_computes_in_bfloat16():
+        raise SettingError(f'{setting}: float16 is not supported on a CPU. Set it to bfloat16 or float32.')
+    # not emulated, which torch counts as supported by default
+    if dtype == torch.bfloat16 and device.type == 'cuda' and not torch.cuda.is_bf16_supported(False):
         raise SettingError(
             f'{setting}: {torch.cuda.get_device_name(device)} does not compute in bfloat16. Set it to float16 (for the '
             "student: optim_wrapper.type='AmpOptimWrapper', tools/train.py --amp fp16) or float32."
         )
     if dtype == torch.bfloat16 and device.type == 'cpu' and not _cpu_computes_in_bfloat16():
         print_log(
-            f'{setting}: this CPU has no instructions for bfloat16, and float32 is faster on it.',
+            f'{setting}: this CPU has no instructions for bfloat16; float32 is faster on it.',
             logger='current',
             level=logging.WARNING,
         )
 
 
-def _gpu_computes_in_bfloat16() -> bool:
-    """Ask torch, which counts emulation unless told not to."""
-    return torch.cuda.is_bf16_supported(including_emulation=False)
-
-
 def _cpu_computes_in_bfloat16() -> bool:
-    """Ask torch; an older one does not know, and gets no warning."""
-    if not hasattr(torch.cpu, 'get_capabilities'):
+    if not hasattr(torch.cpu, 'get_capabilities'):  # an older torch does not say
         return True
     # avx512_bf16 and amx_bf16, or bf16 and sve_bf16
     return any(has for name, has in torch.cpu.get_capabilities().items() if name.endswith('bf16'))

@@ -1,4 +1,4 @@
-"""Downloads from an https server in this process, with a certificate of its own."""
+"""Downloads from an https server in this process, with its own certificate."""
 
 import hashlib
 import http.server
@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from icd_mmrazor.checkpoints import downloads
-from icd_mmrazor.checkpoints.downloads import download, has_digest
+from icd_mmrazor.checkpoints.downloads import download
 from icd_mmrazor.checkpoints.reading import read_checkpoint
 from icd_mmrazor.errors import CheckpointError
 
@@ -90,7 +89,7 @@ def downloaded(tmp_path: Path) -> list[Path]:
     return list((tmp_path / 'hub' / 'checkpoints').glob('*')) + list((tmp_path / 'hub' / 'checkpoints').glob('.*'))
 
 
-def test_a_checkpoint_is_downloaded_once_and_verified_always(serve: Callable, content: bytes, tmp_path: Path) -> None:
+def test_checkpoints_are_downloaded_once_and_always_verified(serve: Callable, content: bytes, tmp_path: Path) -> None:
     server, digest = serve(), hashlib.sha256(content).hexdigest()
     server.answers = {f'/net-{digest[:8]}.pth': content, '/net.pth': content, '/moved.pth': f'{server.url}/net.pth'}
     for address, name in (
@@ -101,9 +100,10 @@ def test_a_checkpoint_is_downloaded_once_and_verified_always(serve: Callable, co
         read = read_checkpoint(server.url + address)
         assert torch.equal(read['state_dict']['weight'], torch.arange(5))
         assert (tmp_path / 'hub' / 'checkpoints' / name).read_bytes() == content
-    assert server.asked == [f'/net-{digest[:8]}.pth', '/moved.pth', '/net.pth']
+    # the second address is in the folder already
+    assert set(server.asked) == {f'/net-{digest[:8]}.pth', '/moved.pth', '/net.pth'}
 
-    # one that was damaged is had again
+    # a damaged one is downloaded again
     file = tmp_path / 'hub' / 'checkpoints' / f'net-{digest[:8]}.pth'
     file.write_bytes(content[:-1] + b'?')
     read_checkpoint(f'{server.url}/net-{digest[:8]}.pth')
@@ -111,7 +111,7 @@ def test_a_checkpoint_is_downloaded_once_and_verified_always(serve: Callable, co
     assert len(downloaded(tmp_path)) == 2
 
 
-def test_what_is_no_https_or_not_verified_is_refused(serve: Callable, content: bytes, tmp_path: Path) -> None:
+def test_only_https_and_verified_files(serve: Callable, content: bytes, tmp_path: Path) -> None:
     server, open_server, digest = serve(), serve(encrypted=False), hashlib.sha256(content).hexdigest()
     open_server.answers = {'/net.pth': content}
     server.answers = {
@@ -124,15 +124,15 @@ def test_what_is_no_https_or_not_verified_is_refused(serve: Callable, content: b
     sum_ = f'#sha256={digest}'
     for address, message in (
         (f'{open_server.url}/net.pth{sum_}', 'only https://'),
-        (f'{server.url}/net.pth', r'does not say how. Add its SHA-256 sum, https://localhost:\d+/net.pth#sha256='),
-        (f'{server.url}/net-abc.pth', 'does not say how'),
-        (f'{server.url}/net.pth#sha256=12345678', 'does not say how'),
-        (f'{server.url}/net-{digest[:8]}.pth#md5=1', 'does not say how'),
+        (f'{server.url}/net.pth', r'https://localhost:\d+/net.pth#sha256='),
+        (f'{server.url}/net-abc.pth', 'cannot be verified'),
+        (f'{server.url}/net.pth#sha256=12345678', 'cannot be verified'),
+        (f'{server.url}/net-{digest[:8]}.pth#md5=1', 'cannot be verified'),
         (f'{server.url}/moved.pth{sum_}', 'could not be downloaded .*http'),
         (f'{server.url}/file.pth{sum_}', 'could not be downloaded .*file'),
         (f'{server.url}/around.pth{sum_}', 'could not be downloaded'),
         (f'{server.url}/absent.pth{sum_}', 'could not be downloaded .*404'),
-        (f'{server.url}/other-{"0" * 8}.pth', 'could not be downloaded .*what came is damaged'),
+        (f'{server.url}/other-{"0" * 8}.pth', 'could not be downloaded .*hash'),
     ):
         with pytest.raises(CheckpointError, match=message):
             read_checkpoint(address)
@@ -140,28 +140,17 @@ def test_what_is_no_https_or_not_verified_is_refused(serve: Callable, content: b
     assert not downloaded(tmp_path)
 
 
-def test_a_server_that_is_another_or_stops_is_noticed(
+def test_a_wrong_server_and_a_broken_transfer_are_noticed(
     serve: Callable, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server, digest, file = serve(), hashlib.md5(content).hexdigest(), tmp_path / 'file'
+    server, digest, file = serve(), hashlib.sha256(content).hexdigest(), tmp_path / 'file'
     server.answers = {'/file': content}
-    server.missing = 5
     file.write_bytes(b'mine')
-    with pytest.raises(OSError, match=r'IncompleteRead|what came is damaged'):
-        download(f'{server.url}/file', file, 'md5', hashlib.md5(content + bytes(5)).hexdigest())
+    server.missing = 5
+    with pytest.raises(OSError, match=r'IncompleteRead|hash'):
+        download(f'{server.url}/file', file, hashlib.sha256(content + bytes(5)).hexdigest())
     server.missing = 0
-    monkeypatch.setattr(downloads, 'MAX_BYTES', len(content) - 1)
-    with pytest.raises(OSError, match=f'larger than {len(content) - 1:,} bytes'):
-        download(f'{server.url}/file', file, 'md5', digest)
-    monkeypatch.setattr(downloads, 'MAX_BYTES', len(content))
     monkeypatch.delenv('SSL_CERT_FILE')
     with pytest.raises(OSError, match='CERTIFICATE_VERIFY_FAILED'):
-        download(f'{server.url}/file', file, 'md5', digest)
+        download(f'{server.url}/file', file, digest)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == {file: b'mine'}
-
-
-def test_digests(tmp_path: Path) -> None:
-    file = tmp_path / 'file'
-    file.write_bytes(b'abc')
-    assert has_digest(file, 'sha256', 'BA7816BF')
-    assert not has_digest(file, 'sha256', 'ba7816be')

@@ -1,3 +1,5 @@
+"""Checkpoints are read as plain weights, and nothing in them runs."""
+
 import io
 from collections import Counter, OrderedDict
 from pathlib import Path
@@ -10,7 +12,8 @@ import torch
 from mmengine.logging import HistoryBuffer, MessageHub
 from torch import nn
 
-from icd_mmrazor.checkpoints.reading import load_strictly, read_checkpoint, weights_of, write_checkpoint
+from icd_mmrazor.checkpoints.reading import read_checkpoint
+from icd_mmrazor.checkpoints.writing import write_checkpoint
 from icd_mmrazor.errors import CheckpointError
 
 
@@ -34,8 +37,8 @@ def test_failed_writing_keeps_what_was_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('path', ['~nosuchuser/x.pth', 'https://[/x-0123abcd.pth', 'x' * 5000, 'a\0b'])
-def test_a_name_that_is_no_name(path: str) -> None:
-    with pytest.raises(CheckpointError, match=r'there is no such file|this is no address'):
+def test_invalid_names(path: str) -> None:
+    with pytest.raises(CheckpointError, match='checkpoint'):
         read_checkpoint(path)
 
 
@@ -142,7 +145,7 @@ def test_runs_no_code(legacy: bool, tmp_path: Path) -> None:
         Calls(eval, f'open({str(trace)!r}, "w")'),
     ):
         torch.save({'state_dict': hostile}, file, _use_new_zipfile_serialization=not legacy)
-        with pytest.raises(CheckpointError, match='can run any code'):
+        with pytest.raises(CheckpointError, match='not unpickled'):
             read_checkpoint(file)
     assert not trace.exists()
 
@@ -165,39 +168,3 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
 def test_only_https_is_downloaded() -> None:
     with pytest.raises(CheckpointError, match='only https'):
         read_checkpoint('http://localhost/file.pth')
-
-
-def test_weights_of_every_form() -> None:
-    plain = {'backbone.weight': torch.zeros(1)}
-    distillation = {f'architecture.{name}': w for name, w in plain.items()} | {'teacher.weight': torch.ones(1)}
-    parallel = {f'module.{name}': w for name, w in plain.items()}
-    for weights in (plain, distillation, parallel):
-        for checkpoint in (weights, {'state_dict': weights, 'meta': {}}):
-            assert weights_of(checkpoint, 'file') == plain
-    with pytest.raises(CheckpointError, match='repdistiller_to_mmpretrain'):
-        weights_of({'model': plain, 'epoch': 240}, 'file')
-    for nothing in ({}, {'state_dict': {}}, {'state_dict': {'a': 1}}, {'epoch': 3}):
-        with pytest.raises(CheckpointError, match='holds no state dict'):
-            weights_of(nothing, 'file')
-
-
-def test_loads_strictly_or_not_at_all() -> None:
-    source, target = (nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)) for _ in range(2))
-    weights = source.state_dict()
-    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
-
-    for change, message in (
-        ({'2.weight': torch.zeros(5, 4), '2.bias': torch.zeros(5)}, 'trained on 5 classes, the config says 2'),
-        ({'0.weight': torch.zeros(4, 9)}, r'0\.weight: \(4, 9\) in the file, \(4, 3\) in the model'),
-        ({'extra': torch.zeros(1)}, 'only in the file: extra'),
-    ):
-        with pytest.raises(CheckpointError, match=message):
-            load_strictly(target, {**weights, **change}, 'FILE')
-    with pytest.raises(CheckpointError, match=r'FILE does not fit.*\n.*not in the file: 0\.bias'):
-        load_strictly(target, {name: w for name, w in weights.items() if name != '0.bias'}, 'FILE')
-    for name, tensor in target.state_dict().items():
-        assert torch.equal(tensor, before[name]), name
-
-    load_strictly(target, {name: w for name, w in weights.items() if 'num_batches' not in name}, 'FILE')
-    for name, tensor in target.state_dict().items():
-        assert torch.equal(tensor, weights[name]), name

@@ -1,4 +1,4 @@
-"""Where an interrupted training goes on, and what it says when it cannot."""
+"""The checkpoint that an interrupted training resumes from."""
 
 import logging
 import os
@@ -10,7 +10,12 @@ import torch
 from mmengine.config import Config
 
 from icd_mmrazor.checkpoints import resuming
-from icd_mmrazor.checkpoints.resuming import explain_damage, follow_restart, latest_checkpoint, newest_whole
+from icd_mmrazor.checkpoints.resuming import (
+    checkpoint_to_resume,
+    explain_damage,
+    latest_valid_checkpoint,
+    resume_after_restart,
+)
 from icd_mmrazor.errors import CheckpointError
 
 META = {'epoch': 1, 'iter': 8}
@@ -47,35 +52,35 @@ TWO = ('epoch_1.pth', 'epoch_2.pth')
         (TWO, dict(pointer='HERE/epoch_2.pth'), 'epoch_2.pth', ''),
         (TWO, dict(pointer='HERE/epoch_1.pth'), 'epoch_1.pth', ''),
         (('mine.pth',), dict(pointer='HERE/mine.pth'), 'mine.pth', ''),
-        (TWO, dict(pointer='/moved/epoch_1.pth'), 'epoch_1.pth', 'last_checkpoint names /moved/epoch_1.pth'),
-        (TWO, dict(pointer='HERE/epoch_7.pth'), 'epoch_2.pth', 'epoch_7.pth, which is not there'),
-        (TWO, dict(pointer=''), 'epoch_2.pth', 'last_checkpoint names none'),
-        (TWO, dict(pointer='\0' + 'x' * 999), 'epoch_2.pth', 'last_checkpoint names'),
-        (TWO, {}, 'epoch_2.pth', 'last_checkpoint names none'),
+        (TWO, dict(pointer='/moved/epoch_1.pth'), 'epoch_1.pth', '/moved/epoch_1.pth'),
+        (TWO, dict(pointer='HERE/epoch_7.pth'), 'epoch_2.pth', 'epoch_7.pth'),
+        (TWO, dict(pointer=''), 'epoch_2.pth', 'last_checkpoint'),
+        (TWO, dict(pointer='\0' + 'x' * 999), 'epoch_2.pth', 'last_checkpoint'),
+        (TWO, {}, 'epoch_2.pth', 'last_checkpoint'),
         (TWO, dict(damaged=TWO[1:], pointer='HERE/epoch_2.pth'), 'epoch_1.pth', 'checkpoint HERE/epoch_2.pth'),
-        # one of an earlier run; those of iterations; what is none of a training
-        (('epoch_9.pth', 'epoch_2.pth'), {}, 'epoch_2.pth', 'names none'),
-        (('iter_900.pth', 'iter_1000.pth', 'best_a_epoch_3.pth'), {}, 'iter_1000.pth', 'names none'),
+        # of an earlier run; of iterations; not of a training
+        (('epoch_9.pth', 'epoch_2.pth'), {}, 'epoch_2.pth', 'last_checkpoint'),
+        (('iter_900.pth', 'iter_1000.pth', 'best_a_epoch_3.pth'), {}, 'iter_1000.pth', 'last_checkpoint'),
         ((), {}, None, ''),
         (('best_a_epoch_3.pth', 'student_last.pth'), {}, None, ''),
     ],
 )
-def test_the_newest_whole_checkpoint(
+def test_the_latest_valid_checkpoint(
     names: tuple, given: dict, found: str | None, warned: str, folder: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = []
     monkeypatch.setattr(resuming, 'print_log', lambda message, logger, level=logging.INFO: log.append((level, message)))
     path = folder(*names, **given)
     before = {file: file.read_bytes() for file in path.iterdir()}
-    latest = latest_checkpoint(str(path))
+    latest = checkpoint_to_resume(str(path))
     assert (latest and Path(latest).name) == found
     assert {file: file.read_bytes() for file in path.iterdir()} == before
     if found is None:
-        assert 'starts from the beginning' in log[0][1]
+        assert [level for level, _ in log] == [logging.INFO]
     elif warned:
         ((level, message),) = log
         assert level == logging.WARNING
-        assert f'Going on from {latest}' in message
+        assert latest in message
         assert warned.replace('HERE', str(path)) in message
     else:
         assert log == []
@@ -85,44 +90,44 @@ def test_the_newest_whole_checkpoint(
     ('names', 'given', 'said'),
     [
         (TWO, dict(damaged=TWO, pointer='HERE/epoch_2.pth'), ['HERE/epoch_2.pth', 'HERE/epoch_1.pth']),
-        ((), dict(pointer='HERE/epoch_2.pth'), ['HERE/epoch_2.pth, which is not there']),
+        ((), dict(pointer='HERE/epoch_2.pth'), ['HERE/epoch_2.pth']),
     ],
 )
-def test_a_training_does_not_begin_anew_without_a_word(
+def test_a_training_does_not_silently_start_from_scratch(
     names: tuple, given: dict, said: list[str], folder: Callable
 ) -> None:
     path = folder(*names, **given)
-    with pytest.raises(CheckpointError, match=r'delete .*last_checkpoint') as raised:
-        latest_checkpoint(str(path))
+    with pytest.raises(CheckpointError, match='last_checkpoint') as raised:
+        checkpoint_to_resume(str(path))
     for part in said:
         assert part.replace('HERE', str(path)) in str(raised.value)
 
 
 @pytest.mark.parametrize('missing', ['meta', 'state_dict', 'message_hub', 'optimizer', 'iter'])
-def test_a_checkpoint_that_is_none_of_a_training(missing: str, folder: Callable) -> None:
+def test_a_checkpoint_that_cannot_be_resumed(missing: str, folder: Callable) -> None:
     path = folder('epoch_1.pth')
     checkpoint = {**WHOLE, 'meta': {name: value for name, value in META.items() if name != missing}}
     checkpoint.pop(missing, None)
     torch.save(checkpoint, path / 'epoch_2.pth')
-    file, problems = newest_whole(path)
+    file, problems = latest_valid_checkpoint(path)
     assert file == path / 'epoch_1.pth'
     assert f'epoch_2.pth holds no {"meta." if missing == "iter" else ""}{missing}' in problems[0]
 
 
-def test_another_one_is_named_beside_a_damaged_one(folder: Callable) -> None:
+def test_an_error_names_the_checkpoint_to_take_instead(folder: Callable) -> None:
     path = folder(*TWO, damaged=TWO[1:], pointer='HERE/epoch_2.pth')
     error = CheckpointError('it is damaged')
     assert f'--resume {path}/epoch_1.pth' in str(explain_damage(str(path / 'epoch_2.pth'), error))
     # not damaged: it does not fit the model, or the config
     assert explain_damage(str(path / 'epoch_1.pth'), error) is error
     (path / 'epoch_1.pth').unlink()
-    assert 'no whole one beside' in str(explain_damage(str(path / 'epoch_2.pth'), error))
+    assert '--resume' not in str(explain_damage(str(path / 'epoch_2.pth'), error))
 
 
 @pytest.mark.parametrize(
     ('asked', 'written', 'resumed', 'load_from'),
     [
-        # as it was started, until it has written a checkpoint of its own
+        # as it was started, until it has written its own checkpoint
         ({}, False, None, None),
         ({}, True, True, None),
         (dict(resume=True), False, True, None),
@@ -132,7 +137,7 @@ def test_another_one_is_named_beside_a_damaged_one(folder: Callable) -> None:
         (dict(load_from='a.pth'), True, True, None),
     ],
 )
-def test_a_restarted_run_goes_on_from_its_own_checkpoint(
+def test_a_restarted_run_resumes_from_its_own_checkpoint(
     asked: dict,
     written: bool,
     resumed: bool | None,
@@ -142,19 +147,19 @@ def test_a_restarted_run_goes_on_from_its_own_checkpoint(
 ) -> None:
     path = folder('epoch_9.pth', pointer='HERE/epoch_9.pth')
     cfg = Config(dict(work_dir=str(path), **asked))
-    follow_restart(cfg)
+    resume_after_restart(cfg)
     assert (path / 'last_checkpoint').is_file()  # no restarts, nothing to do
     monkeypatch.setenv('TORCHELASTIC_MAX_RESTARTS', '2')
     for rank in ('1', '0'):
         monkeypatch.setenv('RANK', rank)
         monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '0')
-        follow_restart(cfg)
+        resume_after_restart(cfg)
     assert cfg.to_dict() == dict(work_dir=str(path), **asked)
     if written:
         (path / 'last_checkpoint').write_text(str(path / 'epoch_1.pth'))
     else:
         # a later --resume of the user's still finds the earlier run
-        assert latest_checkpoint(str(path)) == str(path / 'epoch_9.pth')
+        assert checkpoint_to_resume(str(path)) == str(path / 'epoch_9.pth')
     monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
-    follow_restart(cfg)
+    resume_after_restart(cfg)
     assert (cfg.get('resume'), cfg.get('load_from')) == (resumed, load_from)

@@ -1,7 +1,6 @@
-"""A mistake in a config file, or in the options on top of it, is one message."""
+"""A mistake in a config file or in --cfg-options is one message."""
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from icd_mmrazor.errors import SettingError
         ('def f():\n    return 1 / 0\n\na = f()', r'c\.py, line 2: ZeroDivisionError: division by zero'),
         ("_base_ = ['other.py']", r'other\.py: FileNotFoundError'),
         ("_base_ = ['mmpretrain::nothing.py']", r'c\.py: ValueError'),
-        ("_base_ = ['c.py']", 'It inherits from itself, directly or through others'),
+        ("_base_ = ['c.py']", '_base_'),
         ("_base_ = ['d.py']", r'd\.py, line 1: NameError'),
         ('_base_ = 7', r'c\.py: TypeError'),
         ("filename = 'x'", 'filename is reserved'),
@@ -31,12 +30,10 @@ def test_a_file_that_cannot_be_read(text: str | bytes, message: str, tmp_path: P
     (tmp_path / 'd.py').write_text('a = b')
     file = tmp_path / 'c.py'
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    limit = sys.getrecursionlimit()
     with pytest.raises(SettingError, match=message) as raised:
         read_config_file(file)
-    assert str(raised.value).startswith(f'config {file} cannot be read. ')
+    assert str(file) in str(raised.value)
     assert '\n' not in str(raised.value)
-    assert sys.getrecursionlimit() == limit
 
 
 @pytest.mark.parametrize(
@@ -44,13 +41,12 @@ def test_a_file_that_cannot_be_read(text: str | bytes, message: str, tmp_path: P
     [
         ('.', 'is a folder'),
         ('nowhere.py', 'there is no such file'),
-        # found by fuzzing (tools/fuzz, network)
         ('x' * 300, 'File name too long'),
         ('~no-such-user/c.py', 'home directory'),
         ('a\0b.py', ''),
     ],
 )
-def test_what_is_no_file(name: str, message: str) -> None:
+def test_a_missing_file(name: str, message: str) -> None:
     with pytest.raises(SettingError, match=f'--config .*{message}'):
         read_config_file(name, '--config')
 
@@ -66,18 +62,18 @@ def test_a_sound_config() -> None:
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        (dict(model=3), r'no model=dict\(type=\.\.\.\); it has '),
-        (dict(train_dataloder=LOADER), 'train_dataloder, which nothing reads'),
+        (dict(model=3), 'model'),
+        (dict(train_dataloder=LOADER), 'train_dataloder.*train_dataloader'),
         (dict(optimizer_wrapper={}), 'optim_wrapper'),
-        (dict(train_dataloader=None), 'has train_cfg, optim_wrapper, but no train_dataloader'),
-        (dict(val_dataloader=LOADER, val_cfg={}), 'has val_dataloader, val_cfg, but no val_evaluator'),
-        (dict(train_dataloader=dict(batch_size=1)), 'train_dataloader needs dataset and sampler; it has batch_size'),
-        (dict(train_dataloader=[3]), r'train_dataloader=\[3\] must be a dictionary'),
-        (dict(auto_scale_lr=3), 'auto_scale_lr=3 must be a dictionary'),
-        (dict(load_from=3), 'load_from=3 must be a file'),
+        (dict(train_dataloader=None), 'train_cfg, optim_wrapper.*train_dataloader'),
+        (dict(val_dataloader=LOADER, val_cfg={}), 'val_dataloader, val_cfg.*val_evaluator'),
+        (dict(train_dataloader=dict(batch_size=1)), 'train_dataloader.*dataset.*sampler'),
+        (dict(train_dataloader=[3]), r'train_dataloader=\[3\]'),
+        (dict(auto_scale_lr=3), 'auto_scale_lr=3'),
+        (dict(load_from=3), 'load_from=3'),
     ],
 )
-def test_a_config_of_no_run(changes: dict, message: str) -> None:
+def test_a_config_that_is_not_of_a_run(changes: dict, message: str) -> None:
     with pytest.raises(SettingError, match=f'config c.py.*{message}'):
         check_sections(Config({**SOUND, **changes}), 'c.py')
 
@@ -87,9 +83,9 @@ def test_options() -> None:
     apply_cfg_options(cfg, {'model.depth': 3, 'pipeline.0.size': 4, 'randomness.seed': 5})
     assert (cfg.model.depth, cfg.pipeline[0].size, cfg.randomness.seed) == (3, 4, 5)
     for key, message in (
-        ('modell.depth', 'the config has no modell. Did you mean model'),
-        ('pipeline.7.size', 'does not fit the config'),
-        ('pipeline.x.size', 'does not fit the config'),
+        ('modell.depth', 'model'),
+        ('pipeline.7.size', 'a.b.0.c'),
+        ('pipeline.x.size', 'a.b.0.c'),
     ):
         with pytest.raises(SettingError, match=f'--cfg-options {re.escape(key)}.*{message}'):
             apply_cfg_options(cfg, {key: 1})

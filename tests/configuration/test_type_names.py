@@ -77,7 +77,7 @@ def test_a_class_gets_a_name_that_is_found_where_it_is_built() -> None:
     assert cfg.model.type is FrozenTeacherDistill
 
 
-def test_modules_of_a_users_own_are_imported_by_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modules_of_a_user_are_imported_by_the_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / 'my_styles.py').write_text(
         'from mmpretrain.registry import MODELS\nfrom mmpretrain.models import ResNet\n'
         '@MODELS.register_module(name="OurNet", force=True)\nclass MyNet(ResNet):\n    pass\n'
@@ -97,7 +97,7 @@ def test_modules_of_a_users_own_are_imported_by_the_config(tmp_path: Path, monke
         assert cfg.model.function('x') == 'x'
         assert cfg.filename == str(tmp_path / 'cfg.py')
         (tmp_path / 'bad.py').write_text('from my_styles import Nothing\nmodel = dict(type=Nothing)\n')
-        with pytest.raises(SettingError, match=r'bad\.py cannot be read.*Failed to import Nothing from my_styles'):
+        with pytest.raises(SettingError, match=r'bad\.py.*my_styles'):
             read_config_file(tmp_path / 'bad.py')
     finally:
         registered('OurNet')[0]

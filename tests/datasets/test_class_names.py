@@ -49,14 +49,14 @@ def test_one_synonym_is_enough() -> None:
     assert differing_labels(['tench, Tinca tinca', 'crane'], ['crane', 'tench']) == [0, 1]
 
 
-def test_refused_or_written_to_the_log() -> None:
+def test_differences_are_refused_or_logged() -> None:
     weights = ('model.teacher_ckpt=FILE', ['0', '1', '3', 'two'])
     datasets = [('train_dataloader', Images('0', '1', '2', '3')), ('val_dataloader', object())]
     message = (
         r"model.teacher_ckpt=FILE was trained on other classes than train_dataloader.dataset has: label 2 is '3' in "
         r"the file and '2' in the dataset, label 3 'two' and '3' \(2 of 4 labels differ\)"
     )
-    with pytest.raises(DatasetError, match=rf'{message}(.|\n)*default_hooks\.check_weights\.names=list'):
+    with pytest.raises(DatasetError, match=rf'{message}(.|\n)*default_hooks\.sanity_check\.class_names=list'):
         check_class_names(*weights, datasets)
     with pytest.raises(DatasetError, match='has, in another order: label 0'):
         check_class_names('FILE', ['1', '0'], [('test_dataloader', Images('0', '1'))])
@@ -69,6 +69,8 @@ def test_refused_or_written_to_the_log() -> None:
     check_class_names(*weights, datasets[1:])
 
 
-def test_the_setting_of_a_config() -> None:
+def test_the_choice_in_a_config() -> None:
     assert choice_in({}) == choice_in({'default_hooks': {'check_weights': None}}) == 'refuse'
+    assert choice_in({'default_hooks': {'sanity_check': {'class_names': 'list'}}}) == 'list'
+    # of version 0.1
     assert choice_in({'default_hooks': {'check_weights': {'names': 'list'}}}) == 'list'

@@ -65,7 +65,7 @@ def test_lazy_datasets_are_read_when_asked(plain: Callable) -> None:
     assert seen(data) == [(0, 0, 1), (1, 1, 0)]
 
 
-def test_numbers_the_parts_of_a_concatenation_through(plain: Callable) -> None:
+def test_indices_run_through_a_concatenation(plain: Callable) -> None:
     parts = [plain([2, 0, 1]), plain([1, 1], first=10)]
     concatenated = dict(type='ConcatDataset', datasets=parts)
     assert [index for index, *_ in seen(DATASETS.build(concatenated))] == [0, 1, 2, 0, 1]
@@ -77,7 +77,7 @@ def test_numbers_the_parts_of_a_concatenation_through(plain: Callable) -> None:
         data[5]
 
 
-def test_repetitions_have_indices_of_their_own_inside_and_one_outside(plain: Callable) -> None:
+def test_repetitions_have_their_own_index_inside_and_share_it_outside(plain: Callable) -> None:
     cfg = plain([1, 0])
     inside = indexed(dict(type='RepeatDataset', times=2, dataset=cfg))
     assert seen(inside) == [(0, 0, 1), (1, 1, 0), (2, 0, 1), (3, 1, 0)]
@@ -116,7 +116,7 @@ def test_workers_give_the_same(plain: Callable) -> None:
 
 
 def test_refuses_what_it_cannot_mark(plain: Callable) -> None:
-    with pytest.raises(DatasetError, match=r"its pipeline gives none.*type='PackInputs'"):
+    with pytest.raises(DatasetError, match=r"IndexedDataset: .*type='PackInputs'"):
         indexed(plain([1, 0], pipeline=[]))[0]
-    with pytest.raises(SettingError, match='dataset is a list; it must be a dataset'):
+    with pytest.raises(SettingError, match='IndexedDataset: dataset is a list'):
         indexed([1, 2, 3])

@@ -3,6 +3,7 @@
 import itertools
 import pickle
 from collections.abc import Iterator
+from multiprocessing import active_children
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, RandomSampler, get_worker_info
 
-from icd_mmrazor.datasets.loaders import MadeBatches, NumberedBatches, NumberedIndices, number_batches
+from icd_mmrazor.datasets.loaders import NumberedIndices, NumberedLoader, _RepeatableDataset, number_batches
 
 
 class Noisy(Dataset):
@@ -44,12 +45,12 @@ def epochs(number: int, trained: int = 0, dataset: Dataset | None = None, **sett
     loop = loop_of(loader, trained, trained // 3)
     numbered = number_batches(loop, 5, 0)
     assert number_batches(loop, 5, 0) is numbered
-    assert len(loader) == 3
+    assert len(loop.dataloader) == len(numbered) == 3
     numbered.skip = trained % 3
     found = []
     for epoch in range(loop.epoch, number):
         sampler.set_epoch(epoch)
-        for batch in loader:
+        for batch in loop.dataloader:
             found.append(batch)
             # others draw random numbers, too
             torch.rand(loop.iter), np.random.random()  # noqa: NPY002
@@ -64,7 +65,7 @@ def test_batches_depend_on_their_number_alone() -> None:
     assert sorted(item[0] for batch in whole[:3] for item in batch) == [*range(10)]
     numbers = [number for batch in whole for _, *both in batch for number in both]
     assert len(set(numbers)) == len(numbers) == 60
-    # with workers, which look ahead, and gone on in an epoch or between two
+    # with workers, which look ahead; continued within an epoch, and between two
     assert epochs(3, num_workers=2, persistent_workers=True) == whole
     for trained in (1, 3, 5):
         assert epochs(3, trained) == whole[trained:]
@@ -76,22 +77,40 @@ def test_datasets_that_prepare_batches_themselves_still_do() -> None:
     assert whole == [[(*item, 'at once') for item in batch] for batch in epochs(1)]
 
 
-def test_numbers_reach_workers_that_are_started_anew() -> None:
-    """Those get copies of the dataset and of the indices."""
-    loader = DataLoader(Noisy(), batch_size=4, collate_fn=list)
-    number_batches(loop_of(loader, 6), 5, 0)
-    (indices, *_) = loader.batch_sampler
-    dataset, copied = pickle.loads(pickle.dumps((loader.dataset, indices)))
-    assert (copied, copied.number) == (indices, 6)
-    assert dataset.__getitems__(copied) == loader.dataset.__getitems__(indices)
+def test_spawned_workers_give_the_same() -> None:
+    """They get pickled copies of the dataset and of the indices."""
+    dataset = _RepeatableDataset(Noisy(), (5, 0))
+    copied, indices = pickle.loads(pickle.dumps((dataset, NumberedIndices([3, 1], 6))))
+    assert (indices, indices.number) == ([3, 1], 6)
+    assert copied.__getitems__(indices) == dataset.__getitems__(indices)
+
+
+class Lazy(Noisy):
+    """Items from a file that each worker opens."""
+
+    file = None
+
+    def __getitem__(self, index: int) -> tuple[int, str]:
+        return index, self.file
+
+
+def open_file(worker: int) -> None:
+    dataset = get_worker_info().dataset
+    dataset.file = f'worker {worker} of {len(dataset)} items: {dataset.file}'
+
+
+def test_workers_are_initialised_with_the_dataset() -> None:
+    batches = epochs(1, dataset=Lazy(), num_workers=1, worker_init_fn=open_file)
+    assert {file for batch in batches for _, file in batch} == {'worker 0 of 10 items: None'}
 
 
 def test_the_order_of_a_sampler_without_a_seed() -> None:
     def order(epoch: int, rank: int) -> list[int]:
         dataset = Noisy()
         loader = DataLoader(dataset, batch_size=4, sampler=RandomSampler(dataset), collate_fn=list)
-        number_batches(loop_of(loader, 3 * epoch, epoch), 5, rank)
-        return [item[0] for batch in loader for item in batch]
+        loop = loop_of(loader, 3 * epoch, epoch)
+        number_batches(loop, 5, rank)
+        return [item[0] for batch in loop.dataloader for item in batch]
 
     assert order(1, 0) == order(1, 0) != order(2, 0)
     # processes that take their part of a common order share it
@@ -111,12 +130,12 @@ class Skipping(Passing):
 
 @pytest.mark.parametrize('iterator', [Passing, Skipping])
 @pytest.mark.parametrize('endless', [True, False])
-def test_loops_that_count_iterations_go_on_where_they_were(endless: bool, iterator: type) -> None:
+def test_loops_that_count_iterations_continue_where_they_were(endless: bool, iterator: type) -> None:
     def batches(trained: int, number: int) -> list[list[tuple]]:
         dataset = Noisy()
         sampler = (InfiniteSampler if endless else DefaultSampler)(dataset, shuffle=True, seed=1)
         loader = DataLoader(dataset, batch_size=4, sampler=sampler, collate_fn=list)
-        # begun already, by mmengine 0.10.7
+        # started already, by mmengine 0.10.7
         next(iter(loader))
         loop = loop_of(loader, trained, dataloader_iterator=iterator())
         number_batches(loop, 5, 0)
@@ -143,46 +162,71 @@ def test_loops_that_count_iterations_go_on_where_they_were(endless: bool, iterat
         assert batches(trained, 8 - trained) == whole[trained:]
 
 
-def test_a_loader_is_left_as_it_was() -> None:
-    dataset = Noisy()
-    loader = DataLoader(dataset, batch_size=4, collate_fn=list)
-    before = dict(vars(loader))
-    numbered = number_batches(loop_of(loader, 6), 5, 0)
-    made = MadeBatches(loader, lambda indices: indices, in_cpu_memory=True)
-    (first, *_) = loader
+def test_the_loader_is_put_back() -> None:
+    loader = DataLoader(Noisy(), batch_size=4, collate_fn=list)
+    before, loop = dict(vars(loader)), loop_of(loader, 6)
+    numbered = number_batches(loop, 5, 0)
+    assert loop.dataloader is numbered.loader is not loader
+    (first, *_) = numbered
     assert isinstance(first, NumberedIndices)
     assert (first, first.number) == ([0, 1, 2, 3], 6)
-    made.undo()
     numbered.undo()
+    assert loop.dataloader is loader
     assert vars(loader) == before
+    assert vars(loader.dataset) == {}
     # random as always
     assert [*loader] != [*loader]
+    # not in place of one that a hook has put there
+    numbered, loop.dataloader = number_batches(loop, 5, 0), [1, 2]
+    numbered.undo()
+    assert loop.dataloader == [1, 2]
 
 
-def test_other_loaders_are_left_alone() -> None:
-    class Stream(IterableDataset):
-        def __iter__(self) -> Iterator[int]:
-            return iter(range(3))
+class Backwards(DataLoader):
+    """One that yields its batches in its own way."""
 
-    for loader in (DataLoader(Noisy(), batch_size=None), DataLoader(Stream()), [1, 2]):
-        assert number_batches(loop_of(loader), 5, 0) is None
-        assert not isinstance(getattr(loader, 'batch_sampler', None), NumberedBatches)
+    def __iter__(self) -> Iterator[Any]:
+        return reversed([*super().__iter__()])
+
+
+class Stream(IterableDataset):
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(3))
+
+
+@pytest.mark.parametrize(
+    'loader',
+    [DataLoader(Noisy(), batch_size=None), DataLoader(Stream()), Backwards(Noisy()), [1, 2]],
+    ids=['no batches', 'stream', 'subclass', 'list'],
+)
+def test_other_loaders_are_left_alone(loader: Any) -> None:
+    loop = loop_of(loader)
+    assert number_batches(loop, 5, 0) is None
+    assert loop.dataloader is loader
 
 
 def test_persistent_workers_of_an_earlier_pass_are_not_asked() -> None:
-    """mmengine 0.10.7 begins them with its loop, before a hook can number the batches."""
+    """mmengine 0.10.7 starts them with its loop, before a hook can number the batches."""
     loader = DataLoader(Noisy(), batch_size=4, collate_fn=list, num_workers=1, persistent_workers=True)
     iter(loader)
-    numbered = number_batches(loop_of(loader), 5, 0)
-    whole = [*loader]
-    assert whole == [*loader]
+    loop = loop_of(loader)
+    numbered = number_batches(loop, 5, 0)
+    whole = [*loop.dataloader]
+    workers = active_children()
+    assert whole == [*loop.dataloader]
+    assert active_children() == workers
+    # as SwitchRecipeHook restarts them
+    loop.dataloader._iterator = None
+    assert whole == [*loop.dataloader]
+    assert active_children() != workers
     numbered.undo()
-    number_batches(loop_of(loader, 1), 5, 0).skip = 1
-    assert [*loader] == whole[1:]
+    loop.iter = 1
+    number_batches(loop, 5, 0).skip = 1
+    assert [*loop.dataloader] == whole[1:]
 
 
 class Counting(Dataset):
-    """Items that say what the dataset was set to when they were prepared."""
+    """Items with the setting of the dataset at the time they were prepared."""
 
     setting = 0
 
@@ -209,12 +253,39 @@ def test_workers_of_a_loop_that_counts_iterations_see_changes_with_the_next_pass
     assert seen == [0] * 3 + [7] * 6
 
 
-def test_what_is_set_on_the_batch_sampler_reaches_the_loaders_own() -> None:
+@pytest.mark.parametrize('custom', [False, True])
+def test_the_loader_has_the_settings_of_the_one_it_stands_for(custom: bool) -> None:
     dataset = Noisy()
-    loader = DataLoader(dataset, batch_size=4, collate_fn=list)
+    sampler = DefaultSampler(dataset, shuffle=True, seed=3)
+    batches = BatchSampler(sampler, 4, drop_last=True)
+    order = dict(batch_sampler=batches) if custom else dict(batch_size=4, sampler=sampler, drop_last=True)
+    loader = DataLoader(dataset, collate_fn=list, num_workers=2, timeout=60, prefetch_factor=3, **order)
     numbered = number_batches(loop_of(loader), 5, 0)
-    loader.batch_sampler.batch_size, loader.batch_sampler.drop_last = 3, True
-    loader.batch_sampler.sampler = [5, 1, 8, 2]
-    assert (loader.batch_sampler.batch_size, [*loader.batch_sampler]) == (3, [[5, 1, 8]])
-    numbered.undo()
-    assert [*loader.batch_sampler] == [[5, 1, 8]]
+    for name in ('dataset', 'collate_fn', 'num_workers', 'timeout', 'prefetch_factor', 'batch_size', 'drop_last'):
+        assert getattr(numbered.loader, name) == getattr(loader, name), name
+    assert numbered.sampler is sampler
+    assert [[*indices] for indices in numbered] == [*batches]
+    # hooks change it there, or where they have found it before
+    numbered.loader.num_workers = 0
+    loader.batch_sampler.batch_size = 3
+    assert [len(batch) for batch in numbered.loader] == [3, 3, 3]
+    assert loader.num_workers == 2
+
+
+def test_batches_made_at_once_need_no_workers() -> None:
+    loop = loop_of(DataLoader(Noisy(), batch_size=4, collate_fn=list, num_workers=2))
+    number_batches(loop, 5, 0)
+    one_by_one = [*loop.dataloader]
+
+    def make(indices: NumberedIndices) -> list[int] | None:
+        if indices.number == 1:  # from here on image by image
+            loop.dataloader.make = None
+            return None
+        return [*indices, indices.number]
+
+    loop.dataloader.make = make
+    workers, batches = active_children(), iter(loop.dataloader)
+    assert next(batches) == [0, 1, 2, 3, 0]
+    assert active_children() == workers
+    assert [*batches] == one_by_one[1:]
+    assert isinstance(loop.dataloader, NumberedLoader)

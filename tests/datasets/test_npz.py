@@ -54,8 +54,8 @@ def test_medmnist_and_cifar10_files_load(dataset: Callable) -> None:
     [
         ({'images': images(4, 8, 8), 'label': np.zeros(4, int)}, 'has no array labels; it has: images, label'),
         ({'images': images(4, 8, 8).astype(np.float32), 'labels': np.zeros(4, int)}, r'float32 \(4, 8, 8\)'),
-        ({'images': images(4, 8, 8, 8), 'labels': np.zeros(4, int)}, r'uint8 \(4, 8, 8, 8\); wanted'),
-        ({'images': images(4, 8), 'labels': np.zeros(4, int)}, r'uint8 \(4, 8\); wanted'),
+        ({'images': images(4, 8, 8, 8), 'labels': np.zeros(4, int)}, r'uint8 \(4, 8, 8, 8\)'),
+        ({'images': images(4, 8), 'labels': np.zeros(4, int)}, r'uint8 \(4, 8\)'),
         ({'images': images(0, 8, 8), 'labels': np.zeros(0, int)}, 'holds no images'),
         ({'images': images(4, 8, 8), 'labels': np.zeros(3, int)}, 'one integer for each of the 4 images'),
         ({'images': images(4, 8, 8), 'labels': np.zeros((4, 14), int)}, 'one integer for each'),
@@ -65,21 +65,21 @@ def test_medmnist_and_cifar10_files_load(dataset: Callable) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else '',
 )
-def test_refuses_what_is_no_dataset(arrays: dict, message: str, dataset: Callable) -> None:
+def test_refuses_other_arrays(arrays: dict, message: str, dataset: Callable) -> None:
     with pytest.raises(DatasetError, match=message):
         dataset(arrays)
 
 
 def test_refuses_labels_beyond_the_named_classes(dataset: Callable) -> None:
-    with pytest.raises(DatasetError, match='labels from 0 to 2; wanted are 0 to 1'):
+    with pytest.raises(DatasetError, match=r'labels_key=.*from 0 to 2.* 0 to 1'):
         dataset({'images': images(3, 8, 8), 'labels': np.arange(3)}, classes=['cat', 'dog'])
 
 
-def test_refuses_files_that_are_none(tmp_path: Path) -> None:
+def test_refuses_other_files(tmp_path: Path) -> None:
     def build(name: str) -> None:
         DATASETS.build(dict(type='NPZDataset', data_file=str(tmp_path / name)))
 
-    with pytest.raises(DatasetError, match=r'absent\.npz: there is no such file'):
+    with pytest.raises(DatasetError, match=r'absent\.npz: .*data_root'):
         build('absent.npz')
     trace = tmp_path / 'trace'
 

@@ -26,7 +26,7 @@ def test_keys_that_differ_in_one_number_share_nothing() -> None:
 
 
 @pytest.mark.gpu
-def test_a_gpu_is_seeded_and_not_waited_for() -> None:
+def test_a_gpu_is_seeded_without_synchronisation() -> None:
     torch.zeros(1, device='cuda')
     torch.cuda.set_sync_debug_mode('error')
     try:

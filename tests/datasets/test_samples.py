@@ -1,4 +1,4 @@
-"""Data samples of a batch, joined into one."""
+"""Data samples of a batch, merged into one."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from mmpretrain.models import ClsHead, ImageClassifier
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 
-from icd_mmrazor.datasets.samples import as_one_sample, positions_of, takes_joined_labels, without_labels
+from icd_mmrazor.datasets.samples import accepts_merged_samples, merge_samples, sample_indices, without_labels
 
 
 def test_one_sample_means_the_same_to_a_head(network: Callable, batch: Callable) -> None:
@@ -16,28 +16,28 @@ def test_one_sample_means_the_same_to_a_head(network: Callable, batch: Callable)
     images, samples = batch()
     for position, sample in enumerate(samples):
         sample.set_metainfo({'sample_idx': position + 10})
-    (joined,) = as_one_sample(samples)
-    torch.testing.assert_close(model(images, [joined], mode='loss'), model(images, samples, mode='loss'))
-    assert joined.sample_idx == [10, 11, 12, 13, 14, 15]
-    assert as_one_sample([joined]) == [joined]
+    (merged,) = merge_samples(samples)
+    torch.testing.assert_close(model(images, [merged], mode='loss'), model(images, samples, mode='loss'))
+    assert merged.sample_idx == [10, 11, 12, 13, 14, 15]
+    assert merge_samples([merged]) == [merged]
 
 
-def test_what_is_no_single_label_stays() -> None:
+def test_other_labels_are_not_merged() -> None:
     scores = [DataSample().set_gt_score(torch.ones(2)) for _ in range(2)]
     several = [DataSample().set_gt_label([0, 1]) for _ in range(2)]
     for samples in (None, [], scores, several, ['a', 'b']):
-        assert as_one_sample(samples) is samples
+        assert merge_samples(samples) is samples
     some = [DataSample().set_gt_label(1), DataSample()]
-    assert as_one_sample(some) is some
-    without_position = as_one_sample([DataSample().set_gt_label(label) for label in (1, 2)])
+    assert merge_samples(some) is some
+    without_position = merge_samples([DataSample().set_gt_label(label) for label in (1, 2)])
     assert without_position[0].gt_label.tolist() == [1, 2]
     assert 'sample_idx' not in without_position[0]
 
 
-def test_samples_without_labels_are_joined_too() -> None:
+def test_samples_without_labels_are_merged() -> None:
     samples = [DataSample(metainfo={'sample_idx': position}) for position in (7, 3)]
-    (joined,) = as_one_sample(samples)
-    assert (joined.keys(), joined.sample_idx) == ([], [7, 3])
+    (merged,) = merge_samples(samples)
+    assert (merged.keys(), merged.sample_idx) == ([], [7, 3])
 
 
 def test_whether_there_are_labels() -> None:
@@ -48,12 +48,12 @@ def test_whether_there_are_labels() -> None:
         assert without_labels(samples)
 
 
-def test_positions_are_read_from_either_form(batch: Callable) -> None:
+def test_indices_are_read_from_either_form(batch: Callable) -> None:
     _, samples = batch()
-    assert positions_of(samples) == [None] * 6
+    assert sample_indices(samples) == [None] * 6
     for position, sample in enumerate(samples):
         sample.set_metainfo({'sample_idx': position + 10})
-    assert positions_of(samples) == positions_of(as_one_sample(samples)) == [10, 11, 12, 13, 14, 15]
+    assert sample_indices(samples) == sample_indices(merge_samples(samples)) == [10, 11, 12, 13, 14, 15]
 
 
 BACKBONE = dict(type='ResNet_CIFAR', depth=18)
@@ -72,7 +72,7 @@ class OwnClassifier(ImageClassifier):
 
 
 @pytest.mark.parametrize(
-    ('changes', 'wanted'),
+    ('changes', 'expected'),
     [
         ({}, True),
         ({'head': dict(type='ClsHead')}, True),
@@ -87,19 +87,19 @@ class OwnClassifier(ImageClassifier):
     ],
     ids=str,
 )
-def test_only_heads_that_concatenate_labels_take_them_joined(changes: dict, wanted: bool) -> None:
+def test_only_heads_that_concatenate_labels_take_them_merged(changes: dict, expected: bool) -> None:
     cfg = dict(type='ImageClassifier', backbone=BACKBONE, head=dict(type='LinearClsHead', **FEATURES))
-    assert takes_joined_labels(MODELS.build({**cfg, **changes})) is wanted
+    assert accepts_merged_samples(MODELS.build({**cfg, **changes})) is expected
 
 
 @pytest.mark.parametrize('algorithm', ['FrozenTeacherDistill', 'SingleTeacherDistill'])
 def test_both_networks_of_an_algorithm_are_asked(algorithm: str, demo_config: Callable) -> None:
     cfg = demo_config(**{'model.type': algorithm}).model
-    assert takes_joined_labels(MODELS.build(cfg))
+    assert accepts_merged_samples(MODELS.build(cfg))
     for network in ('architecture', 'teacher'):
         model = MODELS.build(cfg)
         getattr(model, network).head = OwnLoss()
-        assert not takes_joined_labels(model)
+        assert not accepts_merged_samples(model)
     model = MODELS.build(cfg)
     model.data_preprocessor.to_onehot = True
-    assert not takes_joined_labels(model)
+    assert not accepts_merged_samples(model)

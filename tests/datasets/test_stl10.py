@@ -46,20 +46,20 @@ def test_the_config_resizes_as_pil_does(folder: Path) -> None:
     assert np.array_equal(data[3]['inputs'].permute(1, 2, 0), image.resize((32, 32), Image.Resampling.BILINEAR))
 
 
-def test_files_that_are_not_there_or_of_another_size_are_named(tmp_path: Path) -> None:
+def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r'train_X\.bin and train_y\.bin not found(?s:.*)stl10_binary\.tar\.gz'):
         build(tmp_path)
     folder = write_stl10(tmp_path / 'stl10_binary', train=2, test=2)
     images, labels = folder / 'train_X.bin', folder / 'train_y.bin'
     images.write_bytes(images.read_bytes()[:-1])
-    with pytest.raises(DatasetError, match=r'train_X\.bin has 55,295 bytes and train_y\.bin has 2; wanted are 27,648'):
+    with pytest.raises(DatasetError, match=r'train_X\.bin has 55,295 bytes and train_y\.bin 2; .* 27,648'):
         build(folder)
     labels.write_bytes(b'')
     images.write_bytes(b'')
-    with pytest.raises(DatasetError, match='at least one image'):
+    with pytest.raises(DatasetError, match=r'train_X\.bin has 0 bytes'):
         build(folder)
     (folder / 'test_y.bin').write_bytes(bytes([0, 11]))
-    with pytest.raises(DatasetError, match=r'test_y\.bin has labels from 0 to 11; wanted are 1 to 10'):
+    with pytest.raises(DatasetError, match=r'test_y\.bin has labels from 0 to 11'):
         build(folder, 'test')
-    with pytest.raises(SettingError, match="split='unlabeled' must be one of train, test"):
+    with pytest.raises(SettingError, match="STL10: split='unlabeled'"):
         build(folder, 'unlabeled')

@@ -67,24 +67,24 @@ def empty(name: str) -> Callable[[Path], object]:
 @pytest.mark.parametrize(
     ('split', 'damage', 'message'),
     [
-        ('train', lambda folder: (folder / 'wnids.txt').unlink(), r'there is no file wnids\.txt\.'),
+        ('train', lambda folder: (folder / 'wnids.txt').unlink(), r'wnids\.txt not found'),
         ('train', lambda folder: (folder / 'wnids.txt').write_text(''), r'wnids\.txt names no classes'),
         ('train', lambda folder: (folder / 'words.txt').write_bytes(b'\xff'), r'words\.txt cannot be read \(.*utf-8'),
         ('train', empty(f'train/{WNIDS[0]}/images'), rf'train/{WNIDS[0]}/images has no images \(\*\.JPEG\)'),
-        ('train', lambda folder: (folder / 'train').rename(folder / 'x'), 'there is no folder train/n01443537/images'),
-        ('val', lambda folder: (folder / 'val' / 'images').rename(folder / 'x'), 'there is no folder val/images'),
-        ('val', replace('val/val_annotations.txt', WNIDS[1], 'n1'), r"annotations\.txt, line 2: 'n1' is no class of"),
-        ('val', replace('val/val_annotations.txt', 'val_3', 'val_9'), r'line 4: there is no val/images/val_9\.JPEG'),
-        ('val', replace('val/val_annotations.txt', '\t', ' '), "line 1: '' is no class"),
-        ('val', lambda folder: (folder / 'val/images/a.JPEG').touch(), 'has 7 images and val/val_.* has 6 lines'),
+        ('train', lambda folder: (folder / 'train').rename(folder / 'x'), 'train/n01443537/images not found'),
+        ('val', lambda folder: (folder / 'val' / 'images').rename(folder / 'x'), 'val/images not found'),
+        ('val', replace('val/val_annotations.txt', WNIDS[1], 'n1'), r"annotations\.txt, line 2: 'n1'"),
+        ('val', replace('val/val_annotations.txt', 'val_3', 'val_9'), r'line 4: val/images/val_9\.JPEG not found'),
+        ('val', replace('val/val_annotations.txt', '\t', ' '), "line 1: ''"),
+        ('val', lambda folder: (folder / 'val/images/a.JPEG').touch(), 'has 7 images and val/val_.* 6 lines'),
     ],
 )
-def test_another_layout_is_named(split: str, damage: Callable, message: str, folder: Path) -> None:
+def test_a_damaged_folder_is_named(split: str, damage: Callable, message: str, folder: Path) -> None:
     damage(folder)
-    with pytest.raises(DatasetError, match=f'data_root=.*{message}(?s:.*)as http.* unpacks to, with nothing moved'):
+    with pytest.raises(DatasetError, match=f'data_root=.*{message}(?s:.*)http.*or set data_root'):
         build(folder, split)
 
 
 def test_there_are_two_splits(folder: Path) -> None:
-    with pytest.raises(SettingError, match="split='test' must be one of train, val"):
+    with pytest.raises(SettingError, match="TinyImageNet: split='test'"):
         build(folder, 'test')

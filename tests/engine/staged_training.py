@@ -8,7 +8,7 @@ import sys
 import torch
 import torch.distributed as dist
 
-from icd_mmrazor import compat
+from icd_mmrazor.compat.distributed import process_group
 
 # isort: split
 from mmengine.config import Config
@@ -44,5 +44,5 @@ def train(config: str) -> None:
 if __name__ == '__main__':
     dist.init_process_group('gloo')
     # ends it
-    with compat.process_group(Config({'launcher': 'none'})):
+    with process_group(Config({'launcher': 'none'})):
         train(*sys.argv[1:])

@@ -126,7 +126,7 @@ def test_nothing_is_exported_without_a_student_or_a_local_folder(demo_config: Ca
     checkpoints.file_backend, checkpoints.out_dir = object(), 's3://bucket'
     assert exported(demo_config()) == []
     assert len(warnings) == 1
-    assert 's3://bucket, which is no local folder' in warnings[0]
+    assert 's3://bucket' in warnings[0]
     checkpoints.file_backend, checkpoints.out_dir = LocalBackend(), str(tmp_path)
     assert exported(demo_config()) == ['student.py', 'student_last.pth']
     # what a hook of the user's may have put into it is no reason to end the training

@@ -1,18 +1,23 @@
 """The hooks in real runs on a small problem."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from helpers import CHANGED
+from helpers import CHANGED, CONFIGS, ROOT
 from mmengine.config import Config
+from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 
 from icd_mmrazor.datasets.labels import image_labels
+from icd_mmrazor.engine import checks, hooks
+from icd_mmrazor.engine.former_hooks import PARTS
 from icd_mmrazor.errors import DatasetError
 
 
@@ -233,3 +238,53 @@ def test_report_tells_stages_and_weights(demo_config: Callable, runner: Callable
         in text
     )
     assert 'distill.loss_kd: KLDivergence() with weight 0.9\n' in text
+
+
+def test_the_page_of_hooks_has_every_hook() -> None:
+    page = (ROOT / 'docs' / 'reference' / 'hooks.md').read_text()
+    rows = re.findall(r'^\| `(\w+)` \| `(\w+Hook)` \| (.*?) \|', page, re.MULTILINE)
+    runtime = Config.fromfile(CONFIGS / '_base_' / 'runtimes' / 'default.py').default_hooks
+    ours = {name: cls for name, cls in vars(hooks).items() if name.endswith('Hook')}
+    for key, name, text in rows:
+        assert runtime[key].type == name
+        assert text == ours[name].__doc__.partition('\n')[0].replace('``', '`')
+    assert {name for _, name, _ in rows} == {hook.type for hook in runtime.values()} & ours.keys()
+
+
+def test_a_part_that_a_config_names_replaces_that_of_the_whole(demo_config: Callable, runner: Callable) -> None:
+    """As in a config of version 0.1 that is used with the runtime of this one."""
+    cfg = demo_config('res8_digits', **{'default_hooks.check_resume': dict(type='CheckResumeHook', changes='list')})
+    run = runner(cfg)
+    run.train()
+    run.train()  # the second time all parts are there
+    (check,) = (hook for hook in run.hooks if isinstance(hook, checks.ProvenanceCheck))
+    assert check.changes == 'list'
+
+
+def test_a_config_that_lists_the_hooks_of_version_0_1(demo_config: Callable, runner: Callable) -> None:
+    whole = runner(demo_config(**{'train_cfg.max_epochs': 2}))
+    whole.train()
+    former = [*PARTS, 'HookStateHook', 'StatusHook']
+    for epochs in (1, 2):
+        cfg = demo_config(**{'train_cfg.max_epochs': epochs, 'resume': epochs == 2})
+        cfg.work_dir += '_former'
+        for name in ('sanity_check', 'exact_resume'):
+            cfg.default_hooks.pop(name)
+        cfg.default_hooks.update({name: dict(type=name) for name in former})
+        cfg.default_hooks.CheckResumeHook.changes = 'list'
+        run = runner(cfg)
+        run.train()
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(run.model.state_dict()[name], weight), name
+
+
+@pytest.mark.parametrize('tf32', [True, False])
+def test_tf32_as_in_version_0_1(tf32: bool) -> None:
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    try:
+        HOOKS.build(dict(type='Float32PrecisionHook', tf32=tf32)).before_run(mock.Mock())
+        during = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+    assert during == ('high' if tf32 else 'highest', tf32)

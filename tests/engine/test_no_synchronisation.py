@@ -153,7 +153,6 @@ def test_mmengines_hook_asks_in_every_iteration(short_batches: Callable, runner:
     """What is recorded is recorded."""
     cfg = short_batches('res8_digits')
     cfg.default_hooks.runtime_info = dict(type='RuntimeInfoHook')
-    cfg.default_hooks.check_numbers = dict(type='CheckNumbersHook')
     found = trained(runner(cfg))
     assert all({'item', '_local_scalar_dense'} <= {*found[i]} for i in QUIET)
 

@@ -166,7 +166,7 @@ class Unlabelled:
 
 
 def test_refuses_a_training_set_without_labels() -> None:
-    with pytest.raises(DatasetError, match=r'CRD needs the class.*\(Unlabelled\) has not one integer label'):
+    with pytest.raises(DatasetError, match=r'CRD needs the class.*\(Unlabelled\) .* label per image'):
         training_labels(Unlabelled(), 'CRD')
 
 

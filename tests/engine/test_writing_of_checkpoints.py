@@ -7,14 +7,18 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import pytest
-from mmengine.fileio import LocalBackend
+from mmengine.config import Config
+from mmengine.fileio import get_file_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import MessageHub, MMLogger
 
+from icd_mmrazor.engine.hooks import IntactCheckpointHook
+from icd_mmrazor.engine.hooks.checkpoint_hook import use_intact_checkpoints
 from icd_mmrazor.errors import CheckpointError
 from icd_mmrazor.launch.command_line import run as run_tool
 
@@ -36,12 +40,15 @@ class Run:
             stored = json.loads((folder / checkpoint).read_text())
             self.epoch = stored['epoch']
             self.message_hub.update_info_dict(stored['hub'])
-        self.hook = CheckpointHook(interval=1, rule='greater', **settings)
+        self.optim_wrapper = SimpleNamespace(optimizer=SimpleNamespace(state={}))
+        self.hook = IntactCheckpointHook(interval=1, rule='greater', **settings)
         self.hook.before_train(self)
 
-    def save_checkpoint(self, out_dir: str, filename: str, *_: Any, meta: dict, **__: Any) -> None:
-        hub = dict(self.message_hub.runtime_info)
-        LocalBackend().put(json.dumps({'epoch': meta['epoch'], 'hub': hub}).encode(), str(Path(out_dir, filename)))
+    def save_checkpoint(
+        self, out_dir: str, filename: str, *_: Any, meta: dict, backend_args: dict | None = None, **__: Any
+    ) -> None:
+        content = json.dumps({'epoch': meta['epoch'], 'hub': dict(self.message_hub.runtime_info)}).encode()
+        get_file_backend(out_dir, backend_args=backend_args).put(content, str(Path(out_dir, filename)))
 
     def train_epoch(self, **scores: float) -> None:
         self.hook.after_train_epoch(self)
@@ -134,7 +141,7 @@ def test_a_disk_that_cannot_be_written_ends_the_run_with_a_message(kind: int, tm
         run.epoch = 1
     # no folder can be made where a file is
     with pytest.raises(CheckpointError, match='could not be written'):
-        LocalBackend().put(b'', tmp_path / 'epoch_1.pth' / 'epoch_1.pth')
+        get_file_backend(backend_args=dict(backend='atomic')).put(b'', tmp_path / 'epoch_1.pth' / 'epoch_1.pth')
 
 
 def test_a_full_disk_where_something_else_is_written_is_a_message(capsys: pytest.CaptureFixture) -> None:
@@ -153,3 +160,39 @@ def test_what_a_killed_run_left_goes_at_the_next_start(tmp_path: Path) -> None:
     (tmp_path / f'.epoch_7.pth.{os.getpid()}').touch()
     (tmp_path / '.mine').touch()
     assert Run(tmp_path, max_keep_ckpts=1).files == ['.mine']
+
+
+@pytest.mark.parametrize(
+    ('names', 'kept'),
+    [(['a', 'best_a_epoch_1.pth'], 'best_a_epoch_1.pth'), (['thesis'], None), (['best_a', '..'], None)],
+)
+def test_a_resumed_run_deletes_nothing_of_others(names: list[str], kept: str | None, tmp_path: Path) -> None:
+    """The path of the best checkpoint, which mmengine deletes when there is a better one, is read from a file."""
+    elsewhere = str(tmp_path.joinpath('elsewhere', *names))
+    hub = {'best_ckpt': elsewhere, 'best_ckpt_a': elsewhere, 'best_ckpt_b': elsewhere}
+    (tmp_path / 'epoch_1.json').write_text(json.dumps({'epoch': 1, 'hub': hub}))
+    kept = kept and str(tmp_path / kept)
+    if kept:
+        assert Run(tmp_path, 'epoch_1.json', save_best='a').hook.best_ckpt_path is None
+        Path(kept).touch()
+    one, two = (Run(tmp_path, 'epoch_1.json', save_best=best).hook for best in ('a', ['a', 'b']))
+    assert (one.best_ckpt_path, two.best_ckpt_path_dict) == (kept, {'a': kept, 'b': kept})
+
+
+def test_the_file_backend_that_is_asked_for_is_used(tmp_path: Path) -> None:
+    assert Run(tmp_path).hook.backend_args == dict(backend='atomic')
+    assert Run(tmp_path, backend_args=dict(backend='local')).hook.backend_args == dict(backend='local')
+
+
+def test_our_tools_write_the_checkpoints_of_mmengines_configs_likewise() -> None:
+    for hooks, used in (
+        ({}, dict(type='IntactCheckpointHook', interval=1)),
+        ({'checkpoint': dict(type='CheckpointHook', interval=7)}, dict(type='IntactCheckpointHook', interval=7)),
+        ({'checkpoint': dict(type='mmengine.CheckpointHook')}, dict(type='IntactCheckpointHook')),
+        ({'checkpoint': dict(type=CheckpointHook)}, dict(type='IntactCheckpointHook')),
+        ({'checkpoint': dict(type='MyCheckpointHook')}, dict(type='MyCheckpointHook')),
+        ({'checkpoint': None}, None),
+    ):
+        cfg = Config(dict(default_hooks=hooks))
+        use_intact_checkpoints(cfg)
+        assert cfg.default_hooks.checkpoint == used

@@ -16,7 +16,7 @@ from mmpretrain.registry import MODELS
 from icd_mmrazor.export.student import plain_student
 
 pytestmark = pytest.mark.stack
-PROGRAM = Path(__file__).with_name('exported_students.py')
+PROGRAM = Path(__file__).parents[1] / 'support' / 'exported_students.py'
 # one of each family in configs/_base_/models, and the type of its backbone
 SHIPPED = {
     'res8': 'CIFARResNet',

@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import whole_network
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmrazor.registry import MODELS
 
 from icd_mmrazor.export.onnx import input_size, write_onnx
 from icd_mmrazor.export.student import plain_student
 from icd_mmrazor.models.networks.classifier_layer import number_of_channels
 from icd_mmrazor.models.networks.features import feature_points, feature_shapes
-from icd_mmrazor.utils.complexity import complexity
 
 
 def student(channels: int, loading: list[dict]) -> Config:
@@ -53,10 +52,6 @@ def test_as_many_channels_as_the_network_takes(channels: int, loading: list[dict
     model = MODELS.build(cfg.model).eval()
     assert number_of_channels(model) == channels
     assert feature_shapes(model, [feature_points(model).pooled]) == [(64,)]
-    # the first convolution is all that differs from a network of three channels
-    networks = (ConfigDict(_scope_='mmpretrain', **whole_network(in_channels=c)) for c in (channels, 3))
-    cost, usual = (complexity(network, (12, 16)) for network in networks)
-    assert usual.multiply_adds - cost.multiply_adds == (3 - channels) * 8 * 9 * 12 * 16
     if loading:
         return
     for package in ('onnx', 'onnxruntime', 'onnxscript'):

@@ -1,74 +1,94 @@
-"""What the tools set that few configs say."""
+"""Messages and exit codes of a tool."""
 
-import argparse
+import os
+import signal
 from pathlib import Path
 from unittest import mock
 
 import pytest
-import torch
-from helpers import CONFIGS
-from mmengine.config import Config
-from torch import nn
 
-from icd_mmrazor.launch import command_line
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.launch.command_line import run
 
-DEMO = CONFIGS / 'demo' / 'icd_res20_res8_digits.py'
+LOST = '[/x/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:7000'
 
 
-@pytest.mark.parametrize(
-    ('optimizer', 'fused'),
-    [
-        (dict(type='SGD', lr=0.1), True),
-        (dict(type='AdamW'), True),
-        (dict(type='SGD', fused=False), False),
-        (dict(type='Adam', foreach=True), None),
-        (dict(type='Adam', differentiable=True), None),
-        (dict(type='RMSprop'), None),
-        (dict(type=torch.optim.SGD), True),
-        ({}, None),
-    ],
-    ids=str,
-)
-def test_torchs_optimizers_are_fused(optimizer: dict, fused: bool | None) -> None:
-    for device, offered in (('cpu', True), ('cuda', True), ('mps', False)):
-        cfg = Config(dict(optim_wrapper=dict(optimizer=dict(optimizer))))
-        with mock.patch.object(command_line, 'get_device', return_value=device):
-            command_line.use_fused_optimizer(cfg)
-        assert cfg.optim_wrapper.optimizer.get('fused') == (None if fused and not offered else fused)
+def end(error: BaseException) -> None:
+    raise error
 
 
-def test_other_wrappers_stay_as_they_are() -> None:
-    generator = dict(optimizer=dict(type='SGD', lr=0.1))
-    for wrapper in (dict(constructor='Mine', generator=generator), None):
-        cfg = Config(dict(optim_wrapper=wrapper))
-        command_line.use_fused_optimizer(cfg)
-        assert cfg.to_dict() == dict(optim_wrapper=wrapper)
-
-
-def test_a_tools_config_is_fused(tmp_path: Path) -> None:
-    args = argparse.Namespace(config=str(DEMO), launcher='none', work_dir=None, cfg_options=None, local_rank=0)
-    cfg = command_line.load_config(args)
-    assert cfg.optim_wrapper.optimizer.fused
+def terminate_with_workers() -> None:
+    """Do what a signal to the process group does: it ends DataLoader workers while the interrupt is raised."""
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        raise RuntimeError('DataLoader worker (pid 7) is killed by signal: Terminated.')
 
 
 @pytest.mark.parametrize(
-    ('name', 'settings'),
+    ('main', 'status', 'message'),
     [
-        ('SGD', dict(lr=0.05, momentum=0.9, weight_decay=5e-4)),
-        ('Adam', dict(lr=0.01, weight_decay=5e-4)),
-        ('AdamW', dict(lr=0.01, weight_decay=5e-4)),
+        (lambda: end(SettingError('tau=0 is wrong.')), 1, '\nerror: tau=0 is wrong.\n'),
+        (lambda: end(KeyboardInterrupt()), 130, '\nstopped by Ctrl-C. Take --resume.\n'),
+        (lambda: os.kill(os.getpid(), signal.SIGTERM), 143, '\nstopped by SIGTERM. Take --resume.\n'),
+        (terminate_with_workers, 143, '\nstopped by SIGTERM. Take --resume.\n'),
     ],
+    ids=['setting', 'ctrl-c', 'sigterm', 'workers'],
 )
-def test_a_fused_optimizer_gives_the_same(name: str, settings: dict) -> None:
-    trained = []
-    for fused in (True, False):
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).double()
-        images = torch.randn(16, 5).double()
-        optimizer = getattr(torch.optim, name)(model.parameters(), fused=fused, **settings)
-        for _ in range(10):
-            optimizer.zero_grad()
-            model(images).square().sum().backward()
-            optimizer.step()
-        trained.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
-    torch.testing.assert_close(*trained, rtol=1e-12, atol=1e-13)
+def test_a_single_process(main: object, status: int, message: str, capsys: pytest.CaptureFixture) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        run(main, when_stopped='Take --resume.')
+    assert (stop.value.code, capsys.readouterr().err) == (status, message)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_an_unforeseen_error_keeps_its_trace() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: 1 / 0)
+
+
+def test_a_child_that_is_terminated_says_nothing(capfd: pytest.CaptureFixture) -> None:
+    def main() -> None:
+        pid = os.fork()
+        if pid == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 143
+
+    run(main)
+    assert capfd.readouterr().err == ''
+
+
+@pytest.mark.parametrize(
+    ('error', 'printed'),
+    [
+        (SettingError('tau=0 is wrong.'), ['\n[rank 1] error: tau=0 is wrong.\n']),
+        (
+            RuntimeError('odd'),
+            ['[rank 1] Traceback ', 'test_command_line.py', 'RuntimeError: odd'],
+        ),
+        (RuntimeError(LOST), ['[rank 1] error: the connection to another process is lost', LOST]),
+        (KeyboardInterrupt(), ['[rank 1] stopped by Ctrl-C. Take --resume.']),
+    ],
+    ids=['setting', 'unforeseen', 'lost', 'ctrl-c'],
+)
+def test_one_of_several_names_itself(error: BaseException, printed: list[str], tmp_path: Path) -> None:
+    file, status = tmp_path / 'stderr', 130 if isinstance(error, KeyboardInterrupt) else 1
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with (
+                file.open('w') as stream,
+                mock.patch('sys.stderr', stream),
+                mock.patch('time.sleep'),
+                mock.patch.dict(os.environ, RANK='1', WORLD_SIZE='2'),
+                mock.patch('icd_mmrazor.launch.processes.open_store', side_effect=RuntimeError),
+            ):
+                run(lambda: end(error), when_stopped='Take --resume.')
+        finally:
+            os._exit(99)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == status
+    text = file.read_text()
+    assert all(part in text for part in printed), text
+    assert ('Traceback' in text) == ('Traceback' in printed[0])

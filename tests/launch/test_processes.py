@@ -1,4 +1,4 @@
-"""What the processes of a launch do for one another, with the store of a launch of this process alone."""
+"""Processes of a launch, with a store that this process holds."""
 
 import json
 import multiprocessing
@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 import torch.distributed as dist
 
-from icd_mmrazor.launch.processes import end_process, end_with_launcher, is_first_to_say, open_store
+from icd_mmrazor.launch.processes import die_with_parent, end_process, is_first_to_say, open_store
 
 
 @pytest.fixture
@@ -24,14 +24,14 @@ def launch() -> Iterator[dict[str, str]]:
         yield world
 
 
-def test_of_several_processes_one_speaks(launch: dict[str, str]) -> None:
+def test_one_of_several_processes_speaks(launch: dict[str, str]) -> None:
     first = []
     for rank in ('2', '0', '1'):
         with mock.patch.dict(os.environ, RANK=rank):
             first.append(is_first_to_say('the batch size is wrong'))
     assert first == [True, False, False]
     assert is_first_to_say('another message')
-    # a start after a restart has a voice of its own
+    # a restart speaks again
     with mock.patch.dict(os.environ, RANK='0', TORCHELASTIC_RESTART_COUNT='1'):
         assert is_first_to_say('the batch size is wrong')
 
@@ -94,7 +94,7 @@ def test_no_process_outlives_its_launcher(tmp_path: Path) -> None:
         os.waitpid(rank, 0)
 
     def ranks_main() -> None:
-        end_with_launcher()
+        die_with_parent()
         worker = forked(lambda: time.sleep(1000))
         (tmp_path / 'written').write_text(f'{os.getpid()} {worker}')
         (tmp_path / 'written').rename(file)

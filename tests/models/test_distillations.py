@@ -1,4 +1,4 @@
-"""Whatever a config says: it builds and steps, or it is refused in words."""
+"""Random configs build and train a step, or are refused with a message."""
 
 import contextlib
 import logging
@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from config_strategies import JUNK, changed, distillations, misspelt, places, settings_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
+from strategies import JUNK, changed, distillations, misspelt, places, settings_of
 from torch import nn
 
+from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.errors import UserError
 
 pytestmark = pytest.mark.stack
@@ -28,8 +29,9 @@ def _no_log() -> Iterator[None]:
 
 def step(cfg: dict, size: int = 4) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     """Build a distillation and compute its losses on a batch."""
-    model = MODELS.build(cfg).train()
-    model.init_weights()
+    with explained_settings():
+        model = MODELS.build(cfg).train()
+        model.init_weights()
     classes = cfg['architecture']['head']['num_classes'] if isinstance(cfg.get('architecture'), dict) else 2
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(size, 3, 32, 32, generator=generator)
@@ -42,7 +44,7 @@ def step(cfg: dict, size: int = 4) -> tuple[nn.Module, dict[str, torch.Tensor]]:
 @pytest.mark.slow
 @settings(max_examples=12)
 @given(distillations(), st.integers(2, 6))
-def test_valid_ones_step(cfg: dict, size: int) -> None:
+def test_valid_configs_train_a_step(cfg: dict, size: int) -> None:
     torch.manual_seed(0)
     model, losses = step(cfg, size)
     loss = sum(value.sum() for name, value in losses.items() if 'loss' in name)
@@ -61,16 +63,16 @@ def test_valid_ones_step(cfg: dict, size: int) -> None:
 @given(distillations(), st.data())
 def test_a_misspelt_name_is_refused_with_the_name(cfg: dict, data: st.DataObject) -> None:
     path = data.draw(st.sampled_from(settings_of(cfg)))
-    # without it, that a teacher needs weights is said first
+    # without it, the error is that a teacher needs weights
     assume(path != ('random_teacher',))
     with pytest.raises(UserError, match=path[-1]):
         step(misspelt(cfg, path))
 
 
 @given(distillations(), st.data(), JUNK)
-def test_any_value_anywhere_steps_or_is_refused(cfg: dict, data: st.DataObject, junk: object) -> None:
+def test_any_value_anywhere_is_accepted_or_refused(cfg: dict, data: st.DataObject, junk: object) -> None:
     path = data.draw(st.sampled_from(list(places(cfg))))
-    # anything but an error of ours fails
+    # only our own errors pass
     with contextlib.suppress(UserError):
         _, losses = step(changed(cfg, path, junk))
         assert all(isinstance(value, torch.Tensor) for value in losses.values())

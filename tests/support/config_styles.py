@@ -16,7 +16,7 @@ from torch.optim import SGD
 
 from icd_mmrazor.datasets import NPZDataset
 from icd_mmrazor.engine.hooks import (
-    CheckResumeHook, ExportStudentHook, PlainCheckpointHook, RepeatableRandomnessHook, WholeBatchHook
+    ExactResumeHook, ExportStudentHook, InMemoryAugmentationHook, PlainCheckpointHook, SanityCheckHook
 )
 from icd_mmrazor.models import FrozenTeacherDistill, ICDDistiller
 """
@@ -81,9 +81,9 @@ model = dict(
 default_hooks = dict(
     logger=dict(type=<LoggerHook>, interval=1),
     checkpoint=dict(type=<CheckpointHook>, interval=1),
-    randomness=dict(type=<RepeatableRandomnessHook>),
-    whole_batches=dict(type=<WholeBatchHook>),
-    check_resume=dict(type=<CheckResumeHook>, changes='refuse'),
+    exact_resume=dict(type=<ExactResumeHook>),
+    whole_batches=dict(type=<InMemoryAugmentationHook>),
+    sanity_check=dict(type=<SanityCheckHook>, resume_changes='refuse'),
     plain_checkpoint=dict(type=<PlainCheckpointHook>),
     export_student=dict(type=<ExportStudentHook>),
 )

@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / 'tests' / 'golden'
 CONFIGS = ROOT / 'configs'
 TOOLS = ROOT / 'tools'
-# for a run that is resumed with other settings than it was begun with
-CHANGED = {'default_hooks.check_resume.changes': 'list'}
+# for a run that is resumed with changed settings
+CHANGED = {'default_hooks.sanity_check.resume_changes': 'list'}
 
 TORCH_VERSION = tuple(map(int, torch.__version__.split('.')[:2]))
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from icd_mmrazor.compat import channels_last_is_sound
+from icd_mmrazor.compat.layout import channels_last_is_sound
 
 
 def gradients(convolution: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:

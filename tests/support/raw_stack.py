@@ -1,9 +1,9 @@
-"""The stack as it is without this package: which of the breaks that ``icd_mmrazor/compat/`` mends are there.
+"""The stack without this package: which of the problems that ``icd_mmrazor`` works around are there.
 
 ``python raw_stack.py FOLDER`` tries them one by one in a process that has not imported icd_mmrazor and writes
-``FOLDER/breaks.json``: for each function here whether the break is there, or a trace if it could not be tried. Each is
-named by the function of ``compat`` that mends it, with the part of it behind two underscores where it mends several.
-They run in the order they stand in.
+``FOLDER/breaks.json``: for each function here whether the problem is there, or a trace if it could not be tried. Each
+has the name of its workaround, a function of ``compat`` or one of the classes that replace mmengine's, followed by two
+underscores and a part of it if that solves several. They run in the order they are defined in.
 """
 
 import contextlib
@@ -176,7 +176,27 @@ def import_mmrazor__torch(folder: Path) -> bool:
 
 
 @try_break
-def mend_package_lookup(folder: Path) -> bool:
+def import_mmrazor__recursion(folder: Path) -> bool:
+    before = sys.getrecursionlimit()
+    importlib.import_module('mmrazor.models.task_modules.tracer')
+    raised = sys.getrecursionlimit()
+    # as it is in a usable stack
+    sys.setrecursionlimit(min(before, 1000))
+    return raised > 10**6
+
+
+@try_break
+def read_candidates_as_literals(folder: Path) -> bool:
+    from mmrazor.structures import Candidates
+
+    candidates = Candidates()
+    candidates.data = [{f'open({str(folder / "trace")!r}, "w").close()': {}}]
+    assert len(candidates.subnets) == 1
+    return (folder / 'trace').exists()
+
+
+@try_break
+def patch_package_lookup(folder: Path) -> bool:
     from mmengine.utils import is_installed
 
     return raises(ModuleNotFoundError, is_installed, 'mmengine')
@@ -251,7 +271,7 @@ def drop_log_noise(folder: Path) -> bool:
 
 
 @try_break
-def allowed_in_checkpoints(folder: Path) -> bool:
+def IntactCheckpointHook__plain(folder: Path) -> bool:  # noqa: N802
     import torch
 
     toy_runner(folder).train()
@@ -317,7 +337,7 @@ def take_batches_from(folder: Path) -> bool:
 
 
 @try_break
-def write_checkpoints_whole(folder: Path) -> bool:
+def AtomicBackend(folder: Path) -> bool:  # noqa: N802
     from mmengine.fileio import LocalBackend
 
     file, same = folder / 'file', folder / 'same'
@@ -328,7 +348,7 @@ def write_checkpoints_whole(folder: Path) -> bool:
 
 
 @try_break
-def delete_checkpoints_once_replaced__oldest(folder: Path) -> bool:
+def IntactCheckpointHook__oldest(folder: Path) -> bool:  # noqa: N802
     hook = dict(type='CheckpointHook', interval=1, max_keep_ckpts=1)
     runner = toy_runner(folder, default_hooks=dict(checkpoint=hook))
     save, there = runner.save_checkpoint, []
@@ -343,7 +363,7 @@ def delete_checkpoints_once_replaced__oldest(folder: Path) -> bool:
 
 
 @try_break
-def delete_checkpoints_once_replaced__best(folder: Path) -> bool:
+def IntactCheckpointHook__best(folder: Path) -> bool:  # noqa: N802
     from mmengine.hooks import CheckpointHook
 
     runner, hook = toy_runner(folder), CheckpointHook(save_best='accuracy', rule='greater')
@@ -359,7 +379,7 @@ def delete_checkpoints_once_replaced__best(folder: Path) -> bool:
 
 
 @try_break
-def resume_from_whole_checkpoints(folder: Path) -> bool:
+def ResumableRunner(folder: Path) -> bool:  # noqa: N802
     """A checkpoint is overlooked, one that is not there is taken."""
     from mmengine.runner import find_latest_checkpoint
 
@@ -370,7 +390,7 @@ def resume_from_whole_checkpoints(folder: Path) -> bool:
 
 
 @try_break
-def delete_only_own_checkpoints(folder: Path) -> bool:
+def IntactCheckpointHook__others(folder: Path) -> bool:  # noqa: N802
     from mmengine.hooks import CheckpointHook
 
     other = folder / 'other' / 'thesis.pth'
@@ -385,7 +405,7 @@ def delete_only_own_checkpoints(folder: Path) -> bool:
 
 
 @try_break
-def publish_only_what_is_there(folder: Path) -> bool:
+def IntactCheckpointHook__published(folder: Path) -> bool:  # noqa: N802
     from mmengine.hooks import CheckpointHook
 
     runner, hook = toy_runner(folder), CheckpointHook(save_best='accuracy', rule='greater', published_keys=['meta'])
@@ -396,7 +416,7 @@ def publish_only_what_is_there(folder: Path) -> bool:
 
 
 @try_break
-def save_best_of_any_metrics(folder: Path) -> bool:
+def IntactCheckpointHook__metrics(folder: Path) -> bool:  # noqa: N802
     from mmengine.hooks import CheckpointHook
 
     runner, hook = toy_runner(folder), CheckpointHook(save_best='auto')
@@ -458,7 +478,7 @@ def explain_images(folder: Path) -> bool:
 
 
 @try_break
-def explain_settings(folder: Path) -> bool:
+def explained_settings(folder: Path) -> bool:
     from mmengine.registry import HOOKS
 
     try:

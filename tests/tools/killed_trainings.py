@@ -1,12 +1,11 @@
-"""Kill trainings at random moments with SIGKILL, resume them, and compare what they end with: bit for bit.
+"""Kill trainings at random moments with SIGKILL, resume them, and compare their results bit for bit.
 
-Every training is a process of its own that runs ``tools/train.py``, forked from this one, which imports the stack
-once. Each config is first trained without interruption. Then trainings of the configs in turn are started, killed and
-resumed (``--resume``) until they end, which is compared, until so many have been killed. Half of the kills come at a
-moment that is uniform over the length of the training that was not interrupted; the others come while a checkpoint is
-being written, as soon as its temporary file can be seen.
+Each training runs ``tools/train.py`` in a process forked from this one, which imports the stack once. Each config is
+first trained without interruption. Then trainings of each config in turn are started, killed and resumed
+(``--resume``) until they end, and the result is compared, until the given number of kills. Half of the kills come at
+a uniformly random moment, the others while a checkpoint is being written, as soon as its temporary file appears.
 
-Prints what it did as JSON; ``problems`` is empty if all went well.
+Prints a report as JSON; ``problems`` is empty if all went well.
 """
 
 import argparse
@@ -20,7 +19,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / 'tests'))
+sys.path.insert(0, str(ROOT / 'tests' / 'support'))
 
 from icd_mmrazor import compat  # noqa: E402, F401
 
@@ -43,7 +42,7 @@ class Training:
         folder.mkdir(parents=True)
 
     def start(self, resume: bool) -> int:
-        """Start it or go on with it, in a process of its own; return its number."""
+        """Start or resume it in a new process; return the process id."""
         sys.stdout.flush()
         pid = os.fork()
         if pid:

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmrazor.registry import MODELS
 
 from icd_mmrazor.configuration.changes import config_changes
-from icd_mmrazor.export.student import config_of
+from icd_mmrazor.configuration.stored import config_of
 
 pytestmark = pytest.mark.stack
 

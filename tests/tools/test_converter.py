@@ -100,10 +100,10 @@ def test_refuses_the_tensors_of_another_architecture(other: str, architectures: 
     weights = synthetic(architectures['resnet14' if other == 'resnet8' else other]['state_dict'], 100)
     for name in FAMILIES:
         if name != other:
-            with pytest.raises(CheckpointError, match=f'as {name} does not fit|has no .*, the classifier of {name}'):
+            with pytest.raises(CheckpointError, match=name):
                 tool['convert']({'model': weights}, 'file', name)
     weights['extra.weight'] = torch.zeros(1)
-    with pytest.raises(CheckpointError, match=r'fits none of resnet8, .*ShuffleV2; its first tensors: '):
+    with pytest.raises(CheckpointError, match=r'resnet8, .*ShuffleV2'):
         tool['convert']({'model': weights}, 'file')
 
 
@@ -125,7 +125,7 @@ def test_refuses_what_does_not_fit(convert: Callable, architectures: dict, tmp_p
     torch.save({'state_dict': weights}, foreign)
     status, printed = convert(foreign, out)
     assert status == 1
-    assert "'state_dict' is mmpretrain's already" in printed
+    assert "'state_dict'" in printed
     assert not out.exists()
     assert list(tmp_path.iterdir()) == [foreign]
 
@@ -140,7 +140,7 @@ def test_takes_old_and_odd_files(convert: Callable, tmp_path: Path) -> None:
     torch.save({0: weights}, source)
     assert convert(source, tmp_path / 'other.pth')[0] == 1
     status, printed = convert(source, tmp_path)
-    assert (status, 'is a folder' in printed) == (1, True)
+    assert (status, 'DST' in printed) == (1, True)
 
 
 def test_runs_no_code(convert: Callable, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_runs_no_code(convert: Callable, tmp_path: Path) -> None:
     torch.save({'model': Hostile()}, source)
     status, printed = convert(source, tmp_path / 'out.pth')
     assert status == 1
-    assert 'not a plain weights file' in printed
+    assert 'not unpickled' in printed
     assert sorted(tmp_path.iterdir()) == [source]
 
 

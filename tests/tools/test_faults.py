@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason='the processes
 
 @pytest.fixture
 def launch(demo_config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Launch]]:
-    """Start two processes of train.py on the small problem, with whole batches unless there are workers."""
+    """Start two processes of train.py on the small problem."""
 
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     monkeypatch.chdir(tmp_path)  # mmengine collects results in the working folder
@@ -57,7 +57,7 @@ def test_a_hanging_process_ends_the_run(launch: Callable, tmp_path: Path) -> Non
     assert 'rank 1 (on ' in message
     assert 'rank 0 (on ' not in message
     assert 'dataloader.py' in message
-    assert text.count('] error: ') == 1  # beside it there is torchrun's table, which repeats it
+    assert text.count('] error: ') == 1  # torchrun's table repeats it
     run.wait_until_gone(5)
 
 
@@ -83,12 +83,12 @@ def test_an_exception_is_told_and_a_killed_launcher_leaves_nothing(launch: Calla
 
 
 @pytest.mark.slow
-def test_a_killed_process_restarts_and_ends_as_if_nothing_had_been(launch: Callable, tmp_path: Path) -> None:
+def test_a_killed_process_restarts_and_ends_with_the_same_weights(launch: Callable, tmp_path: Path) -> None:
     undisturbed = launch('undisturbed')
     assert undisturbed.wait(120) == 0, undisturbed.log.read_text()
     killed = launch('killed', faults=['kill'], max_restarts=1)
     assert killed.wait(120) == 0, killed.log.read_text()
-    # what torchrun says of the end depends on its version
+    # torchrun's own lines depend on its version
     assert 'Auto resumed from the latest checkpoint' in killed.log.read_text()
     want, got = final(tmp_path / 'undisturbed'), final(tmp_path / 'killed')
     assert want.keys() == got.keys()
@@ -96,6 +96,7 @@ def test_a_killed_process_restarts_and_ends_as_if_nothing_had_been(launch: Calla
     killed.wait_until_gone(5)
 
 
+@pytest.mark.slow
 def test_the_launcher_passes_restarts_on(tmp_path: Path) -> None:
     for restarts, wanted in (({}, '--max-restarts 0'), ({'MAX_RESTARTS': '3'}, '--max-restarts 3')):
         command = subprocess.run(

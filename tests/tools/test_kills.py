@@ -16,7 +16,7 @@ MIXUP = dict(type='ClsDataPreprocessor', num_classes=10, batch_augments=dict(aug
 
 
 @pytest.mark.slow
-def test_killed_trainings_end_as_if_they_had_not_been(demo_config: Callable, tmp_path: Path) -> None:
+def test_killed_trainings_end_with_the_same_bits(demo_config: Callable, tmp_path: Path) -> None:
     """``ICD_KILLS=50`` kills 50 times in a row."""
     options = {'train_cfg.max_epochs': 5, 'train_dataloader.batch_size': 24, 'default_hooks.logger.interval': 1}
     memories, images = demo_config('icd_res20_res8_digits', **options), demo_config('res8_digits', **options)

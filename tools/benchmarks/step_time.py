@@ -1,194 +1,312 @@
 #!/usr/bin/env python3
-"""Measure one training step: ours against a plain loop as research scripts have it.
+"""Time a training step: a plain loop, our defaults and our fast settings, on random images.
 
-    step_time.py                                              both pairs at batch 64, in a few minutes
-    step_time.py --batch-sizes 64 256 1024 4096 --scaling --ranks 1 2
-    step_time.py --contender unfolded model.fold_teacher_norms=False
-
-The loops are stepped in turn in one process, round by round, so that whatever else the machine does meets all of them;
-ratios are taken within a round. A step is all of it, the next batch included. Images and weights are random.
-
-plain     eager, float32, torchvision's transforms an image at a time, teacher and student in full (plain_loop.py)
-defaults  what tools/train.py runs with a config of the benchmark
-fast      with bf16 for teacher and student, and on a GPU (or with --compile) torch.compile
-
-Writes step_time.json (all numbers), step_time.md (tables), step_time.png and step_time.svg into a folder.
+The loops take turns in one process. "plain" is what research scripts do: eager, float32, torchvision's transforms image
+by image, teacher and student in full. "defaults" is what tools/train.py runs, "fast" the same with --amp bf16 (and
+compiled on a GPU). The arithmetic limit is the number of operations of convolutions and matrix products, divided by the
+speed of one large matrix product.
 """
 
-import os
-
-# before torch is there: its tracer says at each start that it starts, and of each tensor that it does not know it
-os.environ.setdefault('KINETO_LOG_LEVEL', '99')
-os.environ.setdefault('TORCH_CPP_LOG_LEVEL', 'ERROR')
-
 import argparse
-import gc
-import sys
+import contextlib
+import copy
+import json
+import os
+import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import icd_mmrazor  # noqa: F401 (first: it says what to install where the stack is missing)
+from icd_mmrazor import recipes  # first: it explains what to install if the stack is missing
 
 # isort: split
-import plain_loop
-import step_arithmetic
-import step_growth
-import step_measures as measures
-import step_report
+import numpy as np
 import torch
+import torch.nn.functional as F
+from mmengine.config import Config, DictAction
 from mmengine.device import get_device
-from runner_loop import composed
-from step_pair import measure_pair
+from mmengine.registry import LOOPS
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+from torch.utils.benchmark import Timer
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import transforms
+from trainings import machine
 
-from icd_mmrazor.checkpoints.writing import write_json, write_whole
+from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
+from icd_mmrazor.configuration.files import apply_cfg_options
+from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.launch.command_line import key_value, load_config
 from icd_mmrazor.launch.command_line import run as run_tool
-from icd_mmrazor.utils.method_names import split_methods
 
 PLAIN, DEFAULTS, FAST = 'plain', 'defaults', 'fast'
-PAIRS = ['res32x4_res8x4_cifar100', 'wrn40-2_wrn16-2_cifar100']
+PRODUCT_SIZES = {'cpu': 2048, 'cuda': 8192}
+
+
+class PlainICD(nn.Module):
+    """ICD from its formula (arXiv 2407.11802), with both embeddings."""
+
+    def __init__(self, student_width: int, teacher_width: int, embed_dims: int = 128) -> None:
+        super().__init__()
+        self.embed_student = nn.Linear(student_width, embed_dims)
+        self.embed_teacher = nn.Linear(teacher_width, embed_dims)
+        self.log_tau = nn.Parameter(torch.ones(()))
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        u = F.normalize(self.embed_student(student), dim=1)
+        v = F.normalize(self.embed_teacher(teacher), dim=1)
+        similarity = torch.exp(self.log_tau).clamp(max=10) * u @ v.t() + self.bias
+        contrastive = F.cross_entropy(similarity, torch.arange(len(u), device=u.device))
+        invariance = F.kl_div(F.log_softmax(similarity, 1), F.softmax(similarity.t(), 1), reduction='batchmean')
+        return contrastive + 0.5 * invariance
+
+
+def feature_and_logits(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Run an ``ImageClassifier``; return its pooled feature and its logits."""
+    feature = network.head.pre_logits(network.extract_feat(images))
+    return feature, network.head.fc(feature)
+
+
+class PlainImages(TensorDataset):
+    """Images that are cropped, flipped and normalised one by one when they are read."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, cfg: Config) -> None:
+        super().__init__(torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(labels))
+        unit = [[value / 255 for value in cfg.data_preprocessor[name]] for name in ('mean', 'std')]
+        steps: list[Callable] = [transforms.ToPILImage()]
+        for step in cfg.train_dataloader.dataset.pipeline:
+            if type_name(step['type']) == 'RandomCrop':
+                steps.append(transforms.RandomCrop(step['crop_size'], padding=step['padding']))
+            elif type_name(step['type']) == 'RandomFlip':
+                steps.append(transforms.RandomHorizontalFlip(step['prob']))
+        self.transform = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(*unit)])
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, label = super().__getitem__(index)
+        return self.transform(image), label
+
+
+def plain_steps(
+    cfg: Config, images: PlainImages, networks: tuple[nn.Module, nn.Module], args: argparse.Namespace
+) -> Iterator[float]:
+    """Train with a plain loop, a step each time the iterator is advanced."""
+    teacher, student = (copy.deepcopy(network).to(args.device) for network in networks)
+    icd = PlainICD(student.head.fc.in_features, teacher.head.fc.in_features).to(args.device)
+    settings = {key: value for key, value in cfg.optim_wrapper.optimizer.items() if key != 'type'}
+    optimizer = torch.optim.SGD([*student.parameters(), *icd.parameters()], **settings)
+    teacher.eval(), student.train()
+    for batch in DataLoader(images, batch_size=args.batch_size, shuffle=True, num_workers=args.workers):
+        pixels, labels = (tensor.to(args.device) for tensor in batch)
+        with torch.no_grad():
+            t_feature, _ = feature_and_logits(teacher, pixels)
+        s_feature, logits = feature_and_logits(student, pixels)
+        loss = F.cross_entropy(logits, labels) + icd(s_feature, t_feature)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        yield loss.item()
+
+
+class ReadyToStep(Exception):  # noqa: N818 (not an error)
+    """Everything before the first iteration is done."""
+
+
+@LOOPS.register_module(force=True)
+class SteppedTrainLoop(EpochBasedTrainLoop):
+    """mmengine's loop, stopped before its first iteration."""
+
+    def run(self) -> nn.Module:
+        self.runner.call_hook('before_train')
+        # leaves Runner.train without the hooks' after_train
+        raise ReadyToStep
+
+    def steps(self) -> Iterator[None]:
+        """Train, a step each time the iterator is advanced."""
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        for index, batch in enumerate(self.dataloader):
+            self.run_iter(index, batch)
+            yield
+
+
+def runner_steps(
+    cfg: Config, file: Path, networks: tuple[nn.Module, nn.Module], batch_size: int, folder: Path
+) -> Iterator[None]:
+    """Train as tools/train.py does, a step each time the iterator is advanced."""
+    dataset = dict(type='NPZDataset', data_file=str(file), pipeline=cfg.train_dataloader.dataset.pipeline)
+    cfg.train_dataloader = {**cfg.train_dataloader, 'batch_size': batch_size, 'dataset': dataset}
+    cfg.train_cfg = dict(type='SteppedTrainLoop', max_epochs=cfg.train_cfg.max_epochs)
+    for split in ('val', 'test'):
+        cfg.merge_from_dict({f'{split}_{part}': None for part in ('dataloader', 'evaluator', 'cfg')})
+    cfg.model.update(teacher_ckpt=None, random_teacher=True)
+    cfg.default_hooks.checkpoint = None
+    cfg.log_level = 'WARNING'
+    cfg.randomness.seed = 0
+    folder.mkdir()
+    cfg.dump(folder / 'contender.py')
+    options = dict(launcher='none', local_rank=0, work_dir=str(folder), cfg_options=None)
+    cfg = load_config(argparse.Namespace(config=folder / 'contender.py', **options))
+    cfg.experiment_name = str(folder)
+    runner = Runner.from_cfg(cfg)
+    with contextlib.suppress(ReadyToStep):
+        runner.train()
+    teacher, student = networks
+    runner.model.teacher.load_state_dict(teacher.state_dict())
+    runner.model.architecture.load_state_dict(student.state_dict())
+    return runner.train_loop.steps()
+
+
+def untrained(cfg: Config, size: int) -> tuple[nn.Module, nn.Module]:
+    """Build teacher and student with random weights.
+
+    The teacher's batch norms get the statistics of random images: a deep teacher would overflow with the initial ones.
+    """
+    torch.manual_seed(0)
+    teacher, student = (MODELS.build(cfg.model[name]) for name in ('teacher', 'architecture'))
+    for module in teacher.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        teacher.train().extract_feat(torch.randn(64, 3, size, size))
+    return teacher.eval(), student
+
+
+def step_flops(teacher: nn.Module, student: nn.Module, batch_size: int, size: int) -> int:
+    """Count the operations of a step: the teacher's forward pass, the student's forward and backward pass."""
+    teacher, student = (copy.deepcopy(network).to('meta') for network in (teacher, student))
+    images = torch.empty(batch_size, 3, size, size, device='meta')
+    with FlopCounterMode(display=False) as counter:
+        with torch.no_grad():
+            feature_and_logits(teacher, images)
+        feature, logits = feature_and_logits(student, images)
+        (feature.sum() + logits.sum()).backward()
+    return counter.get_total_flops()
+
+
+def seconds(function: Callable[[], Any], calls: int) -> float:
+    return Timer('f()', globals={'f': function}, num_threads=torch.get_num_threads()).timeit(calls).mean
+
+
+def product_speed(dtype: torch.dtype, device: str) -> float:
+    """Measure the operations per second of a large matrix product."""
+    size = PRODUCT_SIZES[device]
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    return 2 * size**3 / seconds(lambda: left @ right, 3)
+
+
+def measure(pair: str, contenders: dict[str, Config | None], args: argparse.Namespace) -> dict[str, Any]:
+    """Measure the contenders on a pair, in turns."""
+    base = recipes.compose(pair, args.methods)
+    pipeline = base.train_dataloader.dataset.pipeline
+    size = next(step.crop_size for step in pipeline if type_name(step['type']) == 'RandomCrop')
+    networks = untrained(base, size)
+    # batches that workers made during the turns of others would come for free; torch's timer takes 2 steps more
+    lead_in = 2 * args.workers
+    count = args.batch_size * (args.warm_up + args.rounds * (lead_in + args.steps + 2))
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+    labels = np.arange(count) % base.model.architecture.head.num_classes
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    speeds: dict[str, list[float]] = {'float32': [], 'bfloat16': []}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, 'images.npz')
+        np.savez(file, images=images, labels=labels)
+        loops: dict[str, Iterator] = {}
+        for name, cfg in contenders.items():
+            if cfg is None:
+                loops[name] = plain_steps(base, PlainImages(images, labels, base), networks, args)
+            else:
+                loops[name] = runner_steps(cfg.copy(), file, networks, args.batch_size, Path(folder, name))
+            for _ in range(args.warm_up):
+                next(loops[name])
+        for _ in range(args.rounds):
+            for name, loop in loops.items():
+                for _ in range(lead_in):
+                    next(loop)
+                times[name].append(seconds(lambda loop=loop: next(loop), args.steps))
+            for dtype, found in speeds.items():
+                found.append(product_speed(getattr(torch, dtype), args.device))
+        for loop in loops.values():
+            loop.close()
+    flops = step_flops(*networks, args.batch_size, size)
+    first = next(iter(times.values()))
+    return {
+        'pair': pair,
+        'batch_size': args.batch_size,
+        'gflop': flops / 1e9,
+        'limit_ms': {dtype: 1e3 * flops / statistics.median(found) for dtype, found in speeds.items()},
+        'contenders': {
+            name: {
+                'ms': [round(1e3 * value, 2) for value in values],
+                'median_ms': 1e3 * statistics.median(values),
+                'ratio': statistics.median(value / other for value, other in zip(values, first, strict=True)),
+            }
+            for name, values in times.items()
+        },
+    }
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--pairs', nargs='+', default=PAIRS, metavar='PAIR', help='default: %(default)s')
-    parser.add_argument('--methods', default='icd', help='a method, or several: icd+kd (default: icd)')
-    parser.add_argument('--batch-sizes', nargs='+', type=int, default=[64], metavar='N', help='default: 64')
-    parser.add_argument(
-        '--contender',
-        nargs='+',
-        action='append',
-        default=[],
-        metavar=('NAME', 'KEY=VALUE'),
-        help='one more: the defaults with these settings of the config changed; may be given several times',
-    )
-    parser.add_argument(
-        '--leave-out', nargs='+', default=[], choices=(PLAIN, DEFAULTS, FAST), help='contenders that are not measured'
-    )
-    parser.add_argument('--compile', action='store_true', help='let "fast" use torch.compile on a CPU too')
-    parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default='auto')
+    pairs = ['res32x4_res8x4_cifar100', 'wrn40-2_wrn16-2_cifar100']
+    parser.add_argument('--pairs', nargs='+', default=pairs, metavar='PAIR', help='default: %(default)s')
+    parser.add_argument('--methods', default=['icd'], type=recipes.split_methods, help='default: icd, as in "plain"')
+    parser.add_argument('--contender', nargs='+', action='append', default=[], metavar=('NAME', 'KEY=VALUE'),
+                        help='one more: the defaults with these settings changed; may be repeated')  # fmt: skip
     parser.add_argument('--threads', type=int, help="torch's threads on the CPU (default: torch's choice)")
-    parser.add_argument('--rounds', type=int, default=7, help='default: 7')
-    parser.add_argument(
-        '--steps',
-        type=int,
-        default=10,
-        help=f'the most steps a turn (default: 10); fewer where they take more than {measures.TURN_SECONDS:.0f} s',
-    )
-    parser.add_argument('--warm-up', type=int, default=5, help='steps before anything is measured (default: 5)')
-    parser.add_argument(
-        '--workers',
-        type=int,
-        default=min(8, os.cpu_count() or 1),
-        help='processes that load data for "plain" (default: one a core, at most the 8 of published scripts)',
-    )
-    parser.add_argument('--images', type=int, default=50_000, help='images in the data set (default: 50000)')
-    parser.add_argument('--scaling', action='store_true', help='also: growth with batch size, classes and teacher')
-    parser.add_argument(
-        '--ranks', nargs='+', type=int, default=[], metavar='N', help='also: ICD over so many processes'
-    )
-    parser.add_argument('--out', type=Path, default=Path('work_dirs/step_time'), help='folder (default: %(default)s)')
+    workers = min(8, os.cpu_count() or 1)
+    for name, default, text in (('batch-size', 64, ''), ('rounds', 7, ''), ('steps', 5, 'steps of a turn, '),
+                                ('warm-up', 5, ''), ('workers', workers, 'of the plain loop, ')):  # fmt: skip
+        parser.add_argument(f'--{name}', type=int, default=default, metavar='N', help=f'{text}default: {default}')
+    parser.add_argument('--out', type=Path, metavar='FILE.json', help='also write all numbers')
     args = parser.parse_args(arguments)
-    args.methods = split_methods(args.methods)
-    args.device = find_device(args.device)
-    for name in ('batch_sizes', 'ranks', 'rounds', 'steps', 'warm_up', 'images', 'threads'):
-        value = getattr(args, name)
-        if min(value if isinstance(value, list) else [1 if value is None else value], default=1) < 1:
-            raise SettingError(f'--{name.replace("_", "-")} {value}: give 1 or more.')
-    if args.workers < 0:
-        raise SettingError(f'--workers {args.workers}: give 0 or more.')
-    if args.device == 'cuda' and max(args.ranks, default=1) > torch.cuda.device_count():
-        raise SettingError(
-            f'--ranks {args.ranks}: each process needs a GPU, and torch finds {torch.cuda.device_count()}.'
-        )
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=args.out):
-            pass
-    except OSError as error:
-        raise SettingError(f'--out {args.out} cannot be written ({error}). Give another folder.') from error
+    for name in ('batch_size', 'rounds', 'steps', 'warm_up'):
+        if getattr(args, name) < 1:
+            raise SettingError(f'--{name.replace("_", "-")} {getattr(args, name)} must be 1 or more.')
+    if args.out:
+        check_writable(args.out, '--out')
+    args.device = 'cuda' if get_device() == 'cuda' else 'cpu'
     return args
 
 
-def find_device(wanted: str) -> str:
-    found = get_device()
-    if wanted == 'cuda' and found != 'cuda':
-        raise SettingError('--device cuda: torch finds no GPU on this machine. Leave it out to measure the CPU.')
-    if found not in ('cpu', 'cuda'):
-        raise SettingError(f'this machine has a device {found!r}; only CPUs and CUDA devices are measured.')
-    if wanted == 'cpu' and found == 'cuda':
-        raise SettingError(
-            '--device cpu: mmengine takes a GPU that it sees. Hide it: CUDA_VISIBLE_DEVICES= step_time.py'
-        )
-    return found
-
-
-def contenders_of(args: argparse.Namespace) -> dict[str, list[str] | None]:
-    """Return the contenders with their options; the plain loop has None."""
+def contenders_of(pair: str, args: argparse.Namespace) -> dict[str, Config | None]:
+    """Return the configs of the contenders by their names; the plain loop has none."""
     fast = ['model.teacher_precision=bf16', 'optim_wrapper.type=AutocastOptimWrapper']
-    if args.compile or args.device == 'cuda':
-        fast.append('model.torch_compile=True')
-    contenders = {PLAIN: None, DEFAULTS: [], FAST: fast}
-    for name in args.leave_out:
-        contenders.pop(name, None)
-    for name, *options in args.contender:
-        if name in (PLAIN, DEFAULTS, FAST, *contenders):
-            raise SettingError(f'--contender {name}: there is one of this name. Call it otherwise.')
-        contenders[name] = options
+    fast += ['model.torch_compile=True'] if args.device == 'cuda' else []
+    contenders: dict[str, Config | None] = {PLAIN: None} if args.methods == ['icd'] else {}
+    for name, *options in ([DEFAULTS], [FAST, *fast], *args.contender):
+        if name in contenders:
+            raise SettingError(f'--contender {name}: this name is taken. Give another.')
+        cfg = recipes.compose(pair, args.methods)
+        if 'teacher' not in cfg.model:
+            raise SettingError(f'--methods {"+".join(args.methods)}: a student alone has no distillation to measure.')
+        parser = argparse.ArgumentParser(prog=f'--contender {name}')
+        parser.add_argument('settings', nargs='*', type=key_value, action=DictAction)
+        apply_cfg_options(cfg, parser.parse_args(options).settings)
+        contenders[name] = cfg
     return contenders
-
-
-def write(results: dict[str, Any], folder: Path) -> None:
-    write_json(results, folder / 'step_time.json')
-    write_whole(step_report.markdown(results), folder / 'step_time.md')
-    if results['cases']:
-        for ending in ('png', 'svg'):
-            step_report.draw(results, folder / f'step_time.{ending}')
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_args(arguments)
-    contenders = contenders_of(args)
-    configs = {
-        pair: {
-            name: composed(pair, args.methods, name, options or [])
-            for name, options in {'': [], **contenders}.items()
-            if name != PLAIN
-        }
-        for pair in args.pairs
-    }
-    if PLAIN in contenders and set(args.methods) - set(plain_loop.PLAIN_METHODS):
-        raise SettingError(
-            f'--methods {"+".join(args.methods)}: the plain loop has {", ".join(plain_loop.PLAIN_METHODS)} alone. '
-            'Add --leave-out plain; the others are then compared with the first of them.'
-        )
     if args.threads:
         torch.set_num_threads(args.threads)
-    results: dict[str, Any] = {
-        'machine': step_arithmetic.machine_facts(args.device),
-        'settings': {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},
-        'contenders': contenders,
-        'cases': [],
-        'growth': {},
-    }
-    for pair in args.pairs if contenders else []:
-        for batch_size in args.batch_sizes:
-            results['cases'].append(measure_pair(pair, batch_size, configs[pair], contenders, args))
-            # runners are full of cycles, and a GPU's memory is to be free for the next
-            gc.collect()
-            if 'torch._dynamo' in sys.modules:
-                # what was compiled for other sizes would count against torch's limit
-                torch.compiler.reset()
-            print(step_report.line(results['cases'][-1]), flush=True)
-            write(results, args.out)
-    if args.scaling:
-        results['growth'] |= step_growth.measure(args.pairs[0], args)
-    if args.ranks:
-        results['growth']['ranks'] = step_growth.over_ranks(args)
-    write(results, args.out)
-    print(f'written: {args.out}/step_time.json, .md, .png, .svg')
+    contenders = {pair: contenders_of(pair, args) for pair in args.pairs}
+    results = []
+    for pair, configs in contenders.items():
+        results.append(result := measure(pair, configs, args))
+        limits = ', '.join(f'{ms:.0f} ms in {dtype}' for dtype, ms in result['limit_ms'].items())
+        print(f'{pair}, batch {args.batch_size}: {result["gflop"]:.1f} GFLOP per step, at least {limits}')
+        for name, times in result['contenders'].items():
+            print(f'  {name:12} {times["median_ms"]:9.1f} ms  ratio {times["ratio"]:.2f}', flush=True)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(json.dumps({'machine': machine(), 'results': results}, indent=1) + '\n', args.out)
 
 
 if __name__ == '__main__':

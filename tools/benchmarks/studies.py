@@ -1,4 +1,4 @@
-"""The studies of docs/results.md: what is trained with which settings."""
+"""The studies of docs/results.md: methods, pairs, settings and seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ BATCH, LR, SCALED_LR = 'train_dataloader.batch_size', 'optim_wrapper.optimizer.l
 
 @dataclass(frozen=True)
 class Point:
-    """Methods with settings; where nothing is said, the published ones.
+    """Methods and their settings; the published ones unless ``options`` changes them.
 
     Attributes:
-        methods: As tools/benchmarks/run_trials.py takes them.
-        options: ``--cfg-options`` of its cells.
-        processes: In how many processes each cell is trained.
+        methods: Methods, or combinations: ``icd+kd``.
+        options: ``KEY=VALUE`` for the config of each training, or ``METHODS:KEY=VALUE`` for those of one method.
+        processes: The number of processes of each training.
     """
 
     methods: tuple[str, ...] = ('icd',)
@@ -27,11 +27,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Axis:
-    """A setting that is changed while the others stay, and the points on it.
+    """A setting that is varied, and its points.
 
     Attributes:
-        title: What the axis of the figure says.
-        values: The name of a point by what its tick says.
+        title: The label of the axis.
+        values: The points by the labels of their ticks.
     """
 
     title: str
@@ -40,32 +40,32 @@ class Axis:
 
 @dataclass(frozen=True)
 class Study:
-    """Points that are trained on pairs with seeds.
+    """Points that are trained on pairs with several seeds.
 
     Attributes:
         purpose: A line for ``--list``.
-        pairs: Names of pairs of the benchmark.
-        points: By their names, which are those of their folders.
-        teachers: Their configs in configs/vanilla.
-        seeds: Of each cell.
-        axes: In which the points are shown, by the name of the figure; none for a table.
+        pairs: Names of pairs.
+        points: The points by the names of their folders.
+        teachers: Names of the teachers' configs in configs/vanilla.
+        seeds: The seeds of each method.
+        axes: The axes along which points are shown, by the names of their figures; empty for one table of methods.
     """
 
     purpose: str
     pairs: Sequence[str]
     points: Mapping[str, Point]
-    teachers: Sequence[str]
+    teachers: Sequence[str] = ()
     seeds: Sequence[int] = (0, 1, 2)
     axes: Mapping[str, Axis] = field(default_factory=dict)
 
 
 def teacher_of(pair: str) -> str:
-    """Return the name of a pair's teacher, which is that of its config and of its folder."""
+    """Return the name of a pair's teacher, which its config and its folder share."""
     return Path(recipes.compose(pair, ['icd']).model.teacher_ckpt).parent.name
 
 
 def icd(*settings: str) -> Point:
-    """Return ICD with settings of its loss."""
+    """Return ICD with some settings of its loss changed."""
     return Point(options=tuple(f'model.distiller.icd.{setting}' for setting in settings))
 
 
@@ -73,7 +73,7 @@ COMPARED = ('student', 'kd', 'at', 'sp', 'crd', 'rrd', 'icd', 'icd+kd')
 CIFAR100_TEACHERS = ('res32x4', 'res50', 'res56', 'res110', 'vgg13', 'wrn40-2')
 CIFAR100_PAIRS = tuple(pair for pair in recipes.pair_names() if pair.endswith('_cifar100'))
 BATCHES = (16, 32, 64, 128, 256, 512)
-# RRD as it was measured, in the form of February 2025, when the benchmark's preset had the defaults of its loss
+# RRD was measured in its form of February 2025, the loss's defaults; the method's config is now the form of 2024
 RRD_OF_2025 = tuple(f'rrd:model.distiller.losses.rrd.loss.{setting}' for setting in ('_delete_=True', 'type=RRDLoss'))
 
 ABLATIONS = {
@@ -82,12 +82,12 @@ ABLATIONS = {
     'invariance-only': icd('contrastive_weight=0'),
     'alpha-0.25': icd('alpha=0.25'),
     'alpha-1': icd('alpha=1'),
-    # exp(1), where the learned one begins, and its limit of 10
+    # exp(1), where the learned one starts, and its limit of 10
     'tau-fixed-2.7': icd('learn_tau=False'),
     'tau-fixed-10': icd('learn_tau=False', 'init_log_tau=2.302585'),
     **{f'max-tau-{limit}': icd(f'max_tau={limit}') for limit in (5, 20, 50)},
     **{f'width-{width}': Point(options=(f'model.distiller.embed_dims={width}',)) for width in (16, 64, 256, 512)},
-    # with the student alone, which a batch and its learning rate change as well
+    # batch size and learning rate change the student alone, too
     **{
         f'batch-{size}': Point(('student', 'icd'), (f'{BATCH}={size}', f'{LR}={SCALED_LR * size:g}'))
         for size in BATCHES

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Train one cell of the benchmark: a method, or several mixed (icd+kd), on a pair of networks.
+"""Train a method, or a combination of methods (icd+kd), on a pair of networks.
 
     train.py METHODS PAIR [OPTIONS OF tools/train.py]
     train.py --list
 
-Composes the config, writes it into the work folder and trains it with tools/train.py, in several processes with
-tools/dist_train.sh. With --dump it only writes it: for tools/slurm_train.sh, or as a beginning of your own.
+Composes the config, writes it into the work folder and trains it with tools/train.py, or in several processes with
+tools/dist_train.sh. --dump only writes the config: for tools/slurm_train.sh, or as a starting point for your own.
 """
 
 import argparse
@@ -13,13 +13,12 @@ import os
 import sys
 from pathlib import Path
 
-from icd_mmrazor import recipes  # first: it says what to install where the stack is missing
+from icd_mmrazor import recipes  # first: it explains what to install if the stack is missing
 
 # isort: split
-from icd_mmrazor.checkpoints.writing import write_whole
+from icd_mmrazor.checkpoints.writing import atomic_write
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import run
-from icd_mmrazor.utils.method_names import own_names
 
 TOOLS = Path(__file__).resolve().parents[1]
 
@@ -28,23 +27,23 @@ def parse_args() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('methods', metavar='METHODS', nargs='?', help='a method, or several: icd+kd; dcd is icd')
     parser.add_argument('pair', metavar='PAIR', nargs='?', help='TEACHER_STUDENT_DATASET')
-    parser.add_argument('--list', action='store_true', help='show all methods and pairs, and what each needs')
-    parser.add_argument('--dump', metavar='FILE', help='write the composed config to FILE and stop')
+    parser.add_argument('--list', action='store_true', help='list all methods and pairs, and what each pair needs')
+    parser.add_argument('--dump', metavar='FILE', help='write the composed config to FILE and exit')
     parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: ./work_dirs/METHODS_PAIR)')
     parser.add_argument(
         '--processes', type=int, default=1, metavar='N', help='one on each of N GPUs, or N on the CPU (default: 1)'
     )
     args, options = parser.parse_known_args()
     if not args.list and args.pair is None:
-        parser.error('METHODS and PAIR are needed; --list shows them')
+        parser.error('METHODS and PAIR are required; --list shows them')
     return args, options
 
 
 def show_list() -> None:
-    print('methods (several: icd+kd)')
+    print('methods (combine them with a plus: icd+kd)')
     for method in recipes.method_names():
         print(f'  {method:<10}{recipes.describe_method(method)}')
-    print('pairs, and what each needs (fsp: whether the widths are equal, as it wants)')
+    print('pairs, and what each needs (fsp fits networks of equal widths only)')
     lines = [
         (pair, f'fsp: {"yes" if fits(pair, "fsp") else "no"}', data_of(pair), recipes.describe_pair(pair))
         for pair in recipes.pair_names()
@@ -64,10 +63,10 @@ def fits(pair: str, method: str) -> bool:
 
 
 def data_of(pair: str) -> str:
-    """Return the file or folder of the images, and whether it is there."""
+    """Describe the file or folder of the images, and whether it exists."""
     dataset = recipes.compose(pair, ['student']).train_dataloader.dataset
     path = dataset.get('data_file') or dataset.get('data_root')
-    return f'data {path}' + ('' if Path(path).exists() else ' (not there)')
+    return f'data {path}' + ('' if Path(path).exists() else ' (missing)')
 
 
 def main() -> None:
@@ -76,27 +75,26 @@ def main() -> None:
         show_list()
         return
     cfg = recipes.compose(args.pair, args.methods.split('+'))
-    name = f'{own_names(args.methods)}_{args.pair}'
+    name = f'{recipes.canonical_name(args.methods)}_{args.pair}'
     if args.dump:
         if Path(args.dump).exists():
-            raise SettingError(f'--dump {args.dump} exists and is kept. Give another path.')
+            raise SettingError(f'--dump {args.dump} exists. Give another path.')
         cfg.dump(args.dump)
         return
     if os.environ.get('WORLD_SIZE', '') not in ('', '1'):
         raise SettingError(
-            f'WORLD_SIZE={os.environ["WORLD_SIZE"]}: this tool is one process. To train on several GPUs give '
-            '--processes GPUS, or write the config with --dump FILE and train it with tools/dist_train.sh FILE GPUS '
-            '--work-dir FOLDER.'
+            f'WORLD_SIZE={os.environ["WORLD_SIZE"]}: this tool is a single process. For several GPUs give --processes '
+            'GPUS, or write the config with --dump FILE and train it with tools/dist_train.sh FILE GPUS.'
         )
     if args.processes < 1:
-        raise SettingError(f'--processes {args.processes}: give a number from 1.')
+        raise SettingError(f'--processes {args.processes} must be 1 or more.')
     work_dir = Path(args.work_dir or Path('work_dirs', name))
     if work_dir.is_file():
         raise SettingError(f'--work-dir {work_dir} is a file. Give a folder.')
     work_dir.mkdir(parents=True, exist_ok=True)
     config = work_dir / f'{name}.py'
-    # whole: another cell in the same folder may be reading it
-    write_whole(cfg.pretty_text, config)
+    # atomically: another training in the same folder may be reading it
+    atomic_write(cfg.pretty_text, config)
     sys.stdout.flush()
     options = ['--work-dir', str(work_dir), *options]
     if args.processes == 1:

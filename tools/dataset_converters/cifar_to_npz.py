@@ -3,8 +3,8 @@
 
     cifar_to_npz.py cifar10 data/cifar10.npz
 
-Takes the published archive, or its unpacked folder, from ROOT, and downloads it there if nothing is there; either is
-verified by the published MD5 sums. The arrays are x_train, y_train, x_test and y_test, in the published order.
+Takes the published archive, or its unpacked folder, from ROOT, and downloads it if neither is there; both are verified
+by the published MD5 sums. The arrays are x_train, y_train, x_test and y_test, in the published order.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from icd_mmrazor.datasets import VerifiedCIFAR10, VerifiedCIFAR100  # first: it 
 # isort: split
 import numpy as np
 
-from icd_mmrazor.checkpoints.writing import check_writable, write_whole
+from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import run
 
@@ -31,10 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--data-root', metavar='ROOT', help='default: data/cifar10 or data/cifar100')
     args = parser.parse_args(arguments)
     check_writable(args.dst, 'DST')
-    if args.dst.suffix != '.npz':
-        raise SettingError(f'DST {args.dst}: name a file that ends in .npz')
-    if args.dst.exists():
-        raise SettingError(f'DST {args.dst} exists and is kept; give another path.')
+    if args.dst.suffix != '.npz' or args.dst.exists():
+        raise SettingError(f'DST {args.dst} must be a new file that ends in .npz.')
     arrays = {}
     for split in ('train', 'test'):
         dataset = DATASETS[args.dataset](args.data_root or f'data/{args.dataset}', split, lazy_init=True)
@@ -44,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     content = io.BytesIO()
     np.savez(content, **arrays)
     args.dst.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(content.getvalue(), args.dst)
+    atomic_write(content.getvalue(), args.dst)
     print(f'{args.dst}: {len(arrays["y_train"])} + {len(arrays["y_test"])} images')
 
 

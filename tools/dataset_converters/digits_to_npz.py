@@ -13,10 +13,10 @@ TEST_IMAGES = 500
 
 
 def read_digits() -> dict[str, np.ndarray]:
-    """Return uint8 images (N x 16 x 16) and labels (N) of both splits, in an order that is always the same."""
+    """Return uint8 images (N x 16 x 16) and labels (N) of both splits, always in the same order."""
     digits = load_digits()
     order = np.random.default_rng(0).permutation(len(digits.images))
-    # values of 0 to 16 at 8 x 8
+    # values from 0 to 16, at 8 x 8
     images = np.stack([cv2.resize(image, (16, 16)) for image in digits.images[order] * (255 / 16)])
     images, labels = images.round().astype(np.uint8), digits.target[order].astype(np.uint8)
     return {
@@ -31,17 +31,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('dst', metavar='DST.npz', type=Path)
     dst = parser.parse_args().dst
-    if dst.suffix != '.npz':
-        parser.error(f'DST {dst}: name a file that ends in .npz')
-    if dst.exists():
-        parser.error(f'DST {dst} exists and is kept; give another path')
-
+    if dst.suffix != '.npz' or dst.exists():
+        parser.error(f'DST {dst} must be a new file that ends in .npz')
     digits = read_digits()
     dst.parent.mkdir(parents=True, exist_ok=True)
     part = dst.with_name(f'.{os.getpid()}.{dst.name}')
     try:
         np.savez(part, **digits)
-        part.replace(dst)
+        part.replace(dst)  # complete or not at all
     finally:
         part.unlink(missing_ok=True)
     print(f'{dst}: {len(digits["train_labels"])} + {len(digits["test_labels"])} images')

@@ -1,33 +1,31 @@
 #!/usr/bin/env python3
-"""Make a plain mmpretrain classifier of the student in a distillation's checkpoint.
+"""Export the student in a distillation's checkpoint as a plain mmpretrain classifier.
 
-The checkpoint is one of mmrazor's or of this package, with or without the teacher inside; of a plain classifier's the
-optimizer is left out. OUT.pth gets the weights, OUT.py the config. Training with this package's configs writes both
-for its last and its best epoch by itself.
+The checkpoint is one of mmrazor or of this package, or of a plain classifier, which loses its optimizer. OUT.pth gets
+the weights, OUT.py the config. Trainings with this package's configs write both by themselves.
 """
 
 import argparse
 from pathlib import Path
 
-from icd_mmrazor.checkpoints.reading import load_strictly, read_checkpoint, write_checkpoint
+from icd_mmrazor.checkpoints.reading import read_checkpoint
+from icd_mmrazor.checkpoints.weights import load_strictly
+from icd_mmrazor.checkpoints.writing import write_checkpoint
 
 # isort: split
-from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from icd_mmrazor.checkpoints.writing import check_writable, write_whole
+from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
 from icd_mmrazor.configuration.files import read_config_file
+from icd_mmrazor.configuration.stored import config_of
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.export.network import build_network
 from icd_mmrazor.export.onnx import input_size, require_onnx, write_onnx
-from icd_mmrazor.export.student import config_of, plain_student, student_checkpoint
+from icd_mmrazor.export.student import plain_student, student_checkpoint
 from icd_mmrazor.launch.command_line import run
 from icd_mmrazor.models.networks.classifier_layer import number_of_channels
 
-REMEDY = (
-    'Give the config that it was trained with: --config CONFIG. Modules of your own are found if its custom_imports '
-    'name them.'
-)
+REMEDY = 'Give the config of the training, --config CONFIG; its custom_imports must name your own modules.'
 USAGE = """
   from mmpretrain import ImageClassificationInferencer
   inferencer = ImageClassificationInferencer({config!r}, pretrained={weights!r})
@@ -37,9 +35,9 @@ USAGE = """
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('checkpoint', metavar='CKPT', help='checkpoint of a distillation, or of a plain classifier')
-    parser.add_argument('out', metavar='OUT.pth', help='where to write the weights; the config goes beside, OUT.py')
+    parser.add_argument('out', metavar='OUT.pth', help='where to write the weights; the config goes to OUT.py')
     parser.add_argument(
-        '--config', help='config of the run (default: the one in the checkpoint, which is read but never run)'
+        '--config', help='config of the run (default: the one in the checkpoint, which is read, not run)'
     )
     parser.add_argument(
         '--onnx', nargs='?', const=True, metavar='FILE', help='write an ONNX file as well (default: OUT.onnx)'
@@ -56,33 +54,27 @@ def parse_args() -> argparse.Namespace:
 
 
 def outputs(args: argparse.Namespace) -> dict[str, Path]:
-    """Return the files to write, after it was checked that they may be written."""
+    """Return the files to write, after checking that they can be written."""
     out = Path(args.out)
     if out.is_dir() or out.suffix != '.pth':
-        raise SettingError(f'OUT {out} is {"a folder" if out.is_dir() else "no .pth file"}. Give a file: STUDENT.pth.')
+        raise SettingError(f'OUT {out} must be a file that ends in .pth.')
     files = {'weights': out, 'config': out.with_suffix('.py')}
     if args.onnx:
         files['onnx'] = out.with_suffix('.onnx') if args.onnx is True else Path(args.onnx)
     elif args.input_size:
-        raise SettingError('--input-size is that of the ONNX file. Give --onnx with it.')
+        raise SettingError('--input-size is for the ONNX file: give --onnx as well.')
     if args.input_size and min(args.input_size) < 1:
         raise SettingError(f'--input-size {args.input_size[0]} {args.input_size[1]}: both must be positive.')
     if len({file.resolve() for file in files.values()}) < len(files):
-        raise SettingError(f'--onnx {args.onnx} is what the weights or their config go to. Give another file.')
+        raise SettingError(f'--onnx {args.onnx} is the file of the weights or the config. Give another one.')
     sources = {Path(source).resolve() for source in (args.checkpoint, args.config) if source}
     for file in files.values():
         check_writable(file, 'OUT')
         if file.resolve() in sources:
-            raise SettingError(f'{file} is what is exported. Give another OUT.')
+            raise SettingError(f'{file} is a source of the export. Give another OUT.')
         if file.exists() and not args.force:
-            raise SettingError(f'{file} exists and is kept. Give another OUT, or --force to replace it.')
+            raise SettingError(f'{file} exists. Give another OUT, or --force to replace it.')
     return files
-
-
-def read_config(args: argparse.Namespace, checkpoint: dict) -> Config:
-    if not args.config:
-        return config_of(checkpoint, args.checkpoint)
-    return read_config_file(args.config, '--config')
 
 
 def main() -> None:
@@ -91,7 +83,8 @@ def main() -> None:
     if args.onnx:
         require_onnx()
     checkpoint = read_checkpoint(args.checkpoint)
-    cfg = plain_student(read_config(args, checkpoint))
+    whole = read_config_file(args.config, '--config') if args.config else config_of(checkpoint, args.checkpoint)
+    cfg = plain_student(whole)
     student = student_checkpoint(checkpoint, cfg, args.checkpoint)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         source = args.config or f'the config in {args.checkpoint}'
@@ -108,14 +101,13 @@ def main() -> None:
         classes = classes if isinstance(classes, list | tuple) else None
         difference = write_onnx(model, cfg, files['onnx'], (height, width), classes)
         notes['onnx'] = f'images: B x {channels} x {height} x {width}, differs from torch by {difference:.1e}'
-    write_whole(cfg.pretty_text, files['config'])
+    atomic_write(cfg.pretty_text, files['config'])
     write_checkpoint(student, files['weights'])
     epoch = f', epoch {student["meta"]["epoch"]}' if 'epoch' in student['meta'] else ''
     parameters = sum(p.numel() for p in model.parameters())
-    notes['weights'] = f'{type(model.backbone).__name__ if hasattr(model, "backbone") else type(model).__name__}'
-    notes['weights'] += f', {parameters:,} parameters{epoch}'
+    notes['weights'] = f'{type(getattr(model, "backbone", model)).__name__}, {parameters:,} parameters{epoch}'
     imports = cfg.get('custom_imports', {}).get('imports')
-    notes['config'] = f'needs {", ".join(imports)} beside mmpretrain' if imports else 'needs mmpretrain alone'
+    notes['config'] = f'needs {", ".join(imports)} in addition to mmpretrain' if imports else 'needs only mmpretrain'
     for name, file in files.items():
         print(f'{file}: {notes[name]}')
     print(USAGE.format(config=str(files['config']), weights=str(files['weights'])))

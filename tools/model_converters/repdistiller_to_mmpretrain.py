@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
-"""Convert a published checkpoint of the CIFAR-100 distillation benchmark to mmpretrain's form.
+"""Convert a published checkpoint of the CIFAR-100 distillation benchmark (RepDistiller) to mmpretrain's form.
 
-The published files ({'model': weights, ...}) are those of the benchmark that RepDistiller began and ICD's authors use.
-The result is what tools/train.py takes as model.teacher_ckpt and tools/test.py as a checkpoint.
+The result is for model.teacher_ckpt of tools/train.py, or a checkpoint for tools/test.py.
 """
 
 import argparse
@@ -12,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from icd_mmrazor.checkpoints.reading import check_fit, read_checkpoint, weights_of, write_checkpoint
+from icd_mmrazor.checkpoints.reading import read_checkpoint
+from icd_mmrazor.checkpoints.weights import check_fit, weights_of
+from icd_mmrazor.checkpoints.writing import write_checkpoint
 from icd_mmrazor.errors import printable
 
 # isort: split
@@ -29,12 +30,12 @@ from icd_mmrazor.launch.command_line import run
 MODEL_CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / '_base_' / 'models'
 
 HEAD = 'head.fc.'
-# the published networks have these in one sequence, mmcv's ConvModule holds one of each
+# in one sequence in the published networks, in one ConvModule in mmcv's
 PARTS = ('conv', 'bn', 'act')
 VGG_LAYER = r'^block(\d)\.(\d+)\.'
 SHUFFLENET_STEM = (r'^(conv|bn)1\.', r'conv1.\1.')
 SHUFFLENET_LAYER = r'^layer(\d)\.(\d)\.(conv|bn)(\d)\.'
-# by whether a unit is the first of its stage: only there has the other branch convolutions too
+# True: the first unit of a stage, which has convolutions in both branches
 SHUFFLENET_V2_BRANCHES = {
     True: {'1': 'branch1.0', '2': 'branch1.1', '3': 'branch2.0', '4': 'branch2.1', '5': 'branch2.2'},
     False: {'1': 'branch2.0', '2': 'branch2.1', '3': 'branch2.2'},
@@ -42,7 +43,7 @@ SHUFFLENET_V2_BRANCHES = {
 
 
 class Family(NamedTuple):
-    """Networks whose published files name their tensors alike."""
+    """Networks whose published files have the same names of tensors."""
 
     networks: dict[str, str]  # published name -> name of our config
     marker: str  # a tensor that all of them have
@@ -51,7 +52,7 @@ class Family(NamedTuple):
 
 
 def by_rules(*rules: tuple[str, str | Callable[[re.Match], str]]) -> Callable[[list[str]], dict[str, str]]:
-    """Return what renames tensors by patterns and their replacements, one after the other."""
+    """Make a function that renames tensors by patterns, one after the other."""
 
     def rename(names: list[str]) -> dict[str, str]:
         return {name: functools.reduce(lambda renamed, rule: re.sub(*rule, renamed), rules, name) for name in names}
@@ -60,7 +61,7 @@ def by_rules(*rules: tuple[str, str | Callable[[re.Match], str]]) -> Callable[[l
 
 
 def rename_vgg(names: list[str]) -> dict[str, str]:
-    """Rename tensors by counting: mmpretrain's VGG is one sequence of all convolutions, and a pool after each block."""
+    """Rename the tensors of a VGG, which is one sequence of convolutions and pools in mmpretrain."""
     matches = [match for name in names if (match := re.match(VGG_LAYER, name))]
     convolutions = sorted({(int(match[1]), int(match[2]) // 3) for match in matches})
     places = {(block, number): i + block for i, (block, number) in enumerate(convolutions)}
@@ -143,7 +144,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--arch',
         metavar='NAME',
-        help=f'its architecture, recognised from the tensors if not given: {", ".join(ARCHITECTURES)}',
+        help=f'its architecture (default: recognised from the tensors): {", ".join(ARCHITECTURES)}',
     )
     parser.add_argument('--force', action='store_true', help='replace DST if it exists')
     return parser.parse_args()
@@ -172,7 +173,7 @@ def headless(architecture: str) -> dict[str, Tensor]:
 
 
 def state_dict_of(architecture: str, num_classes: int) -> dict[str, Tensor]:
-    """Return the names, shapes and types of a network's tensors. A file says how many classes: none is allocated."""
+    """Return a network's tensors; those of the head on the meta device, since a file sets the number of classes."""
     return {
         name: torch.empty((num_classes, *w.shape[1:]), dtype=w.dtype, device='meta') if name.startswith(HEAD) else w
         for name, w in headless(architecture).items()
@@ -184,7 +185,7 @@ def classes_of(weights: dict[str, Tensor]) -> int:
 
 
 def recognised(published: dict[str, Tensor]) -> str | None:
-    """Return the architecture that has these tensors, in name and shape."""
+    """Return the architecture that has tensors of these names and shapes."""
     for family in FAMILIES:
         if family.marker in published and f'{family.classifier}.weight' in published:
             weights = renamed(published, family)
@@ -195,7 +196,7 @@ def recognised(published: dict[str, Tensor]) -> str | None:
 
 
 def shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
-    # counters that the first torch versions did not write
+    # the first versions of torch did not write these counters
     return {name: w.shape for name, w in weights.items() if not name.endswith('num_batches_tracked')}
 
 
@@ -203,28 +204,27 @@ def convert(checkpoint: dict, src: str, architecture: str | None = None) -> dict
     """Convert a published checkpoint.
 
     Args:
-        checkpoint: What was read from the file.
+        checkpoint: The content of the file.
         src: The file, for messages.
-        architecture: A name of ``ARCHITECTURES``; ``None`` recognises it.
+        architecture: A name of ``ARCHITECTURES``; None recognises it.
 
     Returns:
-        The checkpoint in mmpretrain's form: ``meta`` and ``state_dict``.
+        The checkpoint in mmpretrain's form, ``meta`` and ``state_dict``.
 
     Raises:
-        CheckpointError: It has not the published form, fits no architecture, or not the named one.
+        CheckpointError: It does not have the published form, or does not fit the architecture.
     """
     if 'model' not in checkpoint:
         raise CheckpointError(
-            f'{src} has not the published form {{"model": weights, ...}}; its keys: '
-            f'{printable(list(checkpoint)[:8])}. '
-            "A checkpoint with 'state_dict' is mmpretrain's already."
+            f'{src} does not have the published form {{"model": weights, ...}}; its keys: '
+            f"{printable(list(checkpoint)[:8])}. A checkpoint with 'state_dict' needs no conversion."
         )
     published = weights_of({'state_dict': checkpoint['model']}, src)
     architecture = architecture or recognised(published)
     if architecture is None:
         raise CheckpointError(
-            f'{src} fits none of {", ".join(ARCHITECTURES)}; its first tensors: {printable(list(published)[:4])}. '
-            'Name one with --arch to see what differs.'
+            f'{src} does not fit any of {", ".join(ARCHITECTURES)}; its first tensors: '
+            f'{printable(list(published)[:4])}. Give --arch to see what differs.'
         )
     family = next(family for family in FAMILIES if architecture in family.networks)
     weights = renamed(published, family)
@@ -247,11 +247,11 @@ def main() -> None:
     args = parse_args()
     names = {**{name: name for name in ARCHITECTURES}, **{ours: name for name, ours in ARCHITECTURES.items()}}
     if args.arch is not None and args.arch not in names:
-        raise SettingError(f'--arch {args.arch}: there is no such architecture. There are: {", ".join(ARCHITECTURES)}.')
+        raise SettingError(f'--arch {args.arch} is not one of {", ".join(ARCHITECTURES)}.')
     check_writable(Path(args.dst), 'DST')
     if Path(args.dst).exists() and not args.force:
-        raise SettingError(f'DST {args.dst} exists and is kept. Give another path, or --force to replace it.')
-    # final checkpoints of the published scripts hold their command line as a Namespace
+        raise SettingError(f'DST {args.dst} exists. Give another path, or --force to replace it.')
+    # some published checkpoints hold the command line of the training
     checkpoint = read_checkpoint(args.src, also_allowed=[argparse.Namespace])
     converted = convert(checkpoint, args.src, names.get(args.arch))
     write_checkpoint(converted, args.dst)

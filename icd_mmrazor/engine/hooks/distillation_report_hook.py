@@ -1,57 +1,150 @@
-"""What is being distilled, said once at the start."""
+"""Report of a distillation: what is distilled, where it stands, what came out."""
 
+import logging
+import re
+import shlex
+from collections.abc import Mapping
+from datetime import timedelta
+from numbers import Real
+from pathlib import Path
+from time import monotonic
 from typing import Any
 
-import torch
-from mmengine.hooks import Hook
-from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.dist import master_only
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from icd_mmrazor.engine.metrics import numbers_in
-from icd_mmrazor.models.networks.passes import explained_pass
+from icd_mmrazor import checks
+from icd_mmrazor.compat.messages import drop_log_noise
+from icd_mmrazor.engine.description import describe, evaluate, loss_terms
+from icd_mmrazor.engine.metrics import as_number, numbers_in
+from icd_mmrazor.engine.runs import counts_iterations, hooks_of, model_of, steps_done
+
+# in a clone a link to the folder at the top
+TEST_TOOL = Path(__file__).parents[2] / '.mim' / 'tools' / 'test.py'
+STUDENT_FILES = ('student_last.pth', 'student_best.pth', 'student.py')
 
 
 @HOOKS.register_module()
 class DistillationReportHook(Hook):
-    """Log teacher and student, the teacher's accuracy on the validation set, and the loss terms with their weights.
+    """Log what is distilled, a line after each validation, and a summary at the end.
 
-    Unless told otherwise, the teacher is evaluated once, before the first epoch;
-    ``runner.message_hub.get_info('teacher_metrics')`` has its metrics from then on. The hook does nothing for a model
+    At the start: teacher and student, the teacher's metrics on the validation set, and the terms of the loss. After a
+    validation::
+
+        epoch 2/20 | student 52.60 | best 52.60 (epoch 2) | teacher 98.60 | 0:00:21 left
+
+    The numbers are of the metric that ``CheckpointHook`` watches (``save_best``), else of the first one. The remaining
+    time follows from the pace since this start. The summary has the last and the best result, the files, and the
+    command that tests the last checkpoint; an interrupted training has none. A plain training has lines and summary,
     without a teacher.
 
+    ``runner.message_hub.get_info('teacher_metrics')`` has the teacher's metrics.
+
     Args:
-        evaluate_teacher: Whether to evaluate it, which takes as long as one validation by the teacher.
+        evaluate_teacher: Whether to evaluate the teacher before training, which takes as long as one validation by it.
+
+    Raises:
+        SettingError: ``evaluate_teacher`` is not a bool.
 
     Config example::
 
-        default_hooks=dict(distillation_report=dict(type='DistillationReportHook'))
+        default_hooks=dict(distillation_report=dict(type='DistillationReportHook', evaluate_teacher=False))
     """
 
-    # after the hooks that refuse bad input
-    priority = 'LOW'
+    # after CheckpointHook, which knows the best, and ExportStudentHook, which writes files
+    priority = 98
 
     def __init__(self, evaluate_teacher: bool = True) -> None:
-        self.evaluate_teacher = evaluate_teacher
+        self.evaluate_teacher = checks.boolean(self, 'evaluate_teacher', evaluate_teacher)
+        self._reset()
+
+    def _reset(self) -> None:
+        # a validation alone has no lines
+        self._training = False
+        # when the first epoch of this start began, and after how many epochs or iterations
+        self._start: tuple[float, int] | None = None
+        # the last validation: name and value of the metric, and after how many epochs or iterations
+        self._latest: tuple[str, float, int] | None = None
+
+    def before_run(self, runner: Runner) -> None:
+        """Keep noise of mmengine out of the log."""
+        drop_log_noise(runner.logger)
 
     def before_train(self, runner: Runner) -> None:
         """Evaluate the teacher and write the report."""
-        algorithm = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self._reset()
+        self._training = True
+        algorithm = model_of(runner)
         if not hasattr(algorithm, 'teacher') or not hasattr(algorithm, 'distiller'):
             return
         cfg = runner.cfg.get('model', {})
-        student = algorithm.architecture
-        extra = sum(p.numel() for p in algorithm.distiller.parameters() if p.requires_grad)
+        trainable = sum(p.numel() for p in algorithm.distiller.parameters() if p.requires_grad)
         lines = [
             'What is being distilled:',
             f'  teacher  {describe(algorithm.teacher, cfg.get("teacher"))}{self._accuracy(runner, algorithm)}',
             f'           weights {getattr(algorithm, "teacher_ckpt", cfg.get("teacher_ckpt"))}',
-            f'  student  {describe(student, cfg.get("architecture"))}',
-            f'  trained with it: {extra:,} parameters of the distiller',
+            f'  student  {describe(algorithm.architecture, cfg.get("architecture"))}',
+            f'  distiller: {trainable:,} trainable parameters',
             '  loss = ' + '\n       + '.join(loss_terms(algorithm)),
         ]
         runner.logger.info('\n'.join(lines))
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Start the clock at the first epoch: the teacher is evaluated by then."""
+        if self._start is None:
+            self._start = (monotonic(), steps_done(runner))
+
+    @master_only
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
+        """Write the line, if this is a validation of a training."""
+        if not self._training:
+            return
+        name, done, total = _watched(runner, metrics or {}), steps_done(runner), _total(runner)
+        parts = [f'{_unit(runner)} {done}/{total}']
+        if name is not None:
+            self._latest = (name, as_number(metrics[name]), done)
+            parts.append(f'{_kind(runner)} {_number(self._latest[1])}')
+        best, teacher = _best(runner), _teacher(runner)
+        if best:
+            parts.append(f'best {best}')
+        if teacher is not None:
+            parts.append(f'teacher {_number(teacher)}')
+        # a resumed training may validate before it trains
+        started, first = self._start or (0.0, done)
+        if first < done < total:
+            parts.append(f'{_duration((monotonic() - started) / (done - first) * (total - done))} left')
+        runner.logger.info(' | '.join(parts))
+
+    @master_only
+    def after_train(self, runner: Runner) -> None:
+        """Write the summary."""
+        unit, done = _unit(runner), steps_done(runner)
+        if self._start is None:
+            title = f'Nothing was left to train: {unit} {done}/{_total(runner)} had been reached before.'
+        else:
+            started, first = self._start
+            resumed = f' (resumed at {unit} {first})' if first else ''
+            title = (
+                f'Training ended at {unit} {done}/{_total(runner)} after {_duration(monotonic() - started)}{resumed}.'
+            )
+        name, value, step = self._latest or ('', None, 0)
+        best, teacher = _best(runner), _teacher(runner)
+        result = [f'{name} {_number(value)} ({unit} {step})'] if name else []
+        gap = ''
+        if teacher is not None and value is not None:
+            gap = f', {_number(abs(teacher - value))} {"above" if teacher > value else "below"} the student'
+        rows = {
+            _kind(runner): ', '.join([*result, f'best {best}'] if best else result),
+            'teacher': '' if teacher is None else f'{_number(teacher)}{gap}',
+            **_files(runner),
+        }
+        width = max(map(len, rows))
+        rows = [f'  {row:{width}}  {content}' for row, content in rows.items() if content]
+        runner.logger.info('\n'.join([title, *rows]))
+        self._reset()
 
     def _accuracy(self, runner: Runner, algorithm: nn.Module) -> str:
         if runner.val_loop is None or not self.evaluate_teacher:
@@ -60,84 +153,88 @@ class DistillationReportHook(Hook):
         # not kept in checkpoints: a resumed run evaluates its own teacher
         runner.message_hub.update_info('teacher_metrics', metrics, resumed=False)
         # some are lists, such as an accuracy for each class
-        numbers = [f'{name} {value:.2f}' for name, value in numbers_in(metrics).items()]
-        return ', validation set: ' + ', '.join(numbers)
+        return ', validation set: ' + ', '.join(f'{name} {value:.2f}' for name, value in numbers_in(metrics).items())
 
 
-@torch.no_grad()
-def evaluate(model: BaseModel, data_preprocessor: nn.Module, runner: Runner) -> dict[str, Any]:
-    """Evaluate a model on a run's validation set, without the hooks and the log of a validation epoch.
-
-    Args:
-        model: The model; it is left in eval mode, and the training loop sets its own.
-        data_preprocessor: What the run feeds its models through.
-        runner: The run.
-
-    Returns:
-        The metrics of the run's ``val_evaluator``.
-    """
-    model.eval()
-    dataloader, evaluator = runner.val_loop.dataloader, runner.val_loop.evaluator
-    for batch in dataloader:
-        data = data_preprocessor(batch, False)
-        with explained_pass('DistillationReportHook', data['inputs'], **{'model.teacher': model}):
-            outputs = model(data['inputs'], data['data_samples'], mode='predict')
-        evaluator.process(data_samples=outputs, data_batch=batch)
-    return evaluator.evaluate(len(dataloader.dataset))
+def _unit(runner: Runner) -> str:
+    return 'iteration' if counts_iterations(runner) else 'epoch'
 
 
-def describe(model: nn.Module, cfg: dict | None) -> str:
-    """Describe a network in a few words: its backbone with its settings, and its number of parameters.
-
-    Args:
-        model: The network.
-        cfg: Its config, if it was built from one.
-
-    Returns:
-        For example "CIFARResNet(depth=20), 272,474 parameters".
-    """
-    name = type(getattr(model, 'backbone', model)).__name__
-    # a wrapper of a whole network, such as TimmClassifier, has no backbone
-    backbone = cfg.get('backbone', cfg) if isinstance(cfg, dict) else None
-    if isinstance(backbone, dict):
-        settings = (f'{k}={v}' for k, v in backbone.items() if isinstance(v, int | float | str) and k != 'type')
-        name += f'({", ".join(s for s in settings if not s.startswith("_"))})'
-    return f'{name}, {sum(p.numel() for p in model.parameters()):,} parameters'
+def _total(runner: Runner) -> int:
+    return runner.max_iters if counts_iterations(runner) else runner.max_epochs
 
 
-def loss_terms(algorithm: nn.Module) -> list[str]:
-    """List the terms of a distillation's loss.
-
-    Args:
-        algorithm: mmrazor's or our algorithm, with ``architecture`` and ``distiller``.
-
-    Returns:
-        The terms as they are logged, each with what computes it and its weight.
-    """
-    terms = []
-    if getattr(algorithm, 'calculate_student_loss', True):
-        head = getattr(algorithm.architecture, 'head', None)
-        task_loss = getattr(head, 'loss_module', None)
-        term = f'student.loss: {_weighted(task_loss)}' if task_loss is not None else "the student's own loss"
-        factor = getattr(algorithm.distiller, 'student_loss_weight', 1.0)
-        terms.append(term if factor == 1.0 else f'{term}, times {factor}')
-    return terms + _distillation_terms(algorithm.distiller, 'distill')
+def _kind(runner: Runner) -> str:
+    return 'student' if hasattr(model_of(runner), 'architecture') else 'network'
 
 
-def _distillation_terms(distiller: nn.Module, prefix: str) -> list[str]:
-    children = getattr(distiller, 'distillers', {})
-    own = getattr(distiller, 'distill_losses', {})
-    initial = getattr(distiller, 'stage_mappings', {}).get('initial', {})
-    terms = [
-        f'{prefix}.{name}: {_weighted(loss)}'
-        + (f', in the first {distiller.initial_epochs} epochs alone' if name in initial else '')
-        for name, loss in own.items()
-        if 'loss' in name
-    ]
-    return terms + [term for name, child in children.items() for term in _distillation_terms(child, f'{prefix}.{name}')]
+def _saver(runner: Runner) -> CheckpointHook | None:
+    return next((hook for hook in hooks_of(runner, CheckpointHook) if hook.save_best), None)
 
 
-def _weighted(loss: nn.Module) -> str:
-    text = ' '.join(repr(loss).split())
-    weight = getattr(loss, 'loss_weight', None)
-    return text if weight is None or 'loss_weight' in text else f'{text} with weight {weight}'
+def _watched(runner: Runner, metrics: Mapping[str, Any]) -> str | None:
+    """Return the metric that decides which checkpoint is the best, else the first number."""
+    hook, numbers = _saver(runner), numbers_in(metrics)
+    chosen = [name for name in (hook.key_indicators if hook else []) if name in numbers]
+    return next(iter([*chosen, *numbers]), None)
+
+
+def _of_best(runner: Runner, name: str) -> Any:
+    """Return the best score or its checkpoint from the message hub, which is resumed."""
+    hook = _saver(runner)
+    several = hook is not None and len(hook.key_indicators) > 1
+    return runner.message_hub.runtime_info.get(f'{name}_{hook.key_indicators[0]}' if several else name)
+
+
+def _best(runner: Runner) -> str:
+    """Return the best score and when it was reached, in an earlier start perhaps; empty if there is none."""
+    hook, score = _saver(runner), _of_best(runner, 'best_score')
+    if hook is None or not isinstance(score, Real):
+        return ''
+    # mmengine keeps the epoch in the file's name alone
+    pattern = r'(\d+)'.join(map(re.escape, re.split(r'\{.*?\}', hook.filename_tmpl)))
+    found = re.search(f'{pattern}$', str(_of_best(runner, 'best_ckpt')))
+    when = f' ({"epoch" if hook.by_epoch else "iteration"} {int(found[1])})' if found and found.groups() else ''
+    return f'{_number(score)}{when}'
+
+
+def _teacher(runner: Runner) -> float | None:
+    metrics = runner.message_hub.runtime_info.get('teacher_metrics', {})
+    return as_number(metrics.get(_watched(runner, metrics)))
+
+
+def _number(value: float) -> str:
+    return f'{value:.2f}' if abs(value) >= 1 else f'{value:.4f}'
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+def _files(runner: Runner) -> dict[str, str]:
+    """Return what lies in the work folder, as rows of the summary."""
+    folder = Path(runner.work_dir)
+
+    def inside(file: str) -> str:
+        return str(Path(file).relative_to(folder)) if folder in Path(file).parents else file
+
+    files = {'last': runner.message_hub.runtime_info.get('last_ckpt'), 'best': _of_best(runner, 'best_ckpt')}
+    # those that were not deleted or moved, or are not on a disk
+    files = {kind: file for kind, file in files.items() if file and ('://' in file or Path(file).exists())}
+    handlers = (handler for handler in runner.logger.handlers if isinstance(handler, logging.FileHandler))
+    return {
+        'folder': str(folder),
+        'weights': ', '.join(f'{inside(file)} ({kind})' for kind, file in files.items()),
+        'exported': ', '.join(file for file in STUDENT_FILES if (folder / file).is_file()),
+        'log': ', '.join(inside(handler.baseFilename) for handler in handlers),
+        'test': _test_command(runner, files['last']) if 'last' in files else '',
+    }
+
+
+def _test_command(runner: Runner, checkpoint: str) -> str:
+    config = Path(runner.work_dir, Path(runner.cfg.filename or f'{runner.timestamp}.py').name)
+    if not (runner.cfg.get('test_dataloader') and config.is_file() and TEST_TOOL.is_file()):
+        return ''
+    tool = TEST_TOOL.resolve()
+    tool = tool.relative_to(Path.cwd()) if Path.cwd() in tool.parents else tool
+    return shlex.join(['python', str(tool), str(config), checkpoint])

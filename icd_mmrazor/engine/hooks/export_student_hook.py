@@ -1,4 +1,4 @@
-"""The student of a distillation, ready to use, beside the checkpoints."""
+"""The student of a distillation, ready to use, next to the checkpoints."""
 
 import zipfile
 import zlib
@@ -11,7 +11,9 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from icd_mmrazor.checkpoints.reading import read_checkpoint, write_checkpoint, write_checkpoint_file
+from icd_mmrazor.checkpoints.reading import read_checkpoint
+from icd_mmrazor.checkpoints.writing import write_checkpoint, write_checkpoint_file
+from icd_mmrazor.engine.runs import hooks_of
 from icd_mmrazor.errors import CheckpointError, SettingError
 from icd_mmrazor.export.student import plain_student, student_checkpoint
 
@@ -22,21 +24,17 @@ CONFIG = 'student.py'
 class ExportStudentHook(Hook):
     """Keep a distillation's student as a plain mmpretrain checkpoint with its config.
 
-    Beside the checkpoints lie ``student_last.pth``, of the last one, ``student_best.pth``, of the best one if
-    ``CheckpointHook`` keeps it (``save_best``; of several metrics that of the first), and their config ``student.py``.
-    They are written anew whenever such a checkpoint is another one (its checksum is in their ``meta``), from that file,
-    so that they hold what it holds, the averaged weights of ``EMAHook`` for example. mmpretrain's tools and inferencers
-    take them::
+    ``student_last.pth`` is the student of the last checkpoint, ``student_best.pth`` that of the best one
+    (``save_best``; the first of several metrics), with averaged weights if the checkpoint has them (``EMAHook``).
+    mmpretrain's tools and inferencers take them with their config ``student.py``::
 
         ImageClassificationInferencer('work_dirs/NAME/student.py', pretrained='work_dirs/NAME/student_best.pth')
 
-    For a model that is no distillation it does nothing: its checkpoints are plain already
-    (``tools/model_converters/export_student.py`` drops the optimizer from one). Without a ``CheckpointHook`` there is
-    nothing to export. Checkpoints that are not in a local folder, or that are no plain weights
-    (:class:`PlainCheckpointHook`), are left alone with a warning.
+    Checkpoints that are not in a local folder, or not plain weights, are left alone with a warning. Models that are not
+    distillations are plain already.
 
     Raises:
-        SettingError: The run's own config is called ``student.py``, too: both would be one file.
+        SettingError: The run's own config is called ``student.py``, too.
 
     Config example::
 
@@ -44,12 +42,13 @@ class ExportStudentHook(Hook):
     """
 
     # after CheckpointHook
-    priority = 'LOWEST'
+    priority = 95
 
     def __init__(self) -> None:
         self._checkpoints: CheckpointHook | None = None
         self._cfg: Config | None = None
-        self._seen: dict[Path, tuple] = {}  # which checkpoint a student's file was last compared with
+        # the checkpoint that a student's file was last compared with
+        self._seen: dict[Path, tuple] = {}
 
     def before_train(self, runner: Runner) -> None:
         """Find out whether there is a student, and who writes the checkpoints."""
@@ -58,25 +57,25 @@ class ExportStudentHook(Hook):
             return
         if Path(runner.cfg.filename or '').name == CONFIG:
             raise SettingError(
-                f"ExportStudentHook: the run's config is called {CONFIG}, as the config of the exported student is, "
-                'and mmengine writes it into the same folder. Give it another name.'
+                f"ExportStudentHook: the run's config is called {CONFIG}, as is the config of the exported student in "
+                'the same folder. Give it another name.'
             )
         self._cfg = plain_student(runner.cfg)
-        hook = next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
+        hook = next(iter(hooks_of(runner, CheckpointHook)), None)
         if hook and not isinstance(hook.file_backend, LocalBackend):
             runner.logger.warning(
-                f'ExportStudentHook: the checkpoints go to {hook.out_dir}, which is no local folder, so the student is '
-                'not exported. Download one and call tools/model_converters/export_student.py CHECKPOINT OUT.'
+                f'ExportStudentHook: the checkpoints go to {hook.out_dir}, which is not a local folder, so the student '
+                'is not exported. Download one and call tools/model_converters/export_student.py CHECKPOINT OUT.'
             )
             hook = None
         self._checkpoints = hook
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Export what was written at the end of the epoch."""
+        """Export the checkpoint of the epoch."""
         self._update(runner)
 
     def after_train_iter(self, runner: Runner, *args: object, **kwargs: object) -> None:
-        """Export what was written after the iteration, in a run that counts iterations."""
+        """Export the checkpoint of the iteration, in a run that counts iterations."""
         if self._checkpoints and not self._checkpoints.by_epoch:
             self._update(runner)
 
@@ -96,18 +95,18 @@ class ExportStudentHook(Hook):
                 out = Path(path).with_name(f'student_{name}.pth')
                 try:
                     self._export(Path(path), out, metrics if name == 'best' else {})
-                except CheckpointError as error:  # no reason to end a training
+                except CheckpointError as error:  # not a reason to end a training
                     runner.logger.warning(f'ExportStudentHook: the student is not exported. {error}')
                     self._checkpoints = None
                     return
 
     def _export(self, path: Path, out: Path, metrics: dict) -> None:
+        """Write the student of a checkpoint, unless it is there: files are compared by content, not by time."""
         found = path.stat()
         seen = path, found.st_ino, found.st_mtime_ns
         if self._seen.get(out) == seen and out.is_file():
             return
         self._seen[out], source = seen, _checksum(path)
-        # another process may have exported it, whatever the times of the files are by now
         if out.is_file() and _source_of(out) == source:
             return
         student = student_checkpoint(read_checkpoint(path), self._cfg, str(path))
@@ -120,13 +119,13 @@ class ExportStudentHook(Hook):
 
 
 def _checksum(checkpoint: Path) -> int:
-    """Return a checksum of all in a checkpoint, which the directory of the archive has already."""
+    """Return a checksum of a checkpoint, made of those in the directory of the archive."""
     with zipfile.ZipFile(checkpoint) as archive:
         return zlib.crc32(repr([(member.filename, member.CRC) for member in archive.infolist()]).encode())
 
 
 def _source_of(student: Path) -> int | None:
-    """Return the checksum of the checkpoint that a student was exported from, ``None`` if it does not say."""
+    """Return the checksum of the checkpoint that a student was exported from; None if it is not known."""
     try:
         return (read_checkpoint(student).get('meta') or {}).get('source')
     except CheckpointError:

@@ -1,10 +1,12 @@
-"""Methods that train in two stages."""
+"""The initial stage of distillers that train in two."""
+
+from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from icd_mmrazor.engine.runs import model_of
 from icd_mmrazor.errors import SettingError
 
 # in the message hub, which is resumed
@@ -13,11 +15,10 @@ STAGE = 'distiller_stage'
 
 @HOOKS.register_module()
 class InitialStageHook(Hook):
-    """Run the initial stage of a distiller that has one, then its main stage with a fresh optimizer.
+    """Run the initial stage of a distiller that has one (AB, FT, FSP), then its main stage with a fresh optimizer.
 
     The epochs of both stages are counted together: ``train_cfg.max_epochs`` is their sum, and a schedule of the main
-    stage has ``begin`` at the end of the initial one. A resumed run goes on in its stage. For all other models it does
-    nothing.
+    stage has ``begin`` at the end of the initial one.
 
     Raises:
         SettingError: No epoch would be left for the main stage.
@@ -29,6 +30,7 @@ class InitialStageHook(Hook):
 
     # before the hooks that report
     priority = 'HIGH'
+    changes_training = True
 
     def before_train(self, runner: Runner) -> None:
         """Check that there is a main stage."""
@@ -36,36 +38,35 @@ class InitialStageHook(Hook):
         if epochs and runner.max_epochs <= epochs:
             raise SettingError(
                 f'train_cfg.max_epochs={runner.max_epochs}, but the initial stage of the distiller alone has {epochs} '
-                'epochs and the stages are counted together. Raise train_cfg.max_epochs, or lower '
+                'epochs, and the stages are counted together. Raise train_cfg.max_epochs, or lower '
                 'model.distiller.initial_epochs.'
             )
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Set the stage; forget the momentum of the initial stage when the main one begins."""
+        """Set the stage; start the main one without the momentum of the initial one."""
         distiller = _distiller(runner)
         epochs = getattr(distiller, 'initial_epochs', 0)
         if not epochs:
             return
-        optimizer, initial = runner.optim_wrapper.optimizer, runner.epoch < epochs
-        distiller.set_stage('initial' if initial else 'main')
-        # a run that is resumed within an epoch, from a checkpoint between its ends, begins it twice
-        entered = runner.message_hub.get_info(STAGE) != ('initial' if initial else 'main')
-        runner.message_hub.update_info(STAGE, 'initial' if initial else 'main')
+        optimizer, stage = runner.optim_wrapper.optimizer, 'initial' if runner.epoch < epochs else 'main'
+        distiller.set_stage(stage)
+        # a run that is resumed within an epoch starts it twice
+        entered = runner.message_hub.get_info(STAGE) != stage
+        runner.message_hub.update_info(STAGE, stage)
         if runner.epoch == epochs and entered:
             optimizer.state.clear()
-            # or the log would go on with their last values, and the loss with a mean over both stages
+            # or the log would repeat their last values, and average the loss over both stages
             scalars = runner.message_hub.log_scalars
             for name in [name for name in scalars if name.startswith('train/') and 'loss' in name]:
                 del scalars[name]
-            runner.logger.info(f'The initial stage is over after {epochs} epochs; the main stage begins.')
+            runner.logger.info(f'The initial stage ended after {epochs} epochs; the main stage starts.')
         if distiller.initial_lr is None or runner.epoch > epochs or not entered:
             return
         for group in optimizer.param_groups:
-            # mmengine's schedules keep the rate that a run begins with under this name; without one it is kept here
+            # mmengine's schedules keep the rate that a run starts with under this name
             group.setdefault('initial_lr', group['lr'])
-            group['lr'] = distiller.initial_lr if initial else group['initial_lr']
+            group['lr'] = distiller.initial_lr if stage == 'initial' else group['initial_lr']
 
 
-def _distiller(runner: Runner) -> object:
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    return getattr(model, 'distiller', None)
+def _distiller(runner: Runner) -> Any:
+    return getattr(model_of(runner), 'distiller', None)

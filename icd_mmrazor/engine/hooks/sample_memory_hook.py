@@ -1,28 +1,29 @@
-"""The training set, for losses that remember every image of it."""
+"""The training set for losses that remember every image."""
 
 from typing import Any
 
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from icd_mmrazor.datasets.fingerprints import fingerprint_of_dataset
 from icd_mmrazor.datasets.labels import image_labels
+from icd_mmrazor.engine.runs import is_training
 from icd_mmrazor.errors import DatasetError
 
 
 @HOOKS.register_module()
 class SampleMemoryHook(Hook):
-    """Tell losses with a memory of each training image how many there are, and their labels.
+    """Tell losses that remember each training image (CRD, RRD) the labels of all of them.
 
-    Every module of the model with a method ``set_dataset(labels)`` is told, before a checkpoint is resumed, and again
-    where the labels have changed before a pass over the data. Without such a module the hook does nothing.
+    Every module of the model with a method ``set_dataset(labels)`` is told before a checkpoint is resumed, and again if
+    the labels have changed before a pass over the data.
 
     Raises:
-        DatasetError: There is such a module, but the training set has not one label for each image, or its samples
-            have no index in the whole set, or it has another number of images than before.
+        DatasetError: There is such a module, but the training set does not have one label per image or does not number
+            its images, or their number has changed.
 
     Config example::
 
@@ -31,48 +32,48 @@ class SampleMemoryHook(Hook):
 
     # before EMAHook copies the model
     priority = 'HIGH'
+    changes_training = True
 
     def __init__(self) -> None:
-        self._told: list[nn.Module] = []
+        self._modules: list[nn.Module] = []
+        self._labels: Tensor | None = None
+        self._fingerprint: int | None = None
 
     def before_run(self, runner: Runner) -> None:
         """Tell the modules."""
-        self._told = []
-        # runs that only test have built no training set, and asking for it would build it
-        if not isinstance(runner._train_loop, BaseLoop):
-            return
-        modules = [module for module in runner.model.modules() if hasattr(module, 'set_dataset')]
-        if not modules:
-            return
-        self._tell(runner, modules)
+        self._modules, self._labels = [], None
+        # asking a run that only tests for its training set would build it
+        if is_training(runner):
+            self._modules = [module for module in runner.model.modules() if hasattr(module, 'set_dataset')]
+        if self._modules:
+            self._tell(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Look at the training set before the first step of a pass, after all hooks had their turn."""
-        if not self._told or batch_idx % len(runner.train_dataloader):
-            return
-        state = _state_of(runner.train_dataloader.dataset)
-        if state is None or state != self._state:
-            self._tell(runner, self._told)
+        """Look at the training set before the first step of a pass, when all hooks have had their turn."""
+        if self._modules and batch_idx % len(runner.train_dataloader) == 0:
+            fingerprint = _fingerprint(runner.train_dataloader.dataset)
+            if fingerprint is None or fingerprint != self._fingerprint:
+                self._tell(runner)
 
-    def _tell(self, runner: Runner, modules: list[nn.Module]) -> None:
-        dataset = runner.train_dataloader.dataset
-        self._state = _state_of(dataset)
-        labels = training_labels(dataset, type(modules[0]).__name__)
-        if self._told and len(labels) != len(self._labels):
-            raise DatasetError(
-                f'{type(modules[0]).__name__} remembers each of {len(self._labels)} training images, and '
-                f'train_dataloader.dataset has {len(labels)} now. Its images must stay the same in a training.'
-            )
-        if self._told:
-            if torch.equal(labels, self._labels):
+    def _tell(self, runner: Runner) -> None:
+        dataset, name = runner.train_dataloader.dataset, type(self._modules[0]).__name__
+        self._fingerprint = _fingerprint(dataset)
+        labels, before = training_labels(dataset, name), self._labels
+        if before is not None:
+            if len(labels) != len(before):
+                raise DatasetError(
+                    f'{name} remembers each of {len(before)} training images, and train_dataloader.dataset has '
+                    f'{len(labels)} now. The images must stay the same during a training.'
+                )
+            if torch.equal(labels, before):
                 return
             runner.logger.info('SampleMemoryHook: the labels of the training set have changed.')
-        self._told, self._labels = modules, labels
-        for module in modules:
+        self._labels = labels
+        for module in self._modules:
             module.set_dataset(labels)
 
 
-def _state_of(dataset: Any) -> int | None:
+def _fingerprint(dataset: Any) -> int | None:
     try:
         return fingerprint_of_dataset(dataset)
     except Exception:  # pickle raises anything
@@ -80,18 +81,15 @@ def _state_of(dataset: Any) -> int | None:
 
 
 def training_labels(dataset: Any, wanted_by: str) -> Tensor:
-    """Return the labels of a training set by ``sample_idx``.
+    """Return the labels of a training set by ``sample_idx``, as integers.
 
     Args:
         dataset: The training set. Inside mmengine's ``RepeatDataset`` and ``ClassBalancedDataset`` an image keeps its
             index.
-        wanted_by: What needs them, for the message.
-
-    Returns:
-        Integers, one for each image.
+        wanted_by: The loss that needs them, for the message.
 
     Raises:
-        DatasetError: See :class:`SampleMemoryHook`.
+        DatasetError: It does not number its images, or has no labels.
     """
     while not hasattr(dataset, 'get_gt_labels') and hasattr(dataset, 'dataset'):
         dataset = dataset.dataset
@@ -104,7 +102,7 @@ def training_labels(dataset: Any, wanted_by: str) -> Tensor:
     labels = image_labels(dataset)
     if labels is None:
         raise DatasetError(
-            f'{wanted_by} needs the class of every training image, but {name} has not one integer label for each '
-            '(get_gt_labels). Give a classification dataset with labels.'
+            f'{wanted_by} needs the class of every training image, but {name} does not have one integer label per '
+            'image (get_gt_labels). Give a classification dataset with labels.'
         )
     return torch.as_tensor(labels, dtype=torch.int64)

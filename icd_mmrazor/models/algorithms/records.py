@@ -1,6 +1,6 @@
 """What recorders hold between the forward passes and the losses."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 from mmrazor.models.task_modules.recorder import ModuleInputsRecorder, ModuleOutputsRecorder
@@ -8,38 +8,54 @@ from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from torch import Tensor, nn
 
 from icd_mmrazor.compat.recording import map_tensors
+from icd_mmrazor.models.distillers.mixed_distiller import plain_distillers
 from icd_mmrazor.models.networks.classifier_layer import classifying_layers
 
 
-def recorders_of(distiller: nn.Module, network: str) -> Iterator[BaseRecorder]:
+def recorders_of(distiller: nn.Module, *networks: str) -> Iterator[BaseRecorder]:
     """Yield the recorders of a distiller, or of all those in a ``MixedDistiller``.
 
     Args:
         distiller: Any distiller.
-        network: ``'student'`` or ``'teacher'``.
+        *networks: ``'teacher'`` or ``'student'``; both unless given.
     """
-    if hasattr(distiller, 'distillers'):
-        for inner in distiller.distillers.values():
-            yield from recorders_of(inner, network)
-    else:
-        yield from getattr(distiller, f'{network}_recorders').recorders.values()
+    for network in networks or ('teacher', 'student'):
+        for each in plain_distillers(distiller):
+            yield from getattr(each, f'{network}_recorders').recorders.values()
+
+
+def make_plain(distiller: nn.Module) -> None:
+    """Convert what a distiller's recorders hold in half precision to float32, which losses expect.
+
+    Autocast does not do so for all losses: on a CPU it leaves a softmax of logits as it is.
+    """
+    for recorder in recorders_of(distiller):
+        buffer = recorder.data_buffer
+        if isinstance(buffer, list):
+            buffer[:] = [map_tensors(_plain, record) for record in buffer]
+
+
+def forget(distiller: nn.Module) -> None:
+    """Empty the recorders of a distiller, so that features do not stay in memory during the backward pass."""
+    for recorder in recorders_of(distiller):
+        recorder.reset_data_buffer()
 
 
 def reads_logits(distiller: nn.Module, teacher: nn.Module) -> bool:
-    """Return whether a distiller compares what a teacher says of classes; else it compares features only.
+    """Return whether a distiller compares logits of a teacher; otherwise it compares features only.
 
     Args:
         distiller: Any distiller.
-        teacher: Its teacher. What is recorded of its head, but for what the classifying layer gets, and what a recorder
-            that is not of a module records, counts as logits.
+        teacher: Its teacher. Everything recorded in its head counts as logits, except for the input of the classifying
+            layer. So does what is not recorded of a module.
     """
     if not hasattr(distiller, 'teacher_recorders'):
         return True
     classifiers = classifying_layers(teacher)
-    return any(_is_of_classes(recorder, classifiers) for recorder in recorders_of(distiller, 'teacher'))
+    return any(_records_logits(recorder, classifiers) for recorder in recorders_of(distiller, 'teacher'))
 
 
-def _is_of_classes(recorder: BaseRecorder, classifiers: list[str]) -> bool:
+def _records_logits(recorder: BaseRecorder, classifiers: list[str]) -> bool:
     source = recorder.source
     holds_classifier = any(f'{name}.'.startswith(f'{source}.') or not source for name in classifiers)
     if isinstance(recorder, ModuleInputsRecorder):
@@ -47,30 +63,6 @@ def _is_of_classes(recorder: BaseRecorder, classifiers: list[str]) -> bool:
     if isinstance(recorder, ModuleOutputsRecorder):
         return holds_classifier or source.startswith('head')
     return True
-
-
-def make_plain(recorders: Iterable[BaseRecorder]) -> None:
-    """Give what was recorded the precision that losses expect, whatever the networks compute in.
-
-    Features in half precision become float32: on a CPU autocast leaves a softmax of logits, for one, as it is.
-
-    Args:
-        recorders: Their buffers are changed in place.
-    """
-    for recorder in recorders:
-        buffer = recorder.data_buffer
-        if isinstance(buffer, list):
-            buffer[:] = [map_tensors(_plain, record) for record in buffer]
-
-
-def forget(recorders: Iterable[BaseRecorder]) -> None:
-    """Let go of what was recorded, so that it does not stay in memory over the backward pass.
-
-    Args:
-        recorders: Their buffers are emptied.
-    """
-    for recorder in recorders:
-        recorder.reset_data_buffer()
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -12,13 +12,12 @@ from torch import nn
 class CIFARMobileNetV2(MobileNetV2):
     """MobileNetV2 (Sandler et al. 2018) for 32 x 32 images, half as wide.
 
-    Differences to the paper and to mmpretrain's ``MobileNetV2``, as in the published benchmark: ReLU in place of
-    ReLU6, unless ``act_cfg`` is given; the second stage does not stride; widths are not rounded to multiples of 8; the
-    first block too begins with a 1 x 1 convolution, which widens nothing.
+    Differences from the paper and mmpretrain's ``MobileNetV2``, as in the published benchmark: ReLU instead of ReLU6,
+    unless ``act_cfg`` is given; the second stage does not stride; widths are not rounded to multiples of 8; the first
+    block also starts with a 1 x 1 convolution, which does not widen.
 
     Args:
-        widen_factor: Width relative to the paper. That of the first convolution and of the last is rounded as in
-            mmpretrain.
+        widen_factor: Width relative to the paper. The first and the last convolution are rounded as in mmpretrain.
         **kwargs: Other arguments of mmpretrain's ``MobileNetV2``.
 
     Config example::
@@ -42,22 +41,12 @@ class CIFARMobileNetV2(MobileNetV2):
 
     def make_layer(
         self,
-        out_channels: int,  # noqa: ARG002 (the base class gives it by name)
+        out_channels: int,  # noqa: ARG002 (mmpretrain passes it by name)
         num_blocks: int,
         stride: int,
         expand_ratio: int,
     ) -> nn.Sequential:
-        """Build a stage.
-
-        Args:
-            out_channels: Its width as mmpretrain rounds it; not used.
-            num_blocks: Number of blocks.
-            stride: Stride of the first.
-            expand_ratio: Width within a block relative to its input.
-
-        Returns:
-            The stage.
-        """
+        """Build a stage of the width in ``arch_settings``; other arguments as in mmpretrain."""
         in_channels, width = self.in_channels, self.arch_settings[len(self.layers)][1]
         stage = super().make_layer(int(width * self.widen_factor), num_blocks, stride, expand_ratio)
         if expand_ratio == 1:

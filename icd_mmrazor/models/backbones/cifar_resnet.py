@@ -6,6 +6,7 @@ from mmpretrain.models.backbones import ResNet_CIFAR
 from mmpretrain.models.backbones.resnet import BasicBlock
 from mmpretrain.registry import MODELS
 
+from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError
 
 
@@ -13,8 +14,8 @@ from icd_mmrazor.errors import SettingError
 class CIFARResNet(ResNet_CIFAR):
     """Three-stage ResNet of depth ``6n + 2`` for 32 x 32 images (He et al. 2015, section 4.2).
 
-    mmpretrain's ``ResNet_CIFAR`` is the four-stage ImageNet network with a small stem; this is the thin one that
-    distillation is measured on. Differences to the paper, as in the published benchmark: projection shortcuts, and no
+    mmpretrain's ``ResNet_CIFAR`` is the four-stage ImageNet network with a small stem; this is the thin one of
+    distillation benchmarks. Differences from the paper, as in the published benchmark: projection shortcuts, and no
     zero initialisation of the last batch norm of a block.
 
     Args:
@@ -24,7 +25,7 @@ class CIFARResNet(ResNet_CIFAR):
         **kwargs: Other arguments of mmpretrain's ``ResNet``.
 
     Raises:
-        SettingError: There is no such depth.
+        SettingError: The depth is not ``6n + 2``.
 
     Config example::
 
@@ -32,7 +33,7 @@ class CIFARResNet(ResNet_CIFAR):
     """
 
     def __init__(self, depth: int, stem_channels: int = 16, base_channels: int = 16, **kwargs: Any) -> None:
-        blocks, rest = divmod(depth - 2, 6)
+        blocks, rest = divmod(checks.positive_int('CIFARResNet', 'depth', depth) - 2, 6)
         if rest or blocks < 1:
             raise SettingError(f'CIFARResNet: depth={depth} must be 6n + 2: 8, 14, 20, 32, 44, 56, 110, ...')
         self.arch_settings = {depth: (BasicBlock, (blocks,) * 3)}

@@ -16,8 +16,8 @@ from icd_mmrazor.models.backbones.initialisation import initialise_as_torch
 class CIFARShuffleNetV1(ShuffleNetV1):
     """ShuffleNet (Zhang et al. 2018) for 32 x 32 images.
 
-    Differences to mmpretrain's ``ShuffleNetV1``, as in the published benchmark: the first convolution is 1 x 1, with
-    neither stride nor pooling; the units are :class:`CIFARShuffleUnit`; weights start as torch starts them.
+    Differences from mmpretrain's ``ShuffleNetV1``, as in the published benchmark: the first convolution is 1 x 1, with
+    neither stride nor pooling; the units are :class:`CIFARShuffleUnit`; weights have torch's initialisation.
 
     Args:
         **kwargs: Arguments of mmpretrain's ``ShuffleNetV1``. ``with_cp`` has no effect.
@@ -37,16 +37,7 @@ class CIFARShuffleNetV1(ShuffleNetV1):
         return dict(conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)
 
     def make_layer(self, out_channels: int, num_blocks: int, first_block: bool = False) -> nn.Sequential:
-        """Build a stage.
-
-        Args:
-            out_channels: Its width.
-            num_blocks: Number of units; the first one strides.
-            first_block: Whether it is the first stage, whose first convolution is too narrow for groups.
-
-        Returns:
-            The stage.
-        """
+        """Build a stage as mmpretrain does, of :class:`CIFARShuffleUnit`."""
         units = []
         for i in range(num_blocks):
             units.append(
@@ -63,14 +54,14 @@ class CIFARShuffleNetV1(ShuffleNetV1):
         return nn.Sequential(*units)
 
     def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says, without one as torch does."""
+        """Initialise as ``init_cfg`` says, or as torch does without one."""
         initialise_as_torch(self)
 
 
 class CIFARShuffleUnit(nn.Module):
     """A unit of ShuffleNet.
 
-    Differences to the paper and to mmpretrain's ``ShuffleUnit``, as in the published benchmark: channels are shuffled
+    Differences from the paper and mmpretrain's ``ShuffleUnit``, as in the published benchmark: channels are shuffled
     before the depthwise convolution, not after it; an activation follows that convolution; with a stride the
     bottleneck is a quarter of the new channels, not of all, and these come before the pooled ones.
 
@@ -79,8 +70,8 @@ class CIFARShuffleUnit(nn.Module):
         out_channels: Width of the output.
         stride: 2: the pooled input is a part of the output; 1: it is added.
         groups: Number of groups of the last 1 x 1 convolution.
-        first_groups: That of the first one.
-        **cfgs: ``conv_cfg``, ``norm_cfg`` and ``act_cfg``, as of mmcv's ``ConvModule``.
+        first_groups: Number of groups of the first one.
+        **cfgs: ``conv_cfg``, ``norm_cfg`` and ``act_cfg`` of mmcv's ``ConvModule``.
     """
 
     def __init__(
@@ -98,14 +89,7 @@ class CIFARShuffleUnit(nn.Module):
         self.act = build_activation_layer(cfgs['act_cfg'])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the output.
-
-        Args:
-            x: ``B x C x H x W``.
-
-        Returns:
-            The output, as large or half as large.
-        """
+        """Compute the output of ``B x C x H x W``, as large or half as large."""
         out = self.conv3(self.conv2(channel_shuffle(self.conv1(x), self.first_groups)))
         shortcut = self.shortcut(x)
         return self.act(torch.cat((out, shortcut), dim=1) if self.stride == 2 else out + shortcut)

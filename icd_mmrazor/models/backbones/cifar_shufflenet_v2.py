@@ -19,16 +19,16 @@ from icd_mmrazor.models.backbones.initialisation import initialise_as_torch
 class CIFARShuffleNetV2(ShuffleNetV2):
     """ShuffleNetV2 (Ma et al. 2018) for 32 x 32 images.
 
-    Differences to mmpretrain's ``ShuffleNetV2``, as in the published benchmark: the first convolution is 1 x 1, with
-    neither stride nor pooling; weights start as torch starts them. The last unit of a stage is written so that its
-    output can be had before the activation (:class:`LastUnit`).
+    Differences from mmpretrain's ``ShuffleNetV2``, as in the published benchmark: the first convolution is 1 x 1, with
+    neither stride nor pooling; weights have torch's initialisation. The last unit of a stage lets its pre-activation be
+    recorded (:class:`LastUnit`).
 
     Args:
         **kwargs: Arguments of mmpretrain's ``ShuffleNetV2``. ``act_cfg`` must be a ReLU; ``with_cp`` has no effect on
             the last unit of a stage.
 
     Raises:
-        SettingError: The activation is another one.
+        SettingError: The activation is not a ReLU.
 
     Config example::
 
@@ -55,19 +55,19 @@ class CIFARShuffleNetV2(ShuffleNetV2):
         return stage
 
     def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says, without one as torch does."""
+        """Initialise as ``init_cfg`` says, or as torch does without one."""
         initialise_as_torch(self)
 
 
 class LastUnit(InvertedResidual):
     """A unit whose last activation is one module for all channels, so that its input can be recorded.
 
-    The half of the channels that the unit passes on comes from activations, and a second ReLU changes nothing in it:
-    output and gradients are those of the base class.
+    The half of the channels that the unit passes on comes from activations, where a second ReLU changes nothing: output
+    and gradients are those of the base class.
 
     Args:
         channels: Width.
-        **cfgs: ``conv_cfg``, ``norm_cfg`` and ``act_cfg``, as of mmcv's ``ConvModule``.
+        **cfgs: ``conv_cfg``, ``norm_cfg`` and ``act_cfg`` of mmcv's ``ConvModule``.
     """
 
     def __init__(self, channels: int, **cfgs: Any) -> None:
@@ -76,13 +76,6 @@ class LastUnit(InvertedResidual):
         self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the output.
-
-        Args:
-            x: ``B x C x H x W``, not negative.
-
-        Returns:
-            The output, of the same shape.
-        """
+        """Compute the output of ``B x C x H x W``, which must not be negative."""
         passed, changed = x.chunk(2, dim=1)
         return channel_shuffle(self.act(torch.cat((passed, self.branch2(changed)), dim=1)), 2)

@@ -7,23 +7,23 @@ from mmpretrain.models.backbones import VGG
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from icd_mmrazor.errors import SettingError
+from icd_mmrazor import checks
 
 
 @MODELS.register_module()
 class CIFARVGG(VGG):
     """VGG with batch norm for 32 x 32 images (Simonyan & Zisserman 2015), without its first two linear layers.
 
-    Differences to mmpretrain's ``VGG``, as in the published benchmark: depth 8, one convolution a block; batch norm,
-    unless ``norm_cfg`` is given; no pooling after the fourth block, so that the last two work on 4 x 4, and none after
-    the fifth, where the classifier's global average pooling follows.
+    Differences from mmpretrain's ``VGG``, as in the published benchmark: depth 8, with one convolution per block; batch
+    norm, unless ``norm_cfg`` is given; no pooling after the fourth block, so that the last two work on 4 x 4, and none
+    after the fifth, which the classifier's global average pooling follows.
 
     Args:
         depth: 8, 11, 13, 16 or 19. As in the paper it counts three linear layers; here there is one.
         **kwargs: Other arguments of mmpretrain's ``VGG``.
 
     Raises:
-        SettingError: There is no such depth.
+        SettingError: The depth is not one of these.
 
     Config example::
 
@@ -33,9 +33,7 @@ class CIFARVGG(VGG):
     arch_settings = {8: (1, 1, 1, 1, 1), **VGG.arch_settings}  # noqa: RUF012 (declared by the base class)
 
     def __init__(self, depth: int, **kwargs: Any) -> None:
-        if depth not in self.arch_settings:
-            depths = ', '.join(map(str, self.arch_settings))
-            raise SettingError(f'CIFARVGG: depth={depth} must be one of {depths}.')
+        checks.one_of('CIFARVGG', 'depth', depth, self.arch_settings)
         with warnings.catch_warnings():
             # the published networks have these biases
             warnings.filterwarnings('ignore', message='Unnecessary conv bias before batch/instance norm')

@@ -1,12 +1,12 @@
-"""How weights start where the published network leaves it to torch."""
+"""Initialisation of the published networks that leave it to torch."""
 
 from mmengine.model import BaseModule
 
 
 def initialise_as_torch(backbone: BaseModule) -> None:
-    """Initialise a backbone as its ``init_cfg`` says, without one as torch initialises its layers.
+    """Initialise a backbone as its ``init_cfg`` says, or as torch initialises its layers without one.
 
-    mmcv's ``ConvModule`` has an initialisation of its own, and so have some backbones of mmpretrain.
+    mmcv's ``ConvModule`` and some backbones of mmpretrain have their own initialisation.
 
     Args:
         backbone: The network, which is changed.

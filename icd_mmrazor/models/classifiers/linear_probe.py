@@ -1,50 +1,58 @@
-"""How well the features of a trained network serve other images."""
+"""A linear classifier on the features of a trained network."""
 
+from collections import defaultdict
 from typing import Any
 
 import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import print_log
-from mmpretrain.models import DeiTClsHead, ImageClassifier, LinearClsHead
+from mmpretrain.models import ClsDataPreprocessor, DeiTClsHead, ImageClassifier, LinearClsHead
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from icd_mmrazor.checkpoints.reading import load_strictly, read_checkpoint, weights_of
+from icd_mmrazor.checkpoints.reading import read_checkpoint
+from icd_mmrazor.checkpoints.weights import load_strictly, weights_of
+from icd_mmrazor.configuration.stored import config_of
+from icd_mmrazor.datasets.fingerprints import fingerprint_of_tensors
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.networks.output_cache import OutputCache, image_keys
 from icd_mmrazor.models.networks.preparation import preparation_of_checkpoint
 from icd_mmrazor.models.networks.resolve import network_config
+from icd_mmrazor.models.networks.student import student_of
+
+# configs of 0.1 name it: its features passed through
+MODELS.register_module(name='ProbeDataPreprocessor', module=ClsDataPreprocessor)
 
 
 @MODELS.register_module()
 class LinearProbe(ImageClassifier):
-    """A trained network whose features a new linear classifier reads.
+    """A trained network, frozen, with a new linear classifier on its features.
 
-    Backbone and neck are those of the student, in eval mode, and no gradient reaches them. The new classifier begins
-    with normal weights of deviation 0.01 and a bias of 0. A checkpoint holds all three, so it is that of a plain
-    ``ImageClassifier`` with this backbone, this neck and a ``LinearClsHead``.
+    Backbone and neck are the student's, in eval mode and without gradients. The new classifier starts with normal
+    weights of deviation 0.01 and a bias of 0. A checkpoint of the probe is that of a plain ``ImageClassifier`` with
+    this backbone, this neck and a ``LinearClsHead``.
 
-    Tian, Krishnan and Isola, *Contrastive Representation Distillation*, ICLR 2020, compare students so: trained on
-    CIFAR-100, probed on STL-10 and Tiny ImageNet.
+    The feature of an image is computed once. Equal images, as in every validation, or in a training without random
+    transforms, are recognised by their pixels; at most 100,000 features are kept in each mode.
+
+    Tian, Krishnan and Isola, *Contrastive Representation Distillation*, ICLR 2020, compare students in this way:
+    trained on CIFAR-100, probed on STL-10 and Tiny ImageNet.
 
     Args:
-        num_classes: How many classes the new images have.
+        num_classes: Number of classes of the new images.
         student_ckpt: The student's checkpoint, of a distillation or of a plain network: a file or an ``https://``
             address.
-        student: The student's network, where the checkpoint does not say it, in any form that
-            :func:`icd_mmrazor.models.networks.resolve.network_config` takes. Those that mmengine wrote and exported
-            students say it.
-        data_preprocessor: Config of what the network sees the new images through; its type is
-            :class:`ProbeDataPreprocessor` unless it names another.
-        **kwargs: Other arguments of mmpretrain's ``ImageClassifier`` but ``backbone``, ``neck``, ``head`` and
+        student: The student's network, needed only if the checkpoint has no config; see
+            :func:`icd_mmrazor.models.networks.resolve.network_config`.
+        **kwargs: Other arguments of mmpretrain's ``ImageClassifier`` except ``backbone``, ``neck``, ``head`` and
             ``pretrained``.
 
     Attributes:
-        trained_on (Preparation | None): How images were prepared for the student, where its checkpoint says so.
+        trained_on (Preparation | None): How images were prepared for the student, if its checkpoint says so.
 
     Raises:
-        SettingError: ``student_ckpt`` is not given, nothing says the network, or it is no network with one feature in
-            front of its head.
-        CheckpointError: The checkpoint is missing, is not a plain weights file, or is of another network.
+        SettingError: ``student_ckpt`` is missing, the network is unknown, or its head does not read one feature.
+        CheckpointError: The checkpoint is missing, is not a plain weights file, or does not fit the network.
 
     Config example::
 
@@ -54,29 +62,17 @@ class LinearProbe(ImageClassifier):
     """
 
     def __init__(
-        self,
-        num_classes: int,
-        student_ckpt: str | None = None,
-        student: str | dict | None = None,
-        data_preprocessor: dict | nn.Module | None = None,
-        **kwargs: Any,
+        self, num_classes: int, student_ckpt: str | None = None, student: str | dict | None = None, **kwargs: Any
     ) -> None:
         if not student_ckpt:
             raise SettingError(
-                f'LinearProbe: student_ckpt={student_ckpt!r}. A probe reads a trained network: give its checkpoint, '
-                'for example --cfg-options model.student_ckpt=work_dirs/icd_res56_res20_cifar100/student_last.pth.'
+                f'LinearProbe: student_ckpt={student_ckpt!r} must be the checkpoint of a trained network, for example '
+                '--cfg-options model.student_ckpt=work_dirs/icd_res56_res20_cifar100/student_last.pth.'
             )
         checkpoint = read_checkpoint(student_ckpt)
         network = _build(network_config(student, 'model.student') if student else _network_in(checkpoint, student_ckpt))
-        if not isinstance(data_preprocessor, nn.Module):
-            data_preprocessor = {'type': 'ProbeDataPreprocessor', **(data_preprocessor or {})}
-        super().__init__(
-            backbone=network.backbone,
-            neck=network.neck,
-            head=LinearClsHead(num_classes, network.head.in_channels),
-            data_preprocessor=data_preprocessor,
-            **kwargs,
-        )
+        head = LinearClsHead(num_classes, network.head.in_channels)
+        super().__init__(backbone=network.backbone, neck=network.neck, head=head, **kwargs)
         weights = weights_of(checkpoint, student_ckpt)
         weights = {name: weight for name, weight in weights.items() if not name.startswith('head.')}
         weights |= {f'head.{name}': weight for name, weight in self.head.state_dict().items()}
@@ -84,10 +80,11 @@ class LinearProbe(ImageClassifier):
         self.trained_on = preparation_of_checkpoint(checkpoint)
         for part in self._frozen:
             part.requires_grad_(False)
+        self._forget_features()
         self.train()
         print_log(
-            f'LinearProbe: a new classifier of {num_classes} classes reads the feature, {self.head.in_channels} wide, '
-            f'of {student_ckpt} ({type(self.backbone).__name__}), which stays as it is.',
+            f'LinearProbe: training a classifier of {num_classes} classes on the features of {student_ckpt} '
+            f'({type(self.backbone).__name__}, {self.head.in_channels} wide), which is frozen.',
             logger='current',
         )
 
@@ -95,43 +92,60 @@ class LinearProbe(ImageClassifier):
     def _frozen(self) -> list[nn.Module]:
         return [part for part in (self.backbone, self.neck) if part is not None]
 
+    def _fingerprint(self) -> int:
+        return fingerprint_of_tensors(t for part in self._frozen for t in (*part.parameters(), *part.buffers()))
+
+    def _forget_features(self) -> None:
+        self._features: dict[tuple[bool, bool], OutputCache] = defaultdict(OutputCache)
+        self._features_of = self._fingerprint()
+
     def init_weights(self) -> None:
         """Initialise the classifier alone: the rest is loaded."""
         self.head.init_weights()
 
     def train(self, mode: bool = True) -> 'LinearProbe':
         """Set the mode of the classifier; backbone and neck stay in eval mode."""
+        if mode != self.training and self._fingerprint() != self._features_of:  # a hook has changed the weights
+            self._forget_features()
         super().train(mode)
         for part in self._frozen:
             part.eval()
         return self
 
     def extract_feat(self, inputs: Tensor, stage: str = 'neck') -> tuple[Tensor, ...] | Tensor:
-        """Compute the features of images, without gradients.
+        """Compute the features of images that are new, without gradients.
 
         Args:
-            inputs: Images, ``B x C x H x W``, normalised; or features, ``B x E``, which were computed before.
-            stage: As of ``ImageClassifier``.
+            inputs: Images, ``B x C x H x W``, normalised.
+            stage: ``'backbone'``, ``'neck'`` or ``'pre_logits'``, as in ``ImageClassifier``.
 
         Returns:
-            As of ``ImageClassifier``: the features of each stage, or that in front of the classifier.
+            The features of each stage of the backbone; for ``'neck'`` a tuple with the feature that the classifier
+            reads; for ``'pre_logits'`` that feature, ``B x E``.
         """
-        if inputs.ndim == 2:
-            return inputs if stage == 'pre_logits' else (inputs,)
+        cache = self._features[self.training, torch.is_autocast_enabled(inputs.device.type)]
+
+        def compute(places: list[int]) -> Tensor:
+            images = inputs if len(places) == len(inputs) else inputs[places]
+            return super(LinearProbe, self).extract_feat(images, 'neck')[-1]
+
+        # what is traced or compiled must hold the network, not its stored outputs
+        traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
         with torch.no_grad():
-            return super().extract_feat(inputs, stage)
+            if stage == 'backbone' or traced or not cache.useful:
+                return super().extract_feat(inputs, stage)
+            feature = cache(image_keys(inputs), compute)
+        return feature if stage == 'pre_logits' else (feature,)
 
 
 def name_student_in_full(model: ConfigDict) -> None:
-    """Put the network that a probe reads into the probe's config.
-
-    The config that is stored with a run then says all of the plain classifier that the run makes.
+    """Put the network that a probe reads into the probe's config, so that the config stored with a run is complete.
 
     Args:
         model: Config of a :class:`LinearProbe`; changed.
 
     Raises:
-        SettingError: Nothing says the network.
+        SettingError: The network is unknown.
         CheckpointError: The student's checkpoint is missing or is not a plain weights file.
     """
     if model.get('student'):
@@ -141,10 +155,7 @@ def name_student_in_full(model: ConfigDict) -> None:
 
 
 def _network_in(checkpoint: dict, path: str) -> ConfigDict:
-    """Return the config of the student that a checkpoint says."""
-    # here: that module imports from this package
-    from icd_mmrazor.export.student import config_of, student_of
-
+    """Return the config of the student in a checkpoint."""
     try:
         cfg = student_of(config_of(checkpoint, path))
         # it would read the checkpoint that the file names, which may be the file itself
@@ -153,7 +164,7 @@ def _network_in(checkpoint: dict, path: str) -> ConfigDict:
         return cfg
     except SettingError as error:
         raise SettingError(
-            f'LinearProbe: student_ckpt={path}: {error}\nOr name its network here, for example --cfg-options '
+            f'LinearProbe: student_ckpt={path}: {error}\nOr set its network, for example --cfg-options '
             'model.student=configs/vanilla/res20_cifar100.py.'
         ) from error
 
@@ -165,8 +176,8 @@ def _build(cfg: dict) -> ImageClassifier:
     one_feature = isinstance(getattr(head, 'in_channels', None), int) and not isinstance(head, DeiTClsHead)
     if not isinstance(network, ImageClassifier) or not one_feature:
         raise SettingError(
-            f'LinearProbe: the student is of type {type(network).__name__} with a head of type {type(head).__name__}. '
-            'It must be an ImageClassifier of mmpretrain whose head reads one feature and says how wide that is '
-            '(in_channels), as LinearClsHead does.'
+            f'LinearProbe: the student is a {type(network).__name__} with a {type(head).__name__}. It must be an '
+            'ImageClassifier of mmpretrain whose head has in_channels, the width of the one feature that it reads, as '
+            'LinearClsHead has.'
         )
     return network

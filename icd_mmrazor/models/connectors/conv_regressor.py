@@ -6,19 +6,20 @@ from mmrazor.models.architectures.connectors.base_connector import BaseConnector
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.connectors.shapes import check_feature, checked_shape
+from icd_mmrazor.models.connectors.shapes import check_map
 
 
 @MODELS.register_module()
 class ConvRegressor(BaseConnector):
     """A learned convolution from the student's map to the shape of the teacher's (FitNets, ICLR 2015).
 
-    By the sizes of the two maps, as in the benchmark:
+    As in the benchmark, it depends on the sizes of the two maps. If the student's is
 
     * twice the teacher's: 3 x 3, stride 2, padding 1;
     * half of it: transposed, 4 x 4, stride 2, padding 1;
-    * any other that is not smaller: without padding, the kernel just as large as it takes (1 x 1 for equal sizes).
+    * any other that is not smaller: no padding, a kernel of the size that remains (1 x 1 for equal sizes).
 
     Batch norm follows, and ReLU if wanted. FitNets have the ReLU. AB (activation boundaries, AAAI 2019) compares
     pre-activations: ``relu=False, identity_if_equal=True``.
@@ -27,11 +28,11 @@ class ConvRegressor(BaseConnector):
         student_shape: Shape of the student's map, ``(C, H, W)``.
         teacher_shape: Shape of the teacher's map, ``(C, H, W)``.
         relu: Whether ReLU comes last.
-        identity_if_equal: Whether a map that has the teacher's shape is passed on as it is.
-        init_cfg: As of every mmengine module. By default torch's initialisation, as published.
+        identity_if_equal: Whether a map that has the teacher's shape is returned as it is.
+        init_cfg: Same as in mmengine's ``BaseModule``. By default torch's initialisation, as published.
 
     Raises:
-        SettingError: A shape is no shape, or the student's map is smaller than the teacher's and not half of it.
+        SettingError: A shape is invalid, or the student's map is smaller than the teacher's and not half of it.
 
     Config example::
 
@@ -47,8 +48,8 @@ class ConvRegressor(BaseConnector):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        self.student_shape = checked_shape('ConvRegressor', 'student_shape', student_shape)
-        self.teacher_shape = checked_shape('ConvRegressor', 'teacher_shape', teacher_shape)
+        self.student_shape = checks.shape(self, 'student_shape', student_shape)
+        self.teacher_shape = checks.shape(self, 'teacher_shape', teacher_shape)
         self.layers = nn.Sequential()
         if not (identity_if_equal and self.student_shape == self.teacher_shape):
             self.layers.append(_convolution(self.student_shape, self.teacher_shape))
@@ -57,18 +58,12 @@ class ConvRegressor(BaseConnector):
                 self.layers.append(nn.ReLU(inplace=True))
 
     def forward_train(self, feature: Tensor) -> Tensor:
-        """Bring a map to the teacher's shape.
-
-        Args:
-            feature: The student's map, ``B x student_shape``.
-
-        Returns:
-            ``B x teacher_shape``.
+        """Bring a map of the student, ``B x student_shape``, to the teacher's shape.
 
         Raises:
             SettingError: The map has another shape.
         """
-        check_feature('ConvRegressor', 'student_shape', self.student_shape, feature)
+        check_map(self, 'student_shape', self.student_shape, feature)
         return self.layers(feature)
 
 

@@ -1,29 +1,31 @@
-"""The paraphraser and the translator of factor transfer: mmrazor's, sized by the maps."""
+"""The paraphraser and translator of factor transfer: mmrazor's, sized by the maps."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from mmrazor.models.architectures.connectors.factor_transfer_connectors import Paraphraser, Translator
 from mmrazor.registry import MODELS
 from torch import Tensor
 
+from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.connectors.shapes import check_feature, checked_shape
+from icd_mmrazor.models.connectors.shapes import check_map
 
 
 @MODELS.register_module()
 class FTParaphraser(Paraphraser):
     """The autoencoder of the teacher's map in factor transfer (FT), NeurIPS 2018, arXiv 1802.04977.
 
-    It is mmrazor's ``Paraphraser``, without batch norm, as published. It is trained first, to :meth:`reconstruct` the
-    teacher's map (mean squared error, 30 epochs), and then frozen; what it gives then is the factor.
+    It is mmrazor's ``Paraphraser`` without batch norm, as published. It is first trained to :meth:`reconstruct` the
+    teacher's map (mean squared error, 30 epochs), then frozen; its output is the factor.
 
     Args:
         teacher_shape: Shape of the teacher's map, ``(C, H, W)``, or only ``(C,)``.
         rate: Channels of the factor over those of the map.
-        init_cfg: As of every mmengine module. By default torch's initialisation, as published.
+        init_cfg: Same as in mmengine's ``BaseModule``. By default torch's initialisation, as published.
 
     Raises:
-        SettingError: The shape is no shape, or the rate leaves no channel.
+        SettingError: The shape is invalid, or the rate leaves no channel.
 
     Config example::
 
@@ -31,39 +33,26 @@ class FTParaphraser(Paraphraser):
     """
 
     def __init__(self, teacher_shape: Sequence[int], rate: float = 0.5, init_cfg: dict | None = None) -> None:
-        channels, *_ = checked_shape('FTParaphraser', 'teacher_shape', teacher_shape, dims=(1, 3))
-        factor_channels = _factor_channels('FTParaphraser', channels, rate)
-        super().__init__(channels, factor_channels, phase='train', init_cfg=init_cfg)
+        channels, *_ = checks.shape('FTParaphraser', 'teacher_shape', teacher_shape, dims=(1, 3))
+        super().__init__(channels, _factor_channels('FTParaphraser', channels, rate), phase='train', init_cfg=init_cfg)
         self.in_channels = channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the factor, without a gradient.
-
-        Args:
-            x: The teacher's map, ``B x C x H x W``.
-
-        Returns:
-            ``B x (rate C) x H x W``.
+        """Compute the factor of the teacher's map, ``B x (rate C) x H x W``, without a gradient.
 
         Raises:
             SettingError: The map has another number of channels.
         """
-        check_feature('FTParaphraser', 'teacher_shape', (self.in_channels,), x)
+        check_map(self, 'teacher_shape', (self.in_channels,), x)
         return super().forward(x)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Encode and decode a map, to train both.
-
-        Args:
-            x: The teacher's map, ``B x C x H x W``.
-
-        Returns:
-            Its reconstruction, ``B x C x H x W``.
+        """Encode and decode the teacher's map, to train both.
 
         Raises:
             SettingError: The map has another number of channels.
         """
-        check_feature('FTParaphraser', 'teacher_shape', (self.in_channels,), x)
+        check_map(self, 'teacher_shape', (self.in_channels,), x)
         return self.forward_pretrain(x)
 
 
@@ -71,16 +60,16 @@ class FTParaphraser(Paraphraser):
 class FTTranslator(Translator):
     """The student's map in the form of the teacher's factor, in factor transfer (FT), NeurIPS 2018, arXiv 1802.04977.
 
-    It is mmrazor's ``Translator``, with batch norm, as published.
+    It is mmrazor's ``Translator`` with batch norm, as published.
 
     Args:
         student_shape: Shape of the student's map, ``(C, H, W)``, or only ``(C,)``.
         teacher_shape: Shape of the teacher's map, likewise.
-        rate: Channels of the factor over those of the teacher's map; that of :class:`FTParaphraser`.
-        init_cfg: As of every mmengine module. By default torch's initialisation, as published.
+        rate: Channels of the factor over those of the teacher's map; same as in :class:`FTParaphraser`.
+        init_cfg: Same as in mmengine's ``BaseModule``. By default torch's initialisation, as published.
 
     Raises:
-        SettingError: A shape is no shape, or the rate leaves no channel.
+        SettingError: A shape is invalid, or the rate leaves no channel.
 
     Config example::
 
@@ -94,30 +83,22 @@ class FTTranslator(Translator):
         rate: float = 0.5,
         init_cfg: dict | None = None,
     ) -> None:
-        s_channels, *_ = checked_shape('FTTranslator', 'student_shape', student_shape, dims=(1, 3))
-        t_channels, *_ = checked_shape('FTTranslator', 'teacher_shape', teacher_shape, dims=(1, 3))
+        s_channels, *_ = checks.shape('FTTranslator', 'student_shape', student_shape, dims=(1, 3))
+        t_channels, *_ = checks.shape('FTTranslator', 'teacher_shape', teacher_shape, dims=(1, 3))
         super().__init__(s_channels, _factor_channels('FTTranslator', t_channels, rate), init_cfg=init_cfg)
         self.in_channels = s_channels
 
     def forward_train(self, x: Tensor) -> Tensor:
-        """Translate a map.
-
-        Args:
-            x: The student's map, ``B x C x H x W``.
-
-        Returns:
-            ``B x (rate C_teacher) x H x W``.
+        """Translate the student's map to ``B x (rate C_teacher) x H x W``.
 
         Raises:
             SettingError: The map has another number of channels.
         """
-        check_feature('FTTranslator', 'student_shape', (self.in_channels,), x)
+        check_map(self, 'student_shape', (self.in_channels,), x)
         return super().forward_train(x)
 
 
-def _factor_channels(owner: str, channels: int, rate: float) -> int:
-    if not isinstance(rate, int | float) or not 1 <= rate * channels < float('inf'):
-        raise SettingError(
-            f"{owner}: rate={rate!r} of the teacher's {channels} channels must leave one or more; published is 0.5."
-        )
+def _factor_channels(owner: str, channels: int, rate: Any) -> int:
+    if not checks.is_number(rate) or rate * channels < 1:
+        raise SettingError(f'{owner}: rate={rate!r} leaves none of {channels} channels. Published is 0.5.')
     return int(rate * channels)

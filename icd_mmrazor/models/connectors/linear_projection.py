@@ -5,20 +5,20 @@ from mmrazor.models.architectures.connectors.base_connector import BaseConnector
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError
 
 
 @MODELS.register_module()
 class LinearProjection(BaseConnector):
-    """A learned linear embedding of a pooled feature: ``W f + b`` (arXiv 2407.11802; width 128 there).
+    """A learned linear embedding of a pooled feature: ``W f + b`` (arXiv 2407.11802, of width 128).
 
-    It is computed in the precision of its weights, also under autocast: what follows is a normalisation, which half
-    precision only blurs, and large features would overflow.
+    It is computed in the precision of its weights, also under autocast: large features would overflow half precision.
 
     Args:
         in_features: Width of the feature, ``>= 1``.
         out_features: Width of the embedding, ``>= 1``.
-        init_cfg: As of every mmengine module. By default torch's initialisation of ``nn.Linear``, as published.
+        init_cfg: Same as in mmengine's ``BaseModule``. By default torch's initialisation, as published.
 
     Raises:
         SettingError: A width is not a positive integer.
@@ -30,19 +30,12 @@ class LinearProjection(BaseConnector):
 
     def __init__(self, in_features: int, out_features: int = 128, init_cfg: dict | None = None) -> None:
         super().__init__(init_cfg=init_cfg)
-        for name, width in (('in_features', in_features), ('out_features', out_features)):
-            if not isinstance(width, int) or isinstance(width, bool) or width < 1:
-                raise SettingError(f'LinearProjection: {name}={width!r} must be a positive integer.')
+        checks.positive_int(self, 'in_features', in_features)
+        checks.positive_int(self, 'out_features', out_features)
         self.linear = nn.Linear(in_features, out_features)
 
     def forward_train(self, feature: Tensor) -> Tensor:
-        """Project features.
-
-        Args:
-            feature: ``B x in_features``.
-
-        Returns:
-            ``B x out_features``.
+        """Project features ``B x in_features`` to ``B x out_features``.
 
         Raises:
             SettingError: The feature has another shape.
@@ -50,8 +43,8 @@ class LinearProjection(BaseConnector):
         if feature.ndim != 2 or feature.shape[1] != self.linear.in_features:
             raise SettingError(
                 f'LinearProjection(in_features={self.linear.in_features}) got a feature of shape '
-                f'{tuple(feature.shape)}; it takes images x in_features. Set in_features to the width, '
-                'and record a pooled feature (the input of the classifier).'
+                f'{tuple(feature.shape)}, it takes images x in_features. Set in_features to the width, and record a '
+                'pooled feature (the input of the classifier).'
             )
         with torch.autocast(feature.device.type, enabled=False):
             return self.linear(feature.to(self.linear.weight.dtype))

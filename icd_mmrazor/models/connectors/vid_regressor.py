@@ -6,23 +6,24 @@ from mmrazor.models.architectures.connectors.base_connector import BaseConnector
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from icd_mmrazor.models.connectors.shapes import check_feature, checked_shape
+from icd_mmrazor import checks
+from icd_mmrazor.models.connectors.shapes import check_map
 
 
 @MODELS.register_module()
 class VIDRegressor(BaseConnector):
     """The mean of the teacher's map given the student's, in VID (CVPR 2019, arXiv 1904.05835).
 
-    Three 1 x 1 convolutions without biases, of the teacher's width, ReLU between them. A student's map that is larger
-    than the teacher's is averaged to its size before them.
+    Three 1 x 1 convolutions of the teacher's width, without biases, with ReLU between them. A student's map that is
+    larger than the teacher's is first averaged to its size.
 
     Args:
         student_shape: Shape of the student's map, ``(C, H, W)``.
         teacher_shape: Shape of the teacher's map, ``(C, H, W)``.
-        init_cfg: As of every mmengine module. By default torch's initialisation, as published.
+        init_cfg: Same as in mmengine's ``BaseModule``. By default torch's initialisation, as published.
 
     Raises:
-        SettingError: A shape is no shape.
+        SettingError: A shape is invalid.
 
     Config example::
 
@@ -33,8 +34,8 @@ class VIDRegressor(BaseConnector):
         self, student_shape: Sequence[int], teacher_shape: Sequence[int], init_cfg: dict | None = None
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        self.in_channels, *s_size = checked_shape('VIDRegressor', 'student_shape', student_shape)
-        width, *t_size = checked_shape('VIDRegressor', 'teacher_shape', teacher_shape)
+        self.in_channels, *s_size = checks.shape(self, 'student_shape', student_shape)
+        width, *t_size = checks.shape(self, 'teacher_shape', teacher_shape)
         size = [min(s, t) for s, t in zip(s_size, t_size, strict=True)]
         self.pool = nn.Identity() if size == s_size else nn.AdaptiveAvgPool2d(size)
         self.layers = nn.Sequential(
@@ -46,16 +47,10 @@ class VIDRegressor(BaseConnector):
         )
 
     def forward_train(self, feature: Tensor) -> Tensor:
-        """Predict the teacher's map.
-
-        Args:
-            feature: The student's map, ``B x C x H x W``.
-
-        Returns:
-            A map of the teacher's width.
+        """Predict the teacher's map from the student's, ``B x C x H x W``.
 
         Raises:
             SettingError: The map has another number of channels.
         """
-        check_feature('VIDRegressor', 'student_shape', (self.in_channels,), feature)
+        check_map(self, 'student_shape', (self.in_channels,), feature)
         return self.layers(self.pool(feature))

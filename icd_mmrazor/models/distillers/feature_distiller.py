@@ -1,32 +1,32 @@
-"""From names of features to recorders, connectors and losses."""
+"""The distiller that finds named features in any pair of networks."""
 
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.models.task_modules import RecorderManager
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from icd_mmrazor.checks import is_number
+from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.distillers.feature_terms import (
     NETWORKS,
-    OF_CLASSIFIER,
     STAGES,
     Term,
     checked_entry,
     class_of,
+    connector_names,
     feature_names,
-    find_point,
     terms_of,
 )
+from icd_mmrazor.models.distillers.named_features import AUTO, OF_CLASSIFIER, NamedFeatures
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
-from icd_mmrazor.models.networks.classifier_layer import number_of_channels
-from icd_mmrazor.models.networks.features import Point, feature_points, feature_shapes
+from icd_mmrazor.models.losses import FeatureLoss
+from icd_mmrazor.models.networks.features import Point
 
-# the labels and indices of the batch, as the student gets them: a loss that wants them names them so
+# labels and indices of the batch, as the student gets them, for losses with an argument of this name
 DATA_SAMPLES = Point('ModuleInputs', '', data_idx=1)
 
 
@@ -37,19 +37,18 @@ class FeatureDistiller(ConfigurableDistiller):
     A config of ``ConfigurableDistiller`` names modules and widths, and so fits one pair. This one names features
     (:mod:`icd_mmrazor.models.networks.features`) and finds modules and shapes in the networks:
 
-    * ``map0``, ``map1``, ...: the feature maps, of the stem and of each stage; ``last_map``;
+    * ``map0``, ``map1``, ...: the feature maps of the stem and of each stage; ``last_map``;
     * ``preactivation1``, ...: those of the stages before their last activation;
-    * ``pooled``: what the classifier takes; ``logits``: what it gives;
+    * ``pooled``: the input of the classifying layer; ``logits``: its output;
     * for a loss on each of several: ``maps`` and ``preactivations`` (of the stages), ``consecutive_maps`` (each map
-      with the next, beginning with the stem's).
+      with the next, starting with the stem's).
 
     A connector or a loss whose constructor has ``student_shape``, ``teacher_shape`` (``C x H x W``, or ``C``) or
     ``in_features`` is given them. A loss with a method ``check_shapes`` may refuse the shapes of its arguments.
 
-    A loss whose ``forward`` has ``data_samples`` is given those of the batch: a list of one for each image, or, as a
-    rule, of one for all, whose ``gt_label`` holds the labels (``B``) and whose ``sample_idx`` is a list of ``B``
-    positions. For both, ``torch.cat([sample.gt_label for sample in data_samples])`` are the labels, and
-    ``icd_mmrazor.utils.positions_of(data_samples)`` the positions.
+    A loss whose ``forward`` has ``data_samples`` is given those of the batch, one per image or one for all:
+    ``torch.cat([sample.gt_label for sample in data_samples])`` are the labels, and
+    ``icd_mmrazor.datasets.samples.sample_indices(data_samples)`` the positions of the images in the training set.
 
     Some methods train in two stages, the first without the task: terms of the stage ``initial`` count in the first
     ``initial_epochs`` epochs, those of ``main`` after them (``InitialStageHook``).
@@ -57,27 +56,35 @@ class FeatureDistiller(ConfigurableDistiller):
     Args:
         losses: By name, ``dict(loss=..., features=...)``:
 
-            * ``loss``: config of the loss. Its first argument is the student's feature, its second the teacher's;
+            * ``loss``: config of the loss. Its first argument is the student's feature, its second the teacher's. It
+              may be left out if ``distill_losses`` has ``loss_NAME``;
             * ``features``: name of the feature;
             * ``student_connector``, ``teacher_connector``: config of a connector, or the name of one in
               ``connectors``;
-            * ``decay``: where there are several, the weight of each relative to the next deeper; 1 unless given;
-            * ``stage``: ``'main'`` unless given;
+            * ``decay``: if there are several, the weight of each relative to the next deeper; 1 by default;
+            * ``stage``: ``'main'`` by default;
             * ``inputs`` instead of ``features``: for each argument of the loss ``dict(network=..., feature=...,
-              connector=..., method=...)``; ``method`` is called of the connector in place of its ``forward``.
-        connectors: Connectors that several losses share, by name.
-        student_loss_weight: Weight of the student's own loss beside these; only ``FrozenTeacherDistill`` reads it, and
-            only where this distiller is alone.
-        initial_epochs: Length of the initial stage in epochs; more than 0 just where a loss is of that stage.
-        initial_lr: Learning rate of the initial stage; that of the run unless given.
-        frozen: Names of connectors that the main stage does not train.
-        image_shape: ``C x H x W`` of the images, for which the shapes are found; as many channels as the networks take
-            and 32 x 32 pixels unless given.
-        init_cfg: As of every mmengine module.
+              connector=..., method=...)``; ``method`` of the connector is called instead of its ``forward``.
+        connectors: Connectors by name, which several losses may share.
+        student_loss_weight: Weight of the student's own loss; only ``FrozenTeacherDistill`` reads it, and only if this
+            is its only distiller.
+        initial_epochs: Length of the initial stage in epochs; positive exactly if a loss is of that stage.
+        initial_lr: Learning rate of the initial stage; that of the run by default.
+        frozen: Names of shared connectors that the main stage does not train.
+        image_shape: ``C x H x W`` of the images that the shapes of maps are found for; by default as many channels as
+            the networks take and 32 x 32 pixels.
+        init_cfg: Same as in mmengine's ``BaseModule``.
+        student_source: Name of the classifying linear layer in the student. ``'auto'``: the one in its head that has as
+            many outputs as there are classes
+            (:func:`icd_mmrazor.models.networks.classifier_layer.find_classifier`); the log says which.
+        teacher_source: The same in the teacher.
+        loss_forward_mappings: Same as in ``ConfigurableDistiller``: more losses, which count in the main stage. They
+            may also name the recorders and connectors of ``losses``.
+        **kwargs: Other arguments of ``ConfigurableDistiller``.
 
     Raises:
         SettingError: A name is unknown or used twice, a setting is out of range, or the features of the two networks
-            do not fit the loss or connector.
+            do not fit the loss or connector. The latter once both networks are known.
 
     Config example, FitNets (ICLR 2015) and attention transfer (ICLR 2017) at once::
 
@@ -93,6 +100,9 @@ class FeatureDistiller(ConfigurableDistiller):
                     features='maps')))
     """
 
+    # recorders that are not called like their features
+    recorder_names: ClassVar[dict[str, str]] = {}
+
     def __init__(
         self,
         losses: dict[str, dict],
@@ -100,56 +110,63 @@ class FeatureDistiller(ConfigurableDistiller):
         student_loss_weight: float = 1.0,
         initial_epochs: int = 0,
         initial_lr: float | None = None,
-        frozen: list[str] | tuple[str, ...] = (),
-        image_shape: tuple[int, int, int] | None = None,
+        frozen: Sequence[str] = (),
+        image_shape: Sequence[int] | None = None,
         init_cfg: dict | None = None,
+        student_source: str = AUTO,
+        teacher_source: str = AUTO,
+        loss_forward_mappings: dict[str, dict] | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(init_cfg=init_cfg)
+        owner = type(self).__name__
+        for setting, value in (('connectors', connectors), ('loss_forward_mappings', loss_forward_mappings)):
+            if not isinstance(value, dict | None):
+                raise SettingError(f'{owner}: {setting}={value!r} must be a dict by names, or None.')
+        for setting, value in (('student_source', student_source), ('teacher_source', teacher_source)):
+            if not isinstance(value, str):
+                raise SettingError(f'{owner}: {setting}={value!r} must be the name of a linear layer, or {AUTO!r}.')
         if not losses or not isinstance(losses, dict):
             raise SettingError(
-                f'FeatureDistiller: losses={losses!r} must name at least one: '
+                f'{owner}: losses={losses!r} must name at least one, as in '
                 "losses=dict(at=dict(loss=dict(type='AttentionTransferLoss'), features='maps'))."
             )
-        if not isinstance(connectors, dict | None):
-            raise SettingError(f'FeatureDistiller: connectors={connectors!r} must be a dict of connectors by name.')
+        connectors = connectors or {}
+        shared = {name for cfg in losses.values() if isinstance(cfg, Mapping) for name in connector_names(cfg)}
+        _refuse_unknown(f'{owner}: connector', shared, connectors)
+        # the shared ones are built once the shapes of their features are known
+        own = {name: cfg for name, cfg in connectors.items() if name not in shared}
+        if own and not loss_forward_mappings:
+            raise SettingError(f'{owner}: no loss names {", ".join(map(str, own))} in connectors. Remove it.')
+        super().__init__(connectors=own, init_cfg=init_cfg, **kwargs)
+        self.shared_connectors = {name: cfg for name, cfg in connectors.items() if name in shared}
+        self.entries = {name: checked_entry(name, cfg, {**self.distill_losses}) for name, cfg in losses.items()}
+        self.own_mappings = loss_forward_mappings or {}
         if isinstance(frozen, str) or not isinstance(frozen, Sequence):
-            raise SettingError(f'FeatureDistiller: frozen={frozen!r} must be a list of names of connectors.')
-        if not is_number(student_loss_weight) or student_loss_weight < 0:
-            raise SettingError(
-                f'FeatureDistiller: student_loss_weight={student_loss_weight!r} must be a number, 0 or more.'
-            )
-        if initial_lr is not None and not (is_number(initial_lr) and initial_lr > 0):
-            raise SettingError(f'FeatureDistiller: initial_lr={initial_lr!r} must be a positive number, or None.')
-        self.loss_cfgs = {name: checked_entry(name, cfg) for name, cfg in losses.items()}
-        self.shared_connectors = connectors or {}
-        unknown = sorted(str(name) for name in frozen if name not in [*self.shared_connectors])
-        if unknown:
-            raise SettingError(
-                f'FeatureDistiller: {", ".join(unknown)} in frozen is not in connectors: '
-                f'{", ".join(self.shared_connectors) or "there are none"}.'
-            )
-        initial = [name for name, entry in self.loss_cfgs.items() if entry['stage'] == 'initial']
+            raise SettingError(f'{owner}: frozen={frozen!r} must be a list of names of connectors.')
+        _refuse_unknown(f'{owner}: frozen', frozen, self.shared_connectors)
+        initial = [name for name, entry in self.entries.items() if entry['stage'] == 'initial']
         if type(initial_epochs) is not int or initial_epochs < 0 or bool(initial) != (initial_epochs > 0):
             raise SettingError(
-                f'FeatureDistiller: initial_epochs={initial_epochs!r}, and losses of the stage initial: '
-                f'{", ".join(initial) or "none"}. Where there are such losses it must be a positive number of epochs, '
-                'otherwise 0.'
+                f'{owner}: initial_epochs={initial_epochs!r}, and losses of the stage initial: '
+                f'{", ".join(initial) or "none"}. It must be a positive number of epochs if there are any, otherwise 0.'
             )
-        sizes = tuple(image_shape) if isinstance(image_shape, list | tuple) else ()
-        if image_shape is not None and (len(sizes) != 3 or not all(type(size) is int and size > 0 for size in sizes)):
-            raise SettingError(f'FeatureDistiller: image_shape={image_shape!r} must be C x H x W, such as (3, 32, 32).')
-        self.student_loss_weight = student_loss_weight
+        self.student_loss_weight = checks.not_negative(self, 'student_loss_weight', student_loss_weight)
         self.initial_epochs = initial_epochs
-        self.initial_lr = initial_lr
+        self.initial_lr = None if initial_lr is None else checks.positive(self, 'initial_lr', initial_lr)
         self.frozen = tuple(frozen)
-        self.image_shape = None if image_shape is None else tuple(image_shape)
-        # with two stages InitialStageHook sets it; until then what is frozen later must be known to DDP as trained
+        self.image_shape = None if image_shape is None else checks.shape(self, 'image_shape', image_shape)
+        self.student_source = student_source
+        self.teacher_source = teacher_source
+        # with two stages InitialStageHook sets it; until then DDP must take for trained what is frozen later
         self.stage = None if initial_epochs else 'main'
         self.stage_mappings: dict[str, dict] = {stage: {} for stage in STAGES}
+        self._features: dict[str, NamedFeatures] = {}
 
     @property
     def needed_networks(self) -> set[str]:
-        """The networks whose features the losses of this stage take."""
+        """The networks whose features the losses of this stage take; both if there are deliveries between them."""
+        if self.deliveries.deliveries:
+            return {*NETWORKS}
         return {
             'student' if record['from_student'] else 'teacher'
             for mapping in self.loss_forward_mappings.values()
@@ -157,104 +174,115 @@ class FeatureDistiller(ConfigurableDistiller):
         }
 
     def prepare_from_student(self, model: nn.Module) -> None:
-        """Remember the student until the teacher is known too.
-
-        Args:
-            model: The student.
-        """
-        # in a dict: an attribute would make it a submodule
-        self._unprepared = {'student': model}
+        """Prepare for a student, once the teacher is known too; raises as the class says."""
+        self._prepare('student', model)
 
     def prepare_from_teacher(self, model: nn.Module) -> None:
-        """Find features and their shapes, build connectors and losses, start the recorders.
+        """Prepare for a teacher, once the student is known too; raises as the class says."""
+        self._prepare('teacher', model)
 
-        Args:
-            model: The teacher.
-
-        Raises:
-            SettingError: See the class.
-        """
-        networks = {**self._unprepared, 'teacher': model}
-        del self._unprepared
-        maps = any(name not in OF_CLASSIFIER for entry in self.loss_cfgs.values() for name in feature_names(entry))
-        points = {name: feature_points(network, maps) for name, network in networks.items()}
-        terms = [term for name, cfg in self.loss_cfgs.items() for term in terms_of(name, cfg, points)]
-        used = {
-            network: {i.feature: None for term in terms for i in term.inputs.values() if i.network == network}
-            for network in NETWORKS
-        }
-        found = {
-            network: {name: find_point(points[network], name, network) for name in names}
-            for network, names in used.items()
-        }
-        shapes = {network: self._shapes(networks[network], names) for network, names in found.items()}
+    def _prepare(self, network: str, model: nn.Module) -> None:
+        """Find the features of a network; once both are known, build connectors and losses, start the recorders."""
+        self._features[network] = self._find_features(network, model)
+        if len(self._features) < len(NETWORKS):
+            return
+        # no reference to the networks stays
+        features, self._features = {name: self._features[name] for name in NETWORKS}, {}
+        counts = {name: each.maps for name, each in features.items()}
+        terms = [term for name, entry in self.entries.items() for term in terms_of(name, entry, counts)]
+        for name, each in features.items():
+            used = [i.feature for term in terms for i in term.inputs.values() if i.network == name]
+            each.use(used, self.image_shape)
         for term in terms:
-            self._build(term, found, shapes)
-        unused = sorted({*self.shared_connectors} - {*self.connectors})
-        if unused:
-            raise SettingError(f'FeatureDistiller: no loss names the connector {", ".join(unused)} in connectors.')
-        self._start_recorders(networks, found)
-        refuse_softmax_of_labels(self, **networks)
+            self._build(term, features)
+        for name, each in features.items():
+            self._start_recorders(name, each)
+        self._add_own_mappings()
+        refuse_softmax_of_labels(self, **{name: each.model for name, each in features.items()})
         if self.stage == 'main':
             self.set_stage('main')
 
-    def _shapes(self, network: nn.Module, points: dict[str, Point]) -> dict[str, tuple[int, ...]]:
-        try:
-            return dict(zip(points, feature_shapes(network, points.values(), self.image_shape), strict=True))
-        except RuntimeError as error:
-            shape = self.image_shape or (number_of_channels(network), 32, 32)
-            raise SettingError(
-                f'FeatureDistiller: image_shape={shape} does not fit the network: {error}. Give the shape '
-                'of the images, C x H x W, as distiller.image_shape.'
-            ) from None
+    def _find_features(self, network: str, model: nn.Module) -> NamedFeatures:
+        setting = f'{network}_source'
+        maps = any(name not in OF_CLASSIFIER for entry in self.entries.values() for name in feature_names(entry))
+        features = NamedFeatures(type(self).__name__, network, model, getattr(self, setting), maps)
+        setattr(self, setting, features.source)
+        return features
 
-    def _build(self, term: Term, found: dict[str, dict[str, Point]], shapes: dict[str, dict[str, tuple]]) -> None:
+    def _build(self, term: Term, features: dict[str, NamedFeatures]) -> None:
         """Build a loss and the connectors of its arguments."""
-        given = {f'{i.network}_shape': shapes[i.network][i.feature] for i in term.inputs.values()}
+        shapes = {argument: features[item.network].shapes[item.feature] for argument, item in term.inputs.items()}
+        given = {f'{item.network}_shape': shapes[argument] for argument, item in term.inputs.items()}
         mapping = {}
         for argument, item in term.inputs.items():
-            point = found[item.network][item.feature]
+            point = features[item.network].points[item.feature]
             mapping[argument] = dict(
-                recorder=item.feature,
+                recorder=self.recorder_names.get(item.feature, item.feature),
                 from_student=item.network == 'student',
                 record_idx=point.record_idx,
                 data_idx=point.data_idx,
             )
-            if item.connector is None:
-                continue
-            shared = isinstance(item.connector, str)
-            name = item.connector if shared else f'{term.name}_{argument}'
-            if shared != (name in self.shared_connectors):
-                raise SettingError(
-                    f'FeatureDistiller: connector {name!r} of {term.name} '
-                    + (
-                        f'is not in connectors: {", ".join(self.shared_connectors) or "there are none"}.'
-                        if shared
-                        else 'has the name of one in connectors. Rename that one.'
-                    )
-                )
-            if name not in self.connectors:
-                cfg = self.shared_connectors[name] if shared else item.connector
-                width = shapes[item.network][item.feature][0]
-                self.connectors[name] = _built(cfg, {**given, 'in_features': width})
-            mapping[argument].update(connector=name, method=item.method)
-        if f'loss_{term.name}' in self.distill_losses:
-            raise SettingError(f'FeatureDistiller: two losses are called {term.name}. Rename one in losses.')
-        loss = _built(term.loss, given)
+            if item.connector is not None:
+                width = shapes[argument][0]
+                name = self._connector(f'{term.name}_{argument}', item.connector, {**given, 'in_features': width})
+                mapping[argument].update(connector=name, method=item.method)
+        name = f'loss_{term.name}'
+        if name in self.distill_losses and self.distill_losses[name] is not term.loss:
+            raise SettingError(f'{type(self).__name__}: two losses are called {term.name}. Rename one in losses.')
+        loss = term.loss if isinstance(term.loss, nn.Module) else _built(term.loss, given)
+        self._check_classes(term, loss, features)
         if hasattr(loss, 'check_shapes'):
-            loss.check_shapes(**{name: shapes[item.network][item.feature] for name, item in term.inputs.items()})
+            loss.check_shapes(**shapes)
         if 'data_samples' in inspect.signature(loss.forward).parameters:
             mapping['data_samples'] = dict(recorder='data_samples', from_student=True, data_idx=DATA_SAMPLES.data_idx)
-            found['student']['data_samples'] = DATA_SAMPLES
-        self.distill_losses[f'loss_{term.name}'] = loss
-        self.stage_mappings[term.stage][f'loss_{term.name}'] = mapping
+            features['student'].points['data_samples'] = DATA_SAMPLES
+        self.distill_losses[name] = loss
+        self.stage_mappings[term.stage][name] = mapping
 
-    def _start_recorders(self, networks: dict[str, nn.Module], found: dict[str, dict[str, Point]]) -> None:
-        for network, points in found.items():
-            recorders = {name: dict(type=point.type, source=point.source) for name, point in points.items()}
-            manager = RecorderManager(recorders)
-            manager.initialize(networks[network])
-            setattr(self, f'{network}_recorders', manager)
+    def _connector(self, own_name: str, connector: str | dict, given: dict[str, Any]) -> str:
+        """Build a connector, unless it is shared and built already; return its name."""
+        shared = isinstance(connector, str)
+        name = connector if shared else own_name
+        if not shared and name in {*self.connectors, *self.shared_connectors}:
+            raise SettingError(f'{type(self).__name__}: two connectors are called {name}. Rename one in connectors.')
+        if name not in self.connectors:
+            self.connectors[name] = _built(self.shared_connectors[name] if shared else connector, given)
+        return name
+
+    def _check_classes(self, term: Term, loss: nn.Module, features: dict[str, NamedFeatures]) -> None:
+        """Refuse to compare logits of different classes one by one; a ``FeatureLoss`` may compare images instead."""
+        plain = all(item.feature == 'logits' and item.connector is None for item in term.inputs.values())
+        student, teacher = (features[network].shapes['logits'][0] for network in NETWORKS)
+        if plain and student != teacher and not isinstance(loss, FeatureLoss):
+            raise SettingError(
+                f'{type(self).__name__}: {term.name} compares logits, but the teacher has {teacher} classes '
+                f'({self.teacher_source}) and the student {student} ({self.student_source}). Use a teacher of the '
+                f'same classes, or leave out {term.name}.'
+            )
+
+    def _start_recorders(self, network: str, features: NamedFeatures) -> None:
+        recorders = {
+            self.recorder_names.get(name, name): dict(_scope_='mmrazor', type=point.type, source=point.source)
+            for name, point in features.points.items()
+        }
+        manager = getattr(self, f'{network}_recorders')
+        twice = ', '.join(sorted({*recorders} & {*manager.recorders}))
+        if twice:
+            setting = f'{type(self).__name__}: {twice} in {network}_recorders'
+            raise SettingError(f'{setting} is the name of a feature. Rename yours.')
+        manager.recorders.update(RecorderManager(recorders).recorders)
+        manager.initialize(features.model)
+
+    def _add_own_mappings(self) -> None:
+        """Add the losses of ``loss_forward_mappings``, which may also name recorders and connectors of ``losses``."""
+        try:
+            self._check_loss_forward_mappings(
+                self.distill_losses, self.own_mappings, self.student_recorders, self.teacher_recorders
+            )
+        except (AssertionError, TypeError) as error:
+            reason = ' '.join(str(error).split())
+            raise SettingError(f'{type(self).__name__}: loss_forward_mappings: {reason}') from error
+        self.stage_mappings['main'].update(self.own_mappings)
 
     def compute_distill_losses(self) -> dict[str, Tensor]:
         """Compute the losses of the stage.
@@ -263,11 +291,11 @@ class FeatureDistiller(ConfigurableDistiller):
             Each loss by its name: ``loss_at1``.
 
         Raises:
-            SettingError: There are two stages and nothing has said which it is.
+            SettingError: There are two stages and nothing has set one.
         """
         if self.stage is None:
             raise SettingError(
-                f'FeatureDistiller: initial_epochs={self.initial_epochs}, but nothing begins the stages. Add '
+                f'{type(self).__name__}: initial_epochs={self.initial_epochs}, but nothing starts the stages. Add '
                 "default_hooks=dict(initial_stage=dict(type='InitialStageHook')) to the config."
             )
         return super().compute_distill_losses()
@@ -285,14 +313,7 @@ class FeatureDistiller(ConfigurableDistiller):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> 'FeatureDistiller':
-        """Set the mode; what is frozen stays in eval mode.
-
-        Args:
-            mode: Whether to train.
-
-        Returns:
-            The distiller.
-        """
+        """Set the mode; frozen connectors stay in eval mode."""
         super().train(mode)
         if self.stage == 'main':
             for name in self.frozen:
@@ -303,20 +324,25 @@ class FeatureDistiller(ConfigurableDistiller):
         """Get a feature as mmrazor does, or through a method of its connector.
 
         Args:
-            *args: As of the base class.
+            *args: Same as in the base class.
             connector: Name of the connector.
             method: Name of its method; ``None`` calls the connector itself.
-            **kwargs: As of the base class.
-
-        Returns:
-            The feature.
+            **kwargs: Same as in the base class.
         """
         if method is None:
             return super().get_record(*args, connector=connector, **kwargs)
         return getattr(self.connectors[connector], method)(super().get_record(*args, **kwargs))
 
 
+def _refuse_unknown(what: str, names: Iterable[str], known: Mapping[str, Any]) -> None:
+    unknown = sorted(str(name) for name in names if name not in known)
+    if unknown:
+        raise SettingError(f'{what} {", ".join(unknown)} is not in connectors: {", ".join(known) or "there are none"}.')
+
+
 def _built(cfg: Mapping[str, Any], given: dict[str, Any]) -> nn.Module:
     """Build a loss or connector, with what its constructor asks for."""
-    accepted = inspect.signature(class_of(cfg)).parameters
-    return MODELS.build({**{name: value for name, value in given.items() if name in accepted}, **cfg})
+    cls = class_of(cfg)
+    accepted = inspect.signature(cls).parameters
+    # by its class, whatever the default scope is
+    return MODELS.build({**{name: value for name, value in given.items() if name in accepted}, **cfg, 'type': cls})

@@ -1,4 +1,4 @@
-"""The losses of a ``FeatureDistiller`` as its config names them, checked and written out."""
+"""The losses of a ``FeatureDistiller`` as its config names them, expanded to one term per feature."""
 
 import contextlib
 import inspect
@@ -6,17 +6,16 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from mmrazor.registry import MODELS
+from torch import nn
 
-from icd_mmrazor.checks import is_number
-from icd_mmrazor.configuration.building import IMPORTS
-from icd_mmrazor.configuration.type_names import known_types, type_name
+from icd_mmrazor import checks
+from icd_mmrazor.configuration.type_names import known_types
 from icd_mmrazor.errors import SettingError, did_you_mean
-from icd_mmrazor.models.networks.features import FeaturePoints, Point
 
+OWNER = 'FeatureDistiller'
 NETWORKS = ('student', 'teacher')
 STAGES = ('initial', 'main')
-# features that lie in every classifier, whatever its backbone
-OF_CLASSIFIER = ('pooled', 'logits')
+KNOWN = ('loss', 'features', 'inputs', 'student_connector', 'teacher_connector', 'decay', 'stage')
 
 
 class Input(NamedTuple):
@@ -32,164 +31,124 @@ class Term(NamedTuple):
     """One loss with its arguments."""
 
     name: str
-    loss: dict
+    loss: dict | nn.Module
     inputs: dict[str, Input]
     stage: str
 
 
-def checked_entry(name: str, cfg: Any) -> dict:
+def checked_entry(name: str, cfg: Any, built: Mapping[str, nn.Module]) -> dict:
     """Check an entry of ``losses`` and fill in what it leaves out.
 
     Args:
         name: Its name.
         cfg: The entry, as :class:`FeatureDistiller` documents it.
+        built: Losses by name, for entries without ``loss``.
 
     Returns:
-        The entry with ``stage`` and ``decay``.
+        The entry with ``loss``, ``stage`` and ``decay``.
 
     Raises:
         SettingError: The name or something in the entry is not allowed.
     """
-    known = ('loss', 'features', 'inputs', 'student_connector', 'teacher_connector', 'decay', 'stage')
+    owner = f'{OWNER}: {name} in losses'
     if not isinstance(name, str) or not name.isidentifier():
-        raise SettingError(f'FeatureDistiller: {name!r} in losses cannot be a name: it must be one word.')
-    unknown = sorted({*cfg} - {*known}, key=str) if isinstance(cfg, Mapping) else []
-    if unknown or not isinstance(cfg, Mapping):
-        close = did_you_mean(unknown[0], known) if unknown else ''
-        raise SettingError(
-            f'FeatureDistiller: {name}={cfg!r} in losses must be a dict of these: {", ".join(known)}.{close}'
-        )
-    loss, features, inputs = cfg.get('loss'), cfg.get('features'), cfg.get('inputs')
-    if not isinstance(loss, Mapping) or 'type' not in loss or (features is None) == (inputs is None):
-        raise SettingError(
-            f'FeatureDistiller: {name} in losses needs loss=dict(type=...) and either features or inputs.'
-        )
-    if features is not None and not isinstance(features, str):
-        raise SettingError(f'FeatureDistiller: features={features!r} of {name} must be a name, such as "pooled".')
-    if inputs is not None and not (isinstance(inputs, Mapping) and inputs):
-        raise SettingError(f'FeatureDistiller: inputs={inputs!r} of {name} must be a dict by arguments of the loss.')
-    stage, decay = cfg.get('stage', 'main'), cfg.get('decay', 1.0)
-    if stage not in STAGES:
-        raise SettingError(f'FeatureDistiller: stage={stage!r} of {name} must be one of {", ".join(STAGES)}.')
-    if not is_number(decay) or decay <= 0:
-        raise SettingError(f'FeatureDistiller: decay={decay!r} of {name} must be a positive number.')
+        raise SettingError(f'{OWNER}: {name!r} in losses must be one word.')
+    if not isinstance(cfg, Mapping):
+        raise SettingError(f'{owner} must be a dict of {", ".join(KNOWN)}; found {cfg!r}.')
+    if unknown := sorted({*cfg} - {*KNOWN}, key=str):
+        raise SettingError(f'{owner} has no setting {unknown[0]!r}.{did_you_mean(unknown[0], KNOWN)}')
+    entry = {'loss': built.get(f'loss_{name}'), 'features': None, 'inputs': None, 'stage': 'main', 'decay': 1.0, **cfg}
+    loss, features, inputs = entry['loss'], entry['features'], entry['inputs']
+    if not isinstance(loss, nn.Module) and not (isinstance(loss, Mapping) and 'type' in loss):
+        raise SettingError(f'{owner} needs loss=dict(type=...).')
+    if (features is None) == (inputs is None) or not isinstance(features, str | None):
+        raise SettingError(f'{owner} needs either features, a name such as "pooled", or inputs; found {features!r}.')
+    if not isinstance(inputs, Mapping | None):
+        raise SettingError(f'{owner}: inputs={inputs!r} must be a dict by arguments of the loss.')
     for argument, i in (inputs or {}).items():
-        whole = isinstance(i, Mapping) and {'network', 'feature'} <= {*i} <= {*Input._fields}
-        if not whole or i['network'] not in NETWORKS:
+        complete = isinstance(i, Mapping) and {'network', 'feature'} <= {*i} <= {*Input._fields}
+        if not complete or i['network'] not in NETWORKS:
             raise SettingError(
-                f'FeatureDistiller: inputs of {name}: {argument}={i!r} must be dict(network=..., feature=...), perhaps '
-                f'with connector and method; network is one of {", ".join(NETWORKS)}.'
+                f'{owner}: {argument}={i!r} in inputs must be dict(network=..., feature=...), optionally with '
+                f'connector and method; network is one of {", ".join(NETWORKS)}.'
             )
-    return {**cfg, 'stage': stage, 'decay': decay}
+    checks.one_of(owner, 'stage', entry['stage'], STAGES)
+    checks.positive(owner, 'decay', entry['decay'])
+    return entry
 
 
 def feature_names(entry: dict) -> list[str]:
-    """Return the names of the features of an entry.
-
-    Args:
-        entry: A checked entry.
-    """
-    return [entry['features']] if 'features' in entry else [i['feature'] for i in entry['inputs'].values()]
+    """Return the names of the features of a checked entry."""
+    return [entry['features']] if entry['inputs'] is None else [i['feature'] for i in entry['inputs'].values()]
 
 
-def terms_of(name: str, entry: dict, points: dict[str, FeaturePoints]) -> list[Term]:
-    """Write out an entry of ``losses``: one term a feature.
+def connector_names(entry: Mapping[str, Any]) -> list[str]:
+    """Return the names of the shared connectors of an entry, checked or not."""
+    inputs = entry.get('inputs')
+    inputs = [i for i in inputs.values() if isinstance(i, Mapping)] if isinstance(inputs, Mapping) else []
+    cfgs = [*(entry.get(f'{network}_connector') for network in NETWORKS), *(i.get('connector') for i in inputs)]
+    return [cfg for cfg in cfgs if isinstance(cfg, str)]
+
+
+def terms_of(name: str, entry: dict, maps: dict[str, int]) -> list[Term]:
+    """Expand an entry of ``losses`` to one term per feature.
 
     Args:
         name: Its name.
         entry: The checked entry.
-        points: The features of student and teacher.
+        maps: Numbers of feature maps of student and teacher.
 
     Returns:
-        The terms, numbered from 1 where there are several.
+        The terms, numbered from 1 if there are several.
 
     Raises:
         SettingError: The features do not fit the arguments of the loss, or the networks have different numbers of them.
     """
-    loss = dict(entry['loss'])
-    parameters = inspect.signature(class_of(loss).forward).parameters.values()
+    loss, stage = entry['loss'], entry['stage']
+    cls = type(loss) if isinstance(loss, nn.Module) else class_of(loss)
+    parameters = inspect.signature(cls.forward).parameters.values()
     arguments = [p.name for p in parameters if p.name not in ('self', 'data_samples')]
     needed = [p.name for p in parameters if p.name in arguments and p.default is p.empty]
-    if 'inputs' in entry:
+    takes = f'{cls.__name__} takes {", ".join(needed)}'
+    if entry['inputs'] is not None:
         inputs = {argument: Input(**i) for argument, i in entry['inputs'].items()}
         if {*inputs} - {*arguments} or {*needed} - {*inputs}:
-            raise SettingError(
-                f'FeatureDistiller: inputs of {name} are {", ".join(inputs)}; {type_name(loss["type"])} takes '
-                f'{", ".join(arguments)}.'
-            )
-        return [Term(name, loss, inputs, entry['stage'])]
+            raise SettingError(f'{OWNER}: inputs of {name} are {", ".join(inputs)}, but {takes}.')
+        return [Term(name, loss, inputs, stage)]
 
-    groups = _groups(name, entry['features'], points)
+    groups = _groups(name, entry['features'], maps)
+    if len(groups) > 1 and isinstance(loss, nn.Module):
+        raise SettingError(f'{OWNER}: {name} in losses compares several features and needs loss=dict(type=...).')
     terms = []
     for i, group in enumerate(groups):
-        items = [
-            Input(network, feature, entry.get(f'{network}_connector')) for network in NETWORKS for feature in group
-        ]
+        items = [Input(network, each, entry.get(f'{network}_connector')) for network in NETWORKS for each in group]
         if not len(needed) <= len(items) <= len(arguments):
-            raise SettingError(
-                f'FeatureDistiller: {name} has features={entry["features"]!r}, {len(items)} at once; '
-                f'{type_name(loss["type"])} takes {len(needed)}: {", ".join(needed)}.'
-            )
+            features = f'features={entry["features"]!r} of {name} are {len(items)} at once'
+            raise SettingError(f'{OWNER}: {features}, but {takes}.')
         weight = entry['decay'] ** (len(groups) - 1 - i)
-        if weight != 1.0:
-            loss = {**entry['loss'], 'loss_weight': weight * entry['loss'].get('loss_weight', 1.0)}
-        else:
-            loss = dict(entry['loss'])
+        weighted = {**loss, 'loss_weight': weight * loss.get('loss_weight', 1.0)} if weight != 1.0 else loss
         numbered = f'{name}{i + 1}' if len(groups) > 1 else name
-        terms.append(Term(numbered, loss, dict(zip(arguments, items, strict=False)), entry['stage']))
+        terms.append(Term(numbered, weighted, dict(zip(arguments, items, strict=False)), stage))
     return terms
 
 
-def _groups(name: str, features: str, points: dict[str, FeaturePoints]) -> list[list[str]]:
+def _groups(name: str, features: str, maps: dict[str, int]) -> list[list[str]]:
     """Return what each of the losses of an entry compares."""
     if features not in ('maps', 'preactivations', 'consecutive_maps'):
         return [[features]]
-    counts = {network: len(points[network].maps) for network in NETWORKS}
-    if counts['student'] != counts['teacher']:
+    student, count = maps['student'], maps['teacher']
+    if student != count:
         raise SettingError(
-            f'FeatureDistiller: {name} compares {features}, but the student has {counts["student"]} of them and the '
-            f'teacher {counts["teacher"]}. Name the features to compare, or use a method that compares pooled ones.'
+            f'{OWNER}: {name} compares {features}, but the student has {student} of them and the teacher {count}. '
+            'Name the features to compare, or use a method that compares pooled ones.'
         )
-    count = counts['student']
     if features == 'consecutive_maps':
         return [[f'map{i}', f'map{i + 1}'] for i in range(count - 1)]
     return [[f'{features[:-1]}{i}'] for i in range(1, count)]
 
 
-def find_point(points: FeaturePoints, name: str, network: str) -> Point:
-    """Return where a feature lies.
-
-    Args:
-        points: The features of the network.
-        name: Name of the feature.
-        network: ``'student'`` or ``'teacher'``, for the message.
-
-    Returns:
-        The point.
-
-    Raises:
-        SettingError: The network has no such feature.
-    """
-    known = {
-        **{f'map{i}': point for i, point in enumerate(points.maps)},
-        **{f'preactivation{i}': point for i, point in enumerate(points.preactivations, start=1)},
-        **({'last_map': points.maps[-1]} if points.maps else {}),
-        'pooled': points.pooled,
-        'logits': points.logits,
-    }
-    if name not in known:
-        raise SettingError(f'FeatureDistiller: the {network} has no feature {name!r}. It has: {", ".join(known)}.')
-    return known[name]
-
-
-def class_of(cfg: Mapping[str, Any]) -> Callable:
-    """Return the class of a loss or connector.
-
-    Args:
-        cfg: Its config.
-
-    Returns:
-        The class.
+def class_of(cfg: Any) -> Callable:
+    """Return the class of the config of a loss or connector.
 
     Raises:
         SettingError: It is not registered.
@@ -197,14 +156,13 @@ def class_of(cfg: Mapping[str, Any]) -> Callable:
     kind = cfg.get('type') if isinstance(cfg, Mapping) else None
     if callable(kind):
         return kind
-    cls = None
-    if isinstance(kind, str):
-        # the fork raises for what it does not find
-        with contextlib.suppress(Exception):
-            cls = MODELS.get(kind)
-    if cls is None:
-        if not isinstance(kind, str):
-            raise SettingError(f'FeatureDistiller: {cfg!r} is no loss or connector: give dict(type=..., ...).')
-        close = did_you_mean(kind.rpartition('.')[2], known_types())
-        raise SettingError(f'FeatureDistiller: type={kind!r} is no registered loss or connector.{close} {IMPORTS}')
-    return cls
+    if not isinstance(kind, str):
+        raise SettingError(f'{OWNER}: {cfg!r} is not a loss or connector. Give dict(type=..., ...).')
+    with contextlib.suppress(Exception):  # one of the families raises if it does not find a name
+        if cls := MODELS.get(kind):
+            return cls
+    close = did_you_mean(kind.rpartition('.')[2], known_types())
+    raise SettingError(
+        f'{OWNER}: type={kind!r} is not registered.{close} Modules of your own are found if the config imports them: '
+        "custom_imports=dict(imports=['my_module'])."
+    )

@@ -1,8 +1,7 @@
 """Several distillers on one teacher and student."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 from mmrazor.models.distillers import BaseDistiller
 from mmrazor.models.utils import add_prefix
@@ -13,7 +12,7 @@ from icd_mmrazor.errors import SettingError
 
 
 def initialise_from_teacher(distiller: nn.Module, teacher: nn.Module) -> None:
-    """Do for a special distiller what mmrazor does in an algorithm class of its own.
+    """Do for a special distiller what mmrazor does in a separate algorithm class.
 
     ``OFDDistiller`` reads margins from the teacher's batch norms; mmrazor's ``OverhaulFeatureDistillation`` asks it to.
 
@@ -26,23 +25,12 @@ def initialise_from_teacher(distiller: nn.Module, teacher: nn.Module) -> None:
 
 
 def networks_needed_by(distiller: nn.Module) -> set[str]:
-    """Return the networks whose features a distiller compares in its present stage.
-
-    Args:
-        distiller: Any distiller, mmrazor's too.
-
-    Returns:
-        Of ``'student'`` and ``'teacher'`` those that it needs: both, unless it says otherwise.
-    """
+    """Return which of ``'student'`` and ``'teacher'`` a distiller needs in its current stage: both by default."""
     return getattr(distiller, 'needed_networks', {'student', 'teacher'})
 
 
 def plain_distillers(distiller: nn.Module) -> list[nn.Module]:
-    """Return the distillers in a ``MixedDistiller``, with those in them, or any other distiller itself.
-
-    Args:
-        distiller: Any distiller.
-    """
+    """Return the distillers in a ``MixedDistiller``, at any depth, or any other distiller itself."""
     inside = getattr(distiller, 'distillers', None)
     return [distiller] if inside is None else [each for part in inside.values() for each in plain_distillers(part)]
 
@@ -51,16 +39,16 @@ def plain_distillers(distiller: nn.Module) -> list[nn.Module]:
 class MixedDistiller(BaseDistiller):
     """Any registered distillers side by side on one teacher and student.
 
-    mmrazor's algorithms take one distiller. This is one, and passes their calls on to those in it. A loss is named
-    after its distiller: ``icd.loss_icd``, ``ofd.loss_1``.
+    mmrazor's algorithms take one distiller. This one passes their calls on to those in it. A loss is named after its
+    distiller: ``icd.loss_icd``, ``ofd.loss_1``.
 
-    Where one of them trains in two stages (``FeatureDistiller``), the others begin with the main stage. Initial stages
+    If one of them trains in two stages (``FeatureDistiller``), the others start with the main stage. Initial stages
     run together, at the lowest of their learning rates.
 
     Args:
         distillers: Config of each distiller by its name, a word that does not contain "loss" (mmengine adds up
-            whatever has "loss" in its name).
-        init_cfg: As of every mmengine module.
+            everything with "loss" in its name).
+        init_cfg: Same as in mmengine's ``BaseModule``.
 
     Raises:
         SettingError: There is no distiller, a name is not allowed, or initial stages differ in length.
@@ -78,14 +66,14 @@ class MixedDistiller(BaseDistiller):
         super().__init__(init_cfg)
         if not distillers or not isinstance(distillers, dict):
             raise SettingError(
-                f'MixedDistiller: distillers={distillers!r} must name at least one: '
+                f'MixedDistiller: distillers={distillers!r} must name at least one, as in '
                 'distillers=dict(icd=dict(type="ICDDistiller")).'
             )
         for name in distillers:
             if not isinstance(name, str) or not name.isidentifier() or 'loss' in name or hasattr(nn.ModuleDict, name):
                 raise SettingError(
-                    f'MixedDistiller: {name!r} in distillers cannot be a name: it must be a word without "loss" that '
-                    'torch does not use itself. Call it by its method, for example: "icd".'
+                    f'MixedDistiller: {name!r} in distillers must be a word without "loss" that torch does not use '
+                    'itself. Name it after its method, such as "icd".'
                 )
         self.distillers = nn.ModuleDict({name: MODELS.build(cfg) for name, cfg in distillers.items()})
         self.staged = {name: d for name, d in self.distillers.items() if getattr(d, 'initial_epochs', 0)}
@@ -103,33 +91,32 @@ class MixedDistiller(BaseDistiller):
     @property
     def student_recorders(self) -> contextlib.AbstractContextManager:
         """All recorders of the student, as one context."""
-        return _all_entered(distiller.student_recorders for distiller in self.distillers.values())
+        return self._all('student_recorders')
 
     @property
     def teacher_recorders(self) -> contextlib.AbstractContextManager:
         """All recorders of the teacher, as one context."""
-        return _all_entered(distiller.teacher_recorders for distiller in self.distillers.values())
+        return self._all('teacher_recorders')
 
     @property
     def deliveries(self) -> contextlib.AbstractContextManager:
         """All deliveries, as one context."""
-        return _all_entered(distiller.deliveries for distiller in self.distillers.values())
+        return self._all('deliveries')
+
+    @contextlib.contextmanager
+    def _all(self, name: str) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for distiller in self.distillers.values():
+                stack.enter_context(getattr(distiller, name))
+            yield
 
     def set_deliveries_override(self, override: bool) -> None:
-        """Set what the deliveries do.
-
-        Args:
-            override: Whether they give out what they recorded (to the student) or record (from the teacher).
-        """
+        """Set whether the deliveries hand out what they recorded (to the student) or record (from the teacher)."""
         for distiller in self.distillers.values():
             distiller.set_deliveries_override(override)
 
     def set_stage(self, stage: str) -> None:
-        """Set the stage of those that have two.
-
-        Args:
-            stage: ``'initial'`` or ``'main'``.
-        """
+        """Set the stage, ``'initial'`` or ``'main'``, of those that have two."""
         self.stage = stage
         for distiller in self.staged.values():
             distiller.set_stage(stage)
@@ -143,20 +130,12 @@ class MixedDistiller(BaseDistiller):
         return self.staged if self.stage == 'initial' else dict(self.distillers.items())
 
     def prepare_from_student(self, model: nn.Module) -> None:
-        """Prepare each distiller from the student.
-
-        Args:
-            model: The student.
-        """
+        """Prepare each distiller for the student."""
         for distiller in self.distillers.values():
             distiller.prepare_from_student(model)
 
     def prepare_from_teacher(self, model: nn.Module) -> None:
-        """Prepare each distiller from the teacher.
-
-        Args:
-            model: The teacher, its weights loaded.
-        """
+        """Prepare each distiller for the teacher, its weights loaded."""
         for distiller in self.distillers.values():
             distiller.prepare_from_teacher(model)
             initialise_from_teacher(distiller, model)
@@ -171,11 +150,3 @@ class MixedDistiller(BaseDistiller):
         for name, distiller in self._active().items():
             losses.update(add_prefix(distiller.compute_distill_losses(), name))
         return losses
-
-
-@contextlib.contextmanager
-def _all_entered(contexts: Iterable[Any]) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        for context in contexts:
-            stack.enter_context(context)
-        yield

@@ -1,4 +1,4 @@
-"""Losses between softmaxes, where an image has several labels."""
+"""Refusal of losses between softmaxes for images with several labels."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,8 +20,7 @@ LOGITS = ('logits', 'icd_logits')
 def refuse_softmax_of_labels(distiller: nn.Module, **networks: nn.Module) -> None:
     """Refuse losses between softmaxes of logits that stand for separate labels.
 
-    In a head for several labels an image each logit has a sigmoid. A softmax makes the labels exclude each other, and
-    does not see what they have in common, such as that none is there.
+    In a multi-label head each logit has a sigmoid. A softmax would make the labels exclude each other.
 
     Args:
         distiller: Any distiller, its recorders and losses built.
@@ -37,25 +36,25 @@ def refuse_softmax_of_labels(distiller: nn.Module, **networks: nn.Module) -> Non
             if network not in networks or not isinstance(loss, SOFTMAX_LOSSES):
                 continue
             recorder = getattr(each, f'{network}_recorders').get_recorder(record['recorder'])
-            head = _head_for_labels(networks[network], record['recorder'], recorder)
+            head = _multi_label_head(networks[network], record['recorder'], recorder)
             if head is not None:
                 raise SettingError(
                     f'{type(each).__name__}: {name} ({type(loss).__name__}) compares softmaxes of logits, but the '
-                    f'{network} has a {type(head).__name__}, for several labels an image. Compare features alone '
-                    '(ICDDistiller: kd=None), or take a loss that treats each label by itself, such as L2Loss.'
+                    f'{network} has a {type(head).__name__}, for several labels per image. Compare only features '
+                    '(ICDDistiller: kd=None), or use a loss that treats each label by itself, such as L2Loss.'
                 )
 
 
 def _records(distiller: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the name of each loss with each thing that it takes, in every stage."""
+    """Yield the name of each loss with each record that it takes, in every stage."""
     own = getattr(distiller, 'loss_forward_mappings', {})
     for mappings in getattr(distiller, 'stage_mappings', {'main': own}).values():
         for name, mapping in mappings.items():
             yield from ((name, record) for record in mapping.values())
 
 
-def _head_for_labels(network: nn.Module, name: str, recorder: BaseRecorder) -> nn.Module | None:
-    """Return the head for several labels whose logits a recorder gets, or None."""
+def _multi_label_head(network: nn.Module, name: str, recorder: BaseRecorder) -> nn.Module | None:
+    """Return the multi-label head whose logits a recorder gets, or None."""
     source = recorder.source
     if isinstance(recorder, ModuleInputsRecorder):
         if not source.endswith('loss_module'):  # a feature
@@ -64,7 +63,7 @@ def _head_for_labels(network: nn.Module, name: str, recorder: BaseRecorder) -> n
         return None
     parts = source.split('.') if source else []
     path = [network.get_submodule('.'.join(parts[:i])) for i in range(len(parts) + 1)]
-    # of the whole network, too, the output is the logits
+    # the output of the whole network is the logits too
     if name in LOGITS or not parts:
         path.append(getattr(network, 'head', None))
     return next((module for module in path if isinstance(module, MultiLabelClsHead)), None)

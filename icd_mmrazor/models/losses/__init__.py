@@ -1,4 +1,4 @@
-"""Distillation losses, one file each."""
+"""Distillation losses, one per file."""
 
 import importlib
 import pkgutil

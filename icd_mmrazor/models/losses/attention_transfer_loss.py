@@ -11,9 +11,9 @@ from icd_mmrazor.models.losses.base import FeatureLoss
 class AttentionTransferLoss(FeatureLoss):
     """Attention transfer (AT), "Paying More Attention to Attention", ICLR 2017.
 
-    A map's attention is the mean of its squares over the channels, normalised over the pixels; the loss is the mean
-    squared difference of two attentions. This is mmrazor's ``ATLoss``, in float32 at least, for maps whose sizes
-    differ too. Published on the maps of all stages, with weight 1000.
+    The attention of a map is the mean of its squares over the channels, normalised over the pixels; the loss is the
+    mean squared difference of two attentions. This is mmrazor's ``ATLoss`` in at least float32, also for maps of
+    different sizes. Published on the maps of all stages, with weight 1000.
 
     Args:
         loss_weight: Weight of the loss.
@@ -30,13 +30,5 @@ class AttentionTransferLoss(FeatureLoss):
         self.attention = ATLoss()
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Compute mmrazor's loss.
-
-        Args:
-            student: ``B x C_s x H x W``.
-            teacher: ``B x C_t x H x W``.
-
-        Returns:
-            A scalar.
-        """
+        """Compute mmrazor's loss of maps ``B x C_s x H x W`` and ``B x C_t x H x W``."""
         return self.attention(student, teacher)

@@ -1,24 +1,21 @@
-"""What the losses between two features have in common: checks, precision, sizes, weight."""
+"""Base classes of the losses between features of student and teacher."""
 
-import contextlib
-import functools
-import math
-from collections.abc import Iterator
+import inspect
 from typing import ClassVar
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.losses.functional import full_precision, pool_to_smaller
 
 
 class FeatureLoss(nn.Module):
-    """Base of a loss between a feature of the student and one of the teacher.
+    """Loss between a feature of the student and one of the teacher.
 
-    A subclass writes :meth:`compare`, and says in its class attributes what it takes. Before ``compare`` is called, the
-    features are checked, cast to float32 at least (autocast is off inside), and brought to one form: maps of different
-    sizes are averaged to the smaller size, anything else is flattened to ``B x D``.
+    A subclass implements :meth:`compare` and describes itself in its class attributes. Before ``compare`` is called,
+    the features are checked, cast to at least float32 (autocast is off inside), and brought to one form: maps of
+    different sizes are averaged to the smaller size, everything else is flattened to ``B x D``.
 
     Args:
         loss_weight: Weight of the loss.
@@ -28,13 +25,15 @@ class FeatureLoss(nn.Module):
 
     Attributes:
         takes_maps (bool): Whether ``compare`` takes maps, ``B x C x H x W``; otherwise ``B x D``.
-        same_width_by (str | None): The connector that gives both features the same number of channels, for a loss that
-            needs it. ``None``: the numbers may differ.
-        compares_images (bool): Whether the images of a batch are compared with one another: of one image nothing is
-            learned.
-        reads_labels (bool): Whether it goes by one label an image, so that images cannot be mixed (Mixup, CutMix).
+        takes_embeddings (bool): Whether only ``B x D`` is accepted, not maps to be flattened.
+        same_width_by (str | None): The connector that gives both features the same width, for a loss that needs it.
+            ``None``: the widths may differ.
+        compares_images (bool): Whether the images of a batch are compared with each other; nothing is learned from a
+            single image.
+        reads_labels (bool): Whether it needs one label per image, so that images cannot be mixed (Mixup, CutMix).
+        shown_if_changed (tuple[str, ...]): Settings that the printed model leaves out while they have their defaults.
 
-    Example, a method of your own::
+    Example of a custom loss::
 
         @MODELS.register_module()
         class CentroidLoss(FeatureLoss):
@@ -45,13 +44,15 @@ class FeatureLoss(nn.Module):
     """
 
     takes_maps: ClassVar[bool] = False
+    takes_embeddings: ClassVar[bool] = False
     same_width_by: ClassVar[str | None] = None
     compares_images: ClassVar[bool] = False
     reads_labels: ClassVar[bool] = False
+    shown_if_changed: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
-        self.loss_weight = self._finite('loss_weight', loss_weight)
+        self.loss_weight = checks.finite(self, 'loss_weight', loss_weight)
 
     def forward(self, s_feature: Tensor, t_feature: Tensor) -> Tensor:
         """Compute the loss of a batch.
@@ -75,11 +76,11 @@ class FeatureLoss(nn.Module):
             return self.loss_weight * self.compare(student, teacher)
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Compute the loss of two features, without its weight.
+        """Compute the loss without its weight.
 
         Args:
-            student: Maps ``B x C x H x W``, or ``B x D``.
-            teacher: The same; where both are maps, ``H x W`` is that of the student's.
+            student: The student's maps ``B x C x H x W``, or ``B x D``.
+            teacher: The teacher's; maps of both have one ``H x W``.
 
         Returns:
             A scalar.
@@ -89,66 +90,54 @@ class FeatureLoss(nn.Module):
     def _check(self, s_feature: Tensor, t_feature: Tensor) -> None:
         name = type(self).__name__
         shapes = f's_feature is {tuple(s_feature.shape)}, t_feature {tuple(t_feature.shape)}'
-        dims, what = ({4}, 'maps, images x channels x height x width') if self.takes_maps else ({2, 3, 4}, 'features')
+        if self.takes_maps:
+            dims, form, record = {4}, 'maps, images x channels x height x width', 'a stage of the network'
+        elif self.takes_embeddings:
+            dims, form, record = {2}, 'matrices, images x width', 'pooled features (the input of the classifier)'
+        else:
+            dims, form, record = {2, 3, 4}, 'features', 'a stage, or the input of the classifier'
         if not {s_feature.ndim, t_feature.ndim} <= dims or 0 in (*s_feature.shape, *t_feature.shape):
-            raise SettingError(
-                f'{name} takes two {what}: {shapes}. Record '
-                + ('a stage of the network.' if self.takes_maps else 'a stage, or the input of the classifier.')
-            )
+            raise SettingError(f'{name} takes two {form}: {shapes}. Record {record}.')
         if len(s_feature) != len(t_feature):
             raise SettingError(f'{name} compares features of the same images, the batch sizes differ: {shapes}.')
         widths = slice(1, 2) if self.takes_maps else slice(1, None)
         if self.same_width_by and s_feature.shape[widths].numel() != t_feature.shape[widths].numel():
             raise SettingError(
-                f'{name} compares features of one width, the widths differ: {shapes}. Bring them to one with a '
-                f'connector: {self.same_width_by}.'
+                f'{name} compares features of one width, the widths differ: {shapes}. Add a connector: '
+                f'{self.same_width_by}.'
             )
 
-    def _finite(self, name: str, value: float) -> float:
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise SettingError(f'{type(self).__name__}: {name}={value!r} must be a finite number.')
-        return value
-
     def extra_repr(self) -> str:
-        """Show the weight in the printed model and in the report at the start of a run."""
-        return f'loss_weight={self.loss_weight}'
+        """Show the settings in the printed model and in the report at the start of a run."""
+        defaults = {name: p.default for name, p in inspect.signature(type(self)).parameters.items()}
+        settings = {name: getattr(self, name) for name in defaults if hasattr(self, name)}
+        settings['loss_weight'] = settings.pop('loss_weight', self.loss_weight)  # last
+        shown = (name for name in settings if name not in self.shown_if_changed or settings[name] != defaults[name])
+        return ', '.join(f'{name}={settings[name]!r}' for name in shown)
 
 
-@contextlib.contextmanager
-def full_precision(*features: Tensor) -> Iterator[list[Tensor]]:
-    """Turn autocast off and give features in one type, float32 at least.
-
-    Sums of squares and products of whole maps leave the range of a half.
-
-    Args:
-        *features: Any tensors, all on one device.
-
-    Yields:
-        The same, cast.
-    """
-    dtype = functools.reduce(torch.promote_types, (feature.dtype for feature in features), torch.float32)
-    with torch.autocast(features[0].device.type, enabled=False):
-        yield [feature.to(dtype) for feature in features]
-
-
-def pool_to_smaller(*maps: Tensor) -> list[Tensor]:
-    """Average maps to the smallest height and width among them.
+class MemoryLoss(FeatureLoss):
+    """Loss between two embeddings and a memory of other images' embeddings.
 
     Args:
-        *maps: ``B x C x H x W`` each.
+        embed_dims: Width of the embeddings.
+        loss_weight: Weight of the loss.
 
-    Returns:
-        The same with one ``H x W``; those that have it already are not touched.
+    Raises:
+        SettingError: A setting is out of range.
     """
-    size = min(m.shape[2] for m in maps), min(m.shape[3] for m in maps)
-    return [_pooled(m, size) for m in maps]
 
+    same_width_by = 'LinearProjection'
 
-def _pooled(feature: Tensor, size: tuple[int, int]) -> Tensor:
-    if feature.shape[2:] == size:
-        return feature
-    height, width = feature.shape[2:]
-    if height % size[0] == 0 and width % size[1] == 0:
-        # the same, and on a GPU it has a deterministic gradient
-        return F.avg_pool2d(feature, (height // size[0], width // size[1]))
-    return F.adaptive_avg_pool2d(feature, size)
+    def __init__(self, embed_dims: int, loss_weight: float) -> None:
+        super().__init__(loss_weight)
+        self.embed_dims = checks.positive_int(self, 'embed_dims', embed_dims)
+
+    def _check(self, s_feature: Tensor, t_feature: Tensor) -> None:
+        super()._check(s_feature, t_feature)
+        if s_feature.shape[1:] != (self.embed_dims,) or t_feature.shape[1:] != (self.embed_dims,):
+            raise SettingError(
+                f'{type(self).__name__}: embed_dims={self.embed_dims}, but s_feature is {tuple(s_feature.shape)}, '
+                f't_feature {tuple(t_feature.shape)}. Add a LinearProjection connector with '
+                f'out_features={self.embed_dims} to both.'
+            )

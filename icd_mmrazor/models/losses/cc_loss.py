@@ -11,7 +11,7 @@ class CCLoss(FeatureLoss):
     """Correlation congruence (CC), ICCV 2019, arXiv 1904.01802, in the form of the benchmark.
 
     With ``d_i`` the absolute differences between the embeddings of student and teacher of image ``i``, it is the mean
-    over neighbours in the batch of ``<d_i, d_{i+1}>``. Published on the pooled features, both in a learned
+    of ``<d_i, d_{i+1}>`` over neighbours in the batch. Published on the pooled features, both through a learned
     ``LinearProjection`` of width 128, with weight 0.02.
 
     Args:
@@ -26,14 +26,6 @@ class CCLoss(FeatureLoss):
     same_width_by = 'LinearProjection'
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Compute the loss; a batch of one image has no neighbours and gives 0.
-
-        Args:
-            student: ``B x E``.
-            teacher: ``B x E``.
-
-        Returns:
-            A scalar.
-        """
+        """Compute the loss of embeddings ``B x E``; a batch of one image has no neighbours and gives 0."""
         differences = (student - teacher).abs()
         return (differences[:-1] * differences[1:]).sum() / max(len(student) - 1, 1)

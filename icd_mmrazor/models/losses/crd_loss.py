@@ -1,7 +1,7 @@
-"""Contrastive representation distillation."""
+"""Contrastive representation distillation (CRD)."""
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.distributed
@@ -10,11 +10,12 @@ from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import Tensor
 
-from icd_mmrazor.datasets.samples import positions_of
+from icd_mmrazor import checks
+from icd_mmrazor.datasets.samples import sample_indices
 from icd_mmrazor.errors import CheckpointError, DatasetError, SettingError
-from icd_mmrazor.models.losses.base import full_precision
-from icd_mmrazor.models.losses.memories import MemoryLoss, of_all_ranks
-from icd_mmrazor.models.losses.unit_vectors import unit_vectors
+from icd_mmrazor.models.losses.base import MemoryLoss
+from icd_mmrazor.models.losses.functional import full_precision, unit_vectors
+from icd_mmrazor.models.losses.gather import gather_rows
 
 NAME = 'ContrastiveRepresentationLoss'
 EPS = 1e-7
@@ -24,64 +25,54 @@ MIN_TEMPERATURE = 0.02
 
 @MODELS.register_module()
 class ContrastiveRepresentationLoss(MemoryLoss):
-    """Contrastive representation distillation (CRD, Tian et al., ICLR 2020, arXiv 1910.10699), memories included.
+    """Contrastive representation distillation (CRD, Tian et al., ICLR 2020, arXiv 1910.10699), with its memories.
 
-    A memory holds an embedding of each of the ``N`` training images from the student, another from the teacher. Of
-    an image, ``k = num_negatives`` images of other classes are drawn. With ``u`` its normalised embedding from one
+    One memory holds the student's embedding of each of the ``N`` training images, another the teacher's. For each image
+    of a batch, ``k = num_negatives`` images of other classes are drawn. With ``u`` its normalised embedding from one
     network, ``m_j`` the other network's memory of image ``j``, and ``p_j = exp(<u, m_j> / temperature) / Z``, a
-    noise-contrastive estimate tells the image's own memory ``m_0`` from the negatives'::
+    noise-contrastive estimate tells the image's own memory ``m_0`` from those of the negatives::
 
         - log(p_0 / (p_0 + k/N + eps)) - sum_j log((k/N) / (p_j + k/N + eps))
 
-    The loss is the sum over both directions, student against teacher's memory and teacher against student's, in the
-    mean over the batch. ``Z`` is one constant a direction, set in the first batch to ``N`` times the mean of the
-    exponentials. After each batch the memories of its images move: ``m <- norm(momentum * m + (1 - momentum) * u)``.
-
-    The similarities are those of the batch with the whole memory, from which the drawn ones are taken: twelve times
-    as fast as collecting ``B x (k + 1)`` rows of the memory (measured on a CPU with ``B = 64``, ``N = 50000``), and
-    never larger while ``N`` is less than ``k * embed_dims``.
+    The loss is the mean over the batch of the sum over both directions: student against the teacher's memory, and
+    teacher against the student's. ``Z`` is one constant per direction, set in the first batch to ``N`` times the mean
+    of the exponentials. After each batch the memories of its images move:
+    ``m <- norm(momentum * m + (1 - momentum) * u)``.
 
     With several processes each draws the negatives of its own images; memories and ``Z`` follow the images of all,
     so they are the same everywhere, and after DDP's averaging the gradients equal those of one process with the
-    whole batch. The loss is computed in float32 at least, also under autocast. Memories and ``Z`` are saved with a
-    checkpoint and resumed.
+    whole batch. The loss is computed in at least float32, also under autocast. Memories and ``Z`` are saved in
+    checkpoints and resumed.
 
-    mmrazor's own ``CRDLoss`` has the same formula. It takes the negatives from a data pipeline that needs mmcls 1.x,
-    which mmpretrain replaced; it ignores its ``loss_weight``, and each process has memories of its own.
+    mmrazor's own ``CRDLoss`` has the same formula, but takes the negatives from a data pipeline of mmcls 1.x, ignores
+    its ``loss_weight``, and keeps separate memories in each process.
 
     Args:
-        num_negatives: How many images of other classes each image is compared with: without repeats, or, where there
-            are fewer of them, with repeats.
+        num_negatives: Number of images of other classes that each image is compared with; they repeat only if there are
+            fewer of them.
         temperature: Divides the similarities, ``>= 0.02``: below, their exponentials leave float32.
-        momentum: How much of a memory stays when its image is seen, ``0 <= momentum < 1``.
+        momentum: Share of a memory that stays when its image is seen, ``0 <= momentum < 1``.
         embed_dims: Width of the embeddings.
-        num_samples: Number of training images, if known here; otherwise from :meth:`set_dataset`.
-        loss_weight: Weight of the whole.
+        num_samples: Number of training images; by default from :meth:`set_dataset`.
+        loss_weight: Weight of the loss.
 
     Raises:
         SettingError: A setting is out of range.
 
-    Config example, in mmrazor's plain ``ConfigurableDistiller``::
+    Config example::
 
-        default_hooks=dict(sample_memory=dict(type='SampleMemoryHook'))  # our default runtime has it
+        default_hooks=dict(sample_memory=dict(type='SampleMemoryHook'))  # in our default runtime
         distiller=dict(
-            type='ConfigurableDistiller',
-            student_recorders=dict(
-                feature=dict(type='ModuleInputs', source='head.fc'),
-                data_samples=dict(type='ModuleInputs', source='')),
-            teacher_recorders=dict(feature=dict(type='ModuleInputs', source='head.fc')),
-            connectors=dict(
-                student=dict(type='LinearProjection', in_features=64),
-                teacher=dict(type='LinearProjection', in_features=256)),
-            distill_losses=dict(loss_crd=dict(type='ContrastiveRepresentationLoss', loss_weight=0.8)),
-            loss_forward_mappings=dict(loss_crd=dict(
-                s_feature=dict(recorder='feature', from_student=True, data_idx=0, connector='student'),
-                t_feature=dict(recorder='feature', from_student=False, data_idx=0, connector='teacher'),
-                data_samples=dict(recorder='data_samples', from_student=True, data_idx=1))))
+            type='FeatureDistiller',
+            losses=dict(crd=dict(
+                loss=dict(type='ContrastiveRepresentationLoss', loss_weight=0.8),
+                features='pooled',
+                student_connector=dict(type='LinearProjection'),
+                teacher_connector=dict(type='LinearProjection'))))
     """
 
-    # negatives are images of other classes, and a mixed image is none of those in the memories
-    reads_labels: ClassVar[bool] = True
+    # negatives are images of other classes, and a mixed image is not in the memories
+    reads_labels = True
 
     student_memory: Tensor
     teacher_memory: Tensor
@@ -98,27 +89,27 @@ class ContrastiveRepresentationLoss(MemoryLoss):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__(embed_dims, loss_weight)
-        self.num_negatives = self._count('num_negatives', num_negatives)
-        self.temperature = self._positive('temperature', temperature)
+        self.num_negatives = checks.positive_int(self, 'num_negatives', num_negatives)
+        self.temperature = checks.positive(self, 'temperature', temperature)
         if temperature < MIN_TEMPERATURE:
             raise SettingError(
-                f'{NAME}: temperature={temperature} must be {MIN_TEMPERATURE} or more, or exp(1 / temperature) times '
-                'the number of images is no number of float32; published is 0.07.'
+                f'{NAME}: temperature={temperature} must be {MIN_TEMPERATURE} or more, so that exp(1 / temperature) '
+                'stays in float32. Published is 0.07.'
             )
-        self.momentum = self._finite('momentum', momentum)
-        if not 0 <= momentum < 1:
-            raise SettingError(f'{NAME}: momentum={momentum} must be 0 or more and less than 1; published is 0.5.')
+        self.momentum = checks.not_negative(self, 'momentum', momentum)
+        if momentum >= 1:
+            raise SettingError(f'{NAME}: momentum={momentum} must be less than 1. Published is 0.5.')
         self.register_buffer('student_memory', torch.empty(0, embed_dims))
         self.register_buffer('teacher_memory', torch.empty(0, embed_dims))
-        # Z of student against teacher's memory, and of teacher against student's; 0: not set yet
+        # Z of student against the teacher's memory, and of teacher against the student's; 0: not set yet
         self.register_buffer('normalisers', torch.zeros(2))
         self.register_buffer('labels', torch.empty(0, dtype=torch.int64), persistent=False)
         if num_samples is not None:
-            self._allocate(self._count('num_samples', num_samples))
+            self._allocate(checks.positive_int(self, 'num_samples', num_samples))
 
     @property
     def num_samples(self) -> int:
-        """Number of images in the memories; 0 while it is not known."""
+        """Number of images in the memories; 0 while it is unknown."""
         return len(self.student_memory)
 
     def _allocate(self, num_samples: int) -> None:
@@ -128,7 +119,7 @@ class ContrastiveRepresentationLoss(MemoryLoss):
             setattr(self, name, memory.uniform_(-bound, bound))
 
     def set_dataset(self, labels: Tensor) -> None:
-        """Make the memories for a training set, unless they are there, and learn which images are negatives.
+        """Create the memories for a training set, unless they exist, and find out which images are negatives.
 
         :class:`SampleMemoryHook` calls it at the start of a run.
 
@@ -147,13 +138,13 @@ class ContrastiveRepresentationLoss(MemoryLoss):
         class_sizes = labels.unique(return_counts=True)[1]
         if len(class_sizes) < 2:
             raise DatasetError(
-                f'{NAME} compares an image with images of other classes, but all {len(labels)} images of the '
-                'training set have one label. Give a training set with at least two classes.'
+                f'{NAME} compares images of different classes, but all {len(labels)} images of the training set have '
+                'one label. Use a training set with at least two classes.'
             )
         if not self.num_samples:
             self._allocate(len(labels))
             for memory in (self.student_memory, self.teacher_memory):
-                broadcast(memory)  # processes with seeds of their own
+                broadcast(memory)  # the seeds of the processes differ
         self.labels = labels.to(self.student_memory.device, torch.int64)
         self.fewest_others = len(labels) - int(class_sizes.max())
         self.most_others = len(labels) - int(class_sizes.min())
@@ -189,31 +180,30 @@ class ContrastiveRepresentationLoss(MemoryLoss):
             s_feature: Embeddings of the student's features, ``B x embed_dims``; need not be normalised.
             t_feature: Embeddings of the teacher's features of the same images, ``B x embed_dims``.
             data_samples: Data samples of the images, each with its ``sample_idx``; or one for all, with a list of them.
-            negatives: Indices of the negatives of each image, ``B x k``; drawn if not given.
+            negatives: Indices of the negatives of each image, ``B x k``; drawn by default.
 
         Returns:
             The loss, a scalar.
 
         Raises:
-            SettingError: The shapes do not fit, the data samples carry no ``sample_idx``, or one beyond the memory, or
-                the training set is not known.
+            SettingError: The shapes do not fit, a ``sample_idx`` is missing or out of range, or the training set is
+                unknown.
         """
         self._check(s_feature, t_feature)
         if not self.num_samples or (negatives is None and not len(self.labels)):
             raise SettingError(
-                f'{NAME} does not know the training set, from which it draws negatives. Add SampleMemoryHook: '
-                "default_hooks=dict(sample_memory=dict(type='SampleMemoryHook')); without a runner call "
-                'set_dataset(labels).'
+                f'{NAME} does not know the training set that it draws negatives from. Add SampleMemoryHook: '
+                "default_hooks=dict(sample_memory=dict(type='SampleMemoryHook')); without a runner call set_dataset()."
             )
         index = self._indices(data_samples, s_feature)
-        if negatives is None:
-            negatives = self.draw_negatives(index)
+        negatives = self.draw_negatives(index) if negatives is None else negatives
+        columns = torch.cat([index[:, None], negatives], dim=1)
+        noise = negatives.shape[1] / self.num_samples
         with full_precision(s_feature, t_feature) as features:
             student, teacher = (unit_vectors(feature) for feature in features)
-            everyone = of_all_ranks(index, student, teacher)
-            # DDP takes the mean over ranks; the mean over images is wanted, however many a rank has
+            everyone, _ = gather_rows(index, student.detach(), teacher.detach())
+            # DDP averages over ranks; this makes it the mean over images, however many each rank has
             scale = get_world_size() / len(everyone[0])
-            columns = torch.cat([index[:, None], negatives], dim=1)
             scores = torch.stack(
                 [
                     self._scores(student, self.teacher_memory, columns),
@@ -221,7 +211,6 @@ class ContrastiveRepresentationLoss(MemoryLoss):
                 ]
             )
             p = scores / self._normalisers(scores.detach(), scale)[:, None, None]
-            noise = negatives.shape[1] / self.num_samples
             # the logarithms of the class's docstring, without their cancellation in float32
             positive = torch.log1p((noise + EPS) / p[:, :, 0])
             negative = torch.log1p((p[:, :, 1:] + EPS) / noise)
@@ -229,15 +218,13 @@ class ContrastiveRepresentationLoss(MemoryLoss):
             self._update(*everyone)
             return self.loss_weight * loss
 
-    @torch.compiler.disable  # it would be compiled anew for each batch, since it reads Python numbers
+    @torch.compiler.disable  # it reads Python numbers, so it would be compiled again for each batch
     def _indices(self, data_samples: list[DataSample], features: Tensor) -> Tensor:
-        positions = positions_of(data_samples) if isinstance(data_samples, list | tuple) else []
+        positions = sample_indices(data_samples) if isinstance(data_samples, list | tuple) else []
         indices = [position for position in positions if position is not None]
+        wrap = "Wrap the whole training set: train_dataloader.dataset=dict(type='IndexedDataset', dataset=...)."
         if len(indices) != len(positions):
-            raise SettingError(
-                f'{NAME}: the data samples carry no sample_idx. Wrap the training set: '
-                "train_dataloader.dataset=dict(type='IndexedDataset', dataset=...)."
-            )
+            raise SettingError(f'{NAME}: the data samples carry no sample_idx. {wrap}')
         if len(indices) != len(features):
             raise SettingError(
                 f'{NAME}: data_samples must be the data samples of these {len(features)} images. Record the inputs of '
@@ -246,21 +233,22 @@ class ContrastiveRepresentationLoss(MemoryLoss):
         if not 0 <= min(indices) <= max(indices) < self.num_samples:
             raise SettingError(
                 f'{NAME}: sample_idx from {min(indices)} to {max(indices)}, but the training set has '
-                f'{self.num_samples} images. Wrap the whole training set, not its parts: '
-                "train_dataloader.dataset=dict(type='IndexedDataset', dataset=...)."
+                f'{self.num_samples} images. {wrap}'
             )
         index = torch.tensor(indices)
-        # from pinned memory the host need not wait for the GPU
+        # with pinned memory the host does not wait for the GPU
         return (index.pin_memory() if features.is_cuda else index).to(features.device, non_blocking=True)
 
     def _scores(self, embeddings: Tensor, memory: Tensor, columns: Tensor) -> Tensor:
-        # a copy: the backward pass needs the memory as it was before the update
+        # Similarities with the whole memory, of which the drawn ones are taken: twelve times as fast as collecting
+        # B x (k + 1) rows (CPU, B = 64, N = 50000), and smaller while N < k * embed_dims. A copy, because the backward
+        # pass needs the memory as it was before the update.
         similarities = embeddings @ memory.to(embeddings.dtype, copy=True).T
         return (similarities.gather(1, columns) / self.temperature).exp()
 
     @torch.no_grad()
     def _normalisers(self, scores: Tensor, scale: float) -> Tensor:
-        """Set what is not set yet, without asking the device whether it is."""
+        """Set those that are not set yet, without asking the device."""
         means = scale * scores.mean(dim=2).sum(dim=1)
         if get_world_size() > 1:
             torch.distributed.all_reduce(means)
@@ -271,28 +259,21 @@ class ContrastiveRepresentationLoss(MemoryLoss):
 
     @torch.no_grad()
     def _update(self, index: Tensor, students: Tensor, teachers: Tensor) -> None:
-        # of an image that is in the batch twice the last embedding counts, on every process and device
+        # if an image is in the batch twice, its last embedding counts, on every process and device
         last = ((index == index[:, None]) * torch.arange(len(index), device=index.device)).amax(dim=1)
         for memory, embeddings in ((self.student_memory, students), (self.teacher_memory, teachers)):
             moved = torch.lerp(embeddings[last], memory[index].to(embeddings.dtype), self.momentum)
             memory.index_copy_(0, index, unit_vectors(moved).to(memory.dtype))
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        """Take the memories of a checkpoint also where the training set is not known, as in a test run."""
+        """Load the memories of a checkpoint even if the training set is unknown, as in a test run."""
         stored = state_dict.get(f'{prefix}student_memory')
         if stored is not None and not self.num_samples:
             self._allocate(len(stored))
         elif stored is not None and len(stored) != self.num_samples:
             raise CheckpointError(
                 f'{NAME}: the checkpoint has a memory of {len(stored)} images, the training set has '
-                f'{self.num_samples}. Resume with the training set of that run, or load its student alone '
+                f'{self.num_samples}. Resume with the training set of that run, or load only its student '
                 '(the weights under architecture.).'
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def extra_repr(self) -> str:
-        """Show the settings in the printed model and in the report at the start of a run."""
-        return (
-            f'num_negatives={self.num_negatives}, temperature={self.temperature}, momentum={self.momentum}, '
-            f'embed_dims={self.embed_dims}, num_samples={self.num_samples or None}, loss_weight={self.loss_weight}'
-        )

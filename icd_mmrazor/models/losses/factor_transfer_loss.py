@@ -9,7 +9,7 @@ from icd_mmrazor.models.losses.base import FeatureLoss
 
 @MODELS.register_module()
 class FactorTransferLoss(FeatureLoss):
-    """Factor transfer (FT), "Paraphrasing Complex Network", NeurIPS 2018, arXiv 1802.04977, in the benchmark's form.
+    """Factor transfer (FT), "Paraphrasing Complex Network", NeurIPS 2018, arXiv 1802.04977, as in the benchmark.
 
     The mean absolute difference between two factors, each reduced to the mean of its squares over the channels and
     normalised over the pixels. mmrazor's ``FTLoss`` normalises the whole factor instead, and gives another value.
@@ -27,14 +27,6 @@ class FactorTransferLoss(FeatureLoss):
     takes_maps = True
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Compute the loss.
-
-        Args:
-            student: ``B x C_s x H x W``.
-            teacher: ``B x C_t x H x W``.
-
-        Returns:
-            A scalar.
-        """
+        """Compute the loss of factors ``B x C_s x H x W`` and ``B x C_t x H x W``."""
         s_factor, t_factor = (F.normalize(m.square().mean(1).flatten(1)) for m in (student, teacher))
         return F.l1_loss(s_factor, t_factor)

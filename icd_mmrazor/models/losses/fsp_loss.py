@@ -5,7 +5,8 @@ from mmrazor.registry import MODELS
 from torch import Tensor
 
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.losses.base import FeatureLoss, full_precision, pool_to_smaller
+from icd_mmrazor.models.losses.base import FeatureLoss
+from icd_mmrazor.models.losses.functional import full_precision, pool_to_smaller
 
 
 @MODELS.register_module()
@@ -14,9 +15,9 @@ class FSPLoss(FeatureLoss):
 
     The flow between two maps of a network is the mean over the pixels of the products of their channels,
     ``C_bottom x C_top``, the larger map averaged to the size of the smaller; the loss is the mean squared difference
-    between the student's flow and the teacher's. It compares networks of the same widths; their sizes may differ.
-    Published on each map and the next, beginning with the stem's, with weight 1 in an initial stage of 30 epochs that
-    has no other loss.
+    between the student's flow and the teacher's. The networks must have the same widths; their sizes may differ.
+    Published on each map and the next, starting with the stem's, with weight 1 in an initial stage of 30 epochs without
+    other losses.
 
     Args:
         loss_weight: Weight of the loss.
@@ -39,7 +40,7 @@ class FSPLoss(FeatureLoss):
             The loss, a scalar.
 
         Raises:
-            SettingError: A map is no map, batch sizes or widths differ.
+            SettingError: One is not a map, or batch sizes or widths differ.
         """
         maps = dict(s_bottom=s_bottom, s_top=s_top, t_bottom=t_bottom, t_top=t_top)
         shapes = ', '.join(f'{name} is {tuple(m.shape)}' for name, m in maps.items())
@@ -56,13 +57,7 @@ class FSPLoss(FeatureLoss):
     def check_shapes(
         s_bottom: tuple[int, ...], s_top: tuple[int, ...], t_bottom: tuple[int, ...], t_top: tuple[int, ...]
     ) -> None:
-        """Refuse networks of different widths.
-
-        Args:
-            s_bottom: Shape of the student's first map, ``C x H x W``.
-            s_top: Shape of its later one.
-            t_bottom: Shape of the teacher's first map.
-            t_top: Shape of its later one.
+        """Refuse networks of different widths; the arguments are the shapes of the maps, ``C x H x W``.
 
         Raises:
             SettingError: The widths differ.
@@ -70,21 +65,13 @@ class FSPLoss(FeatureLoss):
         student, teacher = (s_bottom[0], s_top[0]), (t_bottom[0], t_top[0])
         if student != teacher:
             raise SettingError(
-                'FSPLoss compares student and teacher of the same widths, but two maps of the student have '
-                f'{student[0]} and {student[1]} channels, those of the teacher {teacher[0]} and {teacher[1]}. Take a '
-                'pair of one family and width, or another method.'
+                f'FSPLoss needs a student and a teacher of the same widths: two maps of the student have {student[0]} '
+                f'and {student[1]} channels, those of the teacher {teacher[0]} and {teacher[1]}. Use a pair of one '
+                'family and width, or another method.'
             )
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Compute the loss of two flows.
-
-        Args:
-            student: Flows of the student, flattened, ``B x (C_bottom C_top)``.
-            teacher: Flows of the teacher.
-
-        Returns:
-            A scalar.
-        """
+        """Compute the loss of flows, flattened to ``B x (C_bottom C_top)``."""
         return F.mse_loss(student, teacher)
 
 

@@ -1,54 +1,50 @@
-"""What the losses need of the other processes."""
+"""Rows of all processes, with gradients."""
 
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from mmengine.dist import get_world_size
 from torch import Tensor
 
 
-class _GatherRows(torch.autograd.Function):
-    """Concatenate the rows of all ranks; the backward pass sums what all ranks' losses say of a rank's rows."""
+class _AllGather(torch.autograd.Function):
+    """All-gather of equal shapes; its backward pass sums the gradients that all ranks have for a rank's rows."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, sizes: list[int]) -> Tensor:
-        rank, largest = dist.get_rank(), max(sizes)
-        ctx.start, ctx.size = sum(sizes[:rank]), sizes[rank]
-        # collectives exchange equal shapes: a rank with fewer rows pads them
-        padded = torch.cat([rows, rows.new_zeros(largest - len(rows), *rows.shape[1:])])
-        gathered = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(gathered, padded)
-        return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])
+    def forward(ctx: Any, rows: Tensor) -> Tensor:  # noqa: ARG004 (torch passes it)
+        gathered = [torch.empty_like(rows) for _ in range(get_world_size())]
+        dist.all_gather(gathered, rows)
+        return torch.stack(gathered)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
         gradient = gradient.contiguous().clone()
         dist.all_reduce(gradient)
-        return gradient[ctx.start : ctx.start + ctx.size], None
+        return gradient[dist.get_rank()]
 
 
-def batch_sizes(batch_size: int, device: torch.device) -> list[int]:
-    """Return the batch size of every rank, in the order of the ranks.
-
-    Args:
-        batch_size: This rank's.
-        device: Where the process group's backend exchanges tensors.
-    """
-    sizes = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=device)
-    sizes[dist.get_rank()] = batch_size
-    dist.all_reduce(sizes)
-    return sizes.tolist()
-
-
-def gather_rows(rows: Tensor, sizes: list[int]) -> Tensor:
-    """Gather the rows of all ranks, with gradients.
+def gather_rows(*tensors: Tensor) -> tuple[list[Tensor], int]:
+    """Concatenate the rows of all ranks, in the order of the ranks, as one process with the whole batch has them.
 
     Args:
-        rows: This rank's, ``b x E``; ``b`` may differ between ranks.
-        sizes: The ``b`` of every rank, from :func:`batch_sizes`.
+        *tensors: ``b`` rows each, for the images of this rank; ``b`` may differ between ranks.
 
     Returns:
-        The rows of all ranks in the order of the ranks, ``B x E``. The gradient of a row is the sum of what the
-        losses of all ranks give it; with DDP's mean over ranks, that is the gradient of the mean of their losses.
+        Each tensor with the rows of all ranks, and the position of this rank's first row. The gradient of a row is the
+        sum over the losses of all ranks; with DDP's mean over ranks it is the gradient of the mean of their losses.
     """
-    return _GatherRows.apply(rows, sizes)
+    if get_world_size() == 1:
+        return list(tensors), 0
+    rank, own = dist.get_rank(), len(tensors[0])
+    counts = torch.zeros(get_world_size(), dtype=torch.int64, device=tensors[0].device)
+    counts[rank] = own
+    dist.all_reduce(counts)
+    sizes = counts.tolist()
+    gathered = []
+    for rows in tensors:
+        # collectives exchange equal shapes: a rank with fewer rows pads them
+        padded = torch.cat([rows, rows.new_zeros(max(sizes) - own, *rows.shape[1:])])
+        parts = zip(_AllGather.apply(padded), sizes, strict=True)
+        gathered.append(torch.cat([part[:size] for part, size in parts]))
+    return gathered, sum(sizes[:rank])

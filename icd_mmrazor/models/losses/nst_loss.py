@@ -26,29 +26,13 @@ class NSTLoss(FeatureLoss):
     takes_maps = True
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Compute the loss.
-
-        Args:
-            student: ``B x C_s x H x W``.
-            teacher: ``B x C_t x H x W``.
-
-        Returns:
-            A scalar.
-        """
+        """Compute the loss of maps ``B x C_s x H x W`` and ``B x C_t x H x W``."""
         s, t = (F.normalize(m.flatten(2), dim=2) for m in (student, teacher))
         return _mean_kernel(t, t) + _mean_kernel(s, s) - 2 * _mean_kernel(s, t)
 
 
 def _mean_kernel(a: Tensor, b: Tensor) -> Tensor:
-    """Return the mean of ``<a_i, b_j>^2`` over the images and all pairs of channels.
-
-    Args:
-        a: ``B x C_a x N``, ``N`` the pixels.
-        b: ``B x C_b x N``.
-
-    Returns:
-        A scalar.
-    """
+    """Return the mean of ``<a_i, b_j>^2`` over images and pairs of channels of ``B x C_a x N`` and ``B x C_b x N``."""
     channel_pairs = a.shape[1] * b.shape[1]
     if a.shape[2] ** 2 < channel_pairs:
         # the same sum over pairs of pixels, of which deep maps have few

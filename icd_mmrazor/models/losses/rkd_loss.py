@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from mmrazor.registry import MODELS
 from torch import Tensor
 
+from icd_mmrazor import checks
 from icd_mmrazor.models.losses.base import FeatureLoss
-from icd_mmrazor.models.losses.unit_vectors import unit_vectors
+from icd_mmrazor.models.losses.functional import unit_vectors
 
 # as published: of two images at least, or the gradient of the square root would be infinite
 MIN_SQUARED_DISTANCE = 1e-12
@@ -18,15 +19,18 @@ class RKDLoss(FeatureLoss):
 
     The smooth L1 difference between student and teacher of the distances of all pairs (divided by their mean) and of
     the cosines of the angles of all triples of a batch. These are mmrazor's ``DistanceWiseRKD`` and ``AngleWiseRKD``
-    without their normalisation, with the published weights, in float32 at least (in half precision the angle at an
-    image itself is 0 / 0). They are computed here: mmrazor's distances select those that are not 0, for which the host
-    waits for the GPU, and its angles have gradients of ``1e12`` at two images with one feature. The widths may differ.
-    Published on the pooled features, with weight 1.
+    without their normalisation, with the published weights, in at least float32 (in half precision the angle at an
+    image itself is 0 / 0). They are computed here because mmrazor's distances make the host wait for the GPU, and its
+    angles have gradients of ``1e12`` if two images share a feature. The widths may differ. Published on the pooled
+    features, with weight 1.
 
     Args:
-        loss_weight: Weight of the whole.
+        loss_weight: Weight of the whole loss.
         distance_weight: Weight of the distances.
         angle_weight: Weight of the angles.
+
+    Raises:
+        SettingError: A weight is not a finite number.
 
     Config example::
 
@@ -37,29 +41,16 @@ class RKDLoss(FeatureLoss):
 
     def __init__(self, loss_weight: float = 1.0, distance_weight: float = 25.0, angle_weight: float = 50.0) -> None:
         super().__init__(loss_weight)
-        self.distance_weight = self._finite('distance_weight', distance_weight)
-        self.angle_weight = self._finite('angle_weight', angle_weight)
+        self.distance_weight = checks.finite(self, 'distance_weight', distance_weight)
+        self.angle_weight = checks.finite(self, 'angle_weight', angle_weight)
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Compute the loss; a batch of one image has no pairs and gives 0.
-
-        Args:
-            student: ``B x D_s``.
-            teacher: ``B x D_t``.
-
-        Returns:
-            A scalar.
-        """
+        """Compute the loss of features ``B x D_s`` and ``B x D_t``; a batch of one image has no pairs and gives 0."""
         if len(student) == 1:
             return (0 * student).sum()
         distances = F.smooth_l1_loss(_relative_distances(student), _relative_distances(teacher))
         angles = F.smooth_l1_loss(_angles(student), _angles(teacher))
         return self.distance_weight * distances + self.angle_weight * angles
-
-    def extra_repr(self) -> str:
-        """Show the weights in the printed model and in the report at the start of a run."""
-        weights = f'distance_weight={self.distance_weight}, angle_weight={self.angle_weight}'
-        return f'{weights}, {super().extra_repr()}'
 
 
 def _relative_distances(feature: Tensor) -> Tensor:
@@ -67,7 +58,7 @@ def _relative_distances(feature: Tensor) -> Tensor:
     squares = feature.square().sum(dim=1)
     squared = (squares[:, None] + squares - 2 * feature @ feature.T).clamp(min=MIN_SQUARED_DISTANCE)
     images = len(feature)
-    # of an image to itself it is 0, whatever rounding says
+    # the distance of an image to itself is 0, whatever rounding says
     distances = squared.sqrt() * (1 - torch.eye(images, dtype=feature.dtype, device=feature.device))
     return distances * (images * (images - 1) / distances.sum())
 

@@ -5,7 +5,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor
 
 from icd_mmrazor.models.losses.base import FeatureLoss
-from icd_mmrazor.models.losses.unit_vectors import unit_vectors
+from icd_mmrazor.models.losses.functional import unit_vectors
 
 
 @MODELS.register_module()
@@ -27,13 +27,5 @@ class SPLoss(FeatureLoss):
     compares_images = True
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Compute the loss.
-
-        Args:
-            student: ``B x D_s``.
-            teacher: ``B x D_t``.
-
-        Returns:
-            A scalar.
-        """
+        """Compute the loss of features ``B x D_s`` and ``B x D_t``."""
         return F.mse_loss(unit_vectors(student @ student.T), unit_vectors(teacher @ teacher.T))

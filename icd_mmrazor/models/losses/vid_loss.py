@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.connectors.shapes import checked_shape
 from icd_mmrazor.models.losses.base import FeatureLoss
 
 MIN_VARIANCE = 1e-5
@@ -20,8 +20,8 @@ class VIDLoss(FeatureLoss):
     """Variational information distillation (VID), CVPR 2019, arXiv 1904.05835.
 
     The negative logarithm, without its constant, of the teacher's map under a Gaussian whose mean is the student's map
-    through :class:`VIDRegressor`, with one learned variance a channel, ``softplus(log_scale) + 1e-5``. Published on the
-    maps of all stages, with weight 1.
+    through :class:`VIDRegressor`, with one learned variance per channel, ``softplus(log_scale) + 1e-5``. Published on
+    the maps of all stages, with weight 1.
 
     Args:
         teacher_shape: Shape of the teacher's map, ``(C, H, W)``, or only ``(C,)``.
@@ -29,7 +29,7 @@ class VIDLoss(FeatureLoss):
         loss_weight: Weight of the loss.
 
     Raises:
-        SettingError: The shape is no shape, or the variance out of range.
+        SettingError: The shape is invalid, or the variance out of range.
 
     Config example, for a teacher's map of 64 channels::
 
@@ -41,24 +41,15 @@ class VIDLoss(FeatureLoss):
 
     def __init__(self, teacher_shape: Sequence[int], init_variance: float = 5.0, loss_weight: float = 1.0) -> None:
         super().__init__(loss_weight)
-        channels, *_ = checked_shape('VIDLoss', 'teacher_shape', teacher_shape, dims=(1, 3))
-        if self._finite('init_variance', init_variance) <= MIN_VARIANCE:
-            raise SettingError(
-                f'VIDLoss: init_variance={init_variance} must be more than {MIN_VARIANCE}; published is 5.'
-            )
-        excess = init_variance - MIN_VARIANCE
+        channels, *_ = checks.shape(self, 'teacher_shape', teacher_shape, dims=(1, 3))
+        excess = checks.finite(self, 'init_variance', init_variance) - MIN_VARIANCE
+        if excess <= 0:
+            raise SettingError(f'VIDLoss: init_variance={init_variance} must be more than {MIN_VARIANCE}.')
         # the inverse of softplus, written so that nothing overflows
         self.log_scale = nn.Parameter(torch.full((channels,), excess + math.log(-math.expm1(-excess))))
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Compute the loss.
-
-        Args:
-            student: The student's map through its connector, ``B x C x H x W``.
-            teacher: ``B x C x H x W``.
-
-        Returns:
-            A scalar.
+        """Compute the loss of the student's map through its connector and the teacher's, ``B x C x H x W`` each.
 
         Raises:
             SettingError: There are not as many channels as variances.

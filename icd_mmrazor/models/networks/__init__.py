@@ -1,1 +1,1 @@
-"""Networks by name, their classifying layer, and their features."""
+"""Networks by name, their classifying layers, features, image preparation."""

@@ -1,4 +1,4 @@
-"""Where the classifying layer of a network is."""
+"""The classifying layer of a network."""
 
 from torch import nn
 
@@ -6,14 +6,14 @@ from icd_mmrazor.errors import SettingError
 
 
 def find_classifier(model: nn.Module, setting: str | None = None) -> str:
-    """Find the last linear layer of a classifier: what turns its feature into logits.
+    """Find the last linear layer of a classifier, which turns its feature into logits.
 
-    It is the linear layer of ``head`` (of the whole model where there is no head, as in mmpretrain's
+    It is the linear layer of ``head`` (of the whole model if that has no head, as in mmpretrain's
     ``TimmClassifier``) that has as many outputs as there are classes.
 
     Args:
         model: The classifier.
-        setting: What names the layer where it cannot be found, for messages: ``'student_source'``.
+        setting: The setting that can name the layer instead, for messages: ``'student_source'``.
 
     Returns:
         Its name in ``model.named_modules()``: ``'head.fc'``.
@@ -24,41 +24,36 @@ def find_classifier(model: nn.Module, setting: str | None = None) -> str:
     found = classifying_layers(model)
     if len(found) == 1:
         return found[0]
-    remedy = f'Set {setting} to the name of the one that computes the logits.' if setting else 'Take another network.'
+    kind = type(model).__name__
+    remedy = f'Set {setting} to the name of the one that computes the logits.' if setting else 'Use another network.'
     if found:
         raise SettingError(
-            f'{len(found)} linear layers of this {type(model).__name__} may be its classifier: '
-            f'{", ".join(found[:8])}. {remedy}'
+            f'{len(found)} linear layers of this {kind} may be its classifier: {", ".join(found[:8])}. {remedy}'
         )
     classes = number_of_classes(model)
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     wanted = '' if classes is None else f' with {classes} outputs, its number of classes,'
-    layers = ', '.join(f'{name} ({module.out_features} outputs)' for name, module in list(linear.items())[-8:])
+    layers = ', '.join(f'{name} ({module.out_features} outputs)' for name, module in _linear(model)[-8:])
     raise SettingError(
-        f'this {type(model).__name__} has no linear layer{wanted} in its head. Its last linear layers: '
-        f'{layers or "none"}. {remedy}'
+        f'this {kind} has no linear layer{wanted} in its head. Its last linear layers: {layers or "none"}. {remedy}'
     )
 
 
 def classifying_layers(model: nn.Module) -> list[str]:
-    """Return the names of the linear layers that may be a network's classifier, as :func:`find_classifier` has it.
+    """Return the names of the linear layers that may be a network's classifier, see :func:`find_classifier`."""
+    head, classes = getattr(model, 'head', None), number_of_classes(model)
+    return [
+        name
+        for name, module in _linear(model)
+        if (head is None or module is head or name.startswith('head.')) and classes in (None, module.out_features)
+    ]
 
-    Args:
-        model: The network.
-    """
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    head = getattr(model, 'head', None)
-    within = {n: m for n, m in linear.items() if n.startswith('head.') or m is head} if head is not None else linear
-    classes = number_of_classes(model)
-    return [name for name, module in within.items() if classes in (None, module.out_features)]
+
+def _linear(model: nn.Module) -> list[tuple[str, nn.Linear]]:
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
 
 
 def number_of_classes(model: nn.Module) -> int | None:
-    """Return how many classes a classifier tells apart, or None where it does not say.
-
-    Args:
-        model: An ``ImageClassifier``, whose head says it, or a wrapper of a network of timm or Hugging Face.
-    """
+    """Return the number of classes of a classifier of mmpretrain, timm or Hugging Face; None if it does not say."""
     for part, attribute in (('head', 'num_classes'), ('model', 'num_classes'), ('model', 'num_labels')):
         classes = getattr(getattr(model, part, None), attribute, None)
         if isinstance(classes, int):
@@ -67,13 +62,32 @@ def number_of_classes(model: nn.Module) -> int | None:
 
 
 def number_of_channels(model: nn.Module) -> int:
-    """Return how many channels the images of a classifier have.
-
-    Args:
-        model: The classifier. Its first convolution says it; without any, its normalisation; else there are three.
-    """
+    """Return the number of channels of a classifier's images: by its first convolution, its normalisation, or 3."""
     convolutions = (module for module in model.modules() if isinstance(module, nn.Conv2d))
     if (first := next(convolutions, None)) is not None:
         return first.in_channels
     mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
     return 3 if mean is None else mean.numel()
+
+
+def linear_layer(model: nn.Module, name: str, setting: str) -> nn.Linear:
+    """Return a linear layer by its name.
+
+    Args:
+        model: The network.
+        name: Name of the layer in ``model.named_modules()``.
+        setting: The setting that names it, for messages: ``'student_source'``.
+
+    Raises:
+        SettingError: It is not a linear layer of the network.
+    """
+    modules = dict(model.named_modules())
+    layer = modules.get(name)
+    if isinstance(layer, nn.Linear):
+        return layer
+    found = f'is a {type(layer).__name__}' if layer is not None else 'is not a module of the network'
+    linear = [each for each, module in modules.items() if isinstance(module, nn.Linear)]
+    raise SettingError(
+        f'{setting}={name!r} {found}; it must be the linear layer that computes the logits. Linear layers of this '
+        f'{type(model).__name__}: {", ".join(linear[-8:]) or "none"}.'
+    )

@@ -1,9 +1,9 @@
-"""Where in a network the features lie that distillation compares.
+"""The features of a network that distillation compares.
 
-The features are those of the published CIFAR benchmark: the output of the stem and of each stage (maps), the outputs of
-the stages before their last activation (pre-activations), the pooled feature and the logits.
+These are the features of the published CIFAR benchmark: the outputs of the stem and of each stage (maps), the outputs
+of the stages before their last activation (pre-activations), the pooled feature and the logits.
 
-A backbone that is not known here declares its own::
+Other backbones can be added::
 
     from icd_mmrazor.models.networks.features import input_of, output_of, points_of_backbone
 
@@ -13,11 +13,11 @@ A backbone that is not known here declares its own::
         preactivations = [input_of('stage1.relu'), input_of('stage2.relu')]
         return maps, preactivations
 
-The names are those of modules within the backbone; a class inherits the points of its base class.
+The names are those of modules in the backbone. A class inherits the points of its base class.
 """
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import singledispatch
 from typing import Any
@@ -31,7 +31,6 @@ from torch import Tensor, nn
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.backbones import CIFARShuffleNetV2
 from icd_mmrazor.models.networks.classifier_layer import find_classifier, number_of_channels
-from icd_mmrazor.models.networks.passes import in_eval_mode
 
 LAST_CALL = -1
 
@@ -44,7 +43,7 @@ class Point:
         type: ``'ModuleInputs'`` or ``'ModuleOutputs'``.
         source: Name of the module.
         record_idx: Which call of the module in a forward pass; -1 is the last.
-        data_idx: Which of its inputs; ``None`` with ``'ModuleOutputs'``.
+        data_idx: Which of its inputs; ``None`` for ``'ModuleOutputs'``.
     """
 
     type: str
@@ -59,10 +58,10 @@ class FeaturePoints:
 
     Args:
         maps: The feature maps ``f0``, ``f1``, ...: stem, then each stage.
-        preactivations: As ``maps[1:]``, but before the last activation of the stage. In wide ResNets, whose stages end
-            without one, behind the batch norm that comes next; in MobileNetV2, where none comes next, the maps.
-        pooled: What the classifier takes.
-        logits: What it gives.
+        preactivations: ``maps[1:]`` before the last activation of the stage. Stages of wide ResNets end without one:
+            there it is the output of the next batch norm. In MobileNetV2, where no batch norm follows, it is the map.
+        pooled: Input of the classifier.
+        logits: Output of the classifier.
     """
 
     maps: tuple[Point, ...]
@@ -72,49 +71,40 @@ class FeaturePoints:
 
 
 def output_of(source: str) -> Point:
-    """Return the point of a module's output.
-
-    Args:
-        source: Name of the module, which is called once.
-    """
+    """Return the point of the output of a module that is called once."""
     return Point('ModuleOutputs', source)
 
 
 def input_of(source: str, call: int = 0) -> Point:
-    """Return the point of a module's first input.
-
-    Args:
-        source: Name of the module.
-        call: Which of its calls; -1 is the last.
-    """
+    """Return the point of a module's first input, in one of its calls; -1 is the last."""
     return Point('ModuleInputs', source, record_idx=call, data_idx=0)
 
 
 @singledispatch
 def points_of_backbone(backbone: nn.Module) -> tuple[list[Point], list[Point]]:
-    """Return where the features of a backbone lie; ``points_of_backbone.register`` adds one, see above.
+    """Return the feature points of a backbone; ``points_of_backbone.register`` adds one, see above.
 
     Args:
         backbone: The network without neck and head.
 
     Returns:
-        The points of the maps, from the stem on, and those of the pre-activations, without the stem.
+        The points of the maps, starting with the stem, and of the pre-activations, without the stem.
 
     Raises:
-        SettingError: The backbone is not known.
+        SettingError: The backbone is unknown.
     """
     known = sorted(cls.__name__ for cls in points_of_backbone.registry if cls is not object)
     raise SettingError(
-        f'backbone {type(backbone).__name__}: it is not known where its feature maps lie. Known, with what is derived '
-        f'from them: {", ".join(known)}. icd_mmrazor/models/feature_points.py says how a backbone declares its own. '
-        'Methods that compare pooled features or logits need none.'
+        f'backbone {type(backbone).__name__}: its feature maps are unknown. Known are {", ".join(known)} and classes '
+        f'derived from them; {__name__} shows how to add another. Methods that compare pooled features or logits need '
+        'no maps.'
     )
 
 
 @points_of_backbone.register
 def _resnet(backbone: ResNet) -> tuple[list[Point], list[Point]]:
     stem = 'stem' if backbone.deep_stem else 'relu'
-    # all activations of a block are one module
+    # one module for all activations of a block
     last_relus = [f'{name}.{len(getattr(backbone, name)) - 1}.relu' for name in backbone.res_layers]
     maps = [output_of(name) for name in (stem, *backbone.res_layers)]
     return maps, [input_of(name, LAST_CALL) for name in last_relus]
@@ -151,22 +141,22 @@ def _shufflenet(backbone: ShuffleNetV1 | CIFARShuffleNetV2) -> tuple[list[Point]
     return maps, [input_of(f'{name}.{len(stage) - 1}.act') for name, stage in stages.items()]
 
 
-def feature_points(network: nn.Module, maps: bool = True) -> FeaturePoints:
+def feature_points(network: nn.Module, maps: bool = True, classifier: str | None = None) -> FeaturePoints:
     """Find the features of a network.
 
     Args:
         network: A classifier whose last linear layer can be found
-            (:func:`icd_mmrazor.models.networks.classifier_layer.find_classifier`), with a ``backbone`` where maps are
-            wanted.
-        maps: Whether maps and pre-activations are wanted. The other features lie in every backbone's classifier.
+            (:func:`icd_mmrazor.models.networks.classifier_layer.find_classifier`).
+        maps: Whether to find maps and pre-activations; for the other features the backbone does not matter.
+        classifier: Name of the classifying layer; found by default.
 
     Returns:
-        The points, named from the network on.
+        The points, with the names of modules in the network.
 
     Raises:
-        SettingError: The backbone is not known, or the classifying layer cannot be found.
+        SettingError: The backbone is unknown, or the classifying layer cannot be found.
     """
-    classifier = find_classifier(network)
+    classifier = classifier or find_classifier(network)
     in_backbone = (
         tuple(replace(point, source=f'backbone.{point.source}') for point in points)
         for points in (points_of_backbone(getattr(network, 'backbone', network)) if maps else ((), ()))
@@ -174,16 +164,27 @@ def feature_points(network: nn.Module, maps: bool = True) -> FeaturePoints:
     return FeaturePoints(*in_backbone, input_of(classifier), output_of(classifier))
 
 
+@contextlib.contextmanager
+def in_eval_mode(network: nn.Module) -> Iterator[None]:
+    """Put a network into eval mode, and afterwards each of its modules back into its own mode."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 def feature_shapes(
     network: nn.Module, points: Iterable[Point], image_shape: tuple[int, ...] | None = None
 ) -> list[tuple[int, ...]]:
-    """Find the shapes of features by one forward pass, in eval mode and without gradients.
+    """Find the shapes of features by a forward pass in eval mode, which leaves no trace in network or random state.
 
     Args:
-        network: mmpretrain's ``ImageClassifier``. Its weights, its buffers and the mode of its modules stay as they
-            are, and so does the state of the random numbers.
+        network: mmpretrain's ``ImageClassifier``.
         points: Places in it.
-        image_shape: ``C x H x W`` of an image; as many channels as the network takes and 32 x 32 pixels unless given.
+        image_shape: ``C x H x W`` of an image. Defaults to the network's channels at 32 x 32 pixels.
 
     Returns:
         The shape of each feature, without the batch dimension.
@@ -195,20 +196,19 @@ def feature_shapes(
     modules = dict(network.named_modules())
     missing = [point.source for point in points if point.source not in modules]
     if missing:
-        raise SettingError(f'{", ".join(missing)} is no module of this {type(network).__name__}.')
+        raise SettingError(f'{", ".join(missing)} is not a module of this {type(network).__name__}.')
     calls: dict[str, list[dict[str, Any]]] = {point.source: [] for point in points}
     parameter = next(network.parameters())
     image_shape = image_shape or (number_of_channels(network), 32, 32)
     image = torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype)
-    with contextlib.ExitStack() as stack, torch.no_grad():
+    with contextlib.ExitStack() as stack, in_eval_mode(network), torch.no_grad():
         for source, records in calls.items():
 
             def record(_module: nn.Module, inputs: tuple, output: Any, records: list = records) -> None:
                 records.append({'ModuleInputs': inputs, 'ModuleOutputs': output})
 
             stack.callback(modules[source].register_forward_hook(record).remove)
-        with in_eval_mode(network):
-            network(image, mode='tensor')
+        network(image, mode='tensor')
     return [_shape(point, calls[point.source]) for point in points]
 
 
@@ -221,5 +221,5 @@ def _shape(point: Point, records: list[dict[str, Any]]) -> tuple[int, ...]:
         ) from None
     data = data if point.data_idx is None else data[point.data_idx]
     if not isinstance(data, Tensor):
-        raise SettingError(f'{point.source} gives a {type(data).__name__} ({point.type}), not a feature.')
+        raise SettingError(f'{point.source} ({point.type}) is a {type(data).__name__}, not a feature.')
     return tuple(data.shape[1:])

@@ -1,4 +1,4 @@
-"""How images are prepared for a network: order of the channels, normalisation, padding."""
+"""The preparation of images for a network: channel order, normalisation, padding."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,23 +13,23 @@ from icd_mmrazor.errors import SettingError
 
 SPLITS = ('train', 'test', 'val')
 TURNS = ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr')
-# datasets whose images are arrays in the order of the published files
+# their images are arrays in the order of the published files
 RGB_DATASETS = ('CIFAR10', 'CIFAR100', 'VerifiedCIFAR10', 'VerifiedCIFAR100', 'STL10')
 OTHER_ORDER = {'RGB': 'BGR', 'BGR': 'RGB'}
 
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """What a network sees its images through.
+    """How images are prepared for a network.
 
     Attributes:
         kind: Type of the data preprocessor.
-        turned: Whether it turns the order of the channels.
-        mean: What it subtracts from each channel, rounded; empty: nothing.
-        std: What it divides by.
-        padding: Divisor of the padded size, and the value of the padding.
-        source: The order of the channels in the dataset: ``'RGB'``, ``'BGR'``, what else gives the images, or ``None``
-            where it is not known.
+        turned: Whether it reverses the order of the channels.
+        mean: Mean of each channel, rounded; empty if none is subtracted.
+        std: Standard deviation of each channel, likewise.
+        padding: Divisor of the padded size, and value of the padding.
+        source: Order of the channels in the dataset: ``'RGB'``, ``'BGR'``, ``'gray'``, the type of another dataset or
+            transform that reads the images, ``None`` if unknown.
     """
 
     kind: str
@@ -41,7 +41,7 @@ class Preparation:
 
     @property
     def normalisation(self) -> str:
-        """Mean and standard deviation, and what else is unusual."""
+        """Mean, standard deviation and any padding, for messages."""
         texts = [f'{name} {list(values)}' for name, values in (('mean', self.mean), ('std', self.std)) if values]
         if self.padding[0] > 1:
             texts.append(f'padding to multiples of {self.padding[0]} with {self.padding[1]}')
@@ -49,19 +49,16 @@ class Preparation:
 
     @property
     def order(self) -> str:
-        """The order of the channels that a network gets, for messages."""
+        """Order of the channels that the network gets, for messages."""
         if self.source in OTHER_ORDER:
             return OTHER_ORDER[self.source] if self.turned else self.source
-        return 'the other than in the dataset (to_rgb=True)' if self.turned else 'as in the dataset (to_rgb=False)'
+        return 'reversed from the dataset (to_rgb=True)' if self.turned else 'as in the dataset (to_rgb=False)'
 
     def has_order_of(self, other: 'Preparation') -> bool | None:
-        """Return whether two networks get the channels in one order.
+        """Return whether two networks get the channels in the same order, ``None`` if that is unknown.
 
         Args:
-            other: That of the other network. Where one dataset is not known, it is taken to be the other one.
-
-        Returns:
-            ``None`` where it cannot be told.
+            other: The preparation for the other network. A dataset that is unknown is taken to be the other one.
         """
         if 1 in (len(self.mean), len(other.mean)) or 'gray' in (self.source, other.source):
             return True
@@ -73,24 +70,22 @@ class Preparation:
 
 
 def preparation_by(preprocessor: nn.Module | Mapping[str, Any], source: str | None = None) -> Preparation:
-    """Return what a data preprocessor does.
+    """Describe what a data preprocessor does.
 
     Args:
         preprocessor: The data preprocessor, or its config.
-        source: The order of the channels in the dataset, if it is known.
+        source: Order of the channels in the dataset, if known.
     """
+    settings, kind = preprocessor, None
     if isinstance(preprocessor, nn.Module):
-        settings = {name: getattr(preprocessor, name, None) for name in ('mean', 'std')}
-        settings = {name: values.flatten().tolist() for name, values in settings.items() if values is not None}
-        for name in ('pad_size_divisor', 'pad_value'):
-            settings[name] = getattr(preprocessor, name, None)
-        # mmengine's ImgDataPreprocessor keeps only whether it turns them
+        kind = type(preprocessor)
+        settings = {
+            name: getattr(preprocessor, name, None) for name in ('mean', 'std', 'pad_size_divisor', 'pad_value')
+        }
+        # mmengine's ImgDataPreprocessor only keeps whether it reverses them
         settings['to_rgb'] = any(getattr(preprocessor, name, False) for name in ('to_rgb', '_channel_conversion'))
-        kind: Any = type(preprocessor)
-    else:
-        settings, kind = preprocessor, preprocessor.get('type') or 'ClsDataPreprocessor'
     return Preparation(
-        kind=type_name(kind),
+        kind=type_name(kind or settings.get('type') or 'ClsDataPreprocessor'),
         turned=any(settings.get(name) for name in TURNS),
         mean=_rounded(settings.get('mean')),
         std=_rounded(settings.get('std')),
@@ -100,21 +95,21 @@ def preparation_by(preprocessor: nn.Module | Mapping[str, Any], source: str | No
 
 
 def _rounded(values: Any) -> tuple[float, ...]:
-    # as a data preprocessor keeps them: 123.675 would be rounded otherwise
-    return tuple(round(value, 2) for value in torch.tensor(list(values or ()), dtype=torch.float32).tolist())
+    # in float32 like those of a built preprocessor: 123.675 would round differently
+    values = torch.as_tensor(() if values is None else values, dtype=torch.float32)
+    return tuple(round(value, 2) for value in values.flatten().tolist())
 
 
 def preparation_in(cfg: Mapping[str, Any]) -> Preparation | None:
-    """Return how a run prepares its images, by its config.
+    """Describe how a run prepares its images, by its config.
 
     Args:
         cfg: The config of a training or a test, read or as plain values.
 
     Returns:
-        ``None`` where it does not say so, as those of other times.
+        ``None`` if the config does not say, as those of older versions.
     """
-    model = cfg.get('model')
-    source = source_of_images(cfg)
+    model, source = cfg.get('model'), source_of_images(cfg)
     if not isinstance(model, Mapping) or source is None:
         return None
     inner = model.get('architecture')
@@ -123,13 +118,13 @@ def preparation_in(cfg: Mapping[str, Any]) -> Preparation | None:
 
 
 def preparation_of_checkpoint(checkpoint: Mapping[str, Any]) -> Preparation | None:
-    """Return how the images were prepared that the weights in a checkpoint were trained on.
+    """Describe how the images were prepared that the weights in a checkpoint were trained on.
 
     Args:
-        checkpoint: What was read from its file. The config in it is read, not run.
+        checkpoint: The contents of the file. Its config is read as data, not run.
 
     Returns:
-        ``None`` where the checkpoint does not say.
+        ``None`` if the checkpoint does not say.
     """
     meta = checkpoint.get('meta')
     text = meta.get('cfg') if isinstance(meta, Mapping) else None
@@ -137,20 +132,19 @@ def preparation_of_checkpoint(checkpoint: Mapping[str, Any]) -> Preparation | No
         return None
     try:
         return preparation_in(read_settings(text, 'the config in the checkpoint'))
-    except (SettingError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError):  # a stranger's text
+    except (SettingError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError):  # of any text
         return None
 
 
 def source_of_images(cfg: Mapping[str, Any], splits: Sequence[str] = SPLITS) -> str | None:
-    """Return in which order of the channels a run's dataset gives its images, before the data preprocessor.
+    """Return the channel order of a run's dataset, before the data preprocessor.
 
     Args:
         cfg: The run's config.
-        splits: Whose dataset counts: the first that there is.
+        splits: The splits, of which the first that has a dataset counts.
 
     Returns:
-        ``'RGB'``, ``'BGR'`` (image files, as OpenCV reads them), ``'gray'``, or what else gives the images; ``None``
-        where there is no dataset with a pipeline, or the pipeline itself normalises.
+        See ``Preparation.source``; ``None`` if no dataset has a pipeline, or the pipeline itself normalises.
     """
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
@@ -171,17 +165,14 @@ def _with_pipeline(dataset: Any) -> Iterator[Mapping]:
 
 
 def _source(dataset: Mapping) -> str | None:
-    pipeline = {
-        type_name(transform.get('type')): transform
-        for transform in dataset['pipeline']
-        if isinstance(transform, Mapping)
-    }
+    transforms = (transform for transform in dataset['pipeline'] if isinstance(transform, Mapping))
+    pipeline = {type_name(transform.get('type')): transform for transform in transforms}
     if 'Normalize' in pipeline:
         return None
     loaders = [name for name in pipeline if name.startswith('Load')]
     if loaders not in ([], ['LoadImageFromFile']):
         return ', '.join(loaders)
-    if loaders:
+    if loaders:  # OpenCV reads BGR
         source = 'gray' if pipeline['LoadImageFromFile'].get('color_type') == 'grayscale' else 'BGR'
     else:
         name = type_name(dataset.get('type'))

@@ -1,4 +1,4 @@
-"""Any way to name a classifier."""
+"""Configs of classifiers, however they are named."""
 
 import copy
 import difflib
@@ -8,7 +8,6 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import MODULE2PACKAGE
-from mmengine.fileio import load
 from mmengine.logging import print_log
 from mmpretrain import list_models
 from mmpretrain.apis.model import ModelHub
@@ -16,19 +15,17 @@ from mmpretrain.models import BaseClassifier
 from mmpretrain.registry import MODELS
 from mmrazor.registry import MODELS as MMRAZOR_MODELS
 
-from icd_mmrazor.compat import in_mmpretrain_scope
+from icd_mmrazor.compat.models import in_mmpretrain_scope
 from icd_mmrazor.configuration.files import read_config_file
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.networks.pruned import PRUNED, is_pruned, with_subnet
 
 FORMS = (
     "a config file ('my_resnet.py'), a package's config ('mmpretrain::resnet/resnet18_8xb32_in1k.py'), a name of "
     "mmpretrain's model zoo ('resnet18_8xb32_in1k'), dict(cfg_path=one of these, settings to change) or "
     "dict(type='ImageClassifier', ...)"
 )
-
-# what mmrazor builds a network with of which it keeps a subnet, and the setting that is the whole network
-PRUNED = {'sub_model': 'cfg', 'GroupFisherDeploySubModel': 'architecture'}
 
 
 def network_config(network: str | dict, setting: str) -> ConfigDict:
@@ -40,18 +37,18 @@ def network_config(network: str | dict, setting: str) -> ConfigDict:
             * a config file of a plain classifier: ``'configs/vanilla/res8_cifar100.py'``;
             * a config of an installed package: ``'mmpretrain::resnet/resnet18_8xb32_in1k.py'``;
             * a name of mmpretrain's model zoo: ``'resnet18_8xb32_in1k'``;
-            * ``dict(cfg_path=NAME, ...)``: one of these, and settings to change in it, such as
-              ``head=dict(num_classes=10)``. mmrazor's ``pretrained=False`` says nothing here;
-            * ``dict(type=..., ...)``: the config itself. Without a scope it is mmpretrain's, or mmrazor's where only
-              mmrazor knows the type.
+            * ``dict(cfg_path=NAME, ...)``: one of these, with settings to change, such as
+              ``head=dict(num_classes=10)``. mmrazor's ``pretrained=False`` has no meaning here;
+            * ``dict(type=..., ...)``: the config itself. Without a scope its type is mmpretrain's, unless only mmrazor
+              has it.
         setting: Where it stands, for messages: ``'model.teacher'``.
 
     Returns:
         The model's config, with its ``type``, its ``_scope_`` if it needs one, the ``data_preprocessor`` of the config
-        that it comes from, if that has one, and in place of the file of a pruned network's subnet what is in it.
+        that it comes from, if there is one, and the contents of the file of a pruned network's subnet.
 
     Raises:
-        SettingError: It is none of these, there is no such file or name, or what is named is no classifier.
+        SettingError: It is none of these, there is no such file or name, or it is not a classifier.
 
     Config example::
 
@@ -61,16 +58,15 @@ def network_config(network: str | dict, setting: str) -> ConfigDict:
             architecture=dict(cfg_path='resnet18_8xb32_in1k', backbone=dict(frozen_stages=1)))
     """
     if isinstance(network, dict) and 'type' in network:
-        return with_subnet(ConfigDict(in_mmpretrain_scope(network)), setting)
+        return _complete(network, setting)
     name = _name(network)
     if name is None:
-        raise SettingError(f'{setting}={network!r} names no classifier. Give {FORMS}.')
+        raise SettingError(f'{setting}={network!r} does not name a classifier. Give {FORMS}.')
     changes = {key: value for key, value in network.items() if key != 'cfg_path'} if isinstance(network, dict) else {}
     if changes.pop('pretrained', False):
         raise SettingError(
-            f"{setting}: pretrained={network['pretrained']!r} is not read here. A teacher's weights are "
-            "model.teacher_ckpt=FILE; those that a student begins with are init_cfg=dict(type='Pretrained', "
-            'checkpoint=FILE).'
+            f"{setting}: pretrained={network['pretrained']!r} is not read here. Give a teacher's weights as "
+            "model.teacher_ckpt=FILE, a student's initial weights as init_cfg=dict(type='Pretrained', checkpoint=FILE)."
         )
     cfg = _read(name, setting)
     if not isinstance(cfg.get('model'), dict) or 'type' not in cfg.model:
@@ -79,45 +75,57 @@ def network_config(network: str | dict, setting: str) -> ConfigDict:
     if cfg.get('data_preprocessor'):
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     cfg.merge_from_dict({'model': changes})
-    model = with_subnet(ConfigDict(in_mmpretrain_scope(cfg.model)), setting)
+    model = _complete(cfg.model, setting)
     _check_is_classifier(model, f'{setting}={name!r}')
     return model
 
 
 def published_weights(network: Any) -> str | None:
-    """Return the address of the weights that mmpretrain's model zoo has for a network, and say so in the log.
+    """Return the address of the weights that mmpretrain's model zoo has for a teacher, and log it.
 
     Args:
-        network: As of :func:`network_config`.
+        network: Same as in :func:`network_config`.
 
     Returns:
-        An ``https://`` address if the network is named by a name of the zoo that has weights; else None.
+        An ``https://`` address if the network is named by a name of the zoo that has weights, otherwise None.
     """
     name = _name(network)
     weights = _zoo_entry(name).weights if name and name.lower() in list_models() else None
     if weights:
         print_log(
-            f"teacher {name}: no teacher_ckpt is given; it gets mmpretrain's published weights, {weights}", 'current'
+            f"teacher {name}: without a teacher_ckpt, mmpretrain's published weights are used, {weights}", 'current'
         )
     return weights
 
 
 def name_networks_in_full(model: ConfigDict) -> None:
-    """Put the full configs of teacher and student into the config of a distillation, in place of their names.
+    """Replace the names of teacher and student in the config of a distillation by their full configs.
 
-    A run's stored config then needs no other file, and says what a file held when the run began.
+    A run's stored config then needs no other file, and keeps what a file contained at the time of the run.
 
     Args:
         model: Config of a ``FrozenTeacherDistill``; changed. A teacher of the model zoo gets a ``teacher_ckpt``.
 
     Raises:
-        SettingError: As of :func:`network_config`.
+        SettingError: Same as in :func:`network_config`.
     """
     if not model.get('teacher_ckpt') and not model.get('random_teacher'):
         model.teacher_ckpt = published_weights(model.get('teacher'))
     for role in ('architecture', 'teacher'):
         if _name(model.get(role)) or is_pruned(model.get(role)):
             model[role] = network_config(model[role], f'model.{role}')
+
+
+def _complete(network: dict, setting: str) -> ConfigDict:
+    model = ConfigDict(in_mmpretrain_scope(network))
+    if is_pruned(model):
+        model = with_subnet(model, setting)
+        key = PRUNED[type_name(model.type)]
+        whole = model.get(key)
+        # one whose weights mmengine.hub is to download is left to mmrazor
+        if isinstance(whole, dict) and ('type' in whole or not whole.get('pretrained')):
+            model[key] = network_config(copy.deepcopy(whole), f'{setting}.{key}')
+    return model
 
 
 def _name(network: Any) -> str | None:
@@ -129,23 +137,22 @@ def _read(name: str, setting: str) -> Config:
     if '::' in name:
         file = _file_of_package(name, setting)
     elif name.endswith('.py'):
-        # it is run; read_config_text refuses one that a stored config names
+        # this runs the file; read_config_text refuses one that a stored config names
         file = Path(name).expanduser()
     elif name.lower() in list_models():
         return _read_of_zoo(name, setting)
     else:
         close = difflib.get_close_matches(name.lower(), list_models(), n=4, cutoff=0.5)
         raise SettingError(
-            f"{setting}={name!r} is no name of mmpretrain's model zoo. "
-            + (f'Close to it: {", ".join(close)}. ' if close else '')
-            + "mmpretrain.list_models('resnet*') lists names. "
-            + f'Or give another form: {FORMS}.'
+            f"{setting}={name!r} is not a name of mmpretrain's model zoo. "
+            + (f'Did you mean {" or ".join(close)}? ' if close else "mmpretrain.list_models('resnet*') lists names. ")
+            + f'Otherwise give {FORMS}.'
         )
     return read_config_file(file, f'{setting}={name!r}:')
 
 
 def _zoo_entry(name: str) -> Any:
-    # not ModelHub.get: it reads the config too, and some of mmpretrain's cannot be read
+    # not ModelHub.get, which also reads the config: some of mmpretrain's cannot be read
     return ModelHub._models_dict[name.lower()]
 
 
@@ -154,23 +161,23 @@ def _read_of_zoo(name: str, setting: str) -> Config:
         return read_config_file(_zoo_entry(name).config)
     except SettingError as error:
         raise SettingError(
-            f"{setting}={name!r}: mmpretrain's own config of that network has a fault. Take another network. {error}"
+            f"{setting}={name!r}: mmpretrain's own config of that network is broken. Use another network. {error}"
         ) from error
 
 
 def _file_of_package(name: str, setting: str) -> Path:
     package, _, path = name.partition('::')
-    # the table first: no other package has configs, and mmengine would install a package that is missing
+    # only packages of mmengine's table have configs; mmengine would install a missing one
     spec = importlib.util.find_spec(package) if package in MODULE2PACKAGE else None
     if spec is None or not spec.submodule_search_locations:
         raise SettingError(
-            f'{setting}={name!r}: there is no installed package {package!r} with configs. mmpretrain:: and '
-            'icd_mmrazor:: are there.'
+            f'{setting}={name!r}: there is no installed package {package!r} with configs. Use mmpretrain:: or '
+            'icd_mmrazor::.'
         )
     folder = Path(spec.submodule_search_locations[0], '.mim', 'configs')
     file = Path(folder, path if path.endswith('.py') else f'{path}.py')
     if '..' in file.parts or not file.is_relative_to(folder):
-        raise SettingError(f'{setting}={name!r}: the path is not one in the configs of {package}, {folder}.')
+        raise SettingError(f'{setting}={name!r}: the path is outside the configs of {package}, {folder}.')
     return file
 
 
@@ -179,73 +186,9 @@ def _check_is_classifier(model: ConfigDict, what: str) -> None:
     if isinstance(kind, str):
         kind = type_name(kind)
         kind = MODELS.get(kind) or MMRAZOR_MODELS.get(kind)
-    # what is registered nowhere is for the registry to report; a function stands for what would need more packages
+    # an unregistered type is left to the registry; a function stands for a model whose packages are missing
     if kind is not None and not (isinstance(kind, type) and issubclass(kind, BaseClassifier)):
         name = model.type if isinstance(model.type, str) else kind.__name__
         raise SettingError(
             f'{what} is of type {name}, not a classifier. Name the config of a plain network: an ImageClassifier.'
         )
-
-
-def is_pruned(network: Any) -> bool:
-    """Return whether a config is one of mmrazor's for a network of which a subnet is kept: :data:`PRUNED`.
-
-    Args:
-        network: A network, in any form.
-    """
-    return isinstance(network, dict) and type_name(network.get('type')) in PRUNED
-
-
-def unpruned(network: ConfigDict) -> ConfigDict:
-    """Return the config of the whole network that a pruned one is a part of; that of any other as it is.
-
-    Args:
-        network: The config of a network.
-    """
-    return network[PRUNED[type_name(network.type)]] if is_pruned(network) else network
-
-
-def with_subnet(network: ConfigDict, setting: str) -> ConfigDict:
-    """Put into the config of a pruned network what its files say, so that it needs none of them any more.
-
-    Args:
-        network: The config; any other is returned as it is.
-        setting: Where it stands, for messages.
-
-    Returns:
-        The config, with the subnet and the whole network that it is a part of.
-
-    Raises:
-        SettingError: The file of the subnet is missing, or holds no subnet.
-    """
-    if not is_pruned(network):
-        return network
-    key = PRUNED[type_name(network.type)]
-    subnet, whole = ConfigDict(_in_file(network.get('fix_subnet', {}), f'{setting}.fix_subnet')), network.get(key)
-    parts = subnet.get('channel_unit_cfg')
-    if isinstance(parts, dict) and parts.get('units'):
-        parts.units = _in_file(parts.units, f'{setting}.fix_subnet.channel_unit_cfg.units')
-        if all('channels' in unit for unit in parts.units.values()):
-            # they say all: nothing has to be traced
-            subnet.parse_cfg = dict(type='Config')
-    # weights that mmengine.hub is to download are mmrazor's to find
-    if isinstance(whole, dict) and ('type' in whole or not whole.get('pretrained')):
-        whole = network_config(copy.deepcopy(whole), f'{setting}.{key}')
-    return ConfigDict({**network, 'fix_subnet': subnet, key: whole})
-
-
-def _in_file(subnet: Any, setting: str) -> dict:
-    """Return what mmrazor wrote for a subnet, from its file if it is one."""
-    if isinstance(subnet, str | Path):
-        try:
-            # mmengine.load, as mmrazor calls it; compat lets it read plain values only
-            return _in_file(load(str(Path(subnet).expanduser())), setting)
-        except Exception as error:  # of any parser
-            raise SettingError(
-                f'{setting}={str(subnet)!r} cannot be read (working folder: {Path.cwd()}). {type(error).__name__}: '
-                f'{error}. Give the JSON or YAML file that mmrazor wrote for the subnet.'
-            ) from error
-    if not isinstance(subnet, dict):
-        raise SettingError(f"{setting}={subnet!r} is not a subnet. Give what mmrazor's export_fix_subnet returns.")
-    # a copy: mmrazor writes into it while it builds
-    return copy.deepcopy(subnet)

@@ -104,23 +104,23 @@ def test_a_distilled_student_can_teach(algorithm: Callable, network: Callable, t
 
 def test_refuses_a_missing_checkpoint(algorithm: Callable, tmp_path: Path) -> None:
     for nothing in (None, ''):
-        with pytest.raises(SettingError, match=r'teacher_ckpt=.*repdistiller_to_mmpretrain'):
+        with pytest.raises(SettingError, match='teacher_ckpt='):
             algorithm(teacher_ckpt=nothing)
-    with pytest.raises(CheckpointError, match=r'absent\.pth: there is no such file'):
+    with pytest.raises(CheckpointError, match=r'absent\.pth'):
         algorithm(teacher_ckpt=str(tmp_path / 'absent.pth'))
 
 
 def test_refuses_a_checkpoint_of_another_network(algorithm: Callable, teacher_file: Callable) -> None:
-    with pytest.raises(CheckpointError, match=r'(?s)other shapes: backbone.conv1.weight.*\(32, 3, 3, 3\).*more\)'):
+    with pytest.raises(CheckpointError, match=r'(?s)backbone\.conv1\.weight.*\(32, 3, 3, 3\)'):
         algorithm(teacher_ckpt=teacher_file('res32x4'))
-    with pytest.raises(CheckpointError, match=r'(?s)only in the file: backbone\.layer1\.3\.'):
+    with pytest.raises(CheckpointError, match=r'backbone\.layer1\.3\.'):
         algorithm(teacher_ckpt=teacher_file('res32'))
 
 
 def test_refuses_other_numbers_of_classes(algorithm: Callable, network: Callable, teacher_file: Callable) -> None:
-    with pytest.raises(CheckpointError, match='trained on 100 classes, the config says 10'):
+    with pytest.raises(CheckpointError, match='100 classes'):
         algorithm(teacher_ckpt=teacher_file('res20', 100))
-    with pytest.raises(SettingError, match='the teacher has 10 classes, the student 100'):
+    with pytest.raises(SettingError, match=r'10 classes.* 100.*num_classes'):
         algorithm(architecture=network('res8', 100))
 
 
@@ -136,7 +136,7 @@ def test_never_unpickles(algorithm: Callable, tmp_path: Path) -> None:
     zipped = tmp_path / 'zipped.pth'
     torch.save({'state_dict': Hostile()}, zipped)
     for file in (plain, zipped):
-        with pytest.raises(CheckpointError, match='not a plain weights file'):
+        with pytest.raises(CheckpointError, match=file.name):
             algorithm(teacher_ckpt=str(file))
     assert not trace.exists()
 
@@ -144,7 +144,7 @@ def test_never_unpickles(algorithm: Callable, tmp_path: Path) -> None:
 @pytest.mark.parametrize('setting', [{'teacher_trainable': True}, {'teacher_norm_eval': False}], ids=str)
 def test_refuses_a_trained_teacher(setting: dict[str, bool], algorithm: Callable) -> None:
     (name, value), *_ = setting.items()
-    with pytest.raises(SettingError, match=f'{name}={value}, but its teacher is frozen'):
+    with pytest.raises(SettingError, match=f'{name}={value}'):
         algorithm(**setting)
     assert algorithm(**{name: not value}).teacher is not None
 

@@ -48,5 +48,5 @@ def test_a_student_has_the_rates_that_it_has_alone(student: dict, algorithm: Cal
 
 
 def test_a_network_without_depths_is_refused(algorithm: Callable) -> None:
-    with pytest.raises(SettingError, match=r'the student, CIFARResNet, does not say how deep.*optim_wrapper\.const'):
+    with pytest.raises(SettingError, match=r'CIFARResNet.*optim_wrapper\.constructor'):
         groups(algorithm())

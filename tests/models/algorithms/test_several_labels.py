@@ -51,14 +51,14 @@ REFUSED = {
     'layer': (HEAD, compared('KLDivergence', 'head.fc'), r'ConfigurableDistiller: loss_it \(KLDivergence\)'),
     'head': (HEAD, compared('KLDivergence', 'head'), r'loss_it'),
     'loss': (HEAD, compared('KLDivergence', 'head.loss_module', kind='ModuleInputs'), r'loss_it'),
-    'csra': (CSRA, compared('KLDivergence', 'head'), r'loss_it .* student has a CSRAClsHead'),
+    'csra': (CSRA, compared('KLDivergence', 'head'), r'loss_it .* student .*CSRAClsHead'),
     'task': (MULTI_TASK, compared('KLDivergence', 'head.task_heads.tags.fc'), r'MultiLabelLinearClsHead'),
 }
 
 
 @pytest.mark.parametrize(('head', 'distiller', 'message'), REFUSED.values(), ids=REFUSED)
 def test_softmaxes_of_labels_are_refused(head: dict, distiller: dict, message: str, algorithm: Callable) -> None:
-    with pytest.raises(SettingError, match=rf'{message}.*for several labels an image\. .*kd=None'):
+    with pytest.raises(SettingError, match=rf'{message}.*kd=None'):
         algorithm(architecture=network_of(head), distiller=distiller)
 
 
@@ -71,7 +71,7 @@ def test_the_teachers_head_counts_too(network: Callable) -> None:
         teacher={'_scope_': 'mmpretrain', **network_of(HEAD)},
         distiller=ICD_KD,
     )
-    with pytest.raises(SettingError, match='the teacher has a MultiLabelLinearClsHead'):
+    with pytest.raises(SettingError, match=r'teacher.*MultiLabelLinearClsHead'):
         MODELS.build(model)
 
 

@@ -79,7 +79,7 @@ def test_a_students_own_preprocessor_is_used_as_it_is(algorithm: Callable, netwo
 def test_what_cannot_be_augmented_is_refused(algorithm: Callable, network: Callable) -> None:
     student = network('res8')
     student.train_cfg = dict(AUGMENTS)
-    with pytest.raises(SettingError, match=r'trained with Mixup or CutMix .*, which a ImgDataPreprocessor cannot do'):
+    with pytest.raises(SettingError, match=r'Mixup or CutMix.*ImgDataPreprocessor.*data_preprocessor\.type'):
         algorithm(architecture=student, data_preprocessor=dict(type='mmpretrain.ImgDataPreprocessor'))
 
 
@@ -94,13 +94,13 @@ def test_what_cannot_be_augmented_is_refused(algorithm: Callable, network: Calla
         (dict(type='MixedDistiller', distillers=dict(icd=dict(type='ICDDistiller'), dkd=DKD)), 'DKDLoss'),
     ],
 )  # fmt: skip
-def test_losses_that_go_by_labels_are_refused(
+def test_losses_that_read_labels_are_refused(
     distiller: dict, name: str, algorithm: Callable, network: Callable
 ) -> None:
     student = network('res8')
     assert algorithm(architecture=student, distiller=distiller)
     student.train_cfg = dict(AUGMENTS)
-    with pytest.raises(SettingError, match=rf'{name} \(.*\) goes by the one label of each image, but Mixup or CutMix'):
+    with pytest.raises(SettingError, match=rf'{name} \(.*Mixup or CutMix.*data_preprocessor\.batch_augments'):
         algorithm(architecture=student, distiller=distiller, data_preprocessor=dict(PLAIN))
 
 
@@ -121,7 +121,7 @@ def test_another_order_in_the_teachers_config_is_refused(turned: bool, algorithm
     teacher = network('res20')
     teacher.data_preprocessor = dict(PLAIN, to_rgb=turned)
     used = dict(PLAIN, to_rgb=not turned)
-    message = rf'the teacher was trained .* \(to_rgb={turned}\), as its config says, .* \(to_rgb={not turned}\)'
+    message = rf'\(to_rgb={turned}\), as its config says.*data_preprocessor\.to_rgb={turned}'
     with pytest.raises(SettingError, match=message):
         algorithm(teacher=teacher, data_preprocessor=used)
     assert algorithm(teacher=teacher, data_preprocessor=dict(PLAIN, to_rgb=turned))
@@ -147,10 +147,7 @@ def test_the_order_is_that_of_the_teachers_training(
     if not refused:
         model.check_order_of_channels(source)
         return
-    message = (
-        f'trained on images with channels .*, as its checkpoint says, .* Set data_preprocessor.to_rgb={not turned}'
-    )
-    with pytest.raises(SettingError, match=message):
+    with pytest.raises(SettingError, match=rf'as its checkpoint says.*data_preprocessor\.to_rgb={not turned}'):
         model.check_order_of_channels(source)
     model.check_order_of_channels(source, gray=True)
 
@@ -163,14 +160,14 @@ def test_a_run_without_the_hook_is_checked_with_its_first_batch(
     images, samples = batch()
     for sample in samples:
         sample.set_metainfo(dict(img_path='image.png'))
-    with pytest.raises(SettingError, match='channels BGR, as its checkpoint says, and this run gives it RGB'):
+    with pytest.raises(SettingError, match=r'BGR, as its checkpoint says.* RGB'):
         model(images, samples, mode='loss')
     # a gray image, replicated
     gray = images[:, :1].repeat(1, 3, 1, 1)
     algorithm(teacher_ckpt=file, data_preprocessor=dict(PLAIN))(gray, samples, mode='loss')
 
 
-def test_a_config_that_is_given_the_runs_order_is_meant(
+def test_a_config_that_is_given_the_runs_order_is_intended(
     algorithm: Callable, network: Callable, teacher_file: Callable
 ) -> None:
     file = trained_by(teacher_file('res20'), loads_files=True, mean=[120.0] * 3, std=[60.0] * 3, to_rgb=False)
@@ -180,7 +177,7 @@ def test_a_config_that_is_given_the_runs_order_is_meant(
     with mock.patch(LOG) as log:
         model.check_order_of_channels('BGR')
     (warning,) = log.call_args.args
-    assert 'its config says what the run does, which is taken as meant. If that is not meant, set' in warning
+    assert 'data_preprocessor.to_rgb=False' in warning
 
 
 def test_what_the_checkpoint_says_of_normalisation_is_more_certain(
@@ -192,10 +189,10 @@ def test_what_the_checkpoint_says_of_normalisation_is_more_certain(
     with mock.patch(LOG) as log:
         algorithm(teacher=teacher, teacher_ckpt=file, data_preprocessor=dict(PLAIN))
     (warning,) = log.call_args.args
-    assert "the teacher's checkpoint normalises images by mean [1.0, 1.0, 1.0], std [2.0, 2.0, 2.0], but" in warning
+    assert 'checkpoint normalises images by mean [1.0, 1.0, 1.0], std [2.0, 2.0, 2.0]' in warning
 
 
-def test_weights_that_a_student_begins_with(algorithm: Callable, network: Callable) -> None:
+def test_weights_that_a_student_starts_from(algorithm: Callable, network: Callable) -> None:
     student = network('res8')
     student.data_preprocessor = dict(PLAIN, to_rgb=False)
     with mock.patch(LOG) as log:
@@ -204,5 +201,5 @@ def test_weights_that_a_student_begins_with(algorithm: Callable, network: Callab
         student.backbone.init_cfg = dict(type='Pretrained', checkpoint='file.pth')
         algorithm(architecture=student, data_preprocessor=dict(PLAIN))
     (warning,) = log.call_args.args
-    assert 'the student begins with trained weights, and its config prepares images by mean' in warning
-    assert 'channels as in the dataset (to_rgb=False); it gets them by' in warning
+    assert 'student' in warning
+    assert 'channels as in the dataset (to_rgb=False)' in warning

@@ -144,7 +144,7 @@ def test_what_the_loss_gets_is_recorded_where_there_are_labels(
     want = with_loss(*batch(), mode='loss')
     assert without(*batch(), mode='loss') == {'distill.loss_dkd': want['distill.loss_dkd']}
     refused = algorithm(distiller=copy.deepcopy(DKD), calculate_student_loss=False)
-    with pytest.raises(SettingError, match=r'loss_dkd \(DKDLoss\) takes .*student_recorders: gt\).* no labels'):
+    with pytest.raises(SettingError, match=r'loss_dkd \(DKDLoss\).*student_recorders: gt\)'):
         refused(*unlabelled, mode='loss')
 
 
@@ -159,7 +159,7 @@ class LossOfLabels(nn.Module):
 def test_a_loss_that_reads_labels_is_named(algorithm: Callable, batch: Callable, unlabelled: tuple) -> None:
     distiller = dict(type='FeatureDistiller', losses=dict(own=dict(loss=dict(type='LossOfLabels'), features='pooled')))
     model = algorithm(distiller=distiller, calculate_student_loss=False)
-    with pytest.raises(SettingError, match=r'no labels, .* in model\.distiller\.distill_losses\.loss_own, LossOfL'):
+    with pytest.raises(SettingError, match=r'model\.distiller\.distill_losses\.loss_own, LossOfL'):
         model(*unlabelled, mode='loss')
     assert model(*batch(), mode='loss')['distill.loss_own'].item() == 2.5
 
@@ -170,8 +170,8 @@ MIXUP = dict(mean=[1.0] * 3, std=[2.0] * 3, num_classes=10, batch_augments=dict(
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        ({}, r'no labels, and the loss of the student \(LinearClsHead\) reads them\. .*calculate_student_loss=False'),
-        (dict(calculate_student_loss=False, data_preprocessor=MIXUP), 'batch_augments mix .*nothing would be mixed'),
+        ({}, r'\(LinearClsHead\).*calculate_student_loss=False'),
+        (dict(calculate_student_loss=False, data_preprocessor=MIXUP), r'data_preprocessor\.batch_augments'),
     ],
     ids=['own loss', 'mixup'],
 )
@@ -188,12 +188,12 @@ def test_the_own_loss_is_missed_before_an_initial_stage_that_does_not_read_label
     initial = dict(loss=dict(type='AttentionTransferLoss'), features='last_map', stage='initial')
     model = algorithm(distiller=dict(type='FeatureDistiller', initial_epochs=1, losses=dict(at=initial)))
     model.distiller.set_stage('initial')
-    with pytest.raises(SettingError, match='no labels, and the loss of the student'):
+    with pytest.raises(SettingError, match='calculate_student_loss'):
         model(*unlabelled, mode='loss')
 
 
 def test_a_stopped_distillation_without_the_own_loss_is_refused(algorithm: Callable, batch: Callable) -> None:
     model = algorithm(calculate_student_loss=False)
     model.distillation_stopped = True
-    with pytest.raises(SettingError, match=r'StopDistillHook.*nothing is left to learn from'):
+    with pytest.raises(SettingError, match=r'StopDistillHook.*calculate_student_loss=False'):
         model(*batch(), mode='loss')

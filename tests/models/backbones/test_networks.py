@@ -119,7 +119,7 @@ def test_last_unit_of_shufflenet_v2_is_mmpretrains() -> None:
 
 
 @pytest.mark.parametrize('depth', [2, 9, 18, 51])
-def test_refuses_a_depth_there_is_not(depth: int) -> None:
+def test_refuses_an_unknown_depth(depth: int) -> None:
     with pytest.raises(SettingError, match=f'depth={depth} must be 6n'):
         CIFARResNet(depth)
     with pytest.raises(SettingError, match=f'depth={depth} must be one of 8, 11, 13, 16, 19'):

@@ -1,3 +1,5 @@
+"""LinearProjection: a linear map in full precision, and what it refuses."""
+
 import pytest
 import torch
 
@@ -25,7 +27,7 @@ def test_large_half_precision_features_do_not_overflow() -> None:
 
 @pytest.mark.parametrize('widths', [(0, 128), (64, 0), (64, -1), (64, 1.5), (64, True)], ids=str)
 def test_refuses_widths_out_of_range(widths: tuple) -> None:
-    with pytest.raises(SettingError, match='must be a positive integer'):
+    with pytest.raises(SettingError, match='features='):
         LinearProjection(*widths)
 
 

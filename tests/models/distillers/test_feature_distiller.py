@@ -1,4 +1,4 @@
-"""Features by name: the right tensors reach the right losses."""
+"""FeatureDistiller: the features that are named reach the losses."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from icd_mmrazor.models.losses import FeatureLoss
 
 @MODELS.register_module()
 class RememberingLoss(FeatureLoss):
-    """Keep what it is given."""
+    """A loss that keeps what it is given."""
 
     def __init__(self, loss_weight: float = 1.0, student_shape: tuple = (), teacher_shape: tuple = ()) -> None:
         super().__init__(loss_weight)
@@ -22,6 +22,25 @@ class RememberingLoss(FeatureLoss):
     def forward(self, s_feature: Tensor, t_feature: Tensor) -> Tensor:
         self.given = (s_feature, t_feature)
         return self.loss_weight * s_feature.sum()
+
+
+class Heads(nn.Module):
+    """A linear layer that counts its calls."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.fc, self.calls = nn.Linear(4, classes), 0
+
+    def forward(self, feature: Tensor) -> Tensor:
+        self.calls += 1
+        return self.fc(feature)
+
+
+def prepared(student: nn.Module, teacher: nn.Module, **settings: object) -> nn.Module:
+    distiller = MODELS.build(dict(_scope_='mmrazor', type='FeatureDistiller', **settings))
+    distiller.prepare_from_student(student)
+    distiller.prepare_from_teacher(teacher)
+    return distiller
 
 
 @pytest.fixture
@@ -99,7 +118,7 @@ def test_shared_connector_is_one_and_a_method_of_it_is_called(algorithm: Callabl
 
 
 def test_stages(algorithm: Callable, batch: Callable) -> None:
-    begin = dict(
+    first = dict(
         stage='initial',
         loss=dict(type='L2Loss'),
         features='pooled',
@@ -107,14 +126,14 @@ def test_stages(algorithm: Callable, batch: Callable) -> None:
         teacher_connector='shared',
     )
     model = algorithm(
-        {'begin': begin, 'main': remembering(features='logits')},
+        {'first': first, 'main': remembering(features='logits')},
         initial_epochs=1,
         connectors=dict(shared=dict(type='LinearProjection')),
         frozen=['shared'],
     )
     shared = model.distiller.connectors['shared']
     model.distiller.set_stage('initial')
-    assert set(model.loss(*batch(3))) == {'distill.loss_begin'}
+    assert set(model.loss(*batch(3))) == {'distill.loss_first'}
     assert shared.training
     assert shared.linear.weight.requires_grad
     model.distiller.set_stage('main')
@@ -124,7 +143,7 @@ def test_stages(algorithm: Callable, batch: Callable) -> None:
     assert not shared.linear.weight.requires_grad
 
 
-def test_a_network_that_nothing_looks_at_is_not_run(algorithm: Callable, batch: Callable) -> None:
+def test_a_network_whose_features_nothing_compares_is_not_run(algorithm: Callable, batch: Callable) -> None:
     model = algorithm({'it': remembering(stage='initial', features='pooled')}, initial_epochs=1)
     calls = []
     model.teacher.register_forward_hook(lambda *_: calls.append(model.distiller.stage))
@@ -159,56 +178,119 @@ def test_pooled_features_of_a_backbone_whose_maps_are_not_known(network: Callabl
 
 
 @pytest.mark.parametrize(
-    ('losses', 'settings', 'message'),
+    ('losses', 'settings', 'named'),
     [
-        ({}, {}, r'losses=\{\} must name at least one'),
-        ({'it': dict(loss=dict(type='PKTLoss'))}, {}, 'needs loss=.* and either features or inputs'),
-        ({'it': dict(loss=dict(loss_weight=1.0), features='pooled')}, {}, 'needs loss=dict'),
-        ({'it': 'PKTLoss'}, {}, "it='PKTLoss' in losses must be a dict"),
-        ({'it.is': remembering(features='pooled')}, {}, "'it.is' in losses cannot be a name"),
-        ({'it': dict(loss=dict(type='PKTLos'), features='pooled')}, {}, "type='PKTLos' is no registered loss"),
-        ({'it': dict(loss=dict(type='PKTLoss'), features='pooled', weight=1)}, {}, 'must be a dict of these: loss'),
-        ({'it': remembering(features='map7')}, {}, "student has no feature 'map7'. It has: map0, map1, map2, map3"),
-        ({'it': remembering(features='pooled', stage='late')}, {}, "stage='late' of it must be one of initial, main"),
-        ({'it': remembering(features='maps', decay='x')}, {}, "decay='x' of it must be a positive number"),
-        ({'it': remembering(features='pooled', student_connector='x')}, {}, "connector 'x' of it is not in connectors"),
-        ({'it': remembering(features='pooled')}, {'frozen': ['x']}, 'x in frozen is not in connectors'),
+        ({}, {}, r'losses=\{\}'),
+        ({'it': dict(loss=dict(type='PKTLoss'))}, {}, 'it in losses .*features'),
+        ({'it': dict(loss=dict(loss_weight=1.0), features='pooled')}, {}, r'it in losses .*loss=dict\(type'),
+        ({'it': dict(features='pooled')}, {}, r'it in losses .*loss=dict\(type'),
+        ({'it': 'PKTLoss'}, {}, "it in losses .*'PKTLoss'"),
+        ({'it.is': remembering(features='pooled')}, {}, "'it.is' in losses"),
+        ({'it': dict(loss=dict(type='PKTLos'), features='pooled')}, {}, "type='PKTLos'.* Did you mean PKTLoss"),
+        ({'it': remembering(features='pooled', feature=1)}, {}, "it in losses .*'feature'. Did you mean .*features"),
+        ({'it': remembering(features=['pooled'])}, {}, 'it in losses .*features'),
+        ({'it': remembering(features='map7')}, {}, "student has no feature 'map7'.* map0, map1, map2, map3"),
+        ({'it': remembering(features='pooled', stage='late')}, {}, "it in losses: stage='late'"),
+        ({'it': remembering(features='maps', decay='x')}, {}, "it in losses: decay='x'"),
+        ({'it': remembering(features='pooled', student_connector='x')}, {}, 'connector x'),
+        ({'it': remembering(features='pooled')}, {'frozen': ['x']}, 'frozen x'),
+        ({'it': remembering(features='pooled')}, {'frozen': 'x'}, "frozen='x'"),
         (
             {'it': remembering(features='pooled')},
-            {'connectors': dict(x=dict(type='LinearProjection'))},
-            'no loss names the connector x',
+            {'connectors': dict(x=dict(type='LinearProjection', in_features=4))},
+            'x in connectors',
         ),
         ({'it': remembering(features='maps')}, {'teacher': 'res50'}, 'student has 4 of them and the teacher 5'),
-        ({'it': remembering(features='consecutive_maps')}, {}, "features='consecutive_maps', 4 at once; Rem.* takes 2"),
-        ({'it': dict(loss=dict(type='FSPLoss'), features='maps')}, {}, "features='maps', 2 at once; FSPLoss takes 4"),
-        ({'it': remembering(features='maps'), 'it1': remembering(features='map1')}, {}, 'two losses are called it1'),
-        (
-            {'it': remembering(inputs=dict(s_feature=dict(network='s', feature='map1')))},
-            {},
-            'network is one of student',
-        ),
+        ({'it': remembering(features='consecutive_maps')}, {}, "features='consecutive_maps'"),
+        ({'it': dict(loss=dict(type='FSPLoss'), features='maps')}, {}, "features='maps'.* FSPLoss takes s_bottom"),
+        ({'it': remembering(features='maps'), 'it1': remembering(features='map1')}, {}, 'it1'),
+        ({'it': dict(features='maps')}, {'distill_losses': dict(loss_it=dict(type='RememberingLoss'))}, 'it in losses'),
+        ({'it': remembering(inputs=dict(s_feature=dict(network='s', feature='map1')))}, {}, 's_feature=.* in inputs'),
+        ({'it': remembering(inputs=['map1'])}, {}, 'inputs='),
         (
             {'it': remembering(inputs=dict(x=dict(network='student', feature='map1')))},
             {},
-            'inputs of it are x; RememberingLoss takes s_feature, t_feature',
+            'inputs of it are x, .*s_feature, t_feature',
         ),
-        ({'it': remembering(features='map1', stage='initial')}, {}, 'initial_epochs=0, and losses of .* initial: it'),
-        ({'it': remembering(features='map1')}, {'initial_epochs': 2}, 'initial_epochs=2, and losses of .*: none'),
-        ({'it': remembering(features='map1')}, {'image_shape': (1, 32, 32)}, r'image_shape=\(1, 32, 32\) does not fit'),
+        ({'it': remembering(features='map1', stage='initial')}, {}, 'initial_epochs=0.*: it'),
+        ({'it': remembering(features='map1')}, {'initial_epochs': 2}, 'initial_epochs=2'),
+        ({'it': remembering(features='map1')}, {'initial_lr': -1.0}, r'initial_lr=-1\.0'),
+        ({'it': remembering(features='map1')}, {'image_shape': (1, 32, 32)}, r'image_shape=\(1, 32, 32\)'),
+        ({'it': remembering(features='map1')}, {'image_shape': 32}, 'image_shape=32'),
+        ({'it': remembering(features='pooled')}, {'student_source': 'backbone'}, "student_source='backbone'"),
+        ({'it': remembering(features='pooled')}, {'teacher_source': None}, 'teacher_source=None'),
+        (
+            {'it': remembering(features='pooled')},
+            {'student_recorders': dict(pooled=dict(type='ModuleInputs', source='head'))},
+            'pooled in student_recorders',
+        ),
+        (
+            {'it': remembering(features='pooled')},
+            {'loss_forward_mappings': dict(loss_more=dict(s_feature=dict(recorder='pooled', from_student=True)))},
+            'loss_forward_mappings: .*loss_more',
+        ),
     ],
 )
-def test_bad_input(losses: dict, settings: dict, message: str, algorithm: Callable) -> None:
-    with pytest.raises(SettingError, match=message):
+def test_wrong_settings_are_refused(losses: dict, settings: dict, named: str, algorithm: Callable) -> None:
+    with pytest.raises(SettingError, match=named):
         algorithm(losses, **settings)
 
 
-def test_stages_that_nothing_begins_are_refused(algorithm: Callable, batch: Callable) -> None:
+def test_other_classes_are_refused_only_where_logits_are_compared_one_by_one() -> None:
+    student, teacher = Heads(2), Heads(3)
+    kd = dict(loss=dict(type='KLDivergence'), features='logits')
+    similar = dict(loss=dict(type='SPLoss'), features='logits')
+    with pytest.raises(SettingError, match=r'kd compares logits, .*teacher has 3 classes \(fc\) and the student 2'):
+        prepared(student, teacher, losses=dict(kd=kd))
+    distiller = prepared(student, teacher, losses=dict(sp=similar))
+    assert list(distiller.distill_losses) == ['loss_sp']
+
+
+def test_pooled_features_need_no_image() -> None:
+    """Images of any size do: the classifying layer says how wide its input is."""
+    losses = dict(it=dict(loss=dict(type='RRDLoss', memory_size=4), features='pooled'))
+    losses['it'] |= {f'{side}_connector': dict(type='LinearProjection') for side in ('student', 'teacher')}
+    student, teacher = Heads(2), Heads(3)
+    distiller = prepared(student, teacher, losses=losses)
+    assert distiller.connectors['it_s_feature'].linear.in_features == 4
+    assert student.calls == teacher.calls == 0
+
+
+def test_losses_of_mmrazors_own_arguments_count_too(algorithm: Callable, batch: Callable) -> None:
+    """They may name what the losses by name record, and are of the main stage."""
+    mapping = dict(
+        s_feature=dict(recorder='pooled', from_student=True, data_idx=0, connector='it_s_feature'),
+        t_feature=dict(recorder='more', from_student=False, data_idx=0, connector='mine'),
+    )
+    model = algorithm(
+        {'it': remembering(features='pooled', student_connector=dict(type='LinearProjection', out_features=5))},
+        connectors=dict(mine=dict(type='LinearProjection', in_features=64, out_features=5)),
+        teacher_recorders=dict(more=dict(type='ModuleInputs', source='head.fc')),
+        distill_losses=dict(loss_more=dict(type='L2Loss')),
+        loss_forward_mappings=dict(loss_more=mapping),
+    )
+    losses = model.loss(*batch(3))
+    assert list(losses) == ['student.loss', 'distill.loss_it', 'distill.loss_more']
+    pooled = model.distiller.distill_losses['loss_it'].given[0]
+    assert losses['distill.loss_more'] > 0
+    assert pooled.shape == (3, 5)
+
+
+def test_stages_that_nothing_starts_are_refused(algorithm: Callable, batch: Callable) -> None:
     model = algorithm({'it': remembering(stage='initial', features='pooled')}, initial_epochs=1)
     with pytest.raises(SettingError, match='InitialStageHook'):
         model.loss(*batch(3))
 
 
-def test_a_loss_without_a_weight_is_given_none(algorithm: Callable, batch: Callable) -> None:
+def test_deliveries_need_both_networks() -> None:
+    teacher_only = {name: dict(network='teacher', feature='pooled') for name in ('s_feature', 't_feature')}
+    delivery = dict(type='MethodOutputs', max_keep_data=1, method_path='mmrazor.models.losses.L2Loss.forward')
+    for deliveries, needed in ((None, {'teacher'}), (dict(x=delivery), {'student', 'teacher'})):
+        losses = dict(it=dict(loss=dict(type='SPLoss'), inputs=teacher_only))
+        assert prepared(Heads(2), Heads(2), losses=losses, distill_deliveries=deliveries).needed_networks == needed
+
+
+def test_a_loss_without_a_weight_is_accepted(algorithm: Callable, batch: Callable) -> None:
     @MODELS.register_module(force=True)
     class WeightlessLoss(nn.Module):
         def forward(self, s_feature: Tensor, t_feature: Tensor) -> Tensor:

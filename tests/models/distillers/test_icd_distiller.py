@@ -1,4 +1,4 @@
-"""ICDDistiller: what it makes of a two-line config, and what it refuses."""
+"""ICDDistiller: what a config of two lines gives, and what is refused."""
 
 from collections.abc import Callable
 
@@ -11,6 +11,7 @@ from mmrazor.registry import MODELS
 from torch import nn
 
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models import LinearProjection
 
 
 def prepared(student: nn.Module, teacher: nn.Module, **settings: object) -> nn.Module:
@@ -21,7 +22,7 @@ def prepared(student: nn.Module, teacher: nn.Module, **settings: object) -> nn.M
 
 
 class Classifier(BaseModel):
-    """A linear layer under a name of its own, called with features."""
+    """A linear layer under an unusual name, called with features."""
 
     def __init__(self, in_features: int, classes: int) -> None:
         super().__init__()
@@ -43,17 +44,60 @@ def run(distiller: nn.Module, student: nn.Module, teacher: nn.Module, s: torch.T
 SOURCES = {'student_source': 'classifier', 'teacher_source': 'classifier'}
 
 
+NAMES = {
+    'distill_losses.loss_icd.log_tau': (),
+    'distill_losses.loss_icd.bias': (),
+    'connectors.icd_student.linear.weight': (128, 64),
+    'connectors.icd_student.linear.bias': (128,),
+    'connectors.icd_teacher.linear.weight': (128, 64),
+    'connectors.icd_teacher.linear.bias': (128,),
+}
+
+
+@pytest.mark.parametrize('kd', [None, dict(tau=4.0)], ids=['icd', 'icd-kd'])
+def test_checkpoints_of_version_0_1_fit(kd: dict | None, network: Callable) -> None:
+    """Names, shapes and their order, which optimizer states follow; in a mix below the distiller's name."""
+    icd = dict(type='ICDDistiller', kd=kd)
+    for distiller, prefix in ((icd, ''), (dict(type='MixedDistiller', distillers=dict(icd=icd)), 'distillers.icd.')):
+        model = MODELS.build(
+            dict(
+                _scope_='mmrazor',
+                type='FrozenTeacherDistill',
+                architecture=network('res8'),
+                teacher=network('res20'),
+                random_teacher=True,
+                distiller=distiller,
+            )
+        )
+        want = [(f'distiller.{prefix}{name}', shape) for name, shape in NAMES.items()]
+        assert [(key, tuple(v.shape)) for key, v in model.state_dict().items()][-len(want) :] == want
+        assert [(key, tuple(p.shape)) for key, p in model.named_parameters()][-len(want) :] == want
+
+
+def test_a_seed_gives_the_same_projections_in_any_mix() -> None:
+    """Each is drawn as soon as its network is known."""
+    student, teacher = Classifier(12, 5), Classifier(20, 5)
+    rrd = dict(loss=dict(type='RRDLoss', memory_size=4), features='pooled')
+    rrd |= {f'{side}_connector': dict(type='LinearProjection') for side in ('student', 'teacher')}
+    distillers = dict(rrd=dict(type='FeatureDistiller', losses=dict(rrd=rrd)), icd=dict(type='ICDDistiller'))
+    mixed = MODELS.build(dict(_scope_='mmrazor', type='MixedDistiller', distillers=distillers))
+    torch.manual_seed(3)
+    mixed.prepare_from_student(student)
+    mixed.prepare_from_teacher(teacher)
+    torch.manual_seed(3)
+    of_student = LinearProjection(12)
+    of_rrd = LinearProjection(12), LinearProjection(20), torch.randn(4, 128)
+    of_teacher = LinearProjection(20)
+    got = mixed.distillers.icd.connectors
+    assert torch.equal(got.icd_student.linear.weight, of_student.linear.weight)
+    assert torch.equal(mixed.distillers.rrd.connectors.rrd_s_feature.linear.weight, of_rrd[0].linear.weight)
+    assert torch.equal(got.icd_teacher.linear.weight, of_teacher.linear.weight)
+
+
 def test_widths_come_from_the_networks() -> None:
     distiller = prepared(Classifier(12, 5), Classifier(20, 7), embed_dims=16, **SOURCES)
-    shapes = {name: tuple(p.shape) for name, p in distiller.named_parameters()}
-    assert shapes == {
-        'distill_losses.loss_icd.log_tau': (),
-        'distill_losses.loss_icd.bias': (),
-        'connectors.icd_student.linear.weight': (16, 12),
-        'connectors.icd_student.linear.bias': (16,),
-        'connectors.icd_teacher.linear.weight': (16, 20),
-        'connectors.icd_teacher.linear.bias': (16,),
-    }
+    weights = [projection.linear.weight for projection in distiller.connectors.values()]
+    assert [tuple(weight.shape) for weight in weights] == [(16, 12), (16, 20)]
 
 
 def test_losses_are_those_of_their_parts() -> None:
@@ -124,8 +168,8 @@ def test_refuses_a_name_used_twice(setting: str, value: dict) -> None:
         MODELS.build({'_scope_': 'mmrazor', 'type': 'ICDDistiller', setting: value})
 
 
-def test_refuses_a_source_that_is_no_linear_layer() -> None:
-    with pytest.raises(SettingError, match=r"student_source='head' is no module .* Linear layers .*: classifier"):
+def test_refuses_a_source_that_is_not_a_linear_layer() -> None:
+    with pytest.raises(SettingError, match=r"student_source='head' .*: classifier"):
         prepared(Classifier(4, 2), Classifier(4, 2), student_source='head', teacher_source='classifier')
     with pytest.raises(SettingError, match=r"teacher_source='trunk' is a Flatten.*: classifier"):
         prepared(Classifier(4, 2), Classifier(4, 2), student_source='classifier', teacher_source='trunk')
@@ -133,11 +177,19 @@ def test_refuses_a_source_that_is_no_linear_layer() -> None:
 
 def test_kd_refuses_other_classes_icd_does_not() -> None:
     prepared(Classifier(4, 2), Classifier(4, 3), **SOURCES)
-    with pytest.raises(SettingError, match=r'teacher has 3 classes \(classifier\) and the student 2 \(classifier\)'):
-        prepared(Classifier(4, 2), Classifier(4, 3), kd=dict(tau=4.0))
+    for kd in (dict(tau=4.0), dict(type='L2Loss')):
+        with pytest.raises(SettingError, match=r'teacher has 3 classes \(classifier\) .*student 2 \(classifier\)'):
+            prepared(Classifier(4, 2), Classifier(4, 3), kd=kd)
 
 
-@pytest.mark.parametrize('width', [0, -128, 12.5])
+def test_losses_by_name_are_added() -> None:
+    student, teacher = Classifier(12, 5), Classifier(20, 5)
+    distiller = prepared(student, teacher, losses=dict(sp=dict(loss=dict(type='SPLoss'), features='logits')))
+    losses = run(distiller, student, teacher, torch.randn(3, 12), torch.randn(3, 20))
+    assert [name for name in losses if 'loss' in name] == ['loss_icd', 'loss_sp']
+
+
+@pytest.mark.parametrize('width', [0, -128, 12.5, 1])
 def test_refuses_a_width_out_of_range(width: float) -> None:
     with pytest.raises(SettingError, match=f'embed_dims={width}'):
         MODELS.build({'_scope_': 'mmrazor', 'type': 'ICDDistiller', 'embed_dims': width})
@@ -165,10 +217,15 @@ def test_a_users_own_kd_is_not_ours() -> None:
 
 
 @pytest.mark.parametrize('setting', [{'kd': 4.0}, {'icd': 'ICDLoss'}], ids=str)
-def test_refuses_settings_that_are_none(setting: dict) -> None:
+def test_refuses_settings_of_a_wrong_type(setting: dict) -> None:
     (name, value), *_ = setting.items()
-    with pytest.raises(SettingError, match=f'{name}={value!r} must be settings'):
+    with pytest.raises(SettingError, match=f'{name}={value!r}'):
         MODELS.build({'_scope_': 'mmrazor', 'type': 'ICDDistiller', **setting})
+
+
+def test_a_kd_temperature_must_be_positive() -> None:
+    with pytest.raises(SettingError, match='tau=0'):
+        MODELS.build({'_scope_': 'mmrazor', 'type': 'ICDDistiller', 'kd': {'tau': 0}})
 
 
 def test_works_in_mmrazors_own_algorithm(network: Callable, batch: Callable) -> None:

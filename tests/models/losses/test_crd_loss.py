@@ -83,7 +83,7 @@ def slow_crd(views: list[list], memories: list[list], index: list[int], negative
     return total / len(index)
 
 
-def test_equals_the_formula_over_steps() -> None:
+def test_equals_a_slow_rewrite_over_steps() -> None:
     loss = prepared(LABELS[:15], num_negatives=6, loss_weight=0.8)
     memories, z = [loss.student_memory.tolist(), loss.teacher_memory.tolist()], []
     for index in ([3, 0, 14], [0, 5, 7], [9, 3]):
@@ -149,7 +149,7 @@ def test_negatives_are_uniform_and_independent() -> None:
 
 
 @pytest.mark.parametrize(('count', 'repeats'), [(4, {0}), (7, {0, 1})])
-def test_negatives_repeat_only_where_there_are_too_few(count: int, repeats: set[int]) -> None:
+def test_negatives_repeat_only_if_there_are_too_few(count: int, repeats: set[int]) -> None:
     labels = torch.tensor([0] * 6 + [1] * 2)
     loss = prepared(labels, num_negatives=count)
     drawn = loss.draw_negatives(torch.arange(8))
@@ -177,7 +177,7 @@ def saved(loss: torch.nn.Module, folder: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize('sized', [True, False], ids=['dataset known', 'not yet'])
-def test_resumed_loss_goes_on(sized: bool, tmp_path: Path) -> None:
+def test_a_resumed_loss_continues(sized: bool, tmp_path: Path) -> None:
     loss = prepared()
     batches = torch.randn(3, 2, 4, 8).double()
     for batch in batches[:2]:
@@ -198,9 +198,9 @@ def test_resumed_loss_goes_on(sized: bool, tmp_path: Path) -> None:
 def test_refuses_the_memories_of_another_training_set(tmp_path: Path) -> None:
     state = saved(prepared(), tmp_path)
     other = prepared(LABELS[:30])
-    with pytest.raises(CheckpointError, match='memory of 40 images, the training set has 30'):
+    with pytest.raises(CheckpointError, match=r'memory of 40 images.*30'):
         load_state_dict(other, state)
-    with pytest.raises(SettingError, match='num_samples=40, but the training set has 30'):
+    with pytest.raises(SettingError, match=r'num_samples=40.*30'):
         prepared(LABELS[:30], num_samples=40)
 
 
@@ -303,10 +303,10 @@ def test_one_data_sample_may_stand_for_the_batch() -> None:
 @pytest.mark.parametrize(
     ('data_samples', 'message'),
     [
-        ([DataSample() for _ in range(4)], r"carry no sample_idx.*type='IndexedDataset'"),
-        (samples(0, 1, 2), 'data samples of these 4 images.*data_idx=1'),
-        (torch.zeros(4, 3), 'data samples of these 4 images.*data_idx=1'),
-        (samples(0, 1, 2, 40), 'sample_idx from 0 to 40, but the training set has 40'),
+        ([DataSample() for _ in range(4)], 'sample_idx.*IndexedDataset'),
+        (samples(0, 1, 2), 'data_samples .*data_idx=1'),
+        (torch.zeros(4, 3), 'data_samples .*data_idx=1'),
+        (samples(0, 1, 2, 40), 'sample_idx from 0 to 40.*40'),
         (samples(-1, 1, 2, 3), 'sample_idx from -1 to 3'),
     ],
     ids=['unmarked', 'fewer', 'images', 'too large', 'negative'],
@@ -322,7 +322,7 @@ def test_refuses_data_samples_that_do_not_fit(data_samples: object, message: str
 @pytest.mark.parametrize('settings', [{}, {'num_samples': 40}], ids=str)
 def test_refuses_to_run_unprepared(settings: dict) -> None:
     loss = ContrastiveRepresentationLoss(embed_dims=8, **settings)
-    with pytest.raises(SettingError, match=r'Add SampleMemoryHook: default_hooks=dict\(sample_memory='):
+    with pytest.raises(SettingError, match='SampleMemoryHook'):
         loss(*torch.randn(2, 1, 8), samples(0))
 
 
@@ -332,15 +332,15 @@ def test_given_negatives_need_no_labels() -> None:
 
 
 def test_refuses_a_training_set_of_one_class() -> None:
-    with pytest.raises(DatasetError, match='all 5 images of the training set have one label'):
+    with pytest.raises(DatasetError, match='one label'):
         prepared(torch.full((5,), 3))
 
 
 @pytest.mark.parametrize(
     ('s_shape', 't_shape', 'message'),
     [
-        ((4, 8), (5, 8), 'batch sizes differ'),
-        ((4, 8), (4, 9), 'widths differ'),
+        ((4, 8), (5, 8), 'batch sizes'),
+        ((4, 8), (4, 9), 'widths'),
         ((4, 9), (4, 9), 'embed_dims=8.*out_features=8'),
         ((4, 8, 2, 2), (4, 8, 2, 2), 'embed_dims=8'),
     ],

@@ -91,7 +91,7 @@ def slow_rrd(s: list, t: list, memory: list) -> float:
 
 @pytest.mark.parametrize('enqueue', ['before', 'after'])
 @pytest.mark.parametrize('sizes', [(4, 4, 4), (3, 5, 1, 2, 4), (9, 17, 2)], ids=str)
-def test_equals_the_formula_over_batches_of_any_size(sizes: tuple[int, ...], enqueue: str) -> None:
+def test_equals_a_slow_rewrite_over_batches_of_any_size(sizes: tuple[int, ...], enqueue: str) -> None:
     loss = RRDLoss(memory_size=7, embed_dims=5, loss_weight=0.5, enqueue=enqueue).double()
     memory, oldest = loss.memory.tolist(), 0
     for size in sizes:
@@ -105,7 +105,7 @@ def test_equals_the_formula_over_batches_of_any_size(sizes: tuple[int, ...], enq
         assert loss.oldest.item() == oldest
 
 
-def test_starts_with_columns_of_length_one() -> None:
+def test_the_memory_starts_with_columns_of_length_one() -> None:
     assert torch.allclose(RRDLoss(memory_size=100, embed_dims=4).memory.square().sum(dim=0), torch.ones(4))
 
 
@@ -127,7 +127,7 @@ def test_two_batches_before_one_backward_pass(enqueue: str) -> None:
     assert torch.isfinite(s.grad).all()
 
 
-def test_resumed_loss_goes_on(tmp_path: Path) -> None:
+def test_a_resumed_loss_continues(tmp_path: Path) -> None:
     loss, resumed = (RRDLoss(memory_size=7, embed_dims=8) for _ in range(2))
     batches = torch.randn(4, 2, 3, 8)
     for batch in batches[:3]:
@@ -175,8 +175,8 @@ def test_refuses_settings_out_of_range(setting: dict) -> None:
 @pytest.mark.parametrize(
     ('s_shape', 't_shape', 'message'),
     [
-        ((4, 8), (5, 8), 'batch sizes differ'),
-        ((4, 8), (4, 9), 'widths differ'),
+        ((4, 8), (5, 8), 'batch sizes'),
+        ((4, 8), (4, 9), 'widths'),
         ((4, 9), (4, 9), 'embed_dims=8.*out_features=8'),
     ],
 )

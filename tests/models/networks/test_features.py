@@ -73,12 +73,12 @@ def test_preactivations_are_kept(network: Callable, batch: Callable) -> None:
         assert all((tensor < 0).any() for tensor in recorded(model, points, images))
 
 
-def test_refuses_what_it_does_not_know() -> None:
-    with pytest.raises(SettingError, match=r'backbone MobileOne: .*Known.*: CIFARShuffleNetV2, .*ResNet, '):
+def test_unknown_backbones_are_refused() -> None:
+    with pytest.raises(SettingError, match=r'MobileOne.*CIFARShuffleNetV2, .*ResNet, '):
         feature_points(classifier(1024, type='MobileOne', arch='s0'))
-    with pytest.raises(SettingError, match='Sequential has no linear layer in its head'):
+    with pytest.raises(SettingError, match='Sequential has no linear layer'):
         feature_points(nn.Sequential(nn.Conv2d(3, 3, 1)), maps=False)
-    with pytest.raises(SettingError, match='backbone Sequential: it is not known'):
+    with pytest.raises(SettingError, match='backbone Sequential'):
         feature_points(nn.Sequential(nn.Linear(3, 3)))
 
 
@@ -135,11 +135,11 @@ def test_shapes_change_nothing(network: Callable) -> None:
     assert torch.is_grad_enabled()
 
 
-def test_shapes_refuse_a_point_that_is_none(network: Callable) -> None:
+def test_shapes_refuse_points_that_do_not_exist(network: Callable) -> None:
     model = MODELS.build(network('res8'))
-    with pytest.raises(SettingError, match=r'backbone\.layer9 is no module of this ImageClassifier'):
+    with pytest.raises(SettingError, match=r'backbone\.layer9'):
         feature_shapes(model, [output_of('backbone.layer9')])
-    with pytest.raises(SettingError, match=r'layer1\.0\.relu is called 2 times .* no call 2'):
+    with pytest.raises(SettingError, match=r'layer1\.0\.relu.* call 2'):
         feature_shapes(model, [input_of('backbone.layer1.0.relu', call=2)])
-    with pytest.raises(SettingError, match='backbone gives a tuple'):
+    with pytest.raises(SettingError, match=r'backbone.*tuple'):
         feature_shapes(model, [output_of('backbone')])

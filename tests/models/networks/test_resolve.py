@@ -41,9 +41,7 @@ def test_the_model_zoo() -> None:
     assert by_name.data_preprocessor.mean == [123.675, 116.28, 103.53]
     assert re.fullmatch(r'https://.*/resnet18_8xb32_in1k_20210831-fbbb1da6\.pth', published_weights(RESNET18))
     assert published_weights(str(RES8)) is None
-    with pytest.raises(
-        SettingError, match=r"model\.teacher='resnet18' is no name .* Close to it: resnet18_8xb32_in1k,"
-    ):
+    with pytest.raises(SettingError, match=rf"model\.teacher='resnet18'.*{RESNET18}"):
         network_config('resnet18', 'model.teacher')
 
 
@@ -61,19 +59,19 @@ def test_a_stored_config_needs_no_other_file() -> None:
 @pytest.mark.parametrize(
     ('network', 'message'),
     [
-        (None, r'model\.teacher=None names no classifier\. Give a config file'),
-        (dict(depth=18), 'names no classifier'),
-        ('nowhere.py', r"model\.teacher='nowhere\.py': nowhere\.py: there is no such file"),
-        ('mmpretrain::resnet/nowhere.py', 'nowhere.py: there is no such file'),
-        ('mmpretrain::../mine.py', 'not one in the configs of mmpretrain'),
-        ('mmnothing::a.py', "no installed package 'mmnothing'"),
-        (str(CONFIGS / '_base_/models/res8.py'), r'has no model=dict\(type=\.\.\.\); it has res8'),
-        (str(CONFIGS / 'icd/icd_res56_res20_cifar100.py'), 'is of type FrozenTeacherDistill, not a classifier'),
-        ('barlowtwins_resnet50_8xb256-coslr-300e_in1k', 'is of type BarlowTwins, not a classifier'),
-        (dict(cfg_path=str(RES8), pretrained=True), 'pretrained=True is not read .*teacher_ckpt=FILE'),
+        (None, r'model\.teacher=None'),
+        (dict(depth=18), "model.teacher={'depth': 18}"),
+        ('nowhere.py', r"model\.teacher='nowhere\.py'"),
+        ('mmpretrain::resnet/nowhere.py', r"model\.teacher='mmpretrain::resnet/nowhere\.py'"),
+        ('mmpretrain::../mine.py', r"'mmpretrain::\.\./mine\.py'.* outside"),
+        ('mmnothing::a.py', "package 'mmnothing'"),
+        (str(CONFIGS / '_base_/models/res8.py'), r'model=dict\(type=\.\.\.\).* res8'),
+        (str(CONFIGS / 'icd/icd_res56_res20_cifar100.py'), 'FrozenTeacherDistill, not a classifier'),
+        ('barlowtwins_resnet50_8xb256-coslr-300e_in1k', 'BarlowTwins, not a classifier'),
+        (dict(cfg_path=str(RES8), pretrained=True), 'pretrained=True.*teacher_ckpt=FILE'),
     ],
 )
-def test_refuses_what_names_no_classifier(network: object, message: str) -> None:
+def test_refuses_what_does_not_name_a_classifier(network: object, message: str) -> None:
     with pytest.raises(SettingError, match=message):
         network_config(network, 'model.teacher')
 
@@ -85,7 +83,7 @@ def test_refuses_what_names_no_classifier(network: object, message: str) -> None
         ("_base_ = ['./base.py']\nmodel = dict(head=_base_['pipeline'][1])", r'line 2.*KeyError'),
     ],
 )
-def test_a_fault_in_a_config_of_the_zoo_is_one_message(
+def test_a_broken_config_of_the_zoo_is_one_message(
     text: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / 'base.py').write_text('a = 1')
@@ -94,15 +92,14 @@ def test_a_fault_in_a_config_of_the_zoo_is_one_message(
     entry = copy.copy(ModelHub._models_dict[RESNET18])
     entry.config = str(tmp_path / 'network.py')
     monkeypatch.setitem(ModelHub._models_dict, RESNET18, entry)
-    with pytest.raises(SettingError, match=rf"model\.teacher='{RESNET18}': mmpretrain's own .*{reason}"):
+    with pytest.raises(SettingError, match=rf"model\.teacher='{RESNET18}'.*{reason}"):
         network_config(RESNET18, 'model.teacher')
     assert published_weights(RESNET18).endswith('.pth')
 
 
 def test_what_needs_more_packages_is_not_taken_for_a_classifier() -> None:
     """Networks for images and text: where their packages are missing, mmpretrain registers a function of that name."""
-    message = 'is of type BlipCaption, not a classifier. Name the config of a plain network'
-    with pytest.raises(SettingError, match=message):
+    with pytest.raises(SettingError, match='BlipCaption, not a classifier'):
         network_config('blip-base_3rdparty_caption', 'model.teacher')
 
 
@@ -124,14 +121,14 @@ def test_finds_the_classifier() -> None:
 
 def test_says_why_there_is_no_classifier() -> None:
     deit = built(dict(type='DeiTClsHead', num_classes=7, in_channels=512))
-    message = r'2 linear layers .*: head\.layers\.head, head\.layers\.head_dist\. Set student_source to'
+    message = r'head\.layers\.head, head\.layers\.head_dist\..*student_source'
     with pytest.raises(SettingError, match=message):
         find_classifier(deit, 'student_source')
-    with pytest.raises(SettingError, match=r'this ImageClassifier has no linear layer in its head.*: none'):
+    with pytest.raises(SettingError, match='ImageClassifier has no linear layer'):
         find_classifier(built(None))
     wrong = built(dict(type='LinearClsHead', num_classes=7, in_channels=512))
     wrong.head.fc = nn.Linear(512, 8)
-    with pytest.raises(SettingError, match=r'with 7 outputs, .*: head\.fc \(8 outputs\)'):
+    with pytest.raises(SettingError, match=r'7 outputs.*head\.fc \(8 outputs\)'):
         find_classifier(wrong)
 
 

@@ -1,0 +1,91 @@
+"""Several processes: groups on a CPU, restarts by torchrun, lost connections."""
+
+import contextlib
+import datetime
+import gc
+import importlib
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch.distributed as dist
+
+from icd_mmrazor.compat.layout import accelerator_available
+from icd_mmrazor.errors import SettingError
+
+WATCHDOGS_LEAD = 60  # seconds
+
+
+def lost_connection(error: Exception) -> bool:
+    """Return whether an error only says that another process of a process group has gone.
+
+    Where: torch, all versions: gloo raises a plain ``RuntimeError``, NCCL one error class for this and all else.
+
+    Args:
+        error: What a collective operation, or anything else, has raised.
+    """
+    text = str(error)
+    return isinstance(error, dist.DistNetworkError) or any(
+        said in text for said in ('gloo/transport/', 'ncclRemoteError', 'remote process exited')
+    )
+
+
+def forget_earlier_starts() -> None:
+    """Let processes restarted by torchrun not find the addresses of those that have ended.
+
+    Where: torch 2.14, ``_create_c10d_store``: it expects a new store for every attempt, and torchrun's
+    ``DynamicRendezvousHandler`` keeps its first one. A process that reads an old address fails: "Connection refused".
+    """
+    # by its name: torch.distributed.rendezvous is a function
+    rendezvous = importlib.import_module('torch.distributed.rendezvous')
+    attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
+    create = getattr(rendezvous, '_create_c10d_store', None)
+    if attempt == '0' or create is None:
+        return
+
+    def create_for_this_start(*args: Any, **kwargs: Any) -> Any:
+        return dist.PrefixStore(f'attempt_{attempt}', create(*args, **kwargs))
+
+    rendezvous._create_c10d_store = create_for_this_start
+
+
+@contextlib.contextmanager
+def process_group(cfg: Any) -> Iterator[None]:
+    """Hold the process group of a tool: gloo where there is no GPU, what mmengine starts where there is one.
+
+    Where: mmengine, both families, ``init_dist`` and ``Runner.wrap_model``: without an accelerator
+    ``torch.cuda.set_device`` fails, and DDP is given a device number. The group is left to the end of the process,
+    where a gloo thread that still holds a tensor may outlive the interpreter (torch 2.14, about one run in ten). DDP,
+    in reference cycles, keeps these threads alive, so cycles are collected here; nothing built inside may be kept.
+
+    Args:
+        cfg: The run's ``Config``, ``launcher`` set; gets a ``model_wrapper_cfg`` for the CPU.
+
+    Yields:
+        Nothing; the group is destroyed at the end, unless that is an error.
+
+    Raises:
+        SettingError: Another launcher than ``pytorch`` without an accelerator.
+    """
+    forget_earlier_starts()
+    if cfg.launcher != 'none' and not accelerator_available():
+        if cfg.launcher != 'pytorch':
+            raise SettingError(
+                f"launcher='{cfg.launcher}' needs a GPU and this machine shows none. Start the processes with "
+                'tools/dist_train.sh or torchrun (launcher pytorch); on a CPU they talk through gloo.'
+            )
+        timeout = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
+        # longer: the watchdog, which ends a run after this time, knows whom to blame
+        longer = datetime.timedelta(seconds=timeout + WATCHDOGS_LEAD) if timeout else None
+        dist.init_process_group('gloo', timeout=longer)
+        wrapper = dict(broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False))
+        cfg.model_wrapper_cfg = {'type': 'MMDistributedDataParallel', **wrapper, **cfg.get('model_wrapper_cfg', {})}
+        cfg.model_wrapper_cfg.device_ids = None
+    # not after an error: it would wait for the processes that have not had it
+    yield
+    if dist.is_available() and dist.is_initialized():
+        # for a gloo thread to let go of the last tensors
+        time.sleep(0.1)
+        dist.destroy_process_group()
+        gc.collect()

@@ -1,0 +1,75 @@
+"""The memory layout of images, where torch's kernels are wrong about it."""
+
+import importlib
+from typing import Any
+
+import torch
+from mmengine.device import get_device
+from mmengine.runner import Runner
+from torch import nn
+
+
+def accelerator_available() -> bool:
+    """Return whether mmengine finds a device other than the CPU."""
+    return get_device() != 'cpu'
+
+
+def compile_in_a_sound_layout() -> None:
+    """Let ``compile=True`` of a config not lay images channels last where that is not sound.
+
+    Where: torch with inductor on a CPU, see :func:`channels_last_is_sound`; mmengine, ``Runner._maybe_compile``.
+    """
+    compile_if_asked = Runner._maybe_compile
+
+    def compile_soundly(self: Runner, target: str) -> None:
+        if self.cfg.get('compile'):
+            keep_layout_when_compiled(self.model)
+        compile_if_asked(self, target)
+
+    Runner._maybe_compile = compile_soundly
+
+
+def keep_layout_when_compiled(*networks: Any) -> None:
+    """Let ``torch.compile`` leave the layout of images alone, from now on, if channels last is not sound for networks.
+
+    Where: torch with inductor on a CPU: it lays every convolution of a graph channels last.
+
+    Args:
+        *networks: Modules.
+    """
+    if not channels_last_is_sound(*networks):
+        importlib.import_module('torch._inductor.config').layout_optimization = False
+
+
+def channels_last_is_sound(*networks: Any) -> bool:
+    """Return whether networks may be trained with images channels last in memory.
+
+    Where: torch 2.6 to 2.14 on a CPU, backward pass in float32 of a 1 x 1 convolution with a stride, channels last, and
+    fewer input channels than oneDNN's block has, 8 with AVX2 and 16 with AVX-512: ``jit_1x1`` writes out of bounds. The
+    process dies, computes nonsense, or seems to work. Which kernel oneDNN takes cannot be asked, so 16 everywhere.
+
+    Args:
+        *networks: Modules.
+    """
+    if accelerator_available():
+        return True
+    convolutions = (module for network in networks for module in network.modules() if isinstance(module, nn.Conv2d))
+    return not any(c.kernel_size == (1, 1) and c.stride != (1, 1) and c.in_channels < 16 for c in convolutions)
+
+
+def laid_out(images: torch.Tensor, channels_last: bool) -> torch.Tensor:
+    """Lay images out in memory channels last, or as usual.
+
+    Where: torch, all versions: images of one channel count as contiguous in either layout, so that ``contiguous()``
+    leaves the strides that convolutions go by.
+
+    Args:
+        images: ``B x C x H x W``.
+        channels_last: Whether the channels of a pixel lie side by side.
+
+    Returns:
+        The images, copied if need be.
+    """
+    if channels_last:
+        return images.contiguous(memory_format=torch.channels_last)
+    return images.contiguous().flatten(1).view(images.shape)

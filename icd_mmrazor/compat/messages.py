@@ -1,0 +1,77 @@
+"""Readable errors about images, and logs without noise."""
+
+import logging
+from pathlib import Path
+
+from mmcv.transforms import LoadImageFromFile
+from mmpretrain.datasets import CustomDataset
+
+from icd_mmrazor.compat.imports import MAX_PIXELS
+from icd_mmrazor.errors import DatasetError, contents, raised_as
+
+NOISE = ('Exp name: ', '"FileClient" will be', '"HardDiskBackend" is the alias')
+
+
+def explain_image_folders() -> None:
+    """Say what is wrong with a folder of images, and what is expected.
+
+    Where: mmpretrain, both families, ``CustomDataset`` (and ``ImageNet``, which is one): the stack trace says neither
+    where a folder was looked for nor what was found in it.
+    """
+    load = CustomDataset.load_data_list
+
+    def load_data_list(self: CustomDataset) -> list[dict]:
+        try:
+            return load(self)
+        except (OSError, RuntimeError, AssertionError, ValueError) as error:
+            folder = Path(self.img_prefix)
+            found = f'it holds {contents(folder)}' if folder.is_dir() else 'there is no such folder'
+            expected = (
+                f'lines "IMAGE LABEL" in {self.ann_file}'
+                if self.ann_file
+                else f'a folder for each class with its images: {folder}/CLASS/IMAGE{min(self.extensions)}'
+            )
+            message = (
+                f'{type(self).__name__}: {folder} (working folder: {Path.cwd()}): {error}. Found: {found}. Expected: '
+                f'{expected}. Set data_root and data_prefix of the dataset to where the images are.'
+            )
+            raise raised_as(DatasetError, message, error) from error
+
+    CustomDataset.load_data_list = load_data_list
+
+
+def explain_images() -> None:
+    """Name the image file that cannot be read.
+
+    Where: mmcv, both families, ``LoadImageFromFile``: an assertion, or an error of the decoder, without the name.
+    """
+    load = LoadImageFromFile.transform
+
+    def transform(self: LoadImageFromFile, results: dict) -> dict | None:
+        try:
+            return load(self, results)
+        except Exception as error:  # decoders given any bytes raise anything
+            text = ' '.join(str(error).split())  # OpenCV's have several lines
+            message = (
+                f'image {results.get("img_path")} cannot be read ({type(error).__name__}: {text}). It must be an image '
+                f'file of at most {MAX_PIXELS:,} pixels. Replace it, or remove it from the dataset.'
+            )
+            raise raised_as(DatasetError, message, error) from error
+
+    LoadImageFromFile.transform = transform
+
+
+def drop_log_noise(logger: logging.Logger) -> None:
+    """Keep lines out of a run's log that tell its reader nothing.
+
+    Where: mmengine, both families. ``LoggerHook`` repeats the experiment's name after every epoch, and
+    ``CheckpointHook`` warns at every start about mmengine's own old interface, which no user has chosen.
+
+    Args:
+        logger: The run's.
+    """
+    logger.addFilter(_is_informative)
+
+
+def _is_informative(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(NOISE)

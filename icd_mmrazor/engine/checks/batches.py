@@ -1,0 +1,72 @@
+"""Sizes of the training batches in all processes."""
+
+import torch
+from mmengine.dataset import InfiniteSampler
+from mmengine.dist import all_gather, get_world_size
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import DataLoader
+
+from icd_mmrazor.engine.runs import counts_iterations, model_of
+from icd_mmrazor.errors import SettingError
+
+
+class BatchCheck(Hook):
+    """Refuse training batches that would hang the processes or train nothing.
+
+    A last batch of one image, which some batch norms cannot normalize, is a warning.
+
+    Raises:
+        SettingError: There are fewer images than processes, or no batch at all (``drop_last``); the processes have
+            different numbers of batches; every batch is one image, and a loss compares the images of a batch (ICD
+            without ``gather_distributed``, SP, CC, PKT, RKD).
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the training batches."""
+        loader, processes = runner.train_dataloader, get_world_size()
+        if not isinstance(loader, DataLoader) or isinstance(loader.sampler, InfiniteSampler):
+            return
+        images = len(loader.dataset)
+        if images < processes:
+            raise SettingError(
+                f'train_dataloader.dataset has {images} images for {processes} processes. Start at most {images}.'
+            )
+        numbers = [int(number) for number in all_gather(torch.tensor(len(loader)))]
+        if min(numbers) == 0:
+            raise SettingError(
+                f'train_dataloader: {images} images and {processes} processes give no batch of '
+                f'batch_size={loader.batch_size} with drop_last={loader.drop_last}. Lower batch_size, or set '
+                'drop_last=False.'
+            )
+        # a loop that counts iterations starts the next pass where one ends
+        if len(set(numbers)) > 1 and not counts_iterations(runner):
+            raise SettingError(
+                f'train_dataloader.sampler gives the {processes} processes {numbers} batches; those with more would '
+                'wait for the others. Set train_dataloader.sampler.round_up=True, or drop_last=True.'
+            )
+        # None: a batch_sampler of the user
+        if loader.batch_size is None:
+            return
+        setting = f'train_dataloader.batch_size={loader.batch_size}'
+        single = len(loader.sampler) % loader.batch_size == 1 and not loader.drop_last
+        if loader.batch_size == 1 or (single and len(loader) == 1):
+            _refuse_comparisons(setting, model_of(runner), processes)
+        elif single:
+            runner.logger.warning(
+                f'{setting}: the last batch of an epoch has a single image. A batch norm that sees one value per '
+                'channel in it ends the run. Set train_dataloader.drop_last=True, or another batch_size.'
+            )
+
+
+def _refuse_comparisons(setting: str, model: nn.Module, processes: int) -> None:
+    """Refuse losses that compare the images of a batch of one image."""
+    for name, loss in model.named_modules():
+        gathered = processes > 1 and getattr(loss, 'gather_distributed', False)
+        if getattr(loss, 'compares_images', False) and not gathered:
+            remedy = ', or set its gather_distributed=True' if hasattr(loss, 'gather_distributed') else ''
+            raise SettingError(
+                f'{setting}: each batch of a process is one image, and {type(loss).__name__} ({name}) compares the '
+                f'images of a batch: it would always be 0. Take larger batches{remedy}.'
+            )

@@ -1,0 +1,85 @@
+"""A distillation in words: its networks, its losses and how good its teacher is."""
+
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import nn
+
+from icd_mmrazor.models.networks.passes import explained_pass
+
+
+@torch.no_grad()
+def evaluate(model: BaseModel, data_preprocessor: nn.Module, runner: Runner) -> dict[str, Any]:
+    """Evaluate a network on a run's validation set, without the hooks and the log of a validation epoch.
+
+    Args:
+        model: The network; it is left in eval mode.
+        data_preprocessor: The run's.
+        runner: The run.
+
+    Returns:
+        The metrics of the run's ``val_evaluator``.
+    """
+    model.eval()
+    dataloader, evaluator = runner.val_loop.dataloader, runner.val_loop.evaluator
+    for batch in dataloader:
+        data = data_preprocessor(batch, False)
+        with explained_pass('DistillationReportHook', data['inputs'], **{'model.teacher': model}):
+            outputs = model(data['inputs'], data['data_samples'], mode='predict')
+        evaluator.process(data_samples=outputs, data_batch=batch)
+    return evaluator.evaluate(len(dataloader.dataset))
+
+
+def describe(model: nn.Module, cfg: dict | None) -> str:
+    """Describe a network: its backbone with settings, and its number of parameters.
+
+    Args:
+        model: The network.
+        cfg: Its config, if it was built from one.
+
+    Returns:
+        For example ``'CIFARResNet(depth=20), 272,474 parameters'``.
+    """
+    name = type(getattr(model, 'backbone', model)).__name__
+    # a wrapper of a whole network, such as TimmClassifier, has no backbone
+    backbone = cfg.get('backbone', cfg) if isinstance(cfg, dict) else None
+    if isinstance(backbone, dict):
+        settings = (f'{k}={v}' for k, v in backbone.items() if isinstance(v, int | float | str) and k != 'type')
+        name += f'({", ".join(s for s in settings if not s.startswith("_"))})'
+    return f'{name}, {sum(p.numel() for p in model.parameters()):,} parameters'
+
+
+def loss_terms(algorithm: nn.Module) -> list[str]:
+    """List the terms of a distillation's loss as they are logged, each with what computes it and its weight.
+
+    Args:
+        algorithm: mmrazor's or ours, with ``architecture`` and ``distiller``.
+    """
+    terms = []
+    if getattr(algorithm, 'calculate_student_loss', True):
+        task_loss = getattr(getattr(algorithm.architecture, 'head', None), 'loss_module', None)
+        term = f'student.loss: {_weighted(task_loss)}' if task_loss is not None else "the student's own loss"
+        factor = getattr(algorithm.distiller, 'student_loss_weight', 1.0)
+        terms.append(term if factor == 1.0 else f'{term}, times {factor}')
+    return terms + _distillation_terms(algorithm.distiller, 'distill')
+
+
+def _distillation_terms(distiller: nn.Module, prefix: str) -> list[str]:
+    initial = getattr(distiller, 'stage_mappings', {}).get('initial', {})
+    terms = [
+        f'{prefix}.{name}: {_weighted(loss)}'
+        + (f', in the first {distiller.initial_epochs} epochs alone' if name in initial else '')
+        for name, loss in getattr(distiller, 'distill_losses', {}).items()
+        if 'loss' in name
+    ]
+    for name, child in getattr(distiller, 'distillers', {}).items():
+        terms += _distillation_terms(child, f'{prefix}.{name}')
+    return terms
+
+
+def _weighted(loss: nn.Module) -> str:
+    text = ' '.join(repr(loss).split())
+    weight = getattr(loss, 'loss_weight', None)
+    return text if weight is None or 'loss_weight' in text else f'{text} with weight {weight}'

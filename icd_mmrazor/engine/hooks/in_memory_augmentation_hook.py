@@ -1,0 +1,193 @@
+"""Augmentation of whole training batches, on the training device."""
+
+import math
+from typing import Any
+
+import torch
+from mmengine.dataset import default_collate, pseudo_collate
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from mmpretrain.models import ClsDataPreprocessor
+from torch import nn
+from torch.utils.data import DataLoader
+
+from icd_mmrazor import checks
+from icd_mmrazor.compat.layout import channels_last_is_sound
+from icd_mmrazor.datasets.in_memory import MAX_MEMORY, InMemoryBatches, NotInMemoryError, split_pipeline
+from icd_mmrazor.datasets.loaders import NumberedBatches, NumberedIndices, number_batches
+from icd_mmrazor.datasets.samples import accepts_merged_samples
+from icd_mmrazor.errors import SettingError
+
+MB = 1e6
+# a key of mmengine's message hub, which checkpoints hold
+KEY = 'whole_batches'
+
+
+# WholeBatchHook is its name in configs of 0.1
+@HOOKS.register_module(name=['InMemoryAugmentationHook', 'WholeBatchHook'])
+class InMemoryAugmentationHook(Hook):
+    """Keep training images that fit in memory on the training device, and crop and flip a whole batch at once.
+
+    A batch has the same distribution as with the pipeline's transforms image by image, but other random numbers, drawn
+    from the run's seed and the iteration: a resumed run sees what it would have seen.
+    :class:`~icd_mmrazor.datasets.in_memory.InMemoryBatches` lists the datasets and pipelines it supports. With any
+    other, or if the images take too much memory, they are prepared one by one as usual, and the log says why.
+    Validation is not affected.
+
+    Training starts no workers meanwhile, whatever ``train_dataloader.num_workers``. A batch has one data sample with
+    all labels, or one for each image if the network's head needs them so
+    (:func:`~icd_mmrazor.datasets.samples.accepts_merged_samples`). Of the metadata it has ``sample_idx`` alone.
+
+    Args:
+        device: Where the images stay; by default on the device of the model. With ``'cpu'`` they take no memory of a
+            GPU, but each batch is copied to it.
+        max_memory: How much memory they may take in each process, in GB, with their padding. With 0 they are prepared
+            one by one.
+
+    Raises:
+        SettingError: The device cannot be used, or ``max_memory`` is negative or not a number.
+
+    Config example::
+
+        default_hooks=dict(whole_batches=dict(type='InMemoryAugmentationHook', max_memory=16))
+    """
+
+    # after the hooks that refuse bad input, before those that take long
+    priority = 'BELOW_NORMAL'
+    changes_training = True
+
+    def __init__(self, device: str | None = None, max_memory: float = MAX_MEMORY) -> None:
+        self.max_memory = checks.not_negative(self, 'max_memory', max_memory)
+        try:
+            if device is not None:
+                torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).partition('\n')[0]
+            raise SettingError(
+                f"InMemoryAugmentationHook: device={device!r} cannot be used ({reason}). Set 'cpu', or leave it out to "
+                'use the device of the model.'
+            ) from None
+        self.device = device
+        self._forget()
+
+    def _forget(self) -> None:
+        self._runner: Runner | None = None
+        self._batches: InMemoryBatches | None = None
+        self._numbered: NumberedBatches | None = None
+        # the iteration from which on the dataset is checked again, and that of the last change
+        self._next_check = self._last_change = -math.inf
+
+    def before_train(self, runner: Runner) -> None:
+        """Read the training images, or log why not."""
+        self._stop()  # an interrupted run
+        model = _model_of(runner)
+        try:
+            # so that a resumed run sees the images that it would have seen
+            if runner.message_hub.get_info(KEY) is False:
+                raise NotInMemoryError('they were before this run was resumed')
+            self._check(runner.train_dataloader, model)
+            self._numbered = number_batches(runner.train_loop, runner.seed, get_rank())
+            if self._numbered is None:
+                raise NotInMemoryError('train_dataloader yields its batches in its own way')
+            dataset = runner.train_dataloader.dataset
+            # first: it may take a while
+            runner.logger.info(f'InMemoryAugmentationHook: reading {len(dataset):,} training images.')
+            batches = InMemoryBatches(
+                dataset,
+                self.device or next(model.parameters()).device,
+                seed=runner.seed,
+                rank=get_rank(),
+                max_memory=self.max_memory,
+                channels_last=channels_last_is_sound(model),
+            )
+        except NotInMemoryError as reason:
+            runner.logger.info(f'InMemoryAugmentationHook: training images are prepared one by one: {reason}.')
+            _remember(runner, in_memory=False)
+            return
+        _remember(runner, in_memory=True)
+        height, width = batches.size
+        runner.logger.info(
+            f'InMemoryAugmentationHook: {len(batches.images):,} training images are on {batches.device} '
+            f'({batches.images.nbytes / MB:,.1f} MB), where each batch is cropped and flipped to {height} x {width}.'
+        )
+        self._runner, self._batches = runner, batches
+        self._numbered.loader.make = self._make
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Have the dataset checked with the first batch, which is after all hooks had their turn."""
+        self._next_check = -math.inf
+        if self._batches and runner.train_dataloader is not self._numbered.loader:  # a hook has set another
+            self.before_train(runner)
+
+    def after_train(self, runner: Runner) -> None:
+        """Restore the DataLoader and free the memory."""
+        if self._numbered:
+            self._numbered.undo()
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._numbered:
+            self._numbered.loader.make = None
+        self._forget()
+
+    def _check(self, loader: Any, model: nn.Module) -> None:
+        """Check everything but the images."""
+        if self.max_memory == 0:
+            raise NotInMemoryError('default_hooks.whole_batches.max_memory=0')
+        if not isinstance(loader, DataLoader):
+            raise NotInMemoryError('train_dataloader is not a DataLoader')
+        preprocessor = getattr(model, 'data_preprocessor', None)
+        if not isinstance(preprocessor, ClsDataPreprocessor):
+            raise NotInMemoryError(f'the data_preprocessor is {type(preprocessor).__name__}, not ClsDataPreprocessor')
+        if getattr(loader.collate_fn, 'func', loader.collate_fn) not in (default_collate, pseudo_collate):
+            raise NotInMemoryError('train_dataloader has a custom collate_fn')
+        split_pipeline(loader.dataset)
+
+    def _make(self, indices: NumberedIndices) -> dict[str, Any] | None:
+        try:
+            self._keep_up(indices.number)
+            self._batches.sample_each = not accepts_merged_samples(_model_of(self._runner))
+            return self._batches(indices, indices.number)
+        except NotInMemoryError as reason:
+            self._runner.logger.info(
+                f'InMemoryAugmentationHook: from now on training images are prepared one by one: {reason}.'
+            )
+            self._runner.message_hub.update_info(KEY, False)
+            self._numbered.loader.make = self._batches = None
+            return None
+
+    def _keep_up(self, iteration: int) -> None:
+        """Read the images again if they have changed."""
+        self._check(self._numbered.loader, _model_of(self._runner))
+        first = iteration >= self._next_check
+        if first:
+            # in a loop that counts iterations no hook is called when a pass over the data starts
+            self._next_check = iteration + len(self._numbered)
+        if not self._batches.changed(data=first):
+            return
+        if not first and iteration - self._last_change < len(self._numbered):
+            raise NotInMemoryError('the pipeline changes more often than once in a pass over the data')
+        self._last_change = iteration
+        self._runner.logger.info(
+            'InMemoryAugmentationHook: the training set or its pipeline has changed; reading '
+            f'{len(self._numbered.loader.dataset):,} images again.'
+        )
+        self._batches.read()
+
+
+def _model_of(runner: Runner) -> nn.Module:
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def _remember(runner: Runner, in_memory: bool) -> None:
+    """Store with the run how its images are prepared; warn if a resumed run sees other images for it."""
+    if not in_memory and runner.message_hub.get_info(KEY):
+        runner.logger.warning(
+            'InMemoryAugmentationHook: before this run was resumed, its images were cropped and flipped in memory, now '
+            'one by one with other random numbers: the result differs from that of a run that was not stopped. '
+            'default_hooks.whole_batches.max_memory sets how many GB the images may take.'
+        )
+    runner.message_hub.update_info(KEY, in_memory)

@@ -1,0 +1,70 @@
+"""Sanity checks before and during training."""
+
+from collections.abc import Sequence
+
+from mmengine.registry import HOOKS
+
+from icd_mmrazor import checks
+from icd_mmrazor.datasets.class_names import CHOICES
+from icd_mmrazor.engine.checks import (
+    BatchCheck,
+    LabelCheck,
+    MetricCheck,
+    NumberCheck,
+    PreparationCheck,
+    ProvenanceCheck,
+    WeightCheck,
+)
+from icd_mmrazor.engine.composite import CompositeHook
+
+
+@HOOKS.register_module()
+class SanityCheckHook(CompositeHook):
+    """Refuse runs that would fail late, or train something else than is meant.
+
+    ===============  ===================================================================================================
+    ``resume``       settings, teacher or data differ from those of the checkpoint that is resumed
+    ``weights``      weights to start with do not fill the network, or are of classes with other names
+    ``labels``       labels or class names of the datasets do not fit the classifier
+    ``batches``      training batches hang the processes or train nothing
+    ``preparation``  the channels of the images come in another order than the teacher was trained on
+    ``metrics``      a watched metric (``save_best``, a plateau, early stopping) is not a number of the validation
+    ``numbers``      a loss or a weight is not finite
+    ===============  ===================================================================================================
+
+    Args:
+        resume_changes: What to do about changes on resume: ``'refuse'``, or ``'list'`` to log them and continue.
+        partial_weights: What to do about weights that fill less than half of a network, likewise.
+        class_names: What to do about weights of classes with other names, likewise.
+        skip: Names of checks to leave out, from the table above.
+
+    Raises:
+        SettingError: An argument is something else.
+
+    Config example::
+
+        default_hooks=dict(sanity_check=dict(type='SanityCheckHook', class_names='list', skip=['batches']))
+    """
+
+    def __init__(
+        self,
+        resume_changes: str = 'refuse',
+        partial_weights: str = 'refuse',
+        class_names: str = 'refuse',
+        skip: Sequence[str] = (),
+    ) -> None:
+        checks.one_of(self, 'resume_changes', resume_changes, CHOICES)
+        checks.one_of(self, 'partial_weights', partial_weights, CHOICES)
+        checks.one_of(self, 'class_names', class_names, CHOICES)
+        parts = {
+            'resume': ProvenanceCheck(resume_changes),
+            'weights': WeightCheck(partial_weights, class_names),
+            'labels': LabelCheck(),
+            'batches': BatchCheck(),
+            'preparation': PreparationCheck(),
+            'metrics': MetricCheck(),
+            'numbers': NumberCheck(),
+        }
+        for name in skip if isinstance(skip, list | tuple) else [skip]:
+            checks.one_of(self, 'skip', name, parts)
+        super().__init__(part for name, part in parts.items() if name not in skip)

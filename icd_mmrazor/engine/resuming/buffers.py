@@ -1,0 +1,36 @@
+"""Buffers that all processes agree on in every checkpoint."""
+
+from typing import Any
+
+from mmengine.dist import all_reduce_params
+from mmengine.hooks import CheckpointHook, SyncBuffersHook
+from mmengine.runner import Runner
+
+from icd_mmrazor.engine.runs import hooks_of
+
+
+class SyncSavedBuffersHook(SyncBuffersHook):
+    """mmengine's ``SyncBuffersHook``, for checkpoints between the ends of epochs, too.
+
+    Each process has the batch norm statistics of its own images. mmengine averages them at the end of an epoch and
+    before a validation; a checkpoint after some iterations (``CheckpointHook(by_epoch=False)``) would have those of the
+    first process alone.
+    """
+
+    # before EMAHook and CheckpointHook
+    priority = 45
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        """Average the buffers if a checkpoint is written after this iteration."""
+        if self.distributed and any(_writes(hook, runner) for hook in hooks_of(runner, CheckpointHook)):
+            all_reduce_params(runner.model.buffers(), op='mean')
+
+
+def _writes(hook: CheckpointHook, runner: Runner) -> bool:
+    """Decide as ``CheckpointHook`` does after an iteration."""
+    if hook.by_epoch:
+        return False
+    last = hook.save_last and hook.is_last_train_iter(runner)
+    return last or hook.every_n_train_iters(runner, hook.interval, hook.save_begin)

@@ -1,0 +1,109 @@
+"""The config of a run, from the arguments of a tool."""
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+
+from icd_mmrazor.configuration.files import DATALOADERS, apply_cfg_options, check_sections, read_config_file
+from icd_mmrazor.configuration.type_names import type_name
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.launch.command_line import key_value
+
+FUSED_OPTIMIZERS = ('SGD', 'Adam', 'AdamW')
+# mmengine itself leaves these out if they are None
+MMENGINE_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
+# settings may be given for these in a config that does not have them; the last two are names of version 0.1
+OPTIONAL_HOOKS = {
+    'sanity_check': 'SanityCheckHook',
+    'check_resume': 'CheckResumeHook',
+    'check_weights': 'CheckWeightsHook',
+}
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of both tools, under the names of mmpretrain's and mmrazor's tools.
+
+    Args:
+        parser: The tool's parser; gets the arguments.
+    """
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: ./work_dirs/CONFIG_NAME)')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        type=key_value,
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='change settings of the config: model.distiller.embed_dims=64 train_cfg.max_epochs=60 ...',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=('none', 'pytorch', 'slurm', 'mpi'),
+        default='none',
+        help='what started the processes (default: none, a single one)',
+    )
+    # torchrun sets the variable LOCAL_RANK, older launchers pass an argument
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read a tool's config, apply the common arguments, and set what every run wants and few configs say.
+
+    That is batches as one tensor, workers that persist, pinned memory for a GPU, and a fused optimizer.
+
+    Args:
+        args: The tool's arguments.
+
+    Returns:
+        The config of the run.
+
+    Raises:
+        SettingError: There is no such config file, it or ``--cfg-options`` has a mistake, or the work folder is a file.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = read_config_file(args.config)
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
+    apply_cfg_options(cfg, args.cfg_options)
+    check_sections(cfg, args.config)
+    if Path(cfg.work_dir).is_file():
+        raise SettingError(f'--work-dir {cfg.work_dir} is a file. Give a folder.')
+    for name in DATALOADERS:
+        if cfg.get(name):
+            cfg[name].setdefault('collate_fn', dict(type='default_collate'))
+            cfg[name].setdefault('persistent_workers', cfg[name].get('num_workers', 0) > 0)
+            cfg[name].setdefault('pin_memory', torch.cuda.is_available())
+    complete_hooks(cfg)
+    use_fused_optimizer(cfg)
+    return cfg
+
+
+def complete_hooks(cfg: Config) -> None:
+    """Leave out hooks that are None, and name the type of those for which only settings are given.
+
+    Args:
+        cfg: The run's config; changed.
+    """
+    hooks = cfg.get('default_hooks') or {}
+    for name, hook in [*hooks.items()]:
+        if hook is None and name not in MMENGINE_HOOKS:
+            del hooks[name]
+        elif name in OPTIONAL_HOOKS and hook is not None:
+            hook.setdefault('type', OPTIONAL_HOOKS[name])
+
+
+def use_fused_optimizer(cfg: Config) -> None:
+    """Let torch's optimizer update all weights in one kernel, which changes only the rounding.
+
+    A config that sets ``fused``, ``foreach`` or ``differentiable``, or has several optimizers, stays as it is.
+
+    Args:
+        cfg: The run's config; its ``optim_wrapper.optimizer`` gets ``fused=True``.
+    """
+    optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
+    chosen = {'fused', 'foreach', 'differentiable'} & {*optimizer}
+    if not chosen and type_name(optimizer.get('type')) in FUSED_OPTIMIZERS and get_device() in ('cuda', 'cpu'):
+        optimizer['fused'] = True

@@ -1,0 +1,106 @@
+"""Checks of the first batch of a distillation."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from icd_mmrazor.datasets.samples import without_labels
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.algorithms.records import forget
+from icd_mmrazor.models.algorithms.shared_preprocessor import channels_of
+from icd_mmrazor.models.distillers.mixed_distiller import plain_distillers
+from icd_mmrazor.models.networks.features import in_eval_mode
+from icd_mmrazor.models.networks.passes import explained_pass
+from icd_mmrazor.models.precision import check_precision
+
+
+def checked_first_batch(loss: Callable) -> Callable:
+    """Decorate the ``loss`` of a ``FrozenTeacherDistill`` so that its first batch is checked, and errors explained."""
+
+    @functools.wraps(loss)
+    def checked(self: Any, batch_inputs: Tensor, data_samples: list | None = None) -> dict[str, Tensor]:
+        if self.first_batch_passed:
+            return loss(self, batch_inputs, data_samples)
+        networks = {'model.teacher': self.teacher, 'model.architecture': self.architecture, 'model': self}
+        with explained_pass('FrozenTeacherDistill', batch_inputs, **networks):
+            _check_batch(self, batch_inputs, data_samples)
+            losses = loss(self, batch_inputs, data_samples)
+        self.first_batch_passed = True
+        return losses
+
+    return checked
+
+
+def _check_batch(algorithm: Any, images: Tensor, data_samples: list | None) -> None:
+    if not algorithm.order_is_checked:  # in runs without SanityCheckHook
+        algorithm.check_order_of_channels(*channels_of(images, data_samples, algorithm.data_preprocessor))
+    if algorithm.teacher_dtype is not None:
+        device = next(algorithm.parameters()).device
+        check_precision(algorithm.teacher_dtype, device, 'model.teacher_precision')
+    if without_labels(data_samples):
+        _refuse_need_of_labels(algorithm)
+    if not algorithm.calculate_student_loss:
+        algorithm.student_pass = _needed_pass(algorithm, images, data_samples)
+
+
+def _refuse_need_of_labels(algorithm: Any) -> None:
+    if algorithm.calculate_student_loss and (head := _reader_of_labels(algorithm.architecture)):
+        raise SettingError(
+            f'FrozenTeacherDistill: the training images have no labels, and the loss of the student ({head}) reads '
+            'them. Use a dataset with labels, or set model.calculate_student_loss=False to train with the losses of '
+            'the distiller alone.'
+        )
+    if getattr(algorithm.data_preprocessor, 'batch_augments', None) is not None:
+        raise SettingError(
+            'FrozenTeacherDistill: data_preprocessor.batch_augments mixes images by their labels, and the training '
+            'images have no labels, so nothing would be mixed. Use a dataset with labels, or remove the setting.'
+        )
+
+
+def _reader_of_labels(student: nn.Module) -> str | None:
+    """Return the name of the class whose loss is one of mmpretrain's, which all read labels."""
+    part = getattr(student, 'head', None) or student
+    methods = [getattr(type(part), name, None) for name in ('loss', '_get_loss')]
+    of_mmpretrain = all(method is None or method.__module__.startswith('mmpretrain.') for method in methods)
+    return type(part).__name__ if of_mmpretrain else None
+
+
+@torch.no_grad()
+def _needed_pass(algorithm: Any, images: Tensor, data_samples: list | None) -> str:
+    """Find the ``mode`` of the student's forward pass in which all recorders record, if its loss does not count.
+
+    ``'tensor'`` stops at the logits. ``'loss'`` is needed if something of the loss is recorded, such as the labels for
+    mmrazor's ``DKDLoss``. Two images are run in eval mode to find out.
+    """
+    distiller, student = algorithm.distiller, algorithm.student
+    with in_eval_mode(student), distiller.student_recorders:
+        student(images[:2], data_samples and data_samples[:2], mode='tensor')
+    empty = {
+        name: _readers_of(each, name)
+        for each in plain_distillers(distiller)
+        for name, recorder in each.student_recorders.recorders.items()
+        if not recorder.data_buffer
+    }
+    forget(distiller)
+    if not empty:
+        return 'tensor'
+    if without_labels(data_samples):
+        losses = ', '.join(filter(None, empty.values())) or 'the distiller'
+        raise SettingError(
+            f'FrozenTeacherDistill: {losses} reads what the loss of the student takes (student_recorders: '
+            f'{", ".join(empty)}), and the training images have no labels for it. Use a dataset with labels, or '
+            'another loss.'
+        )
+    return 'loss'
+
+
+def _readers_of(distiller: nn.Module, recorder: str) -> str:
+    """Name the losses that read a recorder of the student: ``'loss_dkd (DKDLoss)'``."""
+    return ', '.join(
+        f'{loss} ({type(distiller.distill_losses[loss]).__name__})'
+        for loss, inputs in getattr(distiller, 'loss_forward_mappings', {}).items()
+        if any(record['from_student'] and record['recorder'] == recorder for record in inputs.values())
+    )

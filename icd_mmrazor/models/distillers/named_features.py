@@ -1,0 +1,83 @@
+"""The features of one network by name."""
+
+from collections.abc import Iterable
+
+from mmengine.logging import print_log
+from torch import nn
+
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.networks.classifier_layer import find_classifier, linear_layer, number_of_channels
+from icd_mmrazor.models.networks.features import Point, feature_points, feature_shapes
+
+AUTO = 'auto'
+# features that every classifier has, whatever its backbone
+OF_CLASSIFIER = ('pooled', 'logits')
+
+
+class NamedFeatures:
+    """Places and shapes of the features of a network.
+
+    Args:
+        owner: Class of the distiller, for messages.
+        network: ``'student'`` or ``'teacher'``, likewise.
+        model: The network.
+        source: Name of the linear layer that computes its logits, or ``'auto'``: it is found, and the log says which.
+        maps: Whether feature maps are wanted, which not every backbone has.
+
+    Raises:
+        SettingError: The classifying layer or the maps of the backbone are unknown.
+
+    Attributes:
+        source (str): Name of the classifying layer.
+        maps (int): Number of feature maps.
+        points (dict[str, Point]): Places of the features in use.
+        shapes (dict[str, tuple[int, ...]]): Their shapes, without the batch.
+    """
+
+    def __init__(self, owner: str, network: str, model: nn.Module, source: str, maps: bool) -> None:
+        self._owner, self._network, self.model = owner, network, model
+        self.source = find_classifier(model, f'{network}_source') if source == AUTO else source
+        layer = linear_layer(model, self.source, f'{network}_source')
+        if source == AUTO:
+            widths = f'{layer.in_features} wide, {layer.out_features} classes'
+            print_log(f'{owner}: {network} feature: input of {self.source}, {widths}', logger='current')
+        known = feature_points(model, maps, self.source)
+        self.maps = len(known.maps)
+        self._known = {
+            **{f'map{i}': point for i, point in enumerate(known.maps)},
+            **{f'preactivation{i}': point for i, point in enumerate(known.preactivations, start=1)},
+            **({'last_map': known.maps[-1]} if known.maps else {}),
+            'pooled': known.pooled,
+            'logits': known.logits,
+        }
+        self.points: dict[str, Point] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {'pooled': (layer.in_features,), 'logits': (layer.out_features,)}
+
+    def use(self, names: Iterable[str], image_shape: tuple[int, ...] | None) -> None:
+        """Find the places and shapes of features.
+
+        Args:
+            names: Names of the features. A forward pass finds the shapes of maps; without any, images of all sizes do.
+            image_shape: ``C x H x W`` of the images; found in the network by default.
+
+        Raises:
+            SettingError: The network has no such feature, or does not take such images.
+        """
+        for name in names:
+            if name not in self._known:
+                raise SettingError(
+                    f'{self._owner}: the {self._network} has no feature {name!r}. It has {", ".join(self._known)}.'
+                )
+            self.points[name] = self._known[name]
+        maps = {name: point for name, point in self.points.items() if name not in OF_CLASSIFIER}
+        if not maps:
+            return
+        try:
+            found = feature_shapes(self.model, maps.values(), image_shape)
+        except RuntimeError as error:
+            shape = image_shape or (number_of_channels(self.model), 32, 32)
+            raise SettingError(
+                f'{self._owner}: image_shape={shape} does not fit the network: {error}. Set distiller.image_shape to '
+                'the shape of the images, C x H x W.'
+            ) from None
+        self.shapes.update(zip(maps, found, strict=True))

@@ -1,0 +1,77 @@
+"""The student of a run as the config of a plain classifier."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+from icd_mmrazor.configuration.type_names import by_names, type_name
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.networks.pruned import is_pruned, unpruned
+from icd_mmrazor.models.networks.resolve import network_config
+
+SCOPE = 'mmpretrain'
+
+
+def student_of(cfg: Config) -> ConfigDict:
+    """Return the config of a distillation's student, or of the model itself if it is not a distillation.
+
+    For a ``LinearProbe`` whose config has the network that it reads, it is that network with the new head. It needs no
+    teacher, names the scope that it is built in (mmrazor's for a pruned network), and asks for no pretrained weights,
+    since they come from a checkpoint.
+
+    Args:
+        cfg: The config of a run.
+
+    Returns:
+        The config of a plain classifier, with its ``data_preprocessor``.
+
+    Raises:
+        SettingError: The config has no model.
+    """
+    if not isinstance(cfg.get('model'), dict):
+        raise SettingError(
+            f'config {cfg.filename or "(stored)"} has no model=dict(...); it has {", ".join(cfg) or "nothing"}. '
+            'Give the config of a training.'
+        )
+    cfg = by_names(cfg)
+    student = cfg.model if is_pruned(cfg.model) else cfg.model.get('architecture', cfg.model)
+    student = network_config(copy.deepcopy(student), 'model.architecture')
+    if type_name(student.type) == 'LinearProbe' and isinstance(student.get('student'), dict):
+        student = _classifier_of_probe(student)
+    student.setdefault('_scope_', cfg.model.get('_scope_') or cfg.get('default_scope') or SCOPE)
+    # mmengine hands the config's to the algorithm, and mmrazor gives the algorithm's to the student
+    preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
+    if preprocessor:
+        unpruned(student).data_preprocessor = copy.deepcopy(preprocessor)
+    _drop_pretrained(student)
+    return student
+
+
+def dicts(value: Any) -> Iterator[dict]:
+    """Walk through all dictionaries in a config.
+
+    Args:
+        value: The config, or any part of it.
+    """
+    if isinstance(value, dict):
+        yield value
+    if isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from dicts(item)
+
+
+def _classifier_of_probe(probe: ConfigDict) -> ConfigDict:
+    """Return what a ``LinearProbe`` is once it is trained: a student with a new head."""
+    student = network_config(probe.student, 'model.student')
+    student.head = dict(type='LinearClsHead', num_classes=probe.num_classes, in_channels=student.head.in_channels)
+    return student
+
+
+def _drop_pretrained(model: dict) -> None:
+    for part in list(dicts(model)):
+        for name in ('pretrained', 'checkpoint_path'):  # the latter is timm's
+            part.pop(name, None)
+        if any(type_name(each.get('type')) == 'Pretrained' for each in dicts(part.get('init_cfg'))):
+            del part['init_cfg']

@@ -1,0 +1,203 @@
+"""Runs that are stopped somewhere and resumed, against runs that were not stopped: equal bit for bit."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import given_metrics  # noqa: F401 (registers)
+import pytest
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from same_checkpoints import differences
+
+from icd_mmrazor import recipes
+from icd_mmrazor.checkpoints.reading import read_checkpoint
+
+MIXUP = dict(type='ClsDataPreprocessor', num_classes=10, batch_augments=dict(augments=dict(type='Mixup', alpha=1.0)))
+PACK = dict(type='PackInputs')
+ERASING = dict(type='RandomErasing', erase_prob=0.5, mode='rand')
+
+
+class StoppedError(Exception):
+    """The run was ended from outside."""
+
+
+class Stop(Hook):
+    """End a run in an iteration, counted from 0, before it is trained; or in the validation after so many."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, iteration: int | None, in_validation: bool) -> None:
+        self.iteration, self.in_validation = iteration, in_validation
+        self.validated_at: list[int] = []
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        if runner.iter == self.iteration and not self.in_validation:
+            raise StoppedError
+
+    def after_val_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        self.validated_at.append(runner.iter)
+        if runner.iter == self.iteration and self.in_validation:
+            raise StoppedError
+
+
+@pytest.fixture
+def config(demo_config: Callable) -> Callable[..., Config]:
+    """Two epochs of three batches of 24, 24 and 16 images; a learning rate that matters, and changes."""
+
+    def make(*methods: str, **options: object) -> Config:
+        cfg = demo_config('icd_res20_res8_digits' if methods else 'res8_digits')
+        if methods:
+            cfg.model.distiller = recipes.compose('res20_res8_digits', methods).model.distiller
+        cfg.train_dataloader.dataset.indices = None
+        cfg.param_scheduler = dict(type='CosineAnnealingLR', T_max=6, by_epoch=False)
+        for hook in ('export_student', 'distillation_report'):
+            cfg.default_hooks.pop(hook)
+        cfg.merge_from_dict({'train_cfg.max_epochs': 2, 'train_dataloader.batch_size': 24, **options})
+        return cfg
+
+    return make
+
+
+@pytest.fixture
+def trained(runner: Callable, tmp_path: Path) -> Callable[..., tuple[Path, Runner]]:
+    """Train a config in a folder of its own, stopped at the given places; return its last checkpoint and the run."""
+    count = iter(range(100))
+
+    def train(cfg: Config, *stops: int, in_validation: bool = False, **resumed: object) -> tuple[Path, Runner]:
+        cfg = Config(cfg.to_dict())
+        cfg.work_dir = str(tmp_path / f'run_{next(count)}')
+        for stop in (*stops, None):
+            run = runner(cfg)
+            run.stop = Stop(stop, in_validation)
+            run.register_hook(run.stop)
+            if stop is None:
+                run.train()
+            else:
+                with pytest.raises(StoppedError):
+                    run.train()
+            cfg.merge_from_dict({'resume': True, **resumed})
+        return Path((Path(cfg.work_dir) / 'last_checkpoint').read_text()), run
+
+    return train
+
+
+def given(*accuracies: float) -> dict:
+    return dict(type='GivenMetrics', metrics=[{'accuracy/top1': accuracy} for accuracy in accuracies])
+
+
+def logged(run: Runner) -> str:
+    return '\n'.join(file.read_text() for file in Path(run.work_dir).glob('*/*.log'))
+
+
+@pytest.mark.slow
+def test_whole_batches_memories_and_averages(config: Callable, trained: Callable) -> None:
+    """Stopped in an epoch, which it begins anew, and in the last validation, with which it begins."""
+    cfg = config('icd', 'crd', 'rrd', custom_hooks=[dict(type='EMAHook')])
+    whole, _ = trained(cfg)
+    resumed, _ = trained(cfg, 4)
+    assert differences(whole, resumed) == []
+    resumed, run = trained(cfg, 6, in_validation=True)
+    assert run.stop.validated_at == [6]
+    assert differences(whole, resumed) == []
+    assert [file.name for file in resumed.parent.glob('best_*')] == [file.name for file in whole.parent.glob('best_*')]
+
+
+@pytest.mark.slow
+def test_a_drawn_seed_and_images_from_workers(config: Callable, trained: Callable) -> None:
+    """Stopped within epochs, and gone on with other workers."""
+    workers = {'train_dataloader.num_workers': 2, 'train_dataloader.persistent_workers': True}
+    none = {'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False}
+    cfg = config(**workers, **{'randomness.seed': None, 'default_hooks.checkpoint.by_epoch': False})
+    cfg.model.data_preprocessor = cfg.data_preprocessor = MIXUP
+    cfg.model.head.loss = dict(type='CrossEntropyLoss', use_soft=True)
+    cfg.train_dataloader.dataset.pipeline.insert(1, ERASING)
+    cfg.param_scheduler = dict(type='OneCycleLR', eta_max=0.1, total_steps=6, by_epoch=False)
+    resumed, run = trained(cfg, 2, 5, **none)
+    assert 'Epoch 2 continues after 2 of its 3 batches.' in logged(run)
+    # the first epoch was validated before
+    assert run.stop.validated_at == [6]
+    cfg.randomness.seed = read_checkpoint(resumed)['meta']['seed']
+    whole, _ = trained(cfg)
+    assert differences(whole, resumed) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('sampler', 'workers', 'stop', 'in_validation'),
+    # the second one is stopped in its validation
+    [('InfiniteSampler', 1, 5, False), ('DefaultSampler', 0, 6, True)],
+)
+def test_loops_that_count_iterations(
+    sampler: str, workers: int, stop: int, in_validation: bool, config: Callable, trained: Callable
+) -> None:
+    cfg = config(**{'train_dataloader.sampler.type': sampler, 'train_dataloader.num_workers': workers})
+    cfg.train_dataloader.dataset.pipeline.insert(1, ERASING)
+    cfg.train_cfg = dict(by_epoch=False, max_iters=6, val_interval=6)
+    cfg.default_hooks.checkpoint.update(by_epoch=False, interval=2)
+    whole, _ = trained(cfg)
+    resumed, run = trained(cfg, stop, in_validation=in_validation)
+    assert run.stop.validated_at == [6]
+    assert differences(whole, resumed) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('priority', 'stops'), [('LOWEST', [6, 9]), ('NORMAL', [6])])
+def test_early_stopping_counts_on(priority: str, stops: list[int], config: Callable, trained: Callable) -> None:
+    """Stopped after the validation that is the best, which it has seen behind or before the checkpoint, and later."""
+    scores = given(1.0, 3.0, 2.0, 2.0, 5.0, 5.0)
+    stopping = dict(type='EarlyStoppingHook', monitor='accuracy/top1', patience=2, priority=priority)
+    cfg = config(custom_hooks=[scores, stopping], **{'train_cfg.max_epochs': 6})
+    cfg.param_scheduler = dict(type='ReduceOnPlateauLR', monitor='accuracy/top1', rule='greater', patience=0)
+    whole, run = trained(cfg)
+    assert run.epoch == 4
+    resumed, run = trained(cfg, *stops)
+    assert run.epoch == 4
+    assert differences(whole, resumed) == []
+
+
+@pytest.mark.slow
+def test_early_stopping_in_a_loop_that_counts_iterations(config: Callable, trained: Callable) -> None:
+    """No validation is 60 % better than the first one: the third ends the training."""
+    stopping = dict(type='EarlyStoppingHook', monitor='accuracy/top1', patience=2, min_delta=60.0)
+    cfg = config(custom_hooks=[stopping])
+    cfg.train_cfg = dict(by_epoch=False, max_iters=20, val_interval=2)
+    cfg.default_hooks.checkpoint.update(by_epoch=False, interval=1)
+    whole, run = trained(cfg)
+    assert run.iter == 6
+    resumed, run = trained(cfg, 3, 5)
+    assert run.iter == 6
+    assert differences(whole, resumed) == []
+
+
+def test_early_stopping_that_has_ended_the_training(config: Callable, trained: Callable) -> None:
+    """The second validation reaches the threshold and is the best one: there is nothing left to train."""
+    scores = given(1.0, 3.0, 2.0, 2.0)
+    stopping = dict(type='EarlyStoppingHook', monitor='accuracy/top1', stopping_threshold=2.5)
+    cfg = config(custom_hooks=[scores, stopping], **{'train_cfg.max_epochs': 4})
+    _, run = trained(cfg)
+    again = Config({**cfg.to_dict(), 'work_dir': run.work_dir, 'resume': True})
+    again.experiment_name = 'again'
+    again = Runner.from_cfg(again)
+    again.train()
+    assert run.epoch == again.epoch == 2
+
+
+RECIPE = dict(
+    type='SwitchRecipeHook',
+    schedule=[dict(action_epoch=2, loss=dict(type='SeesawLoss', num_classes=10), train_pipeline=[ERASING, PACK])],
+)
+
+
+@pytest.mark.slow
+def test_hooks_that_change_the_training(config: Callable, trained: Callable) -> None:
+    """Stopped within epochs: a loss with counts of its own, a rate set at the start of each epoch, batch statistics."""
+    hooks = [RECIPE, dict(type='SimSiamHook', fix_pred_lr=True, lr=0.02), dict(type='PreciseBNHook', num_samples=30)]
+    cfg = config(custom_hooks=hooks, **{'train_cfg.max_epochs': 3, 'default_hooks.checkpoint.by_epoch': False})
+    cfg.default_hooks.whole_batches.max_memory = 0
+    cfg.param_scheduler.T_max = 9
+    cfg.optim_wrapper.paramwise_cfg = dict(custom_keys=dict(head=dict(fix_lr=True)))
+    whole, _ = trained(cfg)
+    resumed, _ = trained(cfg, 5, 7)
+    assert differences(whole, resumed) == []

@@ -1,0 +1,74 @@
+"""Settings that the tools add to a config."""
+
+import argparse
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from helpers import CONFIGS
+from mmengine.config import Config
+from torch import nn
+
+from icd_mmrazor.launch import run_config
+
+DEMO = CONFIGS / 'demo' / 'icd_res20_res8_digits.py'
+
+
+@pytest.mark.parametrize(
+    ('optimizer', 'fused'),
+    [
+        (dict(type='SGD', lr=0.1), True),
+        (dict(type='AdamW'), True),
+        (dict(type='SGD', fused=False), False),
+        (dict(type='Adam', foreach=True), None),
+        (dict(type='Adam', differentiable=True), None),
+        (dict(type='RMSprop'), None),
+        (dict(type=torch.optim.SGD), True),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_torchs_optimizers_are_fused(optimizer: dict, fused: bool | None) -> None:
+    for device, offered in (('cpu', True), ('cuda', True), ('mps', False)):
+        cfg = Config(dict(optim_wrapper=dict(optimizer=dict(optimizer))))
+        with mock.patch.object(run_config, 'get_device', return_value=device):
+            run_config.use_fused_optimizer(cfg)
+        assert cfg.optim_wrapper.optimizer.get('fused') == (None if fused and not offered else fused)
+
+
+def test_other_wrappers_stay_as_they_are() -> None:
+    generator = dict(optimizer=dict(type='SGD', lr=0.1))
+    for wrapper in (dict(constructor='Mine', generator=generator), None):
+        cfg = Config(dict(optim_wrapper=wrapper))
+        run_config.use_fused_optimizer(cfg)
+        assert cfg.to_dict() == dict(optim_wrapper=wrapper)
+
+
+def test_a_tools_config_is_fused(tmp_path: Path) -> None:
+    args = argparse.Namespace(config=str(DEMO), launcher='none', work_dir=None, cfg_options=None, local_rank=0)
+    cfg = run_config.load_config(args)
+    assert cfg.optim_wrapper.optimizer.fused
+
+
+@pytest.mark.parametrize(
+    ('name', 'settings'),
+    [
+        ('SGD', dict(lr=0.05, momentum=0.9, weight_decay=5e-4)),
+        ('Adam', dict(lr=0.01, weight_decay=5e-4)),
+        ('AdamW', dict(lr=0.01, weight_decay=5e-4)),
+    ],
+)
+def test_a_fused_optimizer_gives_the_same(name: str, settings: dict) -> None:
+    trained = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)).double()
+        images = torch.randn(16, 5).double()
+        optimizer = getattr(torch.optim, name)(model.parameters(), fused=fused, **settings)
+        for _ in range(10):
+            optimizer.zero_grad()
+            model(images).square().sum().backward()
+            optimizer.step()
+        trained.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(*trained, rtol=1e-12, atol=1e-13)

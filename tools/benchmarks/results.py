@@ -1,0 +1,143 @@
+"""Results of studies: collected from work folders, kept in one file, looked up by tables."""
+
+import csv
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from studies import PUBLISHED, STUDIES, Point, Study, teacher_of
+
+from icd_mmrazor import recipes
+from icd_mmrazor.errors import SettingError
+
+PUBLISHED_TABLE = Path(__file__).with_name('published_cifar100.csv')
+# the published tables' names of networks
+PUBLISHED_NAMES = {'mobilenetv2': 'mobilev2', 'shufflenetv1': 'shufflev1', 'shufflenetv2': 'shufflev2'}
+NOT_RUN = 'not run'
+
+
+def read(source: Path) -> dict[str, Any]:
+    """Read the results of studies from the file that holds them, or collect them from the --work-dir of run.py."""
+    try:
+        if source.is_file():
+            return json.loads(source.read_text())
+        return {
+            folder.name: collect(folder)
+            for folder in sorted(source.iterdir())
+            if any(folder.glob('*/*/**/result.json'))
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingError(f'{source} cannot be read ({error!r}). Give the --work-dir of run.py, or --json.') from error
+
+
+def collect(folder: Path) -> dict[str, Any]:
+    """Collect the results of a study; sessions are listed once."""
+    sessions: dict[str, dict] = {}
+    lists: dict[str, list[dict]] = {'teachers': [], 'runs': []}
+    for file in sorted(folder.rglob('result.json')):
+        result = json.loads(file.read_text())
+        session = result.pop('session')
+        known = sessions.setdefault(session['started'], {**session, 'trainings': 0})
+        known['minutes'] = max(known['minutes'], session['minutes'])
+        known['trainings'] += 1
+        lists['teachers' if 'teacher' in result else 'runs'].append({**result, 'session': session['started']})
+    return {'sessions': [sessions[started] for started in sorted(sessions)], **lists}
+
+
+def dump(results: dict[str, Any]) -> str:
+    """Return results as JSON with one line for each run."""
+    studies = []
+    for name, study in results.items():
+        lists = [
+            f'  {json.dumps(kind)}: [\n' + ',\n'.join(f'   {json.dumps(item)}' for item in items) + '\n  ]'
+            for kind, items in study.items()
+        ]
+        studies.append(f' {json.dumps(name)}: {{\n' + ',\n'.join(lists) + '\n }')
+    return '{\n' + ',\n'.join(studies) + '\n}\n'
+
+
+class Results:
+    """The results of a study.
+
+    Args:
+        name: Name of the study.
+        study: What it consists of.
+        found: Its results; empty if it was not run.
+    """
+
+    def __init__(self, name: str, study: Study, found: dict[str, Any]) -> None:
+        self.name = name
+        self.study = study
+        self.sessions = found.get('sessions', [])
+        self._teachers = {teacher['teacher']: teacher['accuracy'] for teacher in found.get('teachers', [])}
+        self._runs: dict[tuple[str, str, str], list[dict]] = {}
+        for run in found.get('runs', []):
+            self._runs.setdefault((run['point'], run['methods'], run['pair']), []).append(run)
+        for key, runs in self._runs.items():
+            if any((run['epochs'], run['options']) != (runs[0]['epochs'], runs[0]['options']) for run in runs):
+                raise SettingError(
+                    f'the seeds of {" ".join(key)} were trained with different options; table one of them.'
+                )
+
+    def runs(self, point: str, methods: str, pair: str) -> list[dict]:
+        """Return the finished runs of a cell of a table, by their seeds."""
+        return sorted(self._runs.get((point, methods, pair), []), key=lambda run: run['seed'])
+
+    def mean(self, point: str, methods: str, pair: str) -> float | None:
+        """Return the mean accuracy of a cell; None if it was not run."""
+        runs = self.runs(point, methods, pair)
+        return statistics.mean(run['accuracy'] for run in runs) if runs else None
+
+    def accuracy(self, point: str, methods: str, pair: str) -> str:
+        """Format the accuracy of a cell: mean, spread, and the seeds if they are not those of the study."""
+        runs = self.runs(point, methods, pair)
+        if not runs:
+            return NOT_RUN
+        values, seeds = [run['accuracy'] for run in runs], [run['seed'] for run in runs]
+        spread = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
+        others = '' if seeds == sorted(self.study.seeds) else f' (seed{"s" * (len(seeds) > 1)} {str(seeds)[1:-1]})'
+        return f'{statistics.mean(values):.2f}{spread}{others}'
+
+    def minutes(self, point: str, methods: str, pair: str) -> str:
+        """Format the mean time of the trainings of a cell, without resumed ones, of which the time is not known."""
+        seconds = [run['seconds'] for run in self.runs(point, methods, pair) if not run['resumed']]
+        return f'{statistics.mean(seconds) / 60:.1f}' if seconds else ''
+
+    def teacher(self, pair: str) -> float | None:
+        """Return the accuracy of a pair's teacher."""
+        return self._teachers.get(teacher_of(pair))
+
+    def notes(self) -> list[str]:
+        """Return the options of the runs, for a study whose points do not say them."""
+        return sorted(
+            {f'- {run["methods"]} on {run["pair"]}: --cfg-options {" ".join(run["options"])}'
+             for runs in self._runs.values() for run in runs if run['options'] and self.name not in STUDIES}
+        )  # fmt: skip
+
+
+def studies_in(found: dict[str, Any]) -> dict[str, Results]:
+    """Return the results of all studies, including those that were not run and those of a user."""
+    studies = dict(STUDIES)
+    for name in found.keys() - STUDIES.keys():
+        cells = [(run['methods'], run['pair'], run['seed']) for run in found[name]['runs']]
+        methods, pairs, seeds = (list(dict.fromkeys(values)) for values in zip(*cells, strict=True))
+        methods.sort(key=lambda methods: (methods != recipes.STUDENT_ALONE, methods.count('+'), methods))
+        studies[name] = Study('', pairs, {PUBLISHED: Point(tuple(methods))}, seeds=seeds)
+    return {name: Results(name, study, found.get(name, {})) for name, study in studies.items()}
+
+
+def published_accuracies() -> dict[tuple[str, str], float]:
+    """Read the published accuracies by methods and pair; the methods of a combination are sorted."""
+    lines = [line for line in PUBLISHED_TABLE.read_text().splitlines() if line and not line.startswith('#')]
+    names = {
+        '_'.join(PUBLISHED_NAMES.get(part, part) for part in pair.removesuffix('_cifar100').split('_')): pair
+        for pair in recipes.pair_names()
+        if pair.endswith('_cifar100')
+    }
+    return {
+        ('+'.join(sorted(recipes.split_methods(row['method'].lower()))), names[pair]): float(value)
+        for row in csv.DictReader(lines)
+        for pair, value in row.items()
+        if pair in names and value
+    }

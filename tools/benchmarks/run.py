@@ -1,0 +1,405 @@
+#!/usr/bin/env python3
+"""Train a study: its teachers first, then each method on each pair with each seed, several trainings at a time.
+
+    run.py STUDY                                           a study of docs/results.md
+    run.py STUDY --points published --methods icd          a part of it
+    run.py --methods kd icd+kd --pairs PAIR --seeds 0 1    your own
+    run.py --list
+
+Teachers are trained in work_dirs/NETWORK_DATA, unless their checkpoint is there; everything else is trained in
+WORK_DIR/STUDY/POINT/METHODS/PAIR/seed_S by tools/benchmarks/train.py. It can be stopped at any time: repeat the command
+to resume. tools/benchmarks/table.py makes tables of what has finished.
+
+--cfg-options KEY=VALUE changes a setting of every training. The student alone gets the settings of its network,
+model.architecture.X, as model.X, and none of the teacher's and the distiller's. METHODS:KEY=VALUE changes a setting of
+the trainings of METHODS only, and takes precedence: ab:model.distiller.initial_epochs=2.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from icd_mmrazor import recipes  # first: it explains what to install if the stack is missing
+
+# isort: split
+import torch
+from mmengine.config import Config, DictAction
+from mmrazor.registry import MODELS
+from studies import PUBLISHED, STUDIES, Point, Study, teacher_of
+from trainings import Training, locked, machine, run_all
+
+from icd_mmrazor.checkpoints.writing import write_json
+from icd_mmrazor.configuration.files import apply_cfg_options
+from icd_mmrazor.errors import SettingError, UserError
+from icd_mmrazor.launch.command_line import key_value
+from icd_mmrazor.launch.command_line import run as run_tool
+
+TOOLS = Path(__file__).resolve().parents[1]
+FRONT = TOOLS / 'benchmarks' / 'train.py'
+OWN = 'own'
+STUDENT = 'model.architecture.'
+# settings that the student alone does not have
+OF_DISTILLATION = tuple(
+    f'model.{name}'
+    for name in ('teacher', 'random_teacher', 'distiller', 'student_trainable', 'calculate_student_loss')
+)
+# settings that the runner gives each training
+RESERVED = ('randomness.seed', 'work_dir', 'resume', 'launcher')
+SHOWN_DIFFERENCES = 4
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('study', nargs='?', metavar='STUDY', help=', '.join(STUDIES))
+    parser.add_argument('--list', action='store_true', help='show the studies, their points and numbers of trainings')
+    parser.add_argument('--points', nargs='+', metavar='POINT', help='only these points of a study')
+    parser.add_argument(
+        '--methods', nargs='+', type=recipes.canonical_name, metavar='METHODS', help='icd icd+kd fitnet ...; dcd is icd'
+    )
+    parser.add_argument('--pairs', nargs='+', metavar='PAIR', help='res32x4_res8x4_cifar100 ...')
+    parser.add_argument('--seeds', nargs='+', type=int, metavar='SEED', help="default: the study's; of your own: 0")
+    parser.add_argument('--gpus', metavar='0,1', help='train on these GPUs, one training on each (default: on the CPU)')
+    parser.add_argument(
+        '--jobs', type=int, metavar='N', help='on the CPU: run N trainings at a time, sharing the cores'
+    )
+    parser.add_argument(
+        '--processes', type=int, default=1, metavar='N', help='of your own: processes of each training (default: 1)'
+    )
+    parser.add_argument('--skip-unfit', action='store_true', help='leave out methods that do not fit a pair')
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='[METHODS:]KEY=VALUE', help='see above')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/studies'), help='default: %(default)s')
+    args = parser.parse_args(arguments)
+    if not args.list and not args.study and not (args.methods and args.pairs):
+        parser.error('give STUDY, or --methods and --pairs; --list shows the studies')
+    if args.study and (args.processes != 1 or args.cfg_options):
+        parser.error('--processes and --cfg-options are for a study of your own; those of STUDY are fixed')
+    return args
+
+
+def show_list() -> None:
+    for name, study in STUDIES.items():
+        count = sum(len(point.methods) for point in study.points.values()) * len(study.pairs) * len(study.seeds)
+        print(f'{name}: {study.purpose}')
+        print(f'  teachers: {len(study.teachers)}, trainings of students: up to {count}')
+        print(f'  points: {", ".join(study.points)}')
+
+
+def requested(args: argparse.Namespace) -> Study:
+    """Return the study to run, or the part of it that is asked for."""
+    if not args.study:
+        for name in dict.fromkeys(method for methods in args.methods for method in methods.split('+')):
+            recipes.check_name('method', name, recipes.method_names())
+        chosen(args.pairs, recipes.pair_names(), 'pair')
+        check_options(args.cfg_options, args.methods)
+        point = Point(tuple(dict.fromkeys(args.methods)), tuple(args.cfg_options), args.processes)
+        seeds = args.seeds or [0]
+        return Study('', list(dict.fromkeys(args.pairs)), {PUBLISHED: point}, seeds=list(dict.fromkeys(seeds)))
+    recipes.check_name('study', args.study, list(STUDIES))
+    study = STUDIES[args.study]
+    methods = chosen(args.methods, list(dict.fromkeys(m for p in study.points.values() for m in p.methods)), 'method')
+    points = {}
+    for name in chosen(args.points, list(study.points), 'point'):
+        point = study.points[name]
+        if kept := tuple(method for method in point.methods if method in methods):
+            points[name] = replace(point, methods=kept)
+    if not points:
+        raise SettingError(f'--points {" ".join(args.points)} do not have --methods {" ".join(args.methods)}.')
+    return replace(study, pairs=chosen(args.pairs, study.pairs, 'pair'), points=points, seeds=args.seeds or study.seeds)
+
+
+def chosen(names: Sequence[str] | None, known: Sequence[str], kind: str) -> list[str]:
+    """Return those of the known names that are given, or all if none is."""
+    for name in names or []:
+        recipes.check_name(kind, name, known)
+    return [name for name in known if not names or name in names]
+
+
+def check_options(options: Sequence[str], methods: Sequence[str]) -> None:
+    """Refuse options that no training can have."""
+    for option in options:
+        name, equals, _ = option.partition('=')
+        prefix, colon, key = name.rpartition(':')
+        if not equals or not key:
+            raise SettingError(f'--cfg-options {option}: give KEY=VALUE, or METHODS:KEY=VALUE.')
+        if colon and recipes.canonical_name(prefix) not in methods:
+            raise SettingError(f'--cfg-options {option}: --methods has no {prefix!r}, but {", ".join(methods)}.')
+        if key in RESERVED:
+            raise SettingError(f'--cfg-options {option}: each training has its own {key}. Leave it out; see --seeds.')
+
+
+def options_for(methods: str, options: Sequence[str]) -> list[str]:
+    """Return the ``--cfg-options`` of the trainings of some methods.
+
+    Args:
+        methods: A combination, ``icd+kd``.
+        options: ``KEY=VALUE`` or ``METHODS:KEY=VALUE``; the latter take precedence.
+    """
+    found: dict[str, str] = {}
+    for specific in (False, True):
+        for option in options:
+            name, _, value = option.partition('=')
+            prefix, colon, key = name.rpartition(':')
+            if bool(colon) != specific or (specific and recipes.canonical_name(prefix) != methods):
+                continue
+            if methods == recipes.STUDENT_ALONE:
+                if key.startswith(STUDENT):
+                    key = f'model.{key.removeprefix(STUDENT)}'
+                elif key.startswith(OF_DISTILLATION) and not specific:
+                    continue
+            found[key] = f'{key}={value}'
+    return list(found.values())
+
+
+def configured(pair: str, methods: str, options: Sequence[str]) -> Config:
+    """Compose a config with its options; building the model checks those of the model.
+
+    Raises:
+        SettingError: The methods or the options do not fit.
+    """
+    cfg = recipes.compose(pair, methods.split('+'))
+    if not options:
+        return cfg
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', type=key_value, action=DictAction)
+    apply_cfg_options(cfg, parser.parse_args(['--cfg-options', *options]).cfg_options)
+    if any(option.startswith('model.') for option in options):
+        model = cfg.model.to_dict()
+        if 'teacher' in model:
+            model |= dict(teacher_ckpt=None, random_teacher=True)
+        try:
+            with torch.random.fork_rng(devices=[]), MODELS.switch_scope_and_registry('mmrazor'):
+                MODELS.build(model)
+        except Exception as error:  # whatever a constructor raises
+            shown = ' '.join(options)
+            raise SettingError(f'--cfg-options {shown} do not fit {methods} on {pair}: {error}') from error
+    return cfg
+
+
+class StudentTraining(Training):
+    """A training of a student; ``trial.json`` in its folder is the config that was asked for."""
+
+    def __init__(
+        self,
+        point: str,
+        methods: str,
+        pair: str,
+        seed: int,
+        cfg: Config,
+        options: list[str],
+        processes: int,
+        root: Path,
+    ) -> None:
+        folder = root / point / methods / pair / f'seed_{seed}'
+        command = [sys.executable, FRONT, methods, pair, '--work-dir', folder, '--resume', '--processes', processes]
+        command += ['--cfg-options', f'randomness.seed={seed}', *options]
+        facts = dict(point=point, methods=methods, pair=pair, seed=seed, options=options)
+        super().__init__(f'{point} {methods} {pair} seed {seed}', folder, command, cfg.train_cfg.max_epochs, facts)
+        cfg.merge_from_dict({'randomness.seed': seed})
+        # as JSON returns it: tuples become lists
+        self.requested = json.loads(json.dumps({**cfg.to_dict(), 'processes': processes}, default=str))
+        self.processes = processes
+
+    def problem(self) -> str | None:
+        """Return why the folder cannot be used, or None."""
+        file = self.folder / 'trial.json'
+        if not file.is_file():
+            used = self.folder.exists() and any(self.folder.iterdir())
+            return f'{self.folder} is not empty and was not created by this tool.' if used else None
+        try:
+            found, requested = flat(json.loads(file.read_text())), flat(self.requested)
+        except ValueError:
+            return f'{file} is damaged.'
+        names = [key for key in sorted({*found, *requested}) if found.get(key, ...) != requested.get(key, ...)]
+        if not names:
+            return None
+        shown = [f'{key} is {found.get(key)} there, {requested.get(key)} here' for key in names[:SHOWN_DIFFERENCES]]
+        return f'{self.folder} holds a training with another config: {"; ".join(shown)}.'
+
+
+class TeacherTraining(Training):
+    """A training of a network on the labels alone with seed 0, in the folder where its pairs look for it."""
+
+    def __init__(self, name: str) -> None:
+        config = recipes.BASE.parent / 'vanilla' / f'{name}.py'
+        folder = Path('work_dirs', name).resolve()
+        command = [sys.executable, TOOLS / 'train.py', config, '--work-dir', folder, '--resume']
+        command += ['--cfg-options', 'randomness.seed=0']
+        epochs = Config.fromfile(config).train_cfg.max_epochs
+        super().__init__(f'teacher {name}', folder, command, epochs, dict(teacher=name))
+        self.checkpoint = folder / f'epoch_{epochs}.pth'
+
+    @property
+    def missing(self) -> bool:
+        """Whether it must be trained, or its training resumed; a checkpoint from elsewhere is taken as it is."""
+        return not self.checkpoint.is_file() or ((self.folder / 'train.log').is_file() and self.result is None)
+
+
+def flat(values: Any, prefix: str = '') -> dict[str, Any]:
+    """Return nested settings by their dotted names."""
+    if not isinstance(values, dict) or not values:
+        return {prefix: values}
+    items = [flat(value, f'{prefix}.{key}' if prefix else str(key)) for key, value in values.items()]
+    return {name: value for item in items for name, value in item.items()}
+
+
+def students_of(study: Study, root: Path, skip_unfit: bool) -> list[StudentTraining]:
+    """Return the trainings of the students, the first seed of everything first.
+
+    Raises:
+        SettingError: Something does not fit, a teacher is missing, or a folder is in the way; lists every case.
+    """
+    problems, teachers, configs = [], {}, []
+    coming = {TeacherTraining(name).checkpoint for name in study.teachers}
+    if wrong := [seed for seed in study.seeds if not 0 <= seed < 2**32]:
+        raise SettingError(f'--seeds {wrong[0]}: give a number from 0 to 2^32 - 1.')
+    for (point, settings), pair in itertools.product(study.points.items(), study.pairs):
+        for methods in settings.methods:
+            options = options_for(methods, settings.options)
+            try:
+                cfg = configured(pair, methods, options)
+            except SettingError as error:
+                # the published tables have no FSP where it does not fit
+                if skip_unfit or study.teachers:
+                    print(f'left out: {error}')
+                else:
+                    problems.append(f'{error} (--skip-unfit leaves it out)')
+                continue
+            configs.append((point, methods, pair, cfg, options, settings.processes))
+            file = cfg.model.get('teacher_ckpt') or ''
+            path = Path(file).expanduser()
+            if file and not file.startswith('https://') and not path.is_file() and path.absolute() not in coming:
+                teachers[file] = teachers.get(file, 0) + 1
+    problems += [
+        f'teacher {file}: there is no such file, and {count} trainings need it. Train it, convert a published one with '
+        'tools/model_converters/repdistiller_to_mmpretrain.py, or name another: --cfg-options model.teacher_ckpt=FILE.'
+        for file, count in teachers.items()
+    ]
+    trainings = [
+        StudentTraining(point, methods, pair, seed, cfg.copy(), options, processes, root)
+        for seed in study.seeds
+        for point, methods, pair, cfg, options, processes in configs
+    ]
+    problems += [problem for training in trainings if (problem := training.problem())]
+    if problems or not trainings:
+        raise SettingError('\n  '.join(['nothing was started:', *(problems or ['no training is left.'])]))
+    return trainings
+
+
+def number_of_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def slots_for(gpus: str | None, jobs: int | None, processes: int = 1) -> list[dict[str, str]]:
+    """Return the environment of each training that runs at the same time."""
+    if processes < 1:
+        raise SettingError(f'--processes {processes} must be 1 or more.')
+    if jobs is not None and (gpus or jobs < 1):
+        raise SettingError(f'--jobs {jobs} must be 1 or more, and is for the CPU only, without --gpus.')
+    cores = number_of_cores()
+    if gpus is None:
+        jobs = jobs or min(4, max(1, cores // processes))
+        return [{'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': str(max(1, cores // (jobs * processes)))}] * jobs
+    numbers, available = gpus.split(','), torch.cuda.device_count()
+    wrong = [number for number in numbers if not number.isdecimal() or int(number) >= available]
+    if wrong or len({int(number) for number in numbers}) < len(numbers):
+        found = f'0 to {available - 1}' if available else 'none'
+        raise SettingError(f'--gpus {gpus}: give different numbers, separated by commas. GPUs found: {found}.')
+    if len(numbers) % processes:
+        raise SettingError(f'--gpus {gpus}: trainings in {processes} processes need {processes} GPUs each.')
+    # the numbers count the GPUs that this process sees
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES', '')
+    names = visible.split(',') if visible else [str(number) for number in range(available)]
+    groups = [numbers[first : first + processes] for first in range(0, len(numbers), processes)]
+    threads = str(max(1, cores // len(numbers)))
+    return [
+        {'CUDA_VISIBLE_DEVICES': ','.join(names[int(number)] for number in group), 'OMP_NUM_THREADS': threads}
+        for group in groups
+    ]
+
+
+def new_session(gpus: str | None, slots: Sequence[dict[str, str]]) -> dict[str, Any]:
+    """Describe this call, for the results: when it started, its code and machine."""
+    command = ['git', 'describe', '--always', '--dirty', '--exclude=*']
+    commit = subprocess.run(command, cwd=TOOLS, capture_output=True, text=True, check=False).stdout.strip()
+    started = datetime.now(timezone.utc).isoformat(timespec='seconds')
+    facts = dict(machine=machine(), cores_used=number_of_cores(), gpus=gpus, slots=len(slots))
+    return dict(started=started, commit=commit or 'not a git clone', **facts)
+
+
+def train(trainings: Sequence[Training], slots: Sequence[dict[str, str]], session: dict[str, Any]) -> list[Training]:
+    """Run trainings; each result says in which session it was trained, and how long that took until then."""
+    begin = time.monotonic()
+    for training in trainings:
+        training.facts['session'] = session
+        if isinstance(training, StudentTraining) and training.result is None:
+            training.folder.mkdir(parents=True, exist_ok=True)
+            write_json(training.requested, training.folder / 'trial.json')
+    finished = sum(training.result is not None for training in trainings)
+    print(f'{len(trainings)} trainings, {finished} finished before; {len(slots)} at a time', flush=True)
+
+    def note(training: Training) -> None:
+        minutes = session.get('minutes', 0) + (time.monotonic() - begin) / 60
+        result = {**training.result, 'session': {**session, 'minutes': round(minutes, 2)}}
+        write_json(result, training.folder / 'result.json')
+
+    failed = run_all(trainings, slots, note)
+    session['minutes'] = session.get('minutes', 0) + (time.monotonic() - begin) / 60
+    return failed
+
+
+def check_failures(failed: Sequence[Training], trainings: Sequence[Training]) -> None:
+    if failed:
+        count = f'{len(failed)} of {len(trainings)} trainings failed; the same command tries them again.'
+        raise UserError('\n\n'.join([count, *(training.failure for training in failed)]))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = parse_args(arguments)
+    if args.list:
+        show_list()
+        return
+    study, name = requested(args), args.study or OWN
+    counts = sorted({point.processes for point in study.points.values()})
+    slots = {processes: slots_for(args.gpus, args.jobs, processes) for processes in counts}
+    root = (args.work_dir / name).resolve()
+    if file := next((place for place in (args.work_dir, root) if place.is_file()), None):
+        raise SettingError(f'--work-dir: {file} is a file. Give a folder.')
+    students = students_of(study, root, args.skip_unfit)
+    with ExitStack() as stack:
+        stack.enter_context(locked(root))
+        session = new_session(args.gpus, slots[counts[0]])
+        waiting = [student for student in students if student.result is None]
+        needed = {teacher_of(s.facts['pair']) for s in waiting if s.facts['methods'] != recipes.STUDENT_ALONE}
+        teachers = [TeacherTraining(teacher) for teacher in study.teachers if teacher in needed]
+        if missing := [teacher for teacher in teachers if teacher.missing]:
+            for teacher in missing:
+                stack.enter_context(locked(teacher.folder))
+            # they differ in size: on the CPU one after the other, with all cores
+            check_failures(train(missing, slots_for(args.gpus, None if args.gpus else 1), session), missing)
+        for teacher in teachers:
+            if teacher.result:
+                copy = root / 'teachers' / teacher.folder.name
+                copy.mkdir(parents=True, exist_ok=True)
+                write_json(teacher.result, copy / 'result.json')
+        failed = []
+        for processes in counts:
+            group = [student for student in students if student.processes == processes]
+            failed += train(group, slots[processes], session)
+        check_failures(failed, students)
+    print(f'all {len(students)} trainings are done. Tables:')
+    print(f'  {sys.executable} {TOOLS / "benchmarks" / "table.py"} {args.work_dir}')
+
+
+if __name__ == '__main__':
+    run_tool(main, 'Repeat the command to resume.')

@@ -1,0 +1,288 @@
+#!/usr/bin/env python3
+"""Make tables and figures of what tools/benchmarks/run.py has trained.
+
+    table.py work_dirs/studies                                      print the tables
+    table.py work_dirs/studies --json my_results.json               also keep the numbers in one file
+    table.py docs/results.json --pages docs/results.md README.md --figures docs/images [--check]
+
+In a page, the text between the lines "<!-- STUDY: PART -->" and "<!-- end -->" is replaced. PART is "table" (the
+methods in the published setting), "summary" (their accuracies alone), the name of an axis, "sessions" (dates, machines,
+times) or "published" (the published table of CIFAR-100). With --check nothing is written, and the exit status is 1 if a
+page or a figure is stale.
+"""
+
+import argparse
+import hashlib
+import io
+import re
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from icd_mmrazor import recipes  # first: it explains what to install if the stack is missing
+
+# isort: split
+from results import NOT_RUN, Results, dump, published_accuracies, read, studies_in
+from studies import PUBLISHED, Axis, Study
+
+from icd_mmrazor.checkpoints.writing import check_writable, write_whole
+from icd_mmrazor.errors import SettingError, UserError
+from icd_mmrazor.launch.command_line import run as run_tool
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+STUDENT = recipes.STUDENT_ALONE
+START = re.compile(r'<!-- ([\w-]+): ([\w-]+) -->\n')
+BLOCK = re.compile(rf'({START.pattern})(?:(?!<!-- ).)*(<!-- end -->)', re.DOTALL)
+HIGHLIGHTED, PLAIN = '#D55E00', '#0072B2'
+
+
+def display_name(name: str) -> str:
+    """Return how tables call methods, or a pair."""
+    if name == STUDENT:
+        return 'student alone'
+    networks = name.split('_')
+    return ' → '.join(networks[:2]) if len(networks) > 1 else name.upper().replace('FITNET', 'FitNet')
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Format rows as a Markdown table; the first row is its head."""
+    lines = [f'| {" | ".join(row)} |' for row in rows]
+    return '\n'.join([lines[0], '|---' + '|---:' * (len(rows[0]) - 1) + '|', *lines[1:]])
+
+
+def published_table(study: Study) -> str:
+    """Return the published accuracies of a study's pairs."""
+    published = published_accuracies()
+    rows = [['', *map(display_name, study.pairs)]]
+    for methods in ['teacher', STUDENT, *(name for name in study.points[PUBLISHED].methods if name != STUDENT)]:
+        values = [published.get(('+'.join(sorted(methods.split('+'))), pair)) for pair in study.pairs]
+        name = methods if methods == 'teacher' else display_name(methods)
+        rows.append([name, *('-' if value is None else f'{value:.2f}' for value in values)])
+    return markdown(rows)
+
+
+def methods_table(results: Results, details: bool = True) -> str:
+    """Return the accuracy of each method on each pair; with details the gain over the student alone, and minutes."""
+    published = published_accuracies()
+    head, teachers = [''], ['teacher']
+    for pair in results.study.pairs:
+        teacher = results.teacher(pair)
+        more = ['over the student alone', 'minutes'] if details else []
+        more += ['published'] if pair.endswith('_cifar100') else []
+        head += [f'{display_name(pair)}, top-1 (%)', *more]
+        teachers += [NOT_RUN if teacher is None else f'{teacher:.2f}', *([''] * len(more))]
+    rows = [head, teachers]
+    for methods in results.study.points[PUBLISHED].methods:
+        row = [display_name(methods)]
+        for pair in results.study.pairs:
+            cell = PUBLISHED, methods, pair
+            mean, alone = results.mean(*cell), results.mean(PUBLISHED, STUDENT, pair)
+            row.append(results.accuracy(*cell))
+            if details:
+                gain = '' if None in (mean, alone) or methods == STUDENT else f'{mean - alone:+.2f}'
+                row += [gain, results.minutes(*cell)]
+            if pair.endswith('_cifar100'):
+                value = published.get(('+'.join(sorted(methods.split('+'))), pair))
+                row.append('-' if value is None else f'{value:.2f}')
+        rows.append(row)
+    return '\n'.join([markdown(rows), *(['', *results.notes()] if results.notes() else [])])
+
+
+def axis_table(results: Results, axis: Axis) -> str:
+    """Return the accuracy at each point of an axis, and that of the student alone."""
+    (pair,), methods = results.study.pairs, methods_on(results.study, axis)
+    rows = [[axis.title, *(f'{display_name(name)}, top-1 (%)' for name in methods)]]
+    for value, point in axis.values.items():
+        name = ' '.join(value.split()) + (' (published)' if point == PUBLISHED else '')
+        rows.append([name, *(results.accuracy(point, method, pair) for method in methods)])
+    if STUDENT not in methods:
+        rows.append([display_name(STUDENT), results.accuracy(PUBLISHED, STUDENT, pair)])
+    return markdown(rows)
+
+
+def methods_on(study: Study, axis: Axis) -> list[str]:
+    """Return the methods that all points of an axis have."""
+    first, *others = (study.points[point].methods for point in axis.values.values())
+    return [method for method in first if all(method in other for other in others)]
+
+
+def sessions_table(results: Results) -> str:
+    """Return when, where and for how long the trainings ran."""
+    rows = [['started (UTC)', 'commit', 'machine', 'at a time', 'trainings', 'minutes until the last one ended']]
+    for session in results.sessions:
+        machine, gpus = session['machine'], session['gpus']
+        processor = (
+            f'{session["cores_used"]} of {machine["cores"]} cores of {machine["processor"]} ({machine["instructions"]})'
+        )
+        device = f'GPUs {gpus}: {machine["gpu"]}, CUDA {machine["cuda"]}; {processor}' if gpus else processor
+        place = f'{device}, Python {machine["python"]}, torch {machine["torch"]}'
+        counts = [str(session['slots']), str(session['trainings']), f'{session["minutes"]:.0f}']
+        rows.append([session['started'][:16].replace('T', ' '), f'`{session["commit"]}`', place, *counts])
+    return markdown(rows) if len(rows) > 1 else f'{NOT_RUN.capitalize()}.'
+
+
+def part(results: Results, name: str) -> str:
+    """Return a part of a page."""
+    study = results.study
+    recipes.check_name('part', name, ['table', 'summary', 'sessions', 'published', *study.axes])
+    if name in study.axes:
+        return axis_table(results, study.axes[name])
+    if name == 'sessions':
+        return sessions_table(results)
+    return published_table(study) if name == 'published' else methods_table(results, details=name == 'table')
+
+
+def filled(text: str, studies: dict[str, Results]) -> str:
+    """Return a page with its parts replaced.
+
+    Raises:
+        SettingError: It has no parts, a part without an end, or one that does not exist.
+    """
+    starts = list(START.finditer(text))
+    if not starts or not all(BLOCK.match(text, start.start()) for start in starts):
+        raise SettingError(
+            'each part needs a line "<!-- STUDY: PART -->" and a line "<!-- end -->", at least one of them.'
+        )
+
+    def fill(block: re.Match) -> str:
+        recipes.check_name('study', block[2], list(studies))
+        return f'{block[1]}\n{part(studies[block[2]], block[3])}\n\n{block[4]}'
+
+    return BLOCK.sub(fill, text)
+
+
+def new_figure(columns: int, width: float, height: float) -> tuple['Figure', Sequence['Axes']]:
+    """Return a figure and its panels side by side; matplotlib's pyplot, which looks for a display, is not needed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(columns * width, height), layout='constrained')
+    panels = figure.subplots(1, columns, squeeze=False, sharey=True)[0]
+    for panel in panels:
+        panel.grid(alpha=0.3)
+        panel.spines[['top', 'right']].set_visible(False)
+    return figure, panels
+
+
+def draw_methods(results: Results) -> 'Figure':
+    """Draw a panel for each pair: the seeds of each method, their mean and deviation."""
+    methods = results.study.points[PUBLISHED].methods
+    pairs = [pair for pair in results.study.pairs if any(results.runs(PUBLISHED, name, pair) for name in methods)]
+    figure, panels = new_figure(len(pairs), 4.2, 0.9 + 0.3 * len(methods))
+    for panel, pair in zip(panels, pairs, strict=True):
+        teacher = results.teacher(pair)
+        title = display_name(pair)
+        panel.set_title(title if teacher is None else f'{title} (teacher {teacher:.1f} %)', fontsize=10)
+        panel.set_yticks(range(len(methods)), [display_name(name) for name in methods])
+        panel.set_ylim(len(methods) - 0.5, -0.5)
+        panel.set_xlabel('top-1 accuracy (%)')
+        for place, name in enumerate(methods):
+            colour = HIGHLIGHTED if 'icd' in name.split('+') else PLAIN
+            draw_cell(panel, results.runs(PUBLISHED, name, pair), place, colour, across=True)
+        if (alone := results.mean(PUBLISHED, STUDENT, pair)) is not None:
+            panel.axvline(alone, color='grey', linewidth=1, linestyle='--')
+    return figure
+
+
+def draw_axis(results: Results, axis: Axis) -> 'Figure':
+    """Draw the accuracy at each point of an axis, the published one in another colour."""
+    (pair,), values, methods = results.study.pairs, list(axis.values.items()), methods_on(results.study, axis)
+    figure, (panel,) = new_figure(1, 1.6 + 0.85 * len(values), 3.3)
+    panel.set_xticks(range(len(values)), [value for value, _ in values])
+    panel.set_xlim(-0.5, len(values) - 0.5)
+    panel.set(xlabel=axis.title, ylabel='top-1 accuracy (%)')
+    entries = {}
+    for number, method in enumerate(methods):
+        shift = 0.16 * (number - (len(methods) - 1) / 2)
+        for place, (_, point) in enumerate(values):
+            colour = 'grey' if method == STUDENT else HIGHLIGHTED if point == PUBLISHED else PLAIN
+            name = display_name(method) + (', published setting' if colour == HIGHLIGHTED else '')
+            if drawn := draw_cell(panel, results.runs(point, method, pair), place + shift, colour):
+                entries[name] = drawn
+    alone = results.mean(PUBLISHED, STUDENT, pair)
+    if STUDENT not in methods and alone is not None:
+        entries[display_name(STUDENT)] = panel.axhline(alone, color='grey', linewidth=1, linestyle='--')
+    figure.legend(entries.values(), entries, loc='outside upper center', ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+def draw_cell(panel: 'Axes', runs: list[dict], place: float, colour: str, across: bool = False) -> Any:
+    """Draw seeds as dots, mean and deviation as a diamond, which is returned; None without runs."""
+    if not runs:
+        return None
+    values = [run['accuracy'] for run in runs]
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    along, over = ('x', 'y') if across else ('y', 'x')
+    panel.scatter(**{along: values, over: [place] * len(values)}, s=9, color=colour, alpha=0.5)
+    mean = {along: statistics.mean(values), over: place, f'{along}err': deviation}
+    return panel.errorbar(**mean, fmt='D', color=colour, markersize=6, capsize=3)
+
+
+def figures_of(results: Results) -> dict[str, tuple[Callable[[], 'Figure'], str]]:
+    """Return the figures of a study by the names of their files: what draws each, and a digest of what it shows."""
+    study, name = results.study, f'results_{results.name}'
+    figures = {'table': (f'{name}.png', lambda: draw_methods(results))} if results.sessions else {}
+    if study.axes:
+        figures = {
+            key: (f'{name}_{key}.png', lambda axis=axis: draw_axis(results, axis))
+            for key, axis in study.axes.items()
+            if NOT_RUN not in axis_table(results, axis)
+        }
+    return {
+        file: (draw, hashlib.sha256(part(results, key).encode()).hexdigest()) for key, (file, draw) in figures.items()
+    }
+
+
+def save(figure: 'Figure', digest: str, file: Path) -> None:
+    content = io.BytesIO()
+    figure.savefig(content, format='png', dpi=150, metadata={'Description': digest})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(content.getvalue(), file)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('source', metavar='FOLDER|FILE', type=Path, help='the --work-dir of run.py, or a --json')
+    parser.add_argument('--json', metavar='FILE', type=Path, help='write all numbers to FILE')
+    parser.add_argument('--pages', nargs='+', default=[], type=Path, metavar='FILE.md', help='pages to fill in')
+    parser.add_argument('--figures', type=Path, metavar='FOLDER', help='draw the figures of all studies that were run')
+    parser.add_argument('--check', action='store_true', help='write nothing; fail if a page or a figure is stale')
+    args = parser.parse_args(arguments)
+    found = read(args.source)
+    if not found:
+        raise SettingError(f'{args.source} holds no finished training of tools/benchmarks/run.py.')
+    studies, stale = studies_in(found), []
+    pages = {}
+    for page in args.pages:
+        check_writable(page, '--pages')
+        try:
+            pages[page] = filled(page.read_text(), studies)
+        except (OSError, SettingError) as error:
+            raise SettingError(f'--pages {page}: {error}') from error
+    figures = {file: value for results in studies.values() for file, value in figures_of(results).items()}
+    if args.check:
+        stale += [page for page, text in pages.items() if page.read_text() != text]
+        for name, (_, digest) in figures.items() if args.figures else ():
+            file = args.figures / name
+            if not file.is_file() or digest.encode() not in file.read_bytes():
+                stale.append(file)
+        if stale:
+            raise UserError(f'{", ".join(map(str, stale))} differ from {args.source}; repeat without --check.')
+        return
+    for page, text in pages.items():
+        write_whole(text, page)
+    for name, (draw, digest) in figures.items() if args.figures else ():
+        save(draw(), digest, args.figures / name)
+    if args.json:
+        check_writable(args.json, '--json')
+        write_whole(dump(found), args.json)
+    for name in found:
+        for kind in ['table', *studies[name].study.axes]:
+            print(f'{name}: {kind}\n\n{part(studies[name], kind)}\n')
+
+
+if __name__ == '__main__':
+    run_tool(main)
