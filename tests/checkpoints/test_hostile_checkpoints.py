@@ -150,6 +150,7 @@ def test_weights_that_no_network_has_are_refused(whole: Path, refused: Callable[
         assert 'holds no state dict' in refused(EXPORT, file, tmp_path / 'out' / 'student.pth')
 
 
+@pytest.mark.slow
 def test_every_tool_refuses(
     whole: Path, refused: Callable[..., str], images_file: Path, teacher_file: Callable, tmp_path: Path
 ) -> None:
