@@ -55,8 +55,6 @@ WATCHING = (
     'RuntimeInfoHook',
     'VisualizationHook',
 )
-# hooks of this package that change what is trained; the others watch, check or save
-TRAINING = ('FrozenFeatureHook', 'InitialStageHook', 'SampleMemoryHook')
 
 
 def config_changes(then: Mapping[str, Any], now: Mapping[str, Any], exclude: Collection[str] = ()) -> list[str]:
