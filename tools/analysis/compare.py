@@ -20,9 +20,9 @@ from icd_mmrazor.configuration.stored import read_config_text
 from icd_mmrazor.configuration.type_names import by_names
 from icd_mmrazor.datasets.class_names import check_class_names, choice_in
 from icd_mmrazor.errors import CheckpointError, DatasetError, SettingError
-from icd_mmrazor.export.student import student_of
 from icd_mmrazor.launch.command_line import key_value
 from icd_mmrazor.models.networks.resolve import published_weights
+from icd_mmrazor.models.networks.student import student_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
