@@ -238,7 +238,7 @@ def test_amp_sets_the_wrapper() -> None:
         ('fp16', 'FrozenTeacherDistill', dict(type='AmpOptimWrapper', loss_scale='dynamic')),
     ):
         cfg = Config(dict(optim_wrapper={}, model=dict(type=algorithm)))
-        with mock.patch('icd_mmrazor.compat.layout.accelerator_available', return_value=True):
+        with mock.patch('icd_mmrazor.compat.layout.get_device', return_value='cuda'):
             use_mixed_precision(cfg, precision)
             use_mixed_precision(cfg, precision)
             assert cfg.optim_wrapper == wanted
