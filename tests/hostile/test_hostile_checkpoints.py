@@ -171,7 +171,7 @@ def test_every_tool_refuses(
         assert str(file) in refused(tool, *arguments), (tool, arguments)
     for kind in ('TIMMBackbone', 'TimmClassifier'):
         # a CheckpointError, or timm's own from 1.0.26 on
-        with pytest.raises(RuntimeError, match='weights file|weights_only'):
+        with pytest.raises(RuntimeError, match=r'weights file|weights_only'):
             MODELS.build(dict(type=f'mmpretrain.{kind}', model_name='resnet18', checkpoint_path=str(file)))
     assert not (tmp_path / 'trace').exists()
     with pytest.raises(CheckpointError, match='not a plain weights file'):
