@@ -4,8 +4,8 @@ The facts of a method stand in its config, ``configs/_base_/methods/METHOD.py``:
 docstring holds its paper, a description in Markdown and the BibTeX entry. The published accuracies stand in
 ``tools/benchmarks/published_cifar100.csv``. From these come
 
-- ``configs/METHOD/``: the page, the metafile and the example config of each method,
-- ``configs/vanilla/metafile.yml`` and the index of all metafiles, which mim and mmengine read,
+- ``configs/METHOD/``: the page and the example config of each method,
+- ``configs/metafile.yml``, which names all configs for mim and mmengine; ``model-index.yml`` points to it,
 - the tables of ``README.md``, ``docs/*.md`` and ``configs/vanilla/README.md`` between the comments
   ``<!-- zoo: NAME -->`` and ``<!-- end -->``.
 
@@ -247,13 +247,8 @@ def networks(root: Path) -> list[str]:
     )
 
 
-def paper(title: str, url: str) -> dict:
-    """Return the entry of a paper in a metafile."""
-    return dict(Title=title, URL=url)
-
-
 def model_entry(root: Path, config: str, collection: str) -> dict:
-    """Return the entry of a config in a metafile."""
+    """Return the entry of a config in the metafile."""
     stem = Path(config).stem
     *named, data = stem.split('_')
     metadata = {'Training Data': TRAINING_DATA[data]}
@@ -269,38 +264,31 @@ def model_entry(root: Path, config: str, collection: str) -> dict:
     return {'Name': stem, 'In Collection': collection, 'Metadata': metadata, 'Config': config}
 
 
-def metafile(collections: list[dict], models: list[dict]) -> str:
-    """Return the text of a metafile."""
-    content = dict(Collections=collections, Models=models)
-    return METAFILE_HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
-
-
 def collection(name: str, title: str, url: str, folder: str, also_called: str = '') -> dict:
-    """Return the entry of a method, or of a family of networks, in a metafile."""
+    """Return the entry of a method, or of a family of networks, in the metafile."""
     entry: dict = {'Name': name, 'Metadata': {'Training Data': 'CIFAR-100'}}
     if also_called:
         entry['Metadata']['Also Called'] = also_called
     if url:
-        entry['Paper'] = paper(title, url)
+        entry['Paper'] = dict(Title=title, URL=url)
     return {**entry, 'README': f'configs/{folder}/README.md'}
 
 
-def method_metafile(root: Path, method: Method) -> str:
-    """Return ``configs/METHOD/metafile.yml``."""
-    files = {file.name for file in (root / 'configs' / method.name).glob('*.py')} | {f'{method.name}_{EXAMPLE_PAIR}.py'}
-    configs = [f'configs/{method.name}/{file}' for file in sorted(files)]
-    about = collection(method.label, method.title, method.url, method.name, method.also_called)
-    return metafile([about], [model_entry(root, config, method.label) for config in configs])
-
-
-def vanilla_metafile(root: Path) -> str:
-    """Return ``configs/vanilla/metafile.yml``."""
+def metafile(root: Path) -> str:
+    """Return ``configs/metafile.yml``: the families of networks and the methods, then the configs of each."""
+    collections = [collection(family.name, family.title, family.url, 'vanilla') for family in FAMILIES]
     models = [
         model_entry(root, f'configs/vanilla/{file.name}', family_of(network).name)
         for network in networks(root)
         for file in sorted((root / 'configs' / 'vanilla').glob(f'{network}_*.py'))
     ]
-    return metafile([collection(family.name, family.title, family.url, 'vanilla') for family in FAMILIES], models)
+    for method in methods(root):
+        name = method.name
+        collections.append(collection(method.label, method.title, method.url, name, method.also_called))
+        files = {file.name for file in (root / 'configs' / name).glob('*.py')} | {f'{name}_{EXAMPLE_PAIR}.py'}
+        models += [model_entry(root, f'configs/{name}/{file}', method.label) for file in sorted(files)]
+    content = dict(Collections=collections, Models=models)
+    return METAFILE_HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
 
 
 def method_table(root: Path, folder: Path) -> str:
@@ -379,18 +367,11 @@ def generate(root: Path = ROOT) -> dict[Path, str]:
         root: The top of the repository, or of a copy of ``configs``, ``docs`` and ``tools``.
     """
     configs, texts = root / 'configs', {}
-    all_methods = methods(root)
-    for method in all_methods:
+    for method in methods(root):
         folder = configs / method.name
         texts[folder / 'README.md'] = page(root, method)
         texts[folder / f'{method.name}_{EXAMPLE_PAIR}.py'] = example(method)
-        texts[folder / 'metafile.yml'] = method_metafile(root, method)
-    texts[configs / 'vanilla' / 'metafile.yml'] = vanilla_metafile(root)
-    imports = [f'  - configs/{name}/metafile.yml\n' for name in ('vanilla', *(method.name for method in all_methods))]
-    texts[root / 'icd_mmrazor' / '.mim' / 'model-index.yml'] = (
-        '# Written by docs/generate.py. Paths are relative to this folder, and to the top of the repository.\n'
-        f'Import:\n{"".join(imports)}'
-    )
+    texts[configs / 'metafile.yml'] = metafile(root)
     for file in (root / 'README.md', *sorted((root / 'docs').glob('*.md')), configs / 'vanilla' / 'README.md'):
         if file.is_file() and '<!-- zoo: ' in file.read_text():
             texts[file] = with_tables(root, file)

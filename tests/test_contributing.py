@@ -56,4 +56,4 @@ def test_a_method_is_two_files_and_a_hook_one_file_and_one_line(tmp_path: Path, 
     page = (copy / 'configs' / 'centroid' / 'README.md').read_text()
     assert page.startswith('# Centroid\n\n> [Centroids for Distillation](https://example.org/centroids), Author and')
     assert '[`centroid`](../configs/centroid/README.md)' in (copy / 'docs' / 'model_zoo.md').read_text()
-    assert 'configs/centroid/metafile.yml' in (copy / 'icd_mmrazor' / '.mim' / 'model-index.yml').read_text()
+    assert 'README: configs/centroid/README.md' in (copy / 'configs' / 'metafile.yml').read_text()
