@@ -1,4 +1,4 @@
-"""Figures that compare a teacher with its students: their numbers, the whole tools, and what they refuse."""
+"""Figures that compare a teacher with its students: outputs, numbers, the whole tools, and what they refuse."""
 
 import argparse
 import re
@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers import CONFIGS, TOOLS, exit_status
 from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
 from mmrazor.registry import MODELS
 
 from icd_mmrazor.errors import CheckpointError, DatasetError, SettingError
@@ -20,10 +21,19 @@ from icd_mmrazor.errors import CheckpointError, DatasetError, SettingError
 pytest.importorskip('matplotlib')
 pytest.importorskip('sklearn')
 sys.path.insert(0, str(TOOLS / 'analysis'))
-from compare import Comparison, add_arguments, compare, stored_config
-from network_outputs import Outputs
+from compare import (
+    Comparison,
+    Outputs,
+    add_arguments,
+    chosen_images,
+    compare,
+    load_network,
+    network_outputs,
+    stored_config,
+)
 
 FEATURES, CORRELATION = (TOOLS / 'analysis' / f'plot_{name}.py' for name in ('features', 'logit_correlation'))
+MEAN, STD = 78.0, 81.0
 
 
 @pytest.fixture(scope='module')
@@ -60,6 +70,72 @@ def work_dir(demo_config: Callable[..., Config], tmp_path: Path) -> Callable[...
         return run
 
     return write
+
+
+def network_config(network: dict) -> Config:
+    """Return the config of a run that trains a network on digits, so normalised."""
+    preprocessor = dict(mean=[MEAN] * 3, std=[STD] * 3)
+    return Config(dict(model=dict(architecture=network), data_preprocessor=preprocessor))
+
+
+@pytest.fixture
+def loader(demo_config: Callable[..., Config]) -> dict:
+    init_default_scope('mmpretrain')
+    cfg = demo_config('res8_digits').test_dataloader
+    return {**cfg, 'batch_size': 7, 'dataset': DATASETS.build(cfg.dataset)}
+
+
+def test_outputs_are_those_of_the_parts_image_by_image(
+    network: Callable, teacher_file: Callable[..., str], loader: dict, images_file: Path
+) -> None:
+    networks = [
+        load_network(name, network_config(network(name)), teacher_file(name), 'student_source')
+        for name in ('res8', 'wrn16-1')
+    ]
+    chosen = np.array([1, 4, 7, 11, 14, 17, 21, 24, 27, 31])
+    outputs = network_outputs(networks, loader, chosen)
+    stored = np.load(images_file)['test_images']
+    for each, output in zip(networks, outputs, strict=True):
+        assert each.layer is each.model.head.fc
+        assert not each.model.training
+        for place, feature, logits in zip(chosen, output.features, output.logits, strict=True):
+            image = (torch.from_numpy(stored[place]).float().expand(1, 3, -1, -1) - MEAN) / STD
+            with torch.no_grad():
+                expected = each.model.backbone(image)[-1].mean(dim=(2, 3))
+                torch.testing.assert_close(torch.from_numpy(feature)[None], expected, rtol=1e-4, atol=1e-5)
+                expected = each.model.head.fc(expected)
+            torch.testing.assert_close(torch.from_numpy(logits)[None], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_choice_of_images() -> None:
+    labels = np.arange(40) % 10
+    np.testing.assert_array_equal(chosen_images(labels, range(10), None, seed=0), np.arange(40))
+    first, again, other = (chosen_images(labels, range(10), 20, seed).tolist() for seed in (0, 0, 1))
+    assert first == again != other
+    some = chosen_images(labels, [1, 4, 7], 10, seed=0)
+    np.testing.assert_array_equal(some, np.unique(some))
+    assert len(some) == 10
+    assert set(labels[some]) <= {1, 4, 7}
+
+
+def test_networks_that_do_not_fit_are_refused(
+    network: Callable, teacher_file: Callable[..., str], loader: dict, tmp_path: Path
+) -> None:
+    cfg, file = network_config(network('res8')), teacher_file('res8')
+    cfg.model.distiller = dict(student_source='head.gap')
+    with pytest.raises(SettingError, match=r"student_source='head\.gap'"):
+        load_network('a', cfg, file, 'student_source')
+    with pytest.raises(SettingError, match='a cannot be built'):
+        load_network('a', network_config({**network('res8'), 'backbone': dict(type='Unheard')}), file, 'student_source')
+    cfg.model.distiller = None
+    with pytest.raises(CheckpointError, match='a: checkpoint'):
+        load_network('a', cfg, teacher_file('res20'), 'student_source')
+    weights = torch.load(file)['state_dict']
+    weights['head.fc.bias'][3] = torch.nan
+    torch.save(weights, tmp_path / 'nan.pth')
+    broken = load_network('a', cfg, tmp_path / 'nan.pth', 'student_source')
+    with pytest.raises(CheckpointError, match='a: '):
+        network_outputs([broken], loader, np.array([0, 10]))
 
 
 def test_correlations(correlation_tool: dict, logits: tuple) -> None:

@@ -1,4 +1,4 @@
-"""Teachers and students run on the same test images, for the figures that compare them."""
+"""A teacher and its students run on the same test images, for the figures that compare them."""
 
 import argparse
 import copy
@@ -6,21 +6,30 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 from mmengine.config import Config, DictAction
-from mmengine.registry import init_default_scope
-from network_outputs import Images, Network, Outputs, load_network, network_outputs
+from mmengine.device import get_device
+from mmengine.registry import DATASETS, init_default_scope
+from mmengine.runner import Runner
+from mmengine.utils import track_iter_progress
+from torch import nn
 
+from icd_mmrazor.checkpoints.reading import read_checkpoint
 from icd_mmrazor.checkpoints.resuming import latest_valid_checkpoint
+from icd_mmrazor.checkpoints.weights import load_strictly, weights_of
 from icd_mmrazor.checkpoints.writing import check_writable
 from icd_mmrazor.configuration.files import apply_cfg_options, read_config_file
 from icd_mmrazor.configuration.stored import read_config_text
 from icd_mmrazor.configuration.type_names import by_names
-from icd_mmrazor.datasets.class_names import check_class_names, choice_in
+from icd_mmrazor.datasets.class_names import check_class_names, choice_in, class_names
+from icd_mmrazor.datasets.labels import image_labels
 from icd_mmrazor.errors import CheckpointError, DatasetError, SettingError
+from icd_mmrazor.export.network import build_network
 from icd_mmrazor.launch.command_line import key_value
+from icd_mmrazor.models.networks.classifier_layer import find_classifier, linear_layer
 from icd_mmrazor.models.networks.resolve import published_weights
 from icd_mmrazor.models.networks.student import student_of
 
@@ -32,18 +41,16 @@ TITLE_WIDTH = 26  # characters
 SUFFIXES = ('.png', '.svg', '.pdf')
 
 
+class Outputs(NamedTuple):
+    """What a network computes from N images: the input of its last layer, ``N x D``, and its logits, ``N x C``."""
+
+    features: np.ndarray
+    logits: np.ndarray
+
+
 @dataclass
 class Comparison:
-    """A teacher and its students on the same images.
-
-    Attributes:
-        names: Names of the networks; the first is the teacher.
-        outputs: The features and logits of each network.
-        labels: The label of each image, ``N``.
-        classes: The chosen classes, ascending.
-        class_names: Their names.
-        num_classes: The number of classes of the networks.
-    """
+    """The outputs of networks, the teacher first, for the same images of the chosen classes, in ascending order."""
 
     names: list[str]
     outputs: list[Outputs]
@@ -60,8 +67,7 @@ class Comparison:
         return f'{len(self.labels)} test images of {of_classes}'
 
 
-@dataclass
-class Run:
+class Run(NamedTuple):
     """A training: its config, the checkpoint to look at, and what the user named."""
 
     cfg: Config
@@ -69,15 +75,18 @@ class Run:
     source: Path
 
 
-def add_arguments(parser: argparse.ArgumentParser, max_images: int | None, classes: str, out: str) -> None:
-    """Add the arguments that both figures have.
+class Network(NamedTuple):
+    """A trained classifier in eval mode, its classifying layer, and the names of the classes in its checkpoint."""
 
-    Args:
-        parser: The parser of a tool.
-        max_images: The default of ``--max-images``; None for all images.
-        classes: The default of ``--classes`` in words.
-        out: The default of ``--out``.
-    """
+    name: str
+    model: nn.Module
+    layer: nn.Linear
+    checkpoint: str
+    classes: Sequence[str] | None
+
+
+def add_arguments(parser: argparse.ArgumentParser, max_images: int | None, classes: str, out: str) -> None:
+    """Add the arguments that both figures have, with the defaults of one of them."""
     parser.usage = (
         '%(prog)s CONFIG CHECKPOINT [CHECKPOINT ...] [options]\n       %(prog)s WORK_DIR [WORK_DIR ...] [options]'
     )
@@ -90,42 +99,25 @@ def add_arguments(parser: argparse.ArgumentParser, max_images: int | None, class
     parser.add_argument('--teacher-ckpt', metavar='FILE', help="the teacher's checkpoint (default: the config's)")
     parser.add_argument('--labels', nargs='+', metavar='NAME', help='names of the students (default: of their folders)')
     parser.add_argument('--classes', metavar='0-4,7', help=f'numbers of the classes to show (default: {classes})')
-    default = max_images or 'all'
-    parser.add_argument(
-        '--max-images', type=int, default=max_images, metavar='N', help=f'draw N images at random (default: {default})'
-    )
+    number = f'draw N images at random (default: {max_images or "all"})'
+    parser.add_argument('--max-images', type=int, default=max_images, metavar='N', help=number)
     parser.add_argument('--seed', type=int, default=0, help='random seed (default: 0)')
+    example = 'change settings of the configs: test_dataloader.dataset.data_root=data/cifar100 ...'
     parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        type=key_value,
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='change settings of the configs: test_dataloader.dataset.data_root=data/cifar100 ...',
+        '--cfg-options', nargs='+', type=key_value, action=DictAction, metavar='KEY=VALUE', help=example
     )
-    parser.add_argument(
-        '--out', type=Path, default=Path(out), metavar='FILE', help=f'.png, .svg or .pdf (default: {out})'
-    )
+    parser.add_argument('--out', type=Path, default=out, metavar='FILE', help=f'.png, .svg or .pdf (default: {out})')
 
 
 def check_out(out: Path) -> None:
-    """Check, before the long work, that a figure can be written.
-
-    Raises:
-        SettingError: It has another suffix, or its folder cannot be written.
-    """
+    """Check, before the long work, that a figure can be written."""
     if out.suffix not in SUFFIXES:
         raise SettingError(f'--out {out}: name a file that ends in {", ".join(SUFFIXES)}.')
     check_writable(out, '--out')
 
 
 def save_figure(figure: 'Figure', out: Path) -> None:
-    """Write a figure as PNG, as SVG, and as what ``out`` names.
-
-    Args:
-        figure: The figure.
-        out: The file; its folder is created if necessary.
-    """
+    """Write a figure as PNG, as SVG, and as what ``out`` names."""
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
@@ -162,42 +154,42 @@ def compare(
     """
     if args.max_images is not None and args.max_images < 2:
         raise SettingError(f'--max-images {args.max_images} must be 2 or more.')
-    runs = _runs(args)
-    names = ['student'] if len(runs) == 1 and not args.labels else _names([run.source for run in runs], args.labels)
-    distillation = _distillation(runs, args.teacher_ckpt)
+    runs = runs_of(args)
+    names = ['student'] if len(runs) == 1 and not args.labels else names_of([run.source for run in runs], args.labels)
+    distillation = distillation_of(runs, args.teacher_ckpt)
     init_default_scope(distillation.cfg.get('default_scope') or 'mmpretrain')
-    networks = [_teacher(distillation, args.teacher_ckpt)]
-    networks += [_load(name, run.cfg, run.checkpoint, 'student_source') for run, name in zip(runs, names, strict=True)]
-    num_classes = networks[0].num_classes
-    if any(network.num_classes != num_classes for network in networks):
-        found = ', '.join(f'{network.name} {network.num_classes}' for network in networks)
+    networks = [load_teacher(distillation, args.teacher_ckpt)]
+    for run, name in zip(runs, names, strict=True):
+        networks.append(load_network(name, run.cfg, run.checkpoint, 'student_source'))
+    num_classes = networks[0].layer.out_features
+    if any(network.layer.out_features != num_classes for network in networks):
+        found = ', '.join(f'{network.name} {network.layer.out_features}' for network in networks)
         raise SettingError(f'The networks have different numbers of classes: {found}.')
-    classes = sorted(set(default_classes(num_classes) if args.classes is None else _parse_classes(args.classes)))
+    classes = sorted(set(default_classes(num_classes) if args.classes is None else numbers_in(args.classes)))
     if classes[-1] >= num_classes:
         raise SettingError(f'--classes {args.classes}: the networks have the classes 0 to {num_classes - 1}.')
-    images = _test_images(runs[0].cfg, networks)
-    images = images.choose(classes, args.max_images, args.seed)
-    if not len(images.chosen):
-        raise DatasetError(
-            f'--classes {args.classes}: none of the {len(images.labels)} test images is of these classes.'
-        )
-    check_count(len(images.chosen))
-    labels, outputs = images.chosen_labels, network_outputs(networks, images)
+    loader, all_labels = images_of(runs[0].cfg, networks)
+    chosen = chosen_images(all_labels, classes, args.max_images, args.seed)
+    if not len(chosen):
+        raise DatasetError(f'--classes {args.classes}: none of the {len(all_labels)} test images is of these classes.')
+    check_count(len(chosen))
+    labels, outputs = all_labels[chosen], network_outputs(networks, loader, chosen)
     print(f'{len(labels)} test images, accuracy among all {num_classes} classes:')
     for network, output in zip(networks, outputs, strict=True):
         print(f'  {network.name}: {100 * np.mean(output.logits.argmax(1) == labels):.2f} %')
-    class_names = [images.class_name(number) for number in classes]
-    return Comparison([network.name for network in networks], outputs, labels, classes, class_names, num_classes)
+    known = class_names(getattr(loader['dataset'], 'metainfo', None)) or ()
+    shown = [known[number] if number < len(known) else str(number) for number in classes]
+    return Comparison([network.name for network in networks], outputs, labels, classes, shown, num_classes)
 
 
-def _runs(args: argparse.Namespace) -> list[Run]:
+def runs_of(args: argparse.Namespace) -> list[Run]:
     first, *checkpoints = args.sources
     if first.endswith('.py'):
         if not checkpoints:
             raise SettingError(f'config {first}: name checkpoints of its student after it, or a work folder instead.')
         runs = [Run(read_config_file(first), Path(checkpoint), Path(checkpoint)) for checkpoint in checkpoints]
     else:
-        runs = [Run(stored_config(Path(folder)), _checkpoint(Path(folder)), Path(folder)) for folder in args.sources]
+        runs = [Run(stored_config(folder), checkpoint_in(folder), folder) for folder in map(Path, args.sources)]
     for run in runs:
         apply_cfg_options(run.cfg, copy.deepcopy(args.cfg_options))
     return runs
@@ -207,33 +199,32 @@ def stored_config(folder: Path) -> Config:
     """Read the config of a folder's latest training as data; it is not executed.
 
     A start that logged nothing, such as a test, counts only if there is no other.
-
-    Raises:
-        SettingError: There is no config in the folder.
     """
     dumped = sorted(folder.glob('*/vis_data/config.py'))
+    logged = [file for file in dumped if file.with_name('scalars.json').exists()]
     # mmengine always writes this one; the others are those of its visualizer
-    at_top = sorted(
-        (file for file in folder.glob('*.py') if file.name != 'student.py'), key=lambda file: file.stat().st_mtime
-    )
-    logged = [file for file in dumped if (file.parent / 'scalars.json').exists()]
-    if not dumped and not at_top:
+    at_top = by_age(file for file in folder.glob('*.py') if file.name != 'student.py')
+    found = logged or dumped or at_top
+    if not found:
         raise SettingError(f'work folder {folder} has no config of a training. Name a --work-dir of tools/train.py.')
-    file = (logged or dumped or at_top)[-1]
-    return by_names(read_config_text(file.read_text(encoding='utf-8', errors='replace'), f'config {file}'))
+    return by_names(read_config_text(found[-1].read_text(errors='replace'), f'config {found[-1]}'))
 
 
-def _checkpoint(folder: Path) -> Path:
+def checkpoint_in(folder: Path) -> Path:
     """Return the checkpoint that --resume would take, or else the newest one without an optimizer."""
     checkpoint, problems = latest_valid_checkpoint(folder)
-    others = sorted((*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')), key=lambda file: file.stat().st_mtime)
+    others = by_age([*folder.glob('epoch_*.pth'), *folder.glob('iter_*.pth')])
     if not checkpoint and not others:
         reason = '; '.join(problems) or 'it has no epoch_N.pth'
         raise CheckpointError(f'work folder {folder} has no checkpoint: {reason}.')
     return checkpoint or others[-1]
 
 
-def _names(sources: Sequence[Path], labels: Sequence[str] | None) -> list[str]:
+def by_age(files: Any) -> list[Path]:
+    return sorted(files, key=lambda file: file.stat().st_mtime)
+
+
+def names_of(sources: Sequence[Path], labels: Sequence[str] | None) -> list[str]:
     """Return the labels, or what tells the paths apart: icd and kd of icd/seed_0 and kd/seed_0."""
     paths = [source.resolve().parts for source in sources]
     if labels and len(labels) != len(sources):
@@ -250,7 +241,7 @@ def _names(sources: Sequence[Path], labels: Sequence[str] | None) -> list[str]:
     return [str(Path(*path[-length:])) for path in paths]
 
 
-def _distillation(runs: Sequence[Run], teacher_ckpt: str | None) -> Run:
+def distillation_of(runs: Sequence[Run], teacher_ckpt: str | None) -> Run:
     """Return the first run with a teacher; the others must have the same."""
     found = [run for run in runs if run.cfg.get('model', {}).get('teacher')]
     if not found:
@@ -265,7 +256,7 @@ def _distillation(runs: Sequence[Run], teacher_ckpt: str | None) -> Run:
     return found[0]
 
 
-def _teacher(run: Run, checkpoint: str | None) -> Network:
+def load_teacher(run: Run, checkpoint: str | None) -> Network:
     model = run.cfg.model
     checkpoint = checkpoint or model.get('teacher_ckpt') or published_weights(model.teacher)
     if not checkpoint or not (checkpoint.startswith('https://') or Path(checkpoint).expanduser().is_file()):
@@ -276,39 +267,85 @@ def _teacher(run: Run, checkpoint: str | None) -> Network:
     # built like the student, in whose place it is put; it gets the student's images
     cfg = copy.deepcopy(run.cfg)
     cfg.model.architecture = model.teacher
-    preprocessor = student_of(run.cfg).get('data_preprocessor')
-    return _load('teacher', cfg, checkpoint, 'teacher_source', preprocessor)
+    return load_network('teacher', cfg, checkpoint, 'teacher_source', student_of(run.cfg).get('data_preprocessor'))
 
 
-def _load(name: str, cfg: Config, checkpoint: Path | str, source: str, preprocessor: dict | None = None) -> Network:
+def load_network(
+    name: str, cfg: Config, checkpoint: Path | str, source: str, preprocessor: dict | None = None
+) -> Network:
+    """Build the student of a config and load its weights strictly; ``source`` is the setting of its last layer."""
     network = student_of(cfg)
     if preprocessor is not None:
         network.data_preprocessor = preprocessor
-    layer = (cfg.model.get('distiller') or {}).get(source, 'auto')
-    return load_network(name, network, checkpoint, layer, f'model.distiller.{source}')
+    content, what = read_checkpoint(checkpoint), f'{name}: checkpoint {checkpoint}'
+    weights = weights_of(content, checkpoint)
+    model = build_network(name, network)
+    load_strictly(model, weights, what)
+    setting, layer = f'model.distiller.{source}', (cfg.model.get('distiller') or {}).get(source, 'auto')
+    layer = find_classifier(model, setting) if layer == 'auto' else layer
+    model = model.to(get_device()).eval()
+    return Network(name, model, linear_layer(model, layer, setting), what, class_names(content.get('meta')))
 
 
-def _test_images(cfg: Config, networks: Sequence[Network]) -> Images:
+def images_of(cfg: Config, networks: Sequence[Network]) -> tuple[dict, np.ndarray]:
+    """Return the config of the test images' loader, with the built dataset, and the label of each image."""
     if not cfg.get('test_dataloader'):
         raise SettingError('The config has no test_dataloader; the networks are compared on its images.')
-    images, num_classes = Images.from_cfg(cfg.test_dataloader), networks[0].num_classes
-    if images.labels.min() < 0 or images.labels.max() >= num_classes:
+    dataset, num_classes = DATASETS.build(cfg.test_dataloader.dataset), networks[0].layer.out_features
+    labels = image_labels(dataset)
+    if labels is None:
         raise DatasetError(
-            f'test_dataloader.dataset has labels from {images.labels.min()} to {images.labels.max()}, but the networks '
-            f'have {num_classes} classes. Name the dataset they were trained on.'
+            f'test_dataloader.dataset ({type(dataset).__name__}, {len(dataset)} images) does not have one label for '
+            'each image. Name a dataset of labelled images.'
+        )
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise DatasetError(
+            f'test_dataloader.dataset has labels from {labels.min()} to {labels.max()}, but the networks have '
+            f'{num_classes} classes. Name the dataset they were trained on.'
         )
     for network in networks:
-        dataset = [('test_dataloader', images.loader_cfg['dataset'])]
-        check_class_names(network.source, network.classes, dataset, choice_in(cfg))
-    return images
+        check_class_names(network.checkpoint, network.classes, [('test_dataloader', dataset)], choice_in(cfg))
+    return {**cfg.test_dataloader, 'dataset': dataset}, labels
 
 
-def _parse_classes(text: str) -> list[int]:
+def chosen_images(labels: np.ndarray, classes: Sequence[int], at_most: int | None, seed: int) -> np.ndarray:
+    """Return the places of the images of some classes, ascending; if there are too many, a random choice."""
+    chosen = np.flatnonzero(np.isin(labels, classes))
+    if at_most is not None and len(chosen) > at_most:
+        chosen = np.sort(np.random.default_rng(seed).choice(chosen, at_most, replace=False))
+    return chosen
+
+
+def network_outputs(networks: Sequence[Network], loader_cfg: dict, chosen: np.ndarray) -> list[Outputs]:
+    """Run networks on the chosen images, each read once, as in an evaluation: eval mode, no gradients, no autocast."""
+    # mmengine passes a sampler that is not a config to torch, which takes any sequence of indices
+    once = dict(sampler=chosen.tolist(), drop_last=False, persistent_workers=False, pin_memory=False)
+    loader = Runner.build_dataloader({**loader_cfg, **once})
+    recorded: list[list[Outputs]] = [[] for _ in networks]
+    for network, parts in zip(networks, recorded, strict=True):
+        network.layer.register_forward_hook(
+            lambda _, inputs, logits, parts=parts: parts.append(Outputs(inputs[0].float().cpu(), logits.float().cpu()))
+        )
+    with torch.no_grad():
+        for batch in track_iter_progress((loader, len(loader))):
+            for network in networks:
+                network.model.test_step(batch)
+    print()  # after mmengine's progress bar
+    outputs = [Outputs(*(torch.cat(tensors).numpy() for tensors in zip(*parts, strict=True))) for parts in recorded]
+    for network, output in zip(networks, outputs, strict=True):
+        if not np.isfinite(output.logits).all():
+            raise CheckpointError(
+                f'{network.name}: its logits are not finite. Give the checkpoint of a training that did not diverge.'
+            )
+    return outputs
+
+
+def numbers_in(text: str) -> list[int]:
     """Return the numbers of ``0-4,7``."""
-    classes: list[int] = []
+    numbers: list[int] = []
     for part in text.split(','):
         first, _, last = part.strip().partition('-')
         if not first.isdecimal() or not (last or first).isdecimal() or int(last or first) < int(first):
             raise SettingError(f'--classes {text}: {part!r} is neither a number nor a range. Give 0-9 or 0,3,5-7.')
-        classes.extend(range(int(first), int(last or first) + 1))
-    return classes
+        numbers.extend(range(int(first), int(last or first) + 1))
+    return numbers

@@ -22,10 +22,8 @@ from icd_mmrazor.launch.command_line import run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# more classes cannot be told apart by colour and marker
-LEGEND_CLASSES = 20
-# of datasets with more classes than that
-SHOWN_CLASSES = 10
+LEGEND_CLASSES = 20  # more cannot be told apart by colour and marker
+SHOWN_CLASSES = 10  # of datasets with more classes than that
 COLUMNS = 4
 # Okabe and Ito, Color Universal Design, 2008
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000', '#999999')
@@ -47,13 +45,7 @@ def embed(features: np.ndarray, perplexity: float, seed: int) -> np.ndarray:
 
 
 def draw(compared: Comparison, maps: Sequence[np.ndarray], settings: str) -> 'Figure':
-    """Draw a panel for each network.
-
-    Args:
-        compared: The networks' names, the labels and the classes.
-        maps: The positions of the images, ``N x 2``, for each network.
-        settings: The settings of the t-SNE, for the caption.
-    """
+    """Draw a panel for each network from the positions of the images, ``N x 2``, in its map."""
     from matplotlib.figure import Figure
 
     columns, listed = min(COLUMNS, len(maps)), len(compared.classes) <= LEGEND_CLASSES
@@ -63,10 +55,9 @@ def draw(compared: Comparison, maps: Sequence[np.ndarray], settings: str) -> 'Fi
     for panel in panels.flat[len(maps) :]:
         panel.set_axis_off()
     for panel, name, places in zip(panels.flat, compared.names, maps, strict=False):
-        # the axes of a t-SNE have no meaning, only their ratio
-        panel.set(xticks=[], yticks=[])
-        panel.set_title(title(name), fontsize=FONT_SIZE + 1)
+        panel.set(xticks=[], yticks=[])  # the axes of a t-SNE have no meaning, only their ratio
         panel.set_aspect('equal', adjustable='datalim')
+        panel.set_title(title(name), fontsize=FONT_SIZE + 1)
         panel.spines[:].set(color='0.8')
         if not listed:
             # in an order in which no class covers the others

@@ -29,18 +29,7 @@ WORDS = {
 
 
 def correlations(logits: np.ndarray, classes: Sequence[int]) -> np.ndarray:
-    """Correlate the logits of each pair of classes (Pearson) over the images.
-
-    Args:
-        logits: ``N x C``.
-        classes: K of the C classes.
-
-    Returns:
-        ``K x K``, from -1 to 1.
-
-    Raises:
-        SettingError: There are fewer than two images or classes, or a logit is the same for all images.
-    """
+    """Correlate the logits, ``N x C``, of each pair of K classes (Pearson) over the images: ``K x K``."""
     chosen = logits[:, list(classes)].astype(np.float64)
     if min(chosen.shape) < 2:
         raise SettingError(
@@ -54,18 +43,10 @@ def correlations(logits: np.ndarray, classes: Sequence[int]) -> np.ndarray:
 
 
 def mean_logits(logits: np.ndarray, labels: np.ndarray, classes: Sequence[int]) -> np.ndarray:
-    """Average the standardised logits of the images of each class, as the paper's authors do for their figure.
+    """Average the logits of the images of each class, as the paper's authors do for their figure.
 
-    Args:
-        logits: ``N x C``; those of each image get mean 0 and (sample) deviation 1 first.
-        labels: ``N``.
-        classes: K of the C classes.
-
-    Returns:
-        ``K x K``: a row for the images of a class, a column for a logit.
-
-    Raises:
-        SettingError: A class has no image.
+    Those of each image get mean 0 and (sample) deviation 1 first. The result, ``K x K``, has a row for the images of a
+    class and a column for a logit.
     """
     logits = logits.astype(np.float64)
     if missing := sorted(set(classes) - set(labels.tolist())):
@@ -84,15 +65,10 @@ def differences(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
     return difference
 
 
-def draw(compared: Comparison, matrices: np.ndarray, measure: str, max_difference: float | None = None) -> 'Figure':
-    """Draw the matrix of each network and, below each student, its differences from the teacher.
-
-    Args:
-        compared: The networks' names and the classes.
-        matrices: A ``K x K`` for each network, the teacher first.
-        measure: A key of ``WORDS``.
-        max_difference: The end of the scale of differences; None for the largest one.
-    """
+def draw(
+    compared: Comparison, matrices: Sequence[np.ndarray], measure: str, max_difference: float | None = None
+) -> 'Figure':
+    """Draw the matrix of each network, ``K x K``, and, below each student, its differences from the teacher."""
     from matplotlib.figure import Figure
 
     name, columns, rows = WORDS[measure]
@@ -121,8 +97,8 @@ def draw(compared: Comparison, matrices: np.ndarray, measure: str, max_differenc
     panels[1, 1].tick_params(labelleft=True)
     for panel in (panels[0, 0], *panels[1, 1:]):
         panel.set_xlabel(columns)
-    for panel in (panels[0, 0], panels[1, 1]):
-        panel.set_ylabel(rows)
+    panels[0, 0].set_ylabel(rows)
+    panels[1, 1].set_ylabel(rows)
     panels[1, 0].set_axis_off()
     text = f'{name},\n{compared.images}'.replace(' images of ', ' images\nof ')
     panels[1, 0].text(0.5, 0.5, text, transform=panels[1, 0].transAxes, ha='center', va='center', fontsize=FONT_SIZE)
@@ -132,27 +108,19 @@ def draw(compared: Comparison, matrices: np.ndarray, measure: str, max_differenc
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser, max_images=None, classes='all', out='logit_correlation.png')
-    parser.add_argument(
-        '--measure',
-        choices=WORDS,
-        default='correlation',
-        help="mean-logits is that of the paper's authors (default: correlation)",
-    )
+    measures = "mean-logits is that of the paper's authors (default: correlation)"
+    parser.add_argument('--measure', choices=WORDS, default='correlation', help=measures)
     parser.add_argument('--max-difference', type=float, metavar='X', help='the end of the scale of differences')
     args = parser.parse_args()
     check_out(args.out)
     if args.max_difference is not None and not args.max_difference > 0:
         raise SettingError(f'--max-difference {args.max_difference:g} must be more than 0.')
-    compared = compare(args)
-    labels, classes = compared.labels, compared.classes
-    matrices = np.stack(
-        [
-            correlations(output.logits, classes)
-            if args.measure == 'correlation'
-            else mean_logits(output.logits, labels, classes)
-            for output in compared.outputs
-        ]
-    )
+    compared, matrices = compare(args), []
+    for output in compared.outputs:
+        if args.measure == 'correlation':
+            matrices.append(correlations(output.logits, compared.classes))
+        else:
+            matrices.append(mean_logits(output.logits, compared.labels, compared.classes))
     print(f'{WORDS[args.measure][0]}, mean absolute difference from the teacher:')
     for name, matrix in zip(compared.names[1:], matrices[1:], strict=True):
         print(f'  {name}: {differences(matrix, matrices[0]).mean():.4f}')
