@@ -69,6 +69,7 @@ lint: $(STAMP)
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python tools/benchmarks/table.py docs/results.json --pages docs/results.md README.md --figures docs/images --check
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

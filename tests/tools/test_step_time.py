@@ -13,8 +13,6 @@ from mmengine.config import Config
 from torch import nn
 
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.connectors import LinearProjection
-from icd_mmrazor.models.losses import ICDLoss
 
 
 @pytest.fixture
@@ -54,21 +52,6 @@ def test_a_pair_is_measured(tool: ModuleType, monkeypatch: pytest.MonkeyPatch, c
 def test_bad_input(options: str, message: str, tool: ModuleType) -> None:
     with pytest.raises(SettingError, match=message):
         tool.main(['--pairs', 'res20_res8_digits', *options.split()])
-
-
-def test_plain_icd_is_icd(tool: ModuleType) -> None:
-    torch.manual_seed(0)
-    plain = tool.PlainICD(6, 10).double()
-    loss, embeddings = ICDLoss().double(), [LinearProjection(6).double(), LinearProjection(10).double()]
-    for ours, theirs in zip(embeddings, (plain.embed_student, plain.embed_teacher), strict=True):
-        ours.linear.load_state_dict(theirs.state_dict())
-    features = [torch.randn(7, width, dtype=torch.float64, requires_grad=True) for width in (6, 10)]
-    expected = loss(*(embedding(feature) for embedding, feature in zip(embeddings, features, strict=True)))
-    torch.testing.assert_close(plain(*features), expected, rtol=0, atol=1e-12)
-    trained = [*features, loss.log_tau, embeddings[0].linear.weight, embeddings[1].linear.weight]
-    written_out = [*features, plain.log_tau, plain.embed_student.weight, plain.embed_teacher.weight]
-    gradients = torch.autograd.grad(plain(*features), written_out)
-    torch.testing.assert_close(gradients, torch.autograd.grad(expected, trained), rtol=0, atol=1e-12)
 
 
 def test_plain_images_are_transformed_as_the_config_says(tool: ModuleType) -> None:

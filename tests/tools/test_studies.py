@@ -276,7 +276,7 @@ def test_a_study_is_trained_in_parts_and_tabled(study: Callable, tool: Callable,
     table = '\n'.join(['| weight | ICD, top-1 (%) |', '|---|---:|', *rows])
     assert Path('page.md').read_text() == f'Before.\n<!-- small: alpha -->\n\n{table}\n\n<!-- end -->\nAfter.\n'
     assert table in capsys.readouterr().out
-    assert [file.name for file in Path('figures').iterdir()] == ['results_small_alpha.png']
+    assert [file.name for file in Path('figures').iterdir()] == ['results_small.png']
     stored = json.loads(Path('results.json').read_text())['small']
     assert [session['trainings'] for session in stored['sessions']] == [1, 7]
     assert {session['slots'] for session in stored['sessions']} == {2}
@@ -286,7 +286,7 @@ def test_a_study_is_trained_in_parts_and_tabled(study: Callable, tool: Callable,
     check = ['results.json', '--pages', 'page.md', '--figures', 'figures', '--check']
     tool('table').main(check)
     Path('results.json').write_text(Path('results.json').read_text().replace('"accuracy": 21.3', '"accuracy": 31.3'))
-    with pytest.raises(UserError, match=r'page\.md, figures/results_small_alpha\.png'):
+    with pytest.raises(UserError, match=r'page\.md, figures/results_small\.png'):
         tool('table').main(check)
 
 

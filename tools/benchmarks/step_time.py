@@ -2,9 +2,9 @@
 """Time a training step: a plain loop, our defaults and our fast settings, on random images.
 
 The loops take turns in one process. "plain" is what research scripts do: eager, float32, torchvision's transforms image
-by image, teacher and student in full. "defaults" is what tools/train.py runs, "fast" the same with --amp bf16 (and
-compiled on a GPU). The arithmetic limit is the number of operations of convolutions and matrix products, divided by the
-speed of one large matrix product.
+by image, teacher and student in full; its loss is that of examples/plain_loop.py. "defaults" is what tools/train.py
+runs, "fast" the same with --amp bf16 (and compiled on a GPU). The arithmetic limit is the number of operations of
+convolutions and matrix products, divided by the speed of one large matrix product.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import contextlib
 import copy
 import json
 import os
+import runpy
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -40,30 +41,13 @@ from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
 from icd_mmrazor.configuration.files import apply_cfg_options
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.launch.command_line import key_value, load_config
+from icd_mmrazor.launch.command_line import key_value
 from icd_mmrazor.launch.command_line import run as run_tool
+from icd_mmrazor.launch.run_config import load_config
 
 PLAIN, DEFAULTS, FAST = 'plain', 'defaults', 'fast'
 PRODUCT_SIZES = {'cpu': 2048, 'cuda': 8192}
-
-
-class PlainICD(nn.Module):
-    """ICD from its formula (arXiv 2407.11802), with both embeddings."""
-
-    def __init__(self, student_width: int, teacher_width: int, embed_dims: int = 128) -> None:
-        super().__init__()
-        self.embed_student = nn.Linear(student_width, embed_dims)
-        self.embed_teacher = nn.Linear(teacher_width, embed_dims)
-        self.log_tau = nn.Parameter(torch.ones(()))
-        self.bias = nn.Parameter(torch.zeros(()))
-
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        u = F.normalize(self.embed_student(student), dim=1)
-        v = F.normalize(self.embed_teacher(teacher), dim=1)
-        similarity = torch.exp(self.log_tau).clamp(max=10) * u @ v.t() + self.bias
-        contrastive = F.cross_entropy(similarity, torch.arange(len(u), device=u.device))
-        invariance = F.kl_div(F.log_softmax(similarity, 1), F.softmax(similarity.t(), 1), reduction='batchmean')
-        return contrastive + 0.5 * invariance
+PlainICD = runpy.run_path(str(Path(__file__).resolve().parents[2] / 'examples' / 'plain_loop.py'))['PlainICD']
 
 
 def feature_and_logits(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,12 +146,10 @@ def runner_steps(
 
 
 def untrained(cfg: Config, size: int) -> tuple[nn.Module, nn.Module]:
-    """Build teacher and student with random weights.
-
-    The teacher's batch norms get the statistics of random images: a deep teacher would overflow with the initial ones.
-    """
+    """Build teacher and student with random weights."""
     torch.manual_seed(0)
     teacher, student = (MODELS.build(cfg.model[name]) for name in ('teacher', 'architecture'))
+    # a deep teacher would overflow with the initial statistics of its batch norms: they get those of random images
     for module in teacher.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0

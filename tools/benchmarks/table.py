@@ -12,6 +12,7 @@ page or a figure is stale.
 """
 
 import argparse
+import functools
 import hashlib
 import io
 import re
@@ -26,7 +27,7 @@ from icd_mmrazor import recipes  # first: it explains what to install if the sta
 from results import NOT_RUN, Results, dump, published_accuracies, read, studies_in
 from studies import PUBLISHED, Axis, Study
 
-from icd_mmrazor.checkpoints.writing import check_writable, write_whole
+from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
 from icd_mmrazor.errors import SettingError, UserError
 from icd_mmrazor.launch.command_line import run as run_tool
 
@@ -155,23 +156,26 @@ def filled(text: str, studies: dict[str, Results]) -> str:
     return BLOCK.sub(fill, text)
 
 
-def new_figure(columns: int, width: float, height: float) -> tuple['Figure', Sequence['Axes']]:
-    """Return a figure and its panels side by side; matplotlib's pyplot, which looks for a display, is not needed."""
+def new_figure(panels: int, columns: int, width: float, height: float) -> tuple['Figure', list['Axes']]:
+    """Return a figure and its panels; matplotlib's pyplot, which looks for a display, is not needed."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(columns * width, height), layout='constrained')
-    panels = figure.subplots(1, columns, squeeze=False, sharey=True)[0]
-    for panel in panels:
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(columns * width, rows * height), layout='constrained')
+    found = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
+    for panel in found:
         panel.grid(alpha=0.3)
         panel.spines[['top', 'right']].set_visible(False)
-    return figure, panels
+    for panel in found[panels:]:
+        panel.set_axis_off()
+    return figure, found[:panels]
 
 
 def draw_methods(results: Results) -> 'Figure':
     """Draw a panel for each pair: the seeds of each method, their mean and deviation."""
     methods = results.study.points[PUBLISHED].methods
     pairs = [pair for pair in results.study.pairs if any(results.runs(PUBLISHED, name, pair) for name in methods)]
-    figure, panels = new_figure(len(pairs), 4.2, 0.9 + 0.3 * len(methods))
+    figure, panels = new_figure(len(pairs), len(pairs), 4.2, 0.9 + 0.3 * len(methods))
     for panel, pair in zip(panels, pairs, strict=True):
         teacher = results.teacher(pair)
         title = display_name(pair)
@@ -187,26 +191,34 @@ def draw_methods(results: Results) -> 'Figure':
     return figure
 
 
-def draw_axis(results: Results, axis: Axis) -> 'Figure':
-    """Draw the accuracy at each point of an axis, the published one in another colour."""
-    (pair,), values, methods = results.study.pairs, list(axis.values.items()), methods_on(results.study, axis)
-    figure, (panel,) = new_figure(1, 1.6 + 0.85 * len(values), 3.3)
-    panel.set_xticks(range(len(values)), [value for value, _ in values])
-    panel.set_xlim(-0.5, len(values) - 0.5)
-    panel.set(xlabel=axis.title, ylabel='top-1 accuracy (%)')
-    entries = {}
+def draw_axes(results: Results, axes: Sequence[Axis]) -> 'Figure':
+    """Draw a panel for each axis: the accuracy at each point, at the published one in another colour."""
+    figure, panels = new_figure(len(axes), min(3, len(axes)), 4.2, 2.9)
+    entries: dict[str, Any] = {}
+    for panel, axis in zip(panels, axes, strict=True):
+        panel.set_xlabel(axis.title)
+        panel.set_xticks(range(len(axis.values)), axis.values)
+        panel.set_xlim(-0.5, len(axis.values) - 0.5)
+        entries |= draw_axis(panel, results, axis)
+    figure.supylabel('top-1 accuracy (%)', fontsize='medium')
+    figure.legend(entries.values(), entries, loc='outside upper center', ncols=4, frameon=False)
+    return figure
+
+
+def draw_axis(panel: 'Axes', results: Results, axis: Axis) -> dict[str, Any]:
+    """Draw the points of an axis; return what is drawn, by its name in the legend."""
+    (pair,), methods, entries = results.study.pairs, methods_on(results.study, axis), {}
     for number, method in enumerate(methods):
         shift = 0.16 * (number - (len(methods) - 1) / 2)
-        for place, (_, point) in enumerate(values):
+        for place, point in enumerate(axis.values.values()):
             colour = 'grey' if method == STUDENT else HIGHLIGHTED if point == PUBLISHED else PLAIN
             name = display_name(method) + (', published setting' if colour == HIGHLIGHTED else '')
-            if drawn := draw_cell(panel, results.runs(point, method, pair), place + shift, colour):
-                entries[name] = drawn
+            entries[name] = draw_cell(panel, results.runs(point, method, pair), place + shift, colour)
     alone = results.mean(PUBLISHED, STUDENT, pair)
     if STUDENT not in methods and alone is not None:
-        entries[display_name(STUDENT)] = panel.axhline(alone, color='grey', linewidth=1, linestyle='--')
-    figure.legend(entries.values(), entries, loc='outside upper center', ncols=2, frameon=False, fontsize=9)
-    return figure
+        name = f'{display_name(STUDENT)}, published setting'
+        entries[name] = panel.axhline(alone, color='grey', linewidth=1, linestyle='--')
+    return entries
 
 
 def draw_cell(panel: 'Axes', runs: list[dict], place: float, colour: str, across: bool = False) -> Any:
@@ -221,26 +233,28 @@ def draw_cell(panel: 'Axes', runs: list[dict], place: float, colour: str, across
     return panel.errorbar(**mean, fmt='D', color=colour, markersize=6, capsize=3)
 
 
-def figures_of(results: Results) -> dict[str, tuple[Callable[[], 'Figure'], str]]:
-    """Return the figures of a study by the names of their files: what draws each, and a digest of what it shows."""
-    study, name = results.study, f'results_{results.name}'
-    figures = {'table': (f'{name}.png', lambda: draw_methods(results))} if results.sessions else {}
-    if study.axes:
-        figures = {
-            key: (f'{name}_{key}.png', lambda axis=axis: draw_axis(results, axis))
-            for key, axis in study.axes.items()
-            if NOT_RUN not in axis_table(results, axis)
-        }
-    return {
-        file: (draw, hashlib.sha256(part(results, key).encode()).hexdigest()) for key, (file, draw) in figures.items()
-    }
+def figures_of(studies: dict[str, Results]) -> dict[str, tuple[Callable[[], 'Figure'], str]]:
+    """Return the figures by the names of their files: what draws each, and a digest of the tables that it shows."""
+    figures = {}
+    for name, results in studies.items():
+        axes = {key: axis for key, axis in results.study.axes.items() if NOT_RUN not in axis_table(results, axis)}
+        if not results.sessions or (results.study.axes and not axes):
+            continue
+        shown = ''.join(part(results, key) for key in axes or ['table'])
+        draw = (
+            functools.partial(draw_axes, results, [*axes.values()])
+            if axes
+            else functools.partial(draw_methods, results)
+        )
+        figures[f'results_{name}.png'] = draw, hashlib.sha256(shown.encode()).hexdigest()
+    return figures
 
 
 def save(figure: 'Figure', digest: str, file: Path) -> None:
     content = io.BytesIO()
     figure.savefig(content, format='png', dpi=150, metadata={'Description': digest})
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(content.getvalue(), file)
+    atomic_write(content.getvalue(), file)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -254,31 +268,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = read(args.source)
     if not found:
         raise SettingError(f'{args.source} holds no finished training of tools/benchmarks/run.py.')
-    studies, stale = studies_in(found), []
-    pages = {}
+    studies, pages = studies_in(found), {}
     for page in args.pages:
         check_writable(page, '--pages')
         try:
             pages[page] = filled(page.read_text(), studies)
         except (OSError, SettingError) as error:
             raise SettingError(f'--pages {page}: {error}') from error
-    figures = {file: value for results in studies.values() for file, value in figures_of(results).items()}
+    figures = figures_of(studies) if args.figures else {}
     if args.check:
-        stale += [page for page, text in pages.items() if page.read_text() != text]
-        for name, (_, digest) in figures.items() if args.figures else ():
-            file = args.figures / name
+        stale = [page for page, text in pages.items() if page.read_text() != text]
+        # the digest, since the pixels depend on the version of matplotlib
+        for file, (_, digest) in ((args.figures / name, figure) for name, figure in figures.items()):
             if not file.is_file() or digest.encode() not in file.read_bytes():
                 stale.append(file)
         if stale:
             raise UserError(f'{", ".join(map(str, stale))} differ from {args.source}; repeat without --check.')
         return
     for page, text in pages.items():
-        write_whole(text, page)
-    for name, (draw, digest) in figures.items() if args.figures else ():
+        atomic_write(text, page)
+    for name, (draw, digest) in figures.items():
         save(draw(), digest, args.figures / name)
     if args.json:
         check_writable(args.json, '--json')
-        write_whole(dump(found), args.json)
+        atomic_write(dump(found), args.json)
     for name in found:
         for kind in ['table', *studies[name].study.axes]:
             print(f'{name}: {kind}\n\n{part(studies[name], kind)}\n')

@@ -70,11 +70,7 @@ class Training:
             return None
 
     def run(self, environment: Mapping[str, str]) -> None:
-        """Train, then write the result or set ``failure``.
-
-        Args:
-            environment: Variables to set in addition to those of this process.
-        """
+        """Train with these variables in addition to those of this process; write the result or set ``failure``."""
         self.folder.mkdir(parents=True, exist_ok=True)
         resumed, log = any(self.folder.glob(LOGS)), self.folder / 'train.log'
         guard = [sys.executable, '-c', DIE_WITH_RUNNER, os.getpid()] if sys.platform == 'linux' else []
@@ -104,11 +100,7 @@ class Training:
         self.failure = '\n'.join([f'{self.name}: the training ended {reason}. The end of {log}:', *end])
 
     def stop(self, number: int) -> None:
-        """Send a signal to the training and its child processes, and keep it from starting.
-
-        Args:
-            number: The signal.
-        """
+        """Send a signal to the training and its child processes, and keep it from starting."""
         with self._lock:
             self._stopped = True
             if self._process is not None:
@@ -117,11 +109,7 @@ class Training:
 
 
 def accuracies(folder: Path) -> dict[int, float]:
-    """Read the accuracy after each validated epoch from mmengine's logs.
-
-    Args:
-        folder: A work folder. A resumed training has several logs, of which the latest counts.
-    """
+    """Read the accuracy after each validated epoch from mmengine's logs; of a resumed training the latest counts."""
     found = {}
     for file in sorted(folder.glob(LOGS)):
         for line in file.read_text(errors='replace').splitlines():
@@ -133,17 +121,13 @@ def accuracies(folder: Path) -> dict[int, float]:
 
 
 def run_all(
-    trainings: Sequence[Training], slots: Sequence[Mapping[str, str]], done: Callable[[Training], None]
+    trainings: Sequence[Training],
+    slots: Sequence[Mapping[str, str]],
+    done: Callable[[Training], None] = lambda _: None,
 ) -> list[Training]:
-    """Run the trainings that have not finished, one at a time in each slot.
+    """Run the trainings that have not finished, in their order, one at a time in each slot; return the failed ones.
 
-    Args:
-        trainings: In the order in which to start them.
-        slots: The environment variables of each slot, for example its GPU.
-        done: Called with each training that has finished.
-
-    Returns:
-        The trainings that failed.
+    A slot is the environment variables of a training, for example its GPU.
     """
     waiting = [training for training in trainings if training.result is None]
     free: queue.SimpleQueue = queue.SimpleQueue()
@@ -161,7 +145,7 @@ def run_all(
     with ThreadPoolExecutor(len(slots)) as pool:
         futures = {pool.submit(run, training): training for training in waiting}
         try:
-            # on a terminal a bar with the time left; elsewhere the lines alone
+            # a bar with the time left on a terminal; elsewhere the lines alone
             for future in tqdm(as_completed(futures), total=len(waiting), unit='training', disable=None):
                 future.result()
                 training = futures[future]
@@ -187,14 +171,7 @@ def run_all(
 
 @contextlib.contextmanager
 def locked(folder: Path):
-    """Keep other runners out of a folder, which is created if necessary.
-
-    Args:
-        folder: The folder; gets a file ``.lock``.
-
-    Raises:
-        SettingError: Another runner is at work there.
-    """
+    """Keep other runners out of a folder, which is created if necessary, by a file ``.lock``."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / '.lock', timeout=0):
