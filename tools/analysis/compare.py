@@ -146,11 +146,6 @@ def compare(
         args: The arguments of :func:`add_arguments`.
         default_classes: Returns the classes to show, given their number, if ``--classes`` names none.
         check_count: Called with the number of images before the networks run; may refuse it.
-
-    Raises:
-        SettingError: An argument is wrong, no config has a teacher, or the networks do not fit each other.
-        CheckpointError: A checkpoint is missing or does not fit its network.
-        DatasetError: There are no test images of the classes.
     """
     if args.max_images is not None and args.max_images < 2:
         raise SettingError(f'--max-images {args.max_images} must be 2 or more.')

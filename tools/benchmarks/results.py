@@ -1,8 +1,10 @@
 """Results of studies: collected from work folders, kept in one file, looked up by tables."""
 
 import csv
+import functools
 import json
 import statistics
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,8 @@ def read(source: Path) -> dict[str, Any]:
     try:
         if source.is_file():
             return json.loads(source.read_text())
-        return {
-            folder.name: collect(folder)
-            for folder in sorted(source.iterdir())
-            if any(folder.glob('*/*/**/result.json'))
-        }
+        folders = [folder for folder in sorted(source.iterdir()) if any(folder.glob('*/*/**/result.json'))]
+        return {folder.name: collect(folder) for folder in folders}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingError(f'{source} cannot be read ({error!r}). Give the --work-dir of run.py, or --json.') from error
 
@@ -38,11 +37,13 @@ def collect(folder: Path) -> dict[str, Any]:
     for file in sorted(folder.rglob('result.json')):
         result = json.loads(file.read_text())
         session = result.pop('session')
-        known = sessions.setdefault(session['started'], {**session, 'trainings': 0})
-        # a runner that was killed just then has not noted the minutes
-        known['minutes'] = max(known.get('minutes', 0), session.get('minutes', 0))
+        started = session['started']
+        ended = result.pop('ended', started)  # a result of version 0.1 has the minutes
+        known = sessions.setdefault(started, {'minutes': 0, **session, 'trainings': 0})
+        minutes = (datetime.fromisoformat(ended) - datetime.fromisoformat(started)).total_seconds() / 60
+        known['minutes'] = max(known['minutes'], round(minutes, 2))
         known['trainings'] += 1
-        lists['teachers' if 'teacher' in result else 'runs'].append({**result, 'session': session['started']})
+        lists['teachers' if 'teacher' in result else 'runs'].append({**result, 'session': started})
     return {'sessions': [sessions[started] for started in sorted(sessions)], **lists}
 
 
@@ -59,13 +60,7 @@ def dump(results: dict[str, Any]) -> str:
 
 
 class Results:
-    """The results of a study.
-
-    Args:
-        name: Name of the study.
-        study: What it consists of.
-        found: Its results; empty if it was not run.
-    """
+    """The results of a study; there are none if it was not run."""
 
     def __init__(self, name: str, study: Study, found: dict[str, Any]) -> None:
         self.name = name
@@ -77,16 +72,13 @@ class Results:
             self._runs.setdefault((run['point'], run['methods'], run['pair']), []).append(run)
         for key, runs in self._runs.items():
             if any((run['epochs'], run['options']) != (runs[0]['epochs'], runs[0]['options']) for run in runs):
-                raise SettingError(
-                    f'the seeds of {" ".join(key)} were trained with different options; table one of them.'
-                )
+                raise SettingError(f'the seeds of {" ".join(key)} were trained with different options.')
 
     def runs(self, point: str, methods: str, pair: str) -> list[dict]:
         """Return the finished runs of a cell of a table, by their seeds."""
         return sorted(self._runs.get((point, methods, pair), []), key=lambda run: run['seed'])
 
     def mean(self, point: str, methods: str, pair: str) -> float | None:
-        """Return the mean accuracy of a cell; None if it was not run."""
         runs = self.runs(point, methods, pair)
         return statistics.mean(run['accuracy'] for run in runs) if runs else None
 
@@ -106,7 +98,6 @@ class Results:
         return f'{statistics.mean(seconds) / 60:.1f}' if seconds else ''
 
     def teacher(self, pair: str) -> float | None:
-        """Return the accuracy of a pair's teacher."""
         return self._teachers.get(teacher_of(pair))
 
     def notes(self) -> list[str]:
@@ -128,6 +119,13 @@ def studies_in(found: dict[str, Any]) -> dict[str, Results]:
     return {name: Results(name, study, found.get(name, {})) for name, study in studies.items()}
 
 
+def published_accuracy(methods: str, pair: str) -> str:
+    """Format the published accuracy of a combination on a pair; ``-`` if there is none."""
+    value = published_accuracies().get(('+'.join(sorted(methods.split('+'))), pair))
+    return '-' if value is None else f'{value:.2f}'
+
+
+@functools.cache
 def published_accuracies() -> dict[tuple[str, str], float]:
     """Read the published accuracies by methods and pair; the methods of a combination are sorted."""
     lines = [line for line in PUBLISHED_TABLE.read_text().splitlines() if line and not line.startswith('#')]

@@ -21,13 +21,13 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from icd_mmrazor import recipes  # first: it explains what to install if the stack is missing
 
@@ -63,18 +63,13 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('study', nargs='?', metavar='STUDY', help=', '.join(STUDIES))
     parser.add_argument('--list', action='store_true', help='show the studies, their points and numbers of trainings')
     parser.add_argument('--points', nargs='+', metavar='POINT', help='only these points of a study')
-    parser.add_argument(
-        '--methods', nargs='+', type=recipes.canonical_name, metavar='METHODS', help='icd icd+kd fitnet ...; dcd is icd'
-    )
+    methods = dict(nargs='+', type=recipes.canonical_name, metavar='METHODS')
+    parser.add_argument('--methods', **methods, help='icd icd+kd fitnet ...; dcd is icd')
     parser.add_argument('--pairs', nargs='+', metavar='PAIR', help='res32x4_res8x4_cifar100 ...')
     parser.add_argument('--seeds', nargs='+', type=int, metavar='SEED', help="default: the study's; of your own: 0")
     parser.add_argument('--gpus', metavar='0,1', help='train on these GPUs, one training on each (default: on the CPU)')
-    parser.add_argument(
-        '--jobs', type=int, metavar='N', help='on the CPU: run N trainings at a time, sharing the cores'
-    )
-    parser.add_argument(
-        '--processes', type=int, default=1, metavar='N', help='of your own: processes of each training (default: 1)'
-    )
+    parser.add_argument('--jobs', type=int, metavar='N', help='on the CPU: N trainings at a time, sharing the cores')
+    parser.add_argument('--processes', type=int, default=1, metavar='N', help='of each training of your own')
     parser.add_argument('--skip-unfit', action='store_true', help='leave out methods that do not fit a pair')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='[METHODS:]KEY=VALUE', help='see above')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/studies'), help='default: %(default)s')
@@ -127,51 +122,44 @@ def chosen(names: Sequence[str] | None, known: Sequence[str], kind: str) -> list
 def check_options(options: Sequence[str], methods: Sequence[str]) -> None:
     """Refuse options that no training can have."""
     for option in options:
-        name, equals, _ = option.partition('=')
-        prefix, colon, key = name.rpartition(':')
-        if not equals or not key:
-            raise SettingError(f'--cfg-options {option}: give KEY=VALUE, or METHODS:KEY=VALUE.')
-        if colon and recipes.canonical_name(prefix) not in methods:
+        prefix, key, _ = parts_of(option)
+        if prefix is not None and prefix not in methods:
             raise SettingError(f'--cfg-options {option}: --methods has no {prefix!r}, but {", ".join(methods)}.')
         if key in RESERVED:
             raise SettingError(f'--cfg-options {option}: each training has its own {key}. Leave it out; see --seeds.')
 
 
-def options_for(methods: str, options: Sequence[str]) -> list[str]:
-    """Return the ``--cfg-options`` of the trainings of some methods.
+def parts_of(option: str) -> tuple[str | None, str, str]:
+    """Split ``METHODS:KEY=VALUE``, or ``KEY=VALUE`` of all methods."""
+    name, equals, value = option.partition('=')
+    prefix, colon, key = name.rpartition(':')
+    if not equals or not key:
+        raise SettingError(f'--cfg-options {option}: give KEY=VALUE, or METHODS:KEY=VALUE.')
+    return recipes.canonical_name(prefix) if colon else None, key, value
 
-    Args:
-        methods: A combination, ``icd+kd``.
-        options: ``KEY=VALUE`` or ``METHODS:KEY=VALUE``; the latter take precedence.
-    """
+
+def options_for(methods: str, options: Sequence[str]) -> list[str]:
+    """Return the ``--cfg-options`` of the trainings of a combination of methods."""
     found: dict[str, str] = {}
-    for specific in (False, True):
-        for option in options:
-            name, _, value = option.partition('=')
-            prefix, colon, key = name.rpartition(':')
-            if bool(colon) != specific or (specific and recipes.canonical_name(prefix) != methods):
+    for of in (None, methods):  # those of these methods alone take precedence
+        for prefix, key, value in map(parts_of, options):
+            if prefix != of:
                 continue
             if methods == recipes.STUDENT_ALONE:
                 if key.startswith(STUDENT):
                     key = f'model.{key.removeprefix(STUDENT)}'
-                elif key.startswith(OF_DISTILLATION) and not specific:
+                elif key.startswith(OF_DISTILLATION) and prefix is None:
                     continue
             found[key] = f'{key}={value}'
     return list(found.values())
 
 
 def configured(pair: str, methods: str, options: Sequence[str]) -> Config:
-    """Compose a config with its options; building the model checks those of the model.
-
-    Raises:
-        SettingError: The methods or the options do not fit.
-    """
+    """Compose a config with its options; building the model checks those of the model."""
     cfg = recipes.compose(pair, methods.split('+'))
-    if not options:
-        return cfg
     parser = argparse.ArgumentParser()
-    parser.add_argument('--cfg-options', nargs='+', type=key_value, action=DictAction)
-    apply_cfg_options(cfg, parser.parse_args(['--cfg-options', *options]).cfg_options)
+    parser.add_argument('options', nargs='*', type=key_value, action=DictAction)
+    apply_cfg_options(cfg, parser.parse_args(options).options)
     if any(option.startswith('model.') for option in options):
         model = cfg.model.to_dict()
         if 'teacher' in model:
@@ -185,29 +173,37 @@ def configured(pair: str, methods: str, options: Sequence[str]) -> Config:
     return cfg
 
 
+class Cell(NamedTuple):
+    """What is trained with each seed."""
+
+    point: str
+    methods: str
+    pair: str
+    cfg: Config
+    options: list[str]
+    processes: int
+
+
 class StudentTraining(Training):
     """A training of a student; ``trial.json`` in its folder is the config that was asked for."""
 
-    def __init__(
-        self,
-        point: str,
-        methods: str,
-        pair: str,
-        seed: int,
-        cfg: Config,
-        options: list[str],
-        processes: int,
-        root: Path,
-    ) -> None:
-        folder = root / point / methods / pair / f'seed_{seed}'
-        command = [sys.executable, FRONT, methods, pair, '--work-dir', folder, '--resume', '--processes', processes]
-        command += ['--cfg-options', f'randomness.seed={seed}', *options]
-        facts = dict(point=point, methods=methods, pair=pair, seed=seed, options=options)
-        super().__init__(f'{point} {methods} {pair} seed {seed}', folder, command, cfg.train_cfg.max_epochs, facts)
-        cfg.merge_from_dict({'randomness.seed': seed})
+    def __init__(self, cell: Cell, seed: int, root: Path) -> None:
+        folder = root / cell.point / cell.methods / cell.pair / f'seed_{seed}'
+        command = [sys.executable, FRONT, cell.methods, cell.pair, '--work-dir', folder, '--resume']
+        command += ['--processes', cell.processes, '--cfg-options', f'randomness.seed={seed}', *cell.options]
+        facts = dict(point=cell.point, methods=cell.methods, pair=cell.pair, seed=seed, options=cell.options)
+        name = f'{cell.point} {cell.methods} {cell.pair} seed {seed}'
+        super().__init__(name, folder, command, cell.cfg.train_cfg.max_epochs, facts)
+        self.processes = cell.processes
+        requested = {**cell.cfg.to_dict(), 'processes': cell.processes}
+        requested['randomness'] = {**requested['randomness'], 'seed': seed}
         # as JSON returns it: tuples become lists
-        self.requested = json.loads(json.dumps({**cfg.to_dict(), 'processes': processes}, default=str))
-        self.processes = processes
+        self.requested = json.loads(json.dumps(requested, default=str))
+
+    def run(self, environment: Mapping[str, str]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.requested, self.folder / 'trial.json')
+        super().run(environment)
 
     def problem(self) -> str | None:
         """Return why the folder cannot be used, or None."""
@@ -253,13 +249,8 @@ def flat(values: Any, prefix: str = '') -> dict[str, Any]:
 
 
 def students_of(study: Study, root: Path, skip_unfit: bool) -> list[StudentTraining]:
-    """Return the trainings of the students, the first seed of everything first.
-
-    Raises:
-        SettingError: Something does not fit, a teacher is missing, or a folder is in the way; lists every case.
-    """
-    problems, teachers, configs = [], {}, []
-    coming = {TeacherTraining(name).checkpoint for name in study.teachers}
+    """Return the trainings of the students, the first seed of everything first; an error lists all problems."""
+    problems, cells = [], []
     if wrong := [seed for seed in study.seeds if not 0 <= seed < 2**32]:
         raise SettingError(f'--seeds {wrong[0]}: give a number from 0 to 2^32 - 1.')
     for (point, settings), pair in itertools.product(study.points.items(), study.pairs):
@@ -273,31 +264,34 @@ def students_of(study: Study, root: Path, skip_unfit: bool) -> list[StudentTrain
                     print(f'left out: {error}')
                 else:
                     problems.append(f'{error} (--skip-unfit leaves it out)')
-                continue
-            configs.append((point, methods, pair, cfg, options, settings.processes))
-            file = cfg.model.get('teacher_ckpt') or ''
-            path = Path(file).expanduser()
-            if file and not file.startswith('https://') and not path.is_file() and path.absolute() not in coming:
-                teachers[file] = teachers.get(file, 0) + 1
+            else:
+                cells.append(Cell(point, methods, pair, cfg, options, settings.processes))
     problems += [
         f'teacher {file}: there is no such file, and {count} trainings need it. Train it, convert a published one with '
         'tools/model_converters/repdistiller_to_mmpretrain.py, or name another: --cfg-options model.teacher_ckpt=FILE.'
-        for file, count in teachers.items()
+        for file, count in missing_teachers(study, cells).items()
     ]
-    trainings = [
-        StudentTraining(point, methods, pair, seed, cfg.copy(), options, processes, root)
-        for seed in study.seeds
-        for point, methods, pair, cfg, options, processes in configs
-    ]
+    trainings = [StudentTraining(cell, seed, root) for seed in study.seeds for cell in cells]
     problems += [problem for training in trainings if (problem := training.problem())]
     if problems or not trainings:
         raise SettingError('\n  '.join(['nothing was started:', *(problems or ['no training is left.'])]))
     return trainings
 
 
+def missing_teachers(study: Study, cells: Sequence[Cell]) -> Counter[str]:
+    """Count the cells of each teacher that neither exists nor is trained by the study."""
+    coming = {TeacherTraining(name).checkpoint for name in study.teachers}
+    files = Counter(cell.cfg.model.get('teacher_ckpt') or '' for cell in cells)
+    for file in list(files):
+        path = Path(file).expanduser()
+        if not file or file.startswith('https://') or path.is_file() or path.absolute() in coming:
+            del files[file]
+    return files
+
+
 def number_of_cores() -> int:
     """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0))
 
 
 def slots_for(gpus: str | None, jobs: int | None, processes: int = 1) -> list[dict[str, str]]:
@@ -320,12 +314,9 @@ def slots_for(gpus: str | None, jobs: int | None, processes: int = 1) -> list[di
     # the numbers count the GPUs that this process sees
     visible = os.environ.get('CUDA_VISIBLE_DEVICES', '')
     names = visible.split(',') if visible else [str(number) for number in range(available)]
-    groups = [numbers[first : first + processes] for first in range(0, len(numbers), processes)]
-    threads = str(max(1, cores // len(numbers)))
-    return [
-        {'CUDA_VISIBLE_DEVICES': ','.join(names[int(number)] for number in group), 'OMP_NUM_THREADS': threads}
-        for group in groups
-    ]
+    used, threads = [names[int(number)] for number in numbers], str(max(1, cores // len(numbers)))
+    groups = [','.join(used[first : first + processes]) for first in range(0, len(used), processes)]
+    return [{'CUDA_VISIBLE_DEVICES': group, 'OMP_NUM_THREADS': threads} for group in groups]
 
 
 def new_session(gpus: str | None, slots: Sequence[dict[str, str]]) -> dict[str, Any]:
@@ -338,24 +329,12 @@ def new_session(gpus: str | None, slots: Sequence[dict[str, str]]) -> dict[str, 
 
 
 def train(trainings: Sequence[Training], slots: Sequence[dict[str, str]], session: dict[str, Any]) -> list[Training]:
-    """Run trainings; each result says in which session it was trained, and how long that took until then."""
-    begin = time.monotonic()
+    """Run trainings; each result says in which session it was trained. Return the failed ones."""
     for training in trainings:
         training.facts['session'] = session
-        if isinstance(training, StudentTraining) and training.result is None:
-            training.folder.mkdir(parents=True, exist_ok=True)
-            write_json(training.requested, training.folder / 'trial.json')
     finished = sum(training.result is not None for training in trainings)
     print(f'{len(trainings)} trainings, {finished} finished before; {len(slots)} at a time', flush=True)
-
-    def note(training: Training) -> None:
-        minutes = session.get('minutes', 0) + (time.monotonic() - begin) / 60
-        result = {**training.result, 'session': {**session, 'minutes': round(minutes, 2)}}
-        write_json(result, training.folder / 'result.json')
-
-    failed = run_all(trainings, slots, note)
-    session['minutes'] = session.get('minutes', 0) + (time.monotonic() - begin) / 60
-    return failed
+    return run_all(trainings, slots)
 
 
 def check_failures(failed: Sequence[Training], trainings: Sequence[Training]) -> None:

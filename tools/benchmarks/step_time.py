@@ -215,22 +215,13 @@ def measure(pair: str, contenders: dict[str, Config | None], args: argparse.Name
                 found.append(product_speed(getattr(torch, dtype), args.device))
         for loop in loops.values():
             loop.close()
-    flops = step_flops(*networks, args.batch_size, size)
-    first = next(iter(times.values()))
-    return {
-        'pair': pair,
-        'batch_size': args.batch_size,
-        'gflop': flops / 1e9,
-        'limit_ms': {dtype: 1e3 * flops / statistics.median(found) for dtype, found in speeds.items()},
-        'contenders': {
-            name: {
-                'ms': [round(1e3 * value, 2) for value in values],
-                'median_ms': 1e3 * statistics.median(values),
-                'ratio': statistics.median(value / other for value, other in zip(values, first, strict=True)),
-            }
-            for name, values in times.items()
-        },
-    }
+    flops, measured = step_flops(*networks, args.batch_size, size), {}
+    for name, values in times.items():
+        ratios = [value / other for value, other in zip(values, next(iter(times.values())), strict=True)]
+        ms = [1e3 * value for value in values]
+        measured[name] = dict(ms=ms, median_ms=statistics.median(ms), ratio=statistics.median(ratios))
+    limits = {dtype: 1e3 * flops / statistics.median(found) for dtype, found in speeds.items()}
+    return dict(pair=pair, batch_size=args.batch_size, gflop=flops / 1e9, limit_ms=limits, contenders=measured)
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -238,12 +229,13 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     pairs = ['res32x4_res8x4_cifar100', 'wrn40-2_wrn16-2_cifar100']
     parser.add_argument('--pairs', nargs='+', default=pairs, metavar='PAIR', help='default: %(default)s')
     parser.add_argument('--methods', default=['icd'], type=recipes.split_methods, help='default: icd, as in "plain"')
-    parser.add_argument('--contender', nargs='+', action='append', default=[], metavar=('NAME', 'KEY=VALUE'),
-                        help='one more: the defaults with these settings changed; may be repeated')  # fmt: skip
+    one_more = 'one more: the defaults with these settings changed; may be repeated'
+    contender = dict(nargs='+', action='append', default=[], metavar=('NAME', 'KEY=VALUE'), help=one_more)
+    parser.add_argument('--contender', **contender)
     parser.add_argument('--threads', type=int, help="torch's threads on the CPU (default: torch's choice)")
     workers = min(8, os.cpu_count() or 1)
-    for name, default, text in (('batch-size', 64, ''), ('rounds', 7, ''), ('steps', 5, 'steps of a turn, '),
-                                ('warm-up', 5, ''), ('workers', workers, 'of the plain loop, ')):  # fmt: skip
+    for name, default in (('batch-size', 64), ('rounds', 7), ('steps', 5), ('warm-up', 5), ('workers', workers)):
+        text = {'steps': 'of a turn, ', 'workers': 'of the plain loop, '}.get(name, '')
         parser.add_argument(f'--{name}', type=int, default=default, metavar='N', help=f'{text}default: {default}')
     parser.add_argument('--out', type=Path, metavar='FILE.json', help='also write all numbers')
     args = parser.parse_args(arguments)

@@ -12,27 +12,16 @@ BATCH, LR, SCALED_LR = 'train_dataloader.batch_size', 'optim_wrapper.optimizer.l
 
 @dataclass(frozen=True)
 class Point:
-    """Methods and their settings; the published ones unless ``options`` changes them.
+    """Methods and their settings; the published ones unless ``options`` changes them."""
 
-    Attributes:
-        methods: Methods, or combinations: ``icd+kd``.
-        options: ``KEY=VALUE`` for the config of each training, or ``METHODS:KEY=VALUE`` for those of one method.
-        processes: The number of processes of each training.
-    """
-
-    methods: tuple[str, ...] = ('icd',)
-    options: tuple[str, ...] = ()
-    processes: int = 1
+    methods: tuple[str, ...] = ('icd',)  # or combinations, icd+kd
+    options: tuple[str, ...] = ()  # KEY=VALUE, or METHODS:KEY=VALUE for one method
+    processes: int = 1  # of each training
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A setting that is varied, and its points.
-
-    Attributes:
-        title: The label of the axis.
-        values: The points by the labels of their ticks.
-    """
+    """A setting that is varied: the label of the axis, and its points by the labels of their ticks."""
 
     title: str
     values: Mapping[str, str]
@@ -40,23 +29,14 @@ class Axis:
 
 @dataclass(frozen=True)
 class Study:
-    """Points that are trained on pairs with several seeds.
+    """Points that are trained on pairs of networks with several seeds."""
 
-    Attributes:
-        purpose: A line for ``--list``.
-        pairs: Names of pairs.
-        points: The points by the names of their folders.
-        teachers: Names of the teachers' configs in configs/vanilla.
-        seeds: The seeds of each method.
-        axes: The axes along which points are shown, by the names of their figures; empty for one table of methods.
-    """
-
-    purpose: str
+    purpose: str  # a line for --list
     pairs: Sequence[str]
-    points: Mapping[str, Point]
-    teachers: Sequence[str] = ()
+    points: Mapping[str, Point]  # by the names of their folders
+    teachers: Sequence[str] = ()  # their configs in configs/vanilla
     seeds: Sequence[int] = (0, 1, 2)
-    axes: Mapping[str, Axis] = field(default_factory=dict)
+    axes: Mapping[str, Axis] = field(default_factory=dict)  # by the names of their tables
 
 
 def teacher_of(pair: str) -> str:
@@ -99,19 +79,14 @@ ABLATIONS = {
 AXES = {
     'terms': Axis(
         'terms of the objective',
-        {
-            'contrastive\nonly': 'contrastive-only',
-            'invariance\nonly': 'invariance-only',
-            'both': PUBLISHED,
-        },
+        {'contrastive\nonly': 'contrastive-only', 'invariance\nonly': 'invariance-only', 'both': PUBLISHED},
     ),
     'alpha': Axis(
         'weight of the invariance term (alpha)',
         {'0': 'contrastive-only', '0.25': 'alpha-0.25', '0.5': PUBLISHED, '1': 'alpha-1'},
     ),
     'tau': Axis(
-        'temperature (tau)',
-        {'fixed at 2.7': 'tau-fixed-2.7', 'fixed at 10': 'tau-fixed-10', 'learned': PUBLISHED},
+        'temperature (tau)', {'fixed at 2.7': 'tau-fixed-2.7', 'fixed at 10': 'tau-fixed-10', 'learned': PUBLISHED}
     ),
     'max_tau': Axis(
         'limit of the temperature (max_tau)',

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from icd_mmrazor import recipes  # first: it explains what to install if the stack is missing
 
 # isort: split
-from results import NOT_RUN, Results, dump, published_accuracies, read, studies_in
+from results import NOT_RUN, Results, dump, published_accuracy, read, studies_in
 from studies import PUBLISHED, Axis, Study
 
 from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
@@ -57,18 +57,15 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 def published_table(study: Study) -> str:
     """Return the published accuracies of a study's pairs."""
-    published = published_accuracies()
     rows = [['', *map(display_name, study.pairs)]]
-    for methods in ['teacher', STUDENT, *(name for name in study.points[PUBLISHED].methods if name != STUDENT)]:
-        values = [published.get(('+'.join(sorted(methods.split('+'))), pair)) for pair in study.pairs]
-        name = methods if methods == 'teacher' else display_name(methods)
-        rows.append([name, *('-' if value is None else f'{value:.2f}' for value in values)])
+    rows.append(['teacher', *(published_accuracy('teacher', pair) for pair in study.pairs)])
+    for methods in dict.fromkeys([STUDENT, *study.points[PUBLISHED].methods]):
+        rows.append([display_name(methods), *(published_accuracy(methods, pair) for pair in study.pairs)])
     return markdown(rows)
 
 
 def methods_table(results: Results, details: bool = True) -> str:
     """Return the accuracy of each method on each pair; with details the gain over the student alone, and minutes."""
-    published = published_accuracies()
     head, teachers = [''], ['teacher']
     for pair in results.study.pairs:
         teacher = results.teacher(pair)
@@ -87,8 +84,7 @@ def methods_table(results: Results, details: bool = True) -> str:
                 gain = '' if None in (mean, alone) or methods == STUDENT else f'{mean - alone:+.2f}'
                 row += [gain, results.minutes(*cell)]
             if pair.endswith('_cifar100'):
-                value = published.get(('+'.join(sorted(methods.split('+'))), pair))
-                row.append('-' if value is None else f'{value:.2f}')
+                row.append(published_accuracy(methods, pair))
         rows.append(row)
     return '\n'.join([markdown(rows), *(['', *results.notes()] if results.notes() else [])])
 
@@ -116,10 +112,10 @@ def sessions_table(results: Results) -> str:
     rows = [['started (UTC)', 'commit', 'machine', 'at a time', 'trainings', 'minutes until the last one ended']]
     for session in results.sessions:
         machine, gpus = session['machine'], session['gpus']
-        processor = (
-            f'{session["cores_used"]} of {machine["cores"]} cores of {machine["processor"]} ({machine["instructions"]})'
-        )
-        device = f'GPUs {gpus}: {machine["gpu"]}, CUDA {machine["cuda"]}; {processor}' if gpus else processor
+        cores = f'{session["cores_used"]} of {machine["cores"]} cores'
+        device = f'{cores} of {machine["processor"]} ({machine["instructions"]})'
+        if gpus:
+            device = f'GPUs {gpus}: {machine["gpu"]}, CUDA {machine["cuda"]}; {device}'
         place = f'{device}, Python {machine["python"]}, torch {machine["torch"]}'
         counts = [str(session['slots']), str(session['trainings']), f'{session["minutes"]:.0f}']
         rows.append([session['started'][:16].replace('T', ' '), f'`{session["commit"]}`', place, *counts])
@@ -138,16 +134,10 @@ def part(results: Results, name: str) -> str:
 
 
 def filled(text: str, studies: dict[str, Results]) -> str:
-    """Return a page with its parts replaced.
-
-    Raises:
-        SettingError: It has no parts, a part without an end, or one that does not exist.
-    """
+    """Return a page with its parts replaced."""
     starts = list(START.finditer(text))
     if not starts or not all(BLOCK.match(text, start.start()) for start in starts):
-        raise SettingError(
-            'each part needs a line "<!-- STUDY: PART -->" and a line "<!-- end -->", at least one of them.'
-        )
+        raise SettingError('it needs a line "<!-- STUDY: PART -->" and a line "<!-- end -->" for each part.')
 
     def fill(block: re.Match) -> str:
         recipes.check_name('study', block[2], list(studies))

@@ -30,9 +30,8 @@ def parse_args() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument('--list', action='store_true', help='list all methods and pairs, and what each pair needs')
     parser.add_argument('--dump', metavar='FILE', help='write the composed config to FILE and exit')
     parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: ./work_dirs/METHODS_PAIR)')
-    parser.add_argument(
-        '--processes', type=int, default=1, metavar='N', help='one on each of N GPUs, or N on the CPU (default: 1)'
-    )
+    number = 'one on each of N GPUs, or N on the CPU (default: 1)'
+    parser.add_argument('--processes', type=int, default=1, metavar='N', help=number)
     args, options = parser.parse_known_args()
     if not args.list and args.pair is None:
         parser.error('METHODS and PAIR are required; --list shows them')

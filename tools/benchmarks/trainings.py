@@ -10,9 +10,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ LOGS = '*/vis_data/scalars.json'
 SHOWN_LINES = 15
 # between asking a training to end and killing it
 GRACE_SECONDS = 10
-# Linux ends a training whose runner was killed (prctl 1 is PR_SET_PDEATHSIG)
+# the kernel ends a training whose runner was killed (prctl 1 is PR_SET_PDEATHSIG)
 DIE_WITH_RUNNER = (
     'import ctypes, os, sys\n'
     f'ctypes.CDLL(None).prctl(1, {int(signal.SIGTERM)})\n'
@@ -39,23 +40,14 @@ DIE_WITH_RUNNER = (
 
 @dataclass(eq=False)
 class Training:
-    """A training in its own folder, which gets ``train.log`` and, at the end, ``result.json``.
-
-    Attributes:
-        name: What messages call it.
-        folder: Its work folder.
-        command: Starts the training, or resumes it.
-        epochs: Its number of epochs; the accuracy after the last one is the result.
-        facts: What ``result.json`` says besides the accuracy.
-        failure: Why the training failed, with the end of its log; empty if it did not.
-    """
+    """A training in its own folder, which gets ``train.log`` and, at the end, ``result.json``."""
 
     name: str
     folder: Path
-    command: Sequence[object]
-    epochs: int
-    facts: dict[str, Any] = field(default_factory=dict)
-    failure: str = ''
+    command: Sequence[object]  # starts the training, or resumes it
+    epochs: int  # the accuracy after the last one is the result
+    facts: dict[str, Any] = field(default_factory=dict)  # for the result, in addition to the accuracy
+    failure: str = ''  # why it failed, with the end of its log
     _process: subprocess.Popen | None = None
     _stopped: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -73,7 +65,7 @@ class Training:
         """Train with these variables in addition to those of this process; write the result or set ``failure``."""
         self.folder.mkdir(parents=True, exist_ok=True)
         resumed, log = any(self.folder.glob(LOGS)), self.folder / 'train.log'
-        guard = [sys.executable, '-c', DIE_WITH_RUNNER, os.getpid()] if sys.platform == 'linux' else []
+        guard = [sys.executable, '-c', DIE_WITH_RUNNER, os.getpid()]
         self.failure, started = '', time.monotonic()
         with log.open('a') as output:
             begin = output.tell()
@@ -92,7 +84,8 @@ class Training:
         accuracy = accuracies(self.folder).get(self.epochs)
         if code == 0 and accuracy is not None:
             seconds = round(time.monotonic() - started, 1)
-            result = dict(accuracy=accuracy, epochs=self.epochs, seconds=seconds, resumed=resumed)
+            ended = datetime.now(timezone.utc).isoformat(timespec='seconds')
+            result = dict(accuracy=accuracy, epochs=self.epochs, seconds=seconds, resumed=resumed, ended=ended)
             write_json({**self.facts, **result}, self.folder / 'result.json')
             return
         reason = f'with exit status {code}' if code else f'without {METRIC} of epoch {self.epochs}'
@@ -120,11 +113,7 @@ def accuracies(folder: Path) -> dict[int, float]:
     return found
 
 
-def run_all(
-    trainings: Sequence[Training],
-    slots: Sequence[Mapping[str, str]],
-    done: Callable[[Training], None] = lambda _: None,
-) -> list[Training]:
+def run_all(trainings: Sequence[Training], slots: Sequence[Mapping[str, str]]) -> list[Training]:
     """Run the trainings that have not finished, in their order, one at a time in each slot; return the failed ones.
 
     A slot is the environment variables of a training, for example its GPU.
@@ -153,7 +142,6 @@ def run_all(
                     failed.append(training)
                     tqdm.write(f'  {training.name}: failed, see {training.folder / "train.log"}')
                 else:
-                    done(training)
                     result = training.result
                     tqdm.write(f'  {training.name}: {result["accuracy"]:.2f} % in {result["seconds"]:.0f} s')
         except BaseException:
@@ -182,17 +170,15 @@ def locked(folder: Path):
 
 def machine() -> dict[str, Any]:
     """Describe what the time of a training depends on: processor, GPU and versions."""
-    cpuinfo = Path('/proc/cpuinfo')
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    lines = Path('/proc/cpuinfo').read_text().splitlines()
     names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-    facts = {
-        'processor': names[0] if names else platform.processor() or platform.machine(),
-        'instructions': torch.backends.cpu.get_cpu_capability(),
-        'cores': os.cpu_count(),
-        'python': platform.python_version(),
-        'torch': torch.__version__,
-        'mmengine': mmengine.__version__,
-    }
-    if torch.cuda.is_available():
-        facts |= {'gpu': torch.cuda.get_device_name(), 'cuda': torch.version.cuda}
-    return facts
+    gpu = dict(gpu=torch.cuda.get_device_name(), cuda=torch.version.cuda) if torch.cuda.is_available() else {}
+    return dict(
+        processor=names[0] if names else platform.processor() or platform.machine(),
+        instructions=torch.backends.cpu.get_cpu_capability(),
+        cores=os.cpu_count(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        mmengine=mmengine.__version__,
+        **gpu,
+    )

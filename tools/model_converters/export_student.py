@@ -36,19 +36,10 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('checkpoint', metavar='CKPT', help='checkpoint of a distillation, or of a plain classifier')
     parser.add_argument('out', metavar='OUT.pth', help='where to write the weights; the config goes to OUT.py')
-    parser.add_argument(
-        '--config', help='config of the run (default: the one in the checkpoint, which is read, not run)'
-    )
-    parser.add_argument(
-        '--onnx', nargs='?', const=True, metavar='FILE', help='write an ONNX file as well (default: OUT.onnx)'
-    )
-    parser.add_argument(
-        '--input-size',
-        nargs=2,
-        type=int,
-        metavar=('H', 'W'),
-        help='size of the images of the ONNX file (default: what the test pipeline makes)',
-    )
+    parser.add_argument('--config', help='of the run (default: the one in the checkpoint, which is read, not run)')
+    parser.add_argument('--onnx', nargs='?', const=True, metavar='FILE', help='write ONNX as well (default: OUT.onnx)')
+    size = 'of the images of the ONNX file (default: what the test pipeline makes)'
+    parser.add_argument('--input-size', nargs=2, type=int, metavar=('H', 'W'), help=size)
     parser.add_argument('--force', action='store_true', help='replace files that exist')
     return parser.parse_args()
 

@@ -19,9 +19,8 @@ from icd_mmrazor.errors import printable
 # isort: split
 import torch
 from mmengine.config import Config
-from mmengine.model import BaseModel
 from mmpretrain.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 from icd_mmrazor.checkpoints.writing import check_writable
 from icd_mmrazor.errors import CheckpointError, SettingError
@@ -105,12 +104,7 @@ FAMILIES = (
     Family(
         {f'vgg{depth}': f'vgg{depth}' for depth in (8, 11, 13, 16, 19)}, 'block0.0.weight', 'classifier', rename_vgg
     ),
-    Family(
-        {'ResNet50': 'res50'},
-        'layer1.0.shortcut.0.weight',
-        'linear',
-        by_rules((r'\.shortcut\.', '.downsample.')),
-    ),
+    Family({'ResNet50': 'res50'}, 'layer1.0.shortcut.0.weight', 'linear', by_rules((r'\.shortcut\.', '.downsample.'))),
     Family(
         {'MobileNetV2': 'mobilenetv2'},
         'blocks.0.0.conv.0.weight',
@@ -141,11 +135,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('src', metavar='SRC', help='published checkpoint')
     parser.add_argument('dst', metavar='DST', help='where to write the converted one')
-    parser.add_argument(
-        '--arch',
-        metavar='NAME',
-        help=f'its architecture (default: recognised from the tensors): {", ".join(ARCHITECTURES)}',
-    )
+    names = f'its architecture (default: recognised from the tensors): {", ".join(ARCHITECTURES)}'
+    parser.add_argument('--arch', metavar='NAME', help=names)
     parser.add_argument('--force', action='store_true', help='replace DST if it exists')
     return parser.parse_args()
 
@@ -160,7 +151,7 @@ def renamed(published: dict[str, Tensor], family: Family) -> dict[str, Tensor]:
     }
 
 
-def build(architecture: str) -> BaseModel:
+def build(architecture: str) -> nn.Module:
     ours = ARCHITECTURES[architecture]
     cfg = Config.fromfile(MODEL_CONFIGS / f'{ours}.py')[ours.replace('-', '_')]
     cfg.head.num_classes = 1
@@ -168,20 +159,17 @@ def build(architecture: str) -> BaseModel:
 
 
 @functools.cache
-def headless(architecture: str) -> dict[str, Tensor]:
+def state_dict_of(architecture: str) -> dict[str, Tensor]:
     return build(architecture).state_dict()
 
 
-def state_dict_of(architecture: str, num_classes: int) -> dict[str, Tensor]:
+def state_dict_for(weights: dict[str, Tensor], architecture: str) -> dict[str, Tensor]:
     """Return a network's tensors; those of the head on the meta device, since a file sets the number of classes."""
+    num_classes = next(iter(weights[f'{HEAD}weight'].shape), 0)
     return {
         name: torch.empty((num_classes, *w.shape[1:]), dtype=w.dtype, device='meta') if name.startswith(HEAD) else w
-        for name, w in headless(architecture).items()
+        for name, w in state_dict_of(architecture).items()
     }
-
-
-def classes_of(weights: dict[str, Tensor]) -> int:
-    return next(iter(weights[f'{HEAD}weight'].shape), 0)
 
 
 def recognised(published: dict[str, Tensor]) -> str | None:
@@ -190,7 +178,7 @@ def recognised(published: dict[str, Tensor]) -> str | None:
         if family.marker in published and f'{family.classifier}.weight' in published:
             weights = renamed(published, family)
             for architecture in family.networks:
-                if shapes(weights) == shapes(state_dict_of(architecture, classes_of(weights))):
+                if shapes(weights) == shapes(state_dict_for(weights, architecture)):
                     return architecture
     return None
 
@@ -201,19 +189,7 @@ def shapes(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
 
 
 def convert(checkpoint: dict, src: str, architecture: str | None = None) -> dict:
-    """Convert a published checkpoint.
-
-    Args:
-        checkpoint: The content of the file.
-        src: The file, for messages.
-        architecture: A name of ``ARCHITECTURES``; None recognises it.
-
-    Returns:
-        The checkpoint in mmpretrain's form, ``meta`` and ``state_dict``.
-
-    Raises:
-        CheckpointError: It does not have the published form, or does not fit the architecture.
-    """
+    """Convert the content of a published file to mmpretrain's form; without an architecture, recognise it."""
     if 'model' not in checkpoint:
         raise CheckpointError(
             f'{src} does not have the published form {{"model": weights, ...}}; its keys: '
@@ -233,7 +209,7 @@ def convert(checkpoint: dict, src: str, architecture: str | None = None) -> dict
             f'{src} has no {family.classifier}.weight, the classifier of {architecture}; '
             f'its first tensors: {printable(list(published)[:4])}.'
         )
-    own = state_dict_of(architecture, classes_of(weights))
+    own = state_dict_for(weights, architecture)
     check_fit(own, weights, f'{src} as {architecture}')
     converted = {name: like if name not in weights else weights[name].to(like.dtype) for name, like in own.items()}
     meta = {'architecture': architecture, 'converted_from': Path(src).name}
