@@ -27,7 +27,7 @@ def launch(demo_config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def start(name: str, *, faults: list[str] | None = None, max_restarts: int = 0, **options: object) -> Launch:
         cfg: Config = demo_config(**{'train_dataloader.batch_size': 16, 'train_cfg.max_epochs': 3, **options})
         cfg.work_dir = str(tmp_path / name)
-        cfg.custom_imports.imports.append('faults')
+        cfg.custom_imports.imports.append('hooks_of_processes')
         if faults:
             cfg.default_hooks.fault = dict(type='FaultHook', faults=faults)
         file = tmp_path / f'{name}.py'

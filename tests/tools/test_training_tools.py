@@ -261,7 +261,7 @@ def test_amp_sets_the_wrapper() -> None:
 def test_two_processes_train_and_test(options: list[str], images_file: Path, tmp_path: Path) -> None:
     config = tmp_path / 'shared.py'
     config.write_text(
-        f"_base_ = ['{DEMO}']\ncustom_imports = dict(imports=['icd_mmrazor', 'seen_batches'])\n"
+        f"_base_ = ['{DEMO}']\ncustom_imports = dict(imports=['icd_mmrazor', 'hooks_of_processes'])\n"
         "default_hooks = dict(seen=dict(type='SeenBatchesHook'))\n"
     )
     gather = ['model.distiller.icd.gather_distributed=True', 'train_dataloader.dataset.indices=60']

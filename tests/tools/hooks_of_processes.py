@@ -1,4 +1,4 @@
-"""What goes wrong in one of several processes, for test_faults.py."""
+"""Hooks and a transform for one of several processes: what it does wrong, and what it has trained on."""
 
 import os
 import signal
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from mmcv.transforms import BaseTransform
+from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -46,3 +47,18 @@ class EndlessInRank1(BaseTransform):
             while True:
                 sum(range(1000))
         return results
+
+
+@HOOKS.register_module()
+class SeenBatchesHook(Hook):
+    """Write positions and images of each batch to ``seen_RANK.pth``."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict] = []
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        (sample,) = data_batch['data_samples']
+        self.seen.append(dict(epoch=runner.epoch, positions=sample.sample_idx, images=data_batch['inputs'].cpu()))
+
+    def after_train(self, runner: Runner) -> None:
+        torch.save(self.seen, Path(runner.work_dir, f'seen_{get_rank()}.pth'))
