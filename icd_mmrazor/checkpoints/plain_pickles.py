@@ -1,4 +1,4 @@
-"""Pickles that hold values alone: numbers, texts, arrays, tensors, and containers of them."""
+"""Pickles of plain values."""
 
 import collections
 import io

@@ -1,4 +1,4 @@
-"""Differences between the configs of a training and of its resumption."""
+"""Changes of a config between two starts of a training."""
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import PurePath

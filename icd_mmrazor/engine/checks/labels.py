@@ -1,4 +1,4 @@
-"""Labels and class names of the datasets against the classifier."""
+"""Labels of the datasets, checked against the classifier."""
 
 import itertools
 from typing import Any

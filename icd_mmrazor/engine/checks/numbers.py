@@ -1,4 +1,4 @@
-"""Finite losses and weights."""
+"""Losses or weights that are not finite."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Preparation of the images for teacher and student."""
+"""Image preparation of the student, compared with the teacher's."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Weights and learning rates as the resumed checkpoint has them."""
+"""State that stays as the resumed checkpoint has it."""
 
 from collections.abc import Mapping
 

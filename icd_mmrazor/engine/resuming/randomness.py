@@ -1,4 +1,4 @@
-"""Random numbers and data order, derived from seed, rank and iteration."""
+"""Random numbers that follow from the position in a training."""
 
 from typing import Any
 
