@@ -1,4 +1,4 @@
-"""Names that mmengine imports from ``icd_mmrazor.utils``, next to older public ones."""
+"""Names that other code imports from here."""
 
 from icd_mmrazor.datasets.samples import positions_of, sample_indices
 from icd_mmrazor.errors import CheckpointError, DatasetError, NonFiniteLossError, SettingError, UserError

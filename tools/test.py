@@ -20,13 +20,13 @@ from icd_mmrazor.datasets.class_names import check_class_names, choice_in, class
 from icd_mmrazor.datasets.labels import datasets_in_use, images_are_gray
 from icd_mmrazor.engine.metrics import json_value
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.export.student import student_of
 from icd_mmrazor.launch.command_line import run
 from icd_mmrazor.launch.quiet_runner import QuietRunner
 from icd_mmrazor.launch.run_config import add_common_arguments, load_config
 from icd_mmrazor.launch.views import show_views, shown_model
 from icd_mmrazor.launch.watchdog import Watchdog
 from icd_mmrazor.models.networks.preparation import preparation_by, preparation_of_checkpoint, source_of_images
+from icd_mmrazor.models.networks.student import student_of
 
 
 def parse_args() -> argparse.Namespace:

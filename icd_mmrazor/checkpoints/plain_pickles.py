@@ -1,4 +1,4 @@
-"""Pickles of plain values."""
+"""Pickles that hold plain values: numbers, texts, arrays, tensors, containers of them."""
 
 import collections
 import io

@@ -37,12 +37,8 @@ def missing_parts(checkpoint: Mapping[str, Any]) -> str:
     )
 
 
-def problem_with(file: Path) -> str | None:
-    """Say why a training cannot resume from a file; None if it can.
-
-    Args:
-        file: The checkpoint. It is read once, to verify its checksums.
-    """
+def _problem_with(file: Path) -> str | None:
+    """Say why a training cannot resume from a file, which is read once to verify its checksums; None if it can."""
     try:
         missing = missing_parts(read_checkpoint(file, map_location='meta'))
     except CheckpointError as error:
@@ -73,7 +69,7 @@ def latest_valid_checkpoint(folder: Path, exclude: Path | None = None) -> tuple[
         # Path.is_file raises for invalid names
         if not os.path.isfile(file) or file.resolve() in checked:  # noqa: PTH113
             continue
-        problem = problem_with(file)
+        problem = _problem_with(file)
         if not problem:
             return file, problems
         problems.append(problem)
@@ -137,7 +133,7 @@ def explain_damage(file: str, error: CheckpointError) -> CheckpointError:
         error: What was said of it.
     """
     path = Path(file)
-    if '://' in file or not path.is_file() or not problem_with(path):
+    if '://' in file or not path.is_file() or not _problem_with(path):
         return error
     valid, _ = latest_valid_checkpoint(path.parent, exclude=path)
     remedy = f'The newest valid one next to it: --resume {valid}' if valid else 'There is no valid one next to it.'

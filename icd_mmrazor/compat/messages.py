@@ -1,4 +1,4 @@
-"""Readable messages of the stack."""
+"""Readable messages of a run."""
 
 import logging
 from pathlib import Path

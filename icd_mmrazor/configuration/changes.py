@@ -1,4 +1,4 @@
-"""Changes of a config between two starts of a training."""
+"""Settings that differ when a training is resumed."""
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import PurePath
@@ -55,8 +55,6 @@ WATCHING = (
     'RuntimeInfoHook',
     'VisualizationHook',
 )
-# hooks of this package that change what is trained; the others watch, check or save
-TRAINING = ('FrozenFeatureHook', 'InitialStageHook', 'SampleMemoryHook')
 
 
 def config_changes(then: Mapping[str, Any], now: Mapping[str, Any], exclude: Collection[str] = ()) -> list[str]:

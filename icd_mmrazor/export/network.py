@@ -45,6 +45,5 @@ def build_network(name: str, cfg: ConfigDict, remedy: str = REMEDY) -> nn.Module
     try:
         with quiet(), explained_settings():
             return MODELS.build(copy.deepcopy(cfg))
-    except Exception as error:  # of any class, with any settings
-        reason = error if isinstance(error, UserError) else f'{type(error).__name__}: {error}'
-        raise SettingError(f'{name} cannot be built from its config. {reason}\n{remedy}') from error
+    except UserError as error:
+        raise SettingError(f'{name} cannot be built from its config. {error}\n{remedy}') from error

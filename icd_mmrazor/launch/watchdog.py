@@ -96,7 +96,7 @@ class Watchdog:
 
 
 def place_of_main_thread() -> tuple[str, int, list[str]]:
-    """Return where this process is: its machine, its iteration (-1 before the first) and its stack, innermost last."""
+    """Return the machine of this process, its iteration (-1 before the first) and its stack, innermost last."""
     frame = sys._current_frames().get(threading.main_thread().ident)
     stack = [f'File "{f.f_code.co_filename}", line {n}, in {f.f_code.co_name}' for f, n in traceback.walk_stack(frame)]
     return socket.gethostname(), current_iteration(), stack[::-1]

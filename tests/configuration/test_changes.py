@@ -52,7 +52,10 @@ def test_settings_without_influence(options: dict) -> None:
 @pytest.mark.parametrize(
     ('options', 'expected'),
     [
-        (dict(train_cfg__max_epochs=77), ['train_cfg.max_epochs: 40 in the checkpoint, 77 now']),
+        (
+            dict(train_cfg__max_epochs=77),
+            [f'train_cfg.max_epochs: {DEMO.train_cfg.max_epochs} in the checkpoint, 77 now'],
+        ),
         (
             dict(optim_wrapper__optimizer__type='torch.optim.Adam'),
             ["optim_wrapper.optimizer.type: 'SGD' in the checkpoint, 'torch.optim.Adam' now"],

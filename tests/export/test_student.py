@@ -11,7 +11,8 @@ from mmrazor.registry import MODELS
 
 from icd_mmrazor.configuration.stored import config_of, read_config_text
 from icd_mmrazor.errors import CheckpointError, SettingError
-from icd_mmrazor.export.student import plain_student, student_checkpoint, student_of
+from icd_mmrazor.export.student import plain_student, student_checkpoint
+from icd_mmrazor.models.networks.student import student_of
 
 
 def test_the_plain_student_is_the_vanilla_network_and_how_it_is_tested() -> None:

@@ -13,8 +13,8 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.export.student import student_of
 from icd_mmrazor.launch.views import show_views, shown_model
+from icd_mmrazor.models.networks.student import student_of
 
 PACK = dict(type='PackInputs')
 UPSIDE_DOWN = dict(type='RandomFlip', prob=1.0, direction='vertical')

@@ -40,7 +40,9 @@ def exit_status(tool: Path, *arguments: object) -> int | str | None:
     """
     status = None
     arguments = [str(tool), *map(str, arguments)]
-    with mock.patch.object(sys, 'argv', arguments), mock.patch.dict(MMLogger._instance_dict):
+    # as Python does for a program: its folder comes first
+    path = mock.patch.object(sys, 'path', [str(tool.parent), *sys.path])
+    with path, mock.patch.object(sys, 'argv', arguments), mock.patch.dict(MMLogger._instance_dict):
         try:
             runpy.run_path(str(tool), run_name='__main__')
         except SystemExit as end:

@@ -20,9 +20,9 @@ from icd_mmrazor.configuration.stored import read_config_text
 from icd_mmrazor.configuration.type_names import by_names
 from icd_mmrazor.datasets.class_names import check_class_names, choice_in
 from icd_mmrazor.errors import CheckpointError, DatasetError, SettingError
-from icd_mmrazor.export.student import student_of
 from icd_mmrazor.launch.command_line import key_value
 from icd_mmrazor.models.networks.resolve import published_weights
+from icd_mmrazor.models.networks.student import student_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -213,13 +213,13 @@ def stored_config(folder: Path) -> Config:
     """
     dumped = sorted(folder.glob('*/vis_data/config.py'))
     # mmengine always writes this one; the others are those of its visualizer
-    beside = sorted(
+    at_top = sorted(
         (file for file in folder.glob('*.py') if file.name != 'student.py'), key=lambda file: file.stat().st_mtime
     )
     logged = [file for file in dumped if (file.parent / 'scalars.json').exists()]
-    if not dumped and not beside:
+    if not dumped and not at_top:
         raise SettingError(f'work folder {folder} has no config of a training. Name a --work-dir of tools/train.py.')
-    file = (logged or dumped or beside)[-1]
+    file = (logged or dumped or at_top)[-1]
     return by_names(read_config_text(file.read_text(encoding='utf-8', errors='replace'), f'config {file}'))
 
 

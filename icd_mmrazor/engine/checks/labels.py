@@ -1,4 +1,4 @@
-"""Labels of the datasets, checked against the classifier."""
+"""Labels of the datasets against the classes of the classifier."""
 
 import itertools
 from typing import Any

@@ -1,4 +1,4 @@
-"""Losses or weights that are not finite."""
+"""Finite numbers in training."""
 
 import math
 from collections.abc import Mapping

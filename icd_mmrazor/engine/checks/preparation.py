@@ -1,4 +1,4 @@
-"""Image preparation of the student, compared with the teacher's."""
+"""Preparation of the images for both networks."""
 
 from collections.abc import Mapping
 from typing import Any

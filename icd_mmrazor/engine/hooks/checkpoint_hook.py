@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill, readable with ``torch.load(weights_only=True)``."""
+"""Checkpoints that survive a kill."""
 
 import hashlib
 import inspect

@@ -1,4 +1,4 @@
-"""Sanity checks of a training run."""
+"""Sanity checks of a run."""
 
 from collections.abc import Sequence
 

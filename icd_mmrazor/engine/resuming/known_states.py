@@ -1,4 +1,4 @@
-"""The states of known hooks."""
+"""The state of hooks of other packages."""
 
 import copy
 from collections import Counter

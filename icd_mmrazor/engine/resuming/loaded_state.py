@@ -1,4 +1,4 @@
-"""State that stays as the resumed checkpoint has it."""
+"""The state of the resumed checkpoint, protected from hooks."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Random numbers that follow from the position in a training."""
+"""Repeatable randomness, derived from seed, rank, iteration."""
 
 from typing import Any
 
