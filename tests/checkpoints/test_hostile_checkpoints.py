@@ -171,7 +171,8 @@ def test_every_tool_refuses(
     ):  # fmt: skip
         assert str(file) in refused(tool, *arguments), (tool, arguments)
     for kind in ('TIMMBackbone', 'TimmClassifier'):
-        with pytest.raises(CheckpointError, match='not a plain weights file'):
+        # a CheckpointError is one; timm 1.0.26 and later refuse by themselves
+        with pytest.raises(RuntimeError, match=r'not a plain weights file|weights_only=True blocked'):
             MODELS.build(dict(type=f'mmpretrain.{kind}', model_name='resnet18', checkpoint_path=str(file)))
     with pytest.raises(CheckpointError, match='not a plain weights file'):
         MODELS.build(dict(type='mmpretrain.LinearProbe', num_classes=3, student_ckpt=str(file)))
