@@ -1,4 +1,4 @@
-"""Composition of runs: a method on a pair, a teacher and a student on a dataset, becomes one config.
+"""Composition of a method with a pair of networks into one config.
 
 A pair is a file ``configs/_base_/pairs/PAIR.py`` that holds everything but the distiller. A method is a file
 ``configs/_base_/methods/METHOD.py`` that holds the config of its distiller in a variable of the same name; a variable

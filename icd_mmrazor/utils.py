@@ -1,4 +1,4 @@
-"""Names that are imported from here: by mmengine, for configs that inherit from ``icd_mmrazor::...``, and by users."""
+"""Names that other code imports from here."""
 
 from icd_mmrazor.datasets.samples import positions_of, sample_indices
 from icd_mmrazor.errors import CheckpointError, DatasetError, NonFiniteLossError, SettingError, UserError

@@ -101,6 +101,7 @@ def without_scopes(value: object) -> object:
     return [without_scopes(item) for item in value] if isinstance(value, list) else value
 
 
+@pytest.mark.slow
 def test_imagenet_end_to_end(tmp_path: Path, runner: Callable) -> None:
     """A folder of images as mmpretrain reads it, one epoch and its validation."""
     data = tmp_path / 'imagenet'
@@ -164,6 +165,7 @@ def test_a_users_file_inherits(tmp_path: Path) -> None:
     assert (cfg.train_dataloader.batch_size, cfg.optim_wrapper.optimizer.lr) == (32, 0.05)
 
 
+@pytest.mark.slow
 def test_an_inherited_config_runs(tmp_path: Path, images_file: Path, teacher_file: Callable, runner: Callable) -> None:
     file = tmp_path / 'mine.py'
     # a variable of the base in the user's own: mmengine then builds it in the scope icd_mmrazor

@@ -114,6 +114,7 @@ def test_configs_load(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             assert Config.fromfile(name).pretty_text
 
 
+@pytest.mark.slow
 def test_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
     """Follow it with two epochs and a tenth of the images; the student in plain mmpretrain is that of the log."""
     pytest.importorskip('onnxruntime')

@@ -65,6 +65,7 @@ def test_the_loop_in_the_readme_trains() -> None:
     assert scope['icd'].log_tau.grad is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('example', DISTILLATIONS, ids=['readme', 'inherit', 'student', 'mmrazor'])
 def test_distillation_trains_a_step(example: str, teacher_file: Callable, tmp_path: Path) -> None:
     Path('my_student.py').write_text(MY_STUDENT)

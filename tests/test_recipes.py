@@ -90,6 +90,7 @@ def steps(algorithm: torch.nn.Module, images: torch.Tensor, samples: list[DataSa
     assert not left_out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('pair', PAIRS)
 def test_every_method_trains_on_every_pair(pair: str) -> None:
     """All together, each with its own losses: one pass of the networks, of which some are slow, serves them all."""
@@ -102,6 +103,7 @@ def test_every_method_trains_on_every_pair(pair: str) -> None:
     steps(built(cfg), *batch(2, 32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('methods', list(itertools.pairwise([*METHODS, METHODS[0]])), ids='+'.join)
 def test_two_methods_train_together(methods: tuple[str, str]) -> None:
     cfg = recipes.compose('res20_res8_digits', methods)

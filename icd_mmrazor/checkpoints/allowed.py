@@ -3,7 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy
 import torch
@@ -53,7 +53,7 @@ def values_of_checkpoints() -> list[Any]:
     class NumbersAlone(numpy.ndarray):
         """Stand-in for numpy's class, which makes objects of bytes when it is called."""
 
-        def __new__(cls, *_: Any, **__: Any) -> numpy.ndarray:
+        def __new__(cls, *_: Any, **__: Any) -> NoReturn:
             raise ValueError('malformed numpy array')
 
     def empty_array(cls: Any, shape: tuple, kind: bytes) -> numpy.ndarray:

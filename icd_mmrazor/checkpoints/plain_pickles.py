@@ -1,4 +1,4 @@
-"""Pickles that hold values alone: numbers, texts, arrays, tensors, and containers of them."""
+"""Pickles that hold plain values: numbers, texts, arrays, tensors, containers of them."""
 
 import collections
 import io
@@ -78,7 +78,7 @@ class _PlainUnpickler(pickle._Unpickler):
 
     def load_build(self) -> None:
         """Set the state of an object; that of a class or function would change this process."""
-        state, value = self.stack.pop(), self.stack[-1]
+        state, value = self.stack.pop(), self.stack[-1]  # type: ignore[attr-defined]
         if isinstance(value, numpy.ndarray) or (isinstance(value, Config) and isinstance(state[0], ConfigDict)):
             value.__setstate__(state)
         elif isinstance(value, Candidates):
@@ -86,7 +86,7 @@ class _PlainUnpickler(pickle._Unpickler):
         elif not isinstance(value, numpy.dtype) or state[1] == '>':
             raise pickle.UnpicklingError(f'the state of a {type(value).__name__} is not a plain value')
 
-    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.BUILD[0]] = load_build  # type: ignore[assignment]
 
 
 def read_pickle(file: IO[bytes], **options: Any) -> Any:

@@ -37,9 +37,9 @@ def plain_value(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, dict):  # a Counter or defaultdict too
-        kind = OrderedDict if isinstance(value, OrderedDict) else dict
         # OneCycleLR keeps a function, which a resumed one has, too
-        return kind((key, plain_value(item)) for key, item in value.items() if not isinstance(item, FunctionType))
+        items = ((key, plain_value(item)) for key, item in value.items() if not isinstance(item, FunctionType))
+        return OrderedDict(items) if isinstance(value, OrderedDict) else dict(items)
     if isinstance(value, list | tuple):
         kind = list if isinstance(value, list) else tuple
         return kind(plain_value(item) for item in value)
@@ -68,8 +68,11 @@ def make_plain(checkpoint: dict[str, Any]) -> dict[str, str]:
     for name in ('meta', 'message_hub', 'param_schedulers'):
         if name in checkpoint:
             checkpoint[name] = plain_value(checkpoint[name])
-    hub, dropped = checkpoint.get('message_hub'), {}
-    for name, value in list(hub['runtime_info'].items()) if hub else []:
+    dropped: dict[str, str] = {}
+    hub = checkpoint.get('message_hub')
+    if not hub:
+        return dropped
+    for name, value in list(hub['runtime_info'].items()):
         if not is_plain(value):
             dropped[name] = type(hub['runtime_info'].pop(name)).__name__
             hub['resumed_keys'].pop(name, None)

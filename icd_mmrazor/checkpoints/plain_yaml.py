@@ -14,7 +14,7 @@ PYTHON = 'tag:yaml.org,2002:python'
 
 
 # that in C is ten times as fast, and mmpretrain has 85 files to look a config up in
-class _PlainLoader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):
+class _PlainLoader(getattr(yaml, 'CSafeLoader', yaml.SafeLoader)):  # type: ignore[misc]
     """Reads what mmengine and mmrazor write: tuples, ordered dictionaries and candidates of a search too."""
 
 

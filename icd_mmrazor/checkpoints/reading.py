@@ -42,7 +42,7 @@ def read_checkpoint(
             values.
     """
     if hasattr(path, 'read'):
-        return _read(path, 'in memory', map_location, also_allowed)
+        return _read(path, 'in memory', map_location, also_allowed)  # type: ignore[arg-type]
     remote = str(path).startswith(('http://', 'https://'))
     file = _download(str(path)) if remote else local_file(path)
     try:

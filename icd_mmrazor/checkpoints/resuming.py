@@ -60,8 +60,9 @@ def latest_valid_checkpoint(folder: Path, exclude: Path | None = None) -> tuple[
         The file, or None, and the problems of the candidates before it.
     """
     named = _named(folder)
-    numbered = [file for file in folder.glob('*_*.pth') if NUMBERED.fullmatch(file.name) and file.is_file()]
-    numbered.sort(key=lambda file: (file.stat().st_mtime_ns, int(NUMBERED.fullmatch(file.name)[1])), reverse=True)
+    matches = [(file, NUMBERED.fullmatch(file.name)) for file in folder.glob('*_*.pth') if file.is_file()]
+    by_age = [(file.stat().st_mtime_ns, int(match[1]), file) for file, match in matches if match]
+    numbered = [file for *_, file in sorted(by_age, reverse=True)]
     candidates = [named, folder / named.name] if named else []
     problems, checked = [], {exclude.resolve()} if exclude else set()
     for file in [*candidates, *numbered]:

@@ -34,8 +34,8 @@ class Fit(NamedTuple):
 
     def of(self, prefix: str) -> 'Fit':
         """Return the fit of the part whose names start with ``prefix``; ``unused`` stays."""
-        parts = ([name for name in names if name.startswith(prefix)] for names in self[:3])
-        return Fit(*parts, self.unused)
+        filled, missing, other_shapes = ([name for name in names if name.startswith(prefix)] for names in self[:3])
+        return Fit(filled, missing, other_shapes, self.unused)
 
     def without(self, prefix: str) -> 'Fit':
         """Return the fit without the part whose names start with ``prefix``."""

@@ -1,4 +1,4 @@
-"""Loading of files by mmengine and timm without running code."""
+"""Loading of foreign files without running code."""
 
 import importlib.metadata
 from typing import Any

@@ -1,4 +1,4 @@
-"""Readable errors about images, and logs without noise."""
+"""Readable messages of a run."""
 
 import logging
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Differences between the configs of a training and of its resumption."""
+"""Settings that differ when a training is resumed."""
 
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import PurePath

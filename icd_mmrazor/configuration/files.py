@@ -38,19 +38,20 @@ def read_config_file(path: str | os.PathLike, what: str = 'config') -> Config:
     Raises:
         SettingError: There is no such file, it is not a config, or something fails in it; names the file and the line.
     """
+    file = Path(path)
     try:
-        path = Path(path).expanduser()
-        found = None if path.is_file() else 'is a folder' if path.is_dir() else 'there is no such file'
+        file = file.expanduser()
+        found = None if file.is_file() else 'is a folder' if file.is_dir() else 'there is no such file'
     except (OSError, RuntimeError, ValueError) as error:  # the name is too long, has an unknown user, or a NUL
         found = str(error)
     if found:
-        raise SettingError(f'{what} {path}: {found} (working folder: {Path.cwd()}).')
+        raise SettingError(f'{what} {file}: {found} (working folder: {Path.cwd()}).')
     try:
-        return by_names(Config.fromfile(path))
+        return by_names(Config.fromfile(file))
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # a config is a program
-        raise SettingError(f'{what} {path} cannot be read. {_location(error, path)}') from error
+        raise SettingError(f'{what} {file} cannot be read. {_location(error, file)}') from error
 
 
 def _location(error: BaseException, path: Path) -> str:

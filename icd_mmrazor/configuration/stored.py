@@ -104,10 +104,10 @@ class _Reader:
         self.text, self.name = text, name
 
     def assignment(self, statement: ast.stmt) -> tuple[str, Any]:
-        target = statement.targets[0] if isinstance(statement, ast.Assign) else None
-        if not isinstance(target, ast.Name) or len(statement.targets) > 1 or target.id in RESERVED:
-            self.refuse(statement, 'an assignment to a setting')
-        return target.id, self.value(statement.value, 1)
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) if name not in RESERVED:
+                return name, self.value(value, 1)
+        return self.refuse(statement, 'an assignment to a setting')
 
     def value(self, node: ast.expr, depth: int) -> Any:
         if depth > MAX_DEPTH:
@@ -151,6 +151,6 @@ class _Reader:
             self.refuse(node, 'a plain value')
         return '.'.join([node.id, *reversed(names)])
 
-    def refuse(self, node: ast.AST, expected: str) -> NoReturn:
+    def refuse(self, node: ast.stmt | ast.expr, expected: str) -> NoReturn:
         found = (ast.get_source_segment(self.text, node) or '').partition('\n')[0][:40]
         raise SettingError(f'{self.name}, line {node.lineno}: expected {expected}, found {found!r}. {_REMEDY}')

@@ -48,7 +48,7 @@ def registered(kind: str, scope: str | None = None) -> list[Any]:
         registries = (each for each in _registries() if package in ('', each.scope))
         found = [each.module_dict[name] for each in registries if name in each.module_dict]
     else:
-        found = [] if package else [cls for root in _roots() if (cls := _inherited(root, name, scope))]
+        found = [] if package else [cls for root in _roots() if (cls := _inherited(root, name, scope or ''))]
     if found or not package:
         return found
     cls = _imported(kind)

@@ -1,4 +1,4 @@
-"""Labels of a dataset's images, and the datasets of a run."""
+"""Labels of a dataset's images."""
 
 from collections.abc import Iterator
 from typing import Any

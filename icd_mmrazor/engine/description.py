@@ -1,4 +1,4 @@
-"""A distillation in words: its networks, its losses and how good its teacher is."""
+"""A distillation in words."""
 
 from typing import Any
 

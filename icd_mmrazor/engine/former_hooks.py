@@ -46,7 +46,7 @@ class StatusHook(Hook):
 
 @HOOKS.register_module()
 class Float32PrecisionHook(Hook):
-    """Set TF32 as before, with a warning: ``torch`` has settings of its own for it."""
+    """Set TF32 as before, with a warning: ``torch`` has its own settings for it."""
 
     def __init__(self, tf32: bool) -> None:
         self.tf32 = tf32

@@ -141,6 +141,7 @@ def test_impossible_folders_are_named(published: Path, cifar: Callable, tmp_path
     assert (tmp_path / 'file').read_text() == 'mine'
 
 
+@pytest.mark.slow
 def test_concurrent_runs_do_not_interfere(published: Path, cifar: Callable, tmp_path: Path) -> None:
     (tmp_path / 'data').mkdir()
     (tmp_path / 'data' / published.name).write_bytes(published.read_bytes())

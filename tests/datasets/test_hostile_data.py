@@ -206,6 +206,7 @@ def test_lists_of_tiny_imagenet_name_what_is_in_it(tmp_path: Path) -> None:
     refused('is not a WordNet id', 'train')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('backend', ['cv2', 'pillow'])
 def test_unreadable_and_huge_images_are_named(backend: str, tmp_path: Path) -> None:
     side = int(MAX_PIXELS**0.5) + 1 if backend == 'cv2' else int((2 * MAX_PIXELS) ** 0.5) + 1

@@ -71,6 +71,7 @@ def test_batches_depend_on_their_number_alone() -> None:
         assert epochs(3, trained) == whole[trained:]
 
 
+@pytest.mark.slow
 def test_datasets_that_prepare_batches_themselves_still_do() -> None:
     whole = epochs(1, dataset=NoisyInBatches())
     assert whole == [[(*item, 'at once') for item in batch] for batch in epochs(1)]
@@ -236,6 +237,7 @@ class Counting(Dataset):
         return self.setting
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('workers', [0, 1])
 def test_workers_of_a_loop_that_counts_iterations_see_changes_with_the_next_pass(workers: int) -> None:
     dataset = Counting()

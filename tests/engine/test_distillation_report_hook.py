@@ -88,6 +88,7 @@ def summary(cfg: Config) -> dict[str, str]:
     return dict(row.split(maxsplit=1) for row in rows.splitlines()[1:])
 
 
+@pytest.mark.slow
 def test_lines_of_a_distillation(scripted: Callable, runner: Callable, clock: Clock) -> None:
     # the first value is the teacher's
     cfg = scripted('icd_res20_res8_digits', [90.0, 50.0, 40.0])

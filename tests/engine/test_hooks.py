@@ -156,6 +156,7 @@ def test_resumed_run_goes_on(demo_config: Callable, runner: Callable) -> None:
         assert torch.equal(weight, teacher[name]), name
 
 
+@pytest.mark.slow
 def test_the_memory_layout_stays_out_of_checkpoints(demo_config: Callable, runner: Callable) -> None:
     first = runner(demo_config())
     first.train()

@@ -225,6 +225,7 @@ def test_a_pipeline_that_becomes_another_is_run_image_by_image(
     assert 'prepared one by one: the pipeline (RandomErasing, PackInputs)' in logged(cfg)
 
 
+@pytest.mark.slow
 def test_a_pipeline_that_changes_all_the_time_is_run_image_by_image(plain_config: Callable, runner: Callable) -> None:
     class Darken(Seen):
         def after_train_iter(self, runner: Runner, batch_idx: int, **_: Any) -> None:
@@ -237,6 +238,7 @@ def test_a_pipeline_that_changes_all_the_time_is_run_image_by_image(plain_config
     assert 'the pipeline changes more often than once in a pass over the data' in logged(run.cfg)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_sees_the_changes(plain_config: Callable, runner: Callable, tmp_path: Path) -> None:
     def looks(name: str, epochs: int, resume: bool) -> list[torch.Tensor]:
         cfg = plain_config(**{'train_cfg.max_epochs': epochs, **CHANGED})
@@ -253,6 +255,7 @@ def test_a_resumed_run_sees_the_changes(plain_config: Callable, runner: Callable
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_another_batch_size_and_another_loader(plain_config: Callable, runner: Callable) -> None:
     """Of the batch sampler, whose place is taken; and a second loader of the same dataset, which hooks may have."""
     run, seen = runner(plain_config()), Compared()
@@ -268,6 +271,7 @@ def test_another_batch_size_and_another_loader(plain_config: Callable, runner: C
     assert [len(batch['inputs']) for batch in seen.training] == [32, 32]
 
 
+@pytest.mark.slow
 def test_another_loader_takes_the_place(plain_config: Callable, runner: Callable) -> None:
     cfg = plain_config(**{'train_cfg.max_epochs': 3})
     run, seen = runner(cfg), Compared()
@@ -302,6 +306,7 @@ def test_mixup_has_a_data_sample_for_each_image(plain_config: Callable, runner: 
         assert all(sample.gt_score.shape == (10,) for sample in batch['data_samples'])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('options', 'reason'),
     [

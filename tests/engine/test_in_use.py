@@ -24,6 +24,7 @@ def state_of(run: Runner) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_runners_in_one_process_do_not_touch_each_other(
     demo_config: Callable, runner: Callable, tmp_path: Path
 ) -> None:

@@ -55,6 +55,7 @@ def train(run: Runner, stop_after: int | None = None) -> list[dict[str, torch.Te
     return weights
 
 
+@pytest.mark.slow
 def test_each_stage_trains_its_own_part_and_a_resumed_run_ends_the_same(staged: Callable, runner: Callable) -> None:
     cfg = staged()
     whole = train(runner(cfg))
@@ -109,6 +110,7 @@ def test_no_epoch_left_for_the_main_stage(staged: Callable, runner: Callable) ->
         runner(cfg).train()
 
 
+@pytest.mark.slow
 def test_several_processes_train_one_paraphraser(tmp_path: Path) -> None:
     """What the main stage freezes must be known to DDP as trained."""
     cfg = recipes.compose('res20_res8_digits', ['ft'])

@@ -59,6 +59,7 @@ def last_checkpoint(cfg: Config) -> dict:
     return torch.load(Path(cfg.work_dir, 'epoch_1.pth'), weights_only=True)['state_dict']
 
 
+@pytest.mark.slow
 def test_a_run_fills_the_memories_saves_and_resumes_them(memory_config: Callable, runner: Callable) -> None:
     cfg = memory_config()
     run: Runner = runner(cfg)
@@ -126,6 +127,7 @@ def plain(images_file: Path) -> dict:
     return dict(type='NPZDataset', data_file=str(images_file), indices=8, pipeline=[dict(type='PackInputs')], **keys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('wrappers', 'images'),
     [
@@ -183,6 +185,7 @@ class Relabel(Hook):
             dataset.data_bytes, dataset.data_address = dataset._serialize_data()
 
 
+@pytest.mark.slow
 def test_labels_that_change_are_told_again(memory_config: Callable, runner: Callable) -> None:
     cfg = memory_config(**{'train_cfg.max_epochs': 2})
     run = runner(cfg)

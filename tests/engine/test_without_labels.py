@@ -47,6 +47,7 @@ def weights(run: Runner) -> dict[str, torch.Tensor]:
     return run.model.state_dict()
 
 
+@pytest.mark.slow
 def test_the_labels_of_the_images_make_no_difference(folder_config: Callable, runner: Callable, tmp_path: Path) -> None:
     runs = []
     for name, options in (
@@ -69,6 +70,7 @@ def test_the_labels_of_the_images_make_no_difference(folder_config: Callable, ru
     assert not torch.equal(weights(before)[fc], weights(runs[0])[fc]), 'KD trains the classifier'
 
 
+@pytest.mark.slow
 def test_one_by_one_and_resumed(folder_config: Callable, runner: Callable, tmp_path: Path) -> None:
     """Images that are prepared one by one, with everything that our runtime does beside them."""
     options = {'default_hooks.whole_batches.max_memory': 0, 'train_cfg.max_epochs': 2}

@@ -88,6 +88,7 @@ def expected(model: torch.nn.Module, preprocessor: dict, image: Path) -> np.ndar
     return logits.softmax(1)[0].numpy()
 
 
+@pytest.mark.slow
 def test_every_family_runs_where_it_is_said_to(network: Callable[..., dict], folders: tuple[Path, Path]) -> None:
     folder, images = folders
     shipped = [Config.fromfile(file).popitem()[1] for file in (CONFIGS / '_base_' / 'models').glob('*.py')]

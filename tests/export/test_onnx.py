@@ -32,6 +32,7 @@ def student(channels: int, loading: list[dict]) -> Config:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('channels', 'loading'),
     [

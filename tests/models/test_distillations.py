@@ -41,6 +41,7 @@ def step(cfg: dict, size: int = 4) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     return model, model.loss(images, samples)
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(distillations(), st.integers(2, 6))
 def test_valid_configs_train_a_step(cfg: dict, size: int) -> None:

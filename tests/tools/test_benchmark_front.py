@@ -20,6 +20,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_list_shows_both_axes_and_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for file in ('data/cifar100/train', 'work_dirs/wrn40-2_cifar100/epoch_240.pth'):
         (tmp_path / file).parent.mkdir(parents=True)
@@ -51,6 +52,7 @@ def test_several_processes_are_refused(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_mixed_cell_is_trained(images_file: Path, teacher_file: Callable, tmp_path: Path) -> None:
     data = [f'{split}_dataloader.dataset.data_file={images_file}' for split in ('train', 'val', 'test')]
     options = [
@@ -79,6 +81,7 @@ def test_dcd_is_icd(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [folder.name for folder in Path('work_dirs').iterdir()] == ['icd+kd_res20_res8_digits']
 
 
+@pytest.mark.slow
 def test_a_cell_in_several_processes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     started = []
     monkeypatch.setattr('os.execv', lambda file, words: started.append((file, words)))

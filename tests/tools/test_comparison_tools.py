@@ -140,6 +140,7 @@ def test_panels_of_correlations(correlation_tool: dict, logits: tuple) -> None:
     assert [image.get_clim() for image in shown] == [(0, apart.max())] * 2
 
 
+@pytest.mark.slow
 def test_work_folders(work_dir: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folders = [work_dir('runs/alone/seed_0', 'res8_digits', 0), work_dir('runs/icd/seed_0', seed=1)]
     out = tmp_path / 'figures' / 'features.png'
@@ -157,6 +158,7 @@ def test_work_folders(work_dir: Callable, tmp_path: Path, capsys: pytest.Capture
     assert out.with_suffix('.png').is_file()
 
 
+@pytest.mark.slow
 def test_config_and_checkpoints(
     work_dir: Callable, teacher_file: Callable[..., str], images_file: Path, tmp_path: Path
 ) -> None:
@@ -179,6 +181,7 @@ def test_config_and_checkpoints(
     np.testing.assert_allclose(by_name.outputs[0].logits, logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_networks_of_other_classes_than_the_images(work_dir: Callable, teacher_file: Callable[..., str]) -> None:
     """Only the file of weights and the dataset know it."""
     parser = argparse.ArgumentParser()

@@ -29,6 +29,7 @@ def weights(file: Path) -> dict[str, torch.Tensor]:
     return torch.load(file, weights_only=True)['state_dict']
 
 
+@pytest.mark.slow
 def test_both_styles_give_the_same_files(runs: tuple[Path, Path], tmp_path: Path) -> None:
     folders = []
     for config in runs:

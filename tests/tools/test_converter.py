@@ -70,6 +70,7 @@ def synthetic(tensors: dict[str, list[int]], classes: int) -> dict[str, torch.Te
     return {name: torch.rand(shape) for name, shape in shapes.items()}
 
 
+@pytest.mark.slow
 def test_every_architecture_is_recognised(architectures: dict) -> None:
     tool = runpy.run_path(str(SCRIPT))
     assert set(tool['ARCHITECTURES']) == set(architectures)

@@ -28,6 +28,7 @@ def checkpoint(images_file: Path, tmp_path: Path) -> tuple[Path, dict]:
     return tmp_path / 'epoch_1.pth', content
 
 
+@pytest.mark.slow
 def test_the_student_goes_into_two_files_and_is_tested(
     checkpoint: tuple[Path, dict], images_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -61,6 +62,7 @@ def test_the_student_goes_into_two_files_and_is_tested(
     assert metrics[0] == metrics[1] == metrics[2]
 
 
+@pytest.mark.slow
 def test_onnx(checkpoint: tuple[Path, dict], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for package in ('onnx', 'onnxruntime', 'onnxscript'):
         pytest.importorskip(package)

@@ -44,6 +44,7 @@ def final(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / 'epoch_3.pth', weights_only=True)['state_dict']
 
 
+@pytest.mark.slow
 def test_a_hanging_process_ends_the_run(launch: Callable, tmp_path: Path) -> None:
     """A DataLoader worker of rank 1 loops; rank 0 waits in a collective operation."""
     workers = {'train_dataloader.num_workers': 1, 'default_hooks.whole_batches.max_memory': 0}
@@ -60,6 +61,7 @@ def test_a_hanging_process_ends_the_run(launch: Callable, tmp_path: Path) -> Non
     run.wait_until_gone(5)
 
 
+@pytest.mark.slow
 def test_an_exception_is_told_and_a_killed_launcher_leaves_nothing(launch: Callable, tmp_path: Path) -> None:
     """At the first start rank 1 raises; at the second it sleeps, and the agent is killed."""
     shared = set(Path('/dev/shm').iterdir())
@@ -80,6 +82,7 @@ def test_an_exception_is_told_and_a_killed_launcher_leaves_nothing(launch: Calla
     assert not list((tmp_path / 'raises').rglob('.*'))
 
 
+@pytest.mark.slow
 def test_a_killed_process_restarts_and_ends_with_the_same_weights(launch: Callable, tmp_path: Path) -> None:
     undisturbed = launch('undisturbed')
     assert undisturbed.wait(120) == 0, undisturbed.log.read_text()
@@ -93,6 +96,7 @@ def test_a_killed_process_restarts_and_ends_with_the_same_weights(launch: Callab
     killed.wait_until_gone(5)
 
 
+@pytest.mark.slow
 def test_the_launcher_passes_restarts_on(tmp_path: Path) -> None:
     for restarts, wanted in (({}, '--max-restarts 0'), ({'MAX_RESTARTS': '3'}, '--max-restarts 3')):
         command = subprocess.run(

@@ -7,12 +7,15 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from icd_mmrazor import recipes
 
 KILLS = int(os.environ.get('ICD_KILLS', '3'))
 MIXUP = dict(type='ClsDataPreprocessor', num_classes=10, batch_augments=dict(augments=dict(type='Mixup', alpha=1.0)))
 
 
+@pytest.mark.slow
 def test_killed_trainings_end_with_the_same_bits(demo_config: Callable, tmp_path: Path) -> None:
     """``ICD_KILLS=50`` kills 50 times in a row."""
     options = {'train_cfg.max_epochs': 5, 'train_dataloader.batch_size': 24, 'default_hooks.logger.interval': 1}

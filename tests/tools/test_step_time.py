@@ -24,6 +24,7 @@ def tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     return importlib.import_module('step_time')
 
 
+@pytest.mark.slow
 def test_a_pair_is_measured(tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     # a large product in bfloat16 takes minutes on a CPU without instructions for it
     monkeypatch.setattr(tool, 'PRODUCT_SIZES', dict.fromkeys(tool.PRODUCT_SIZES, 32))

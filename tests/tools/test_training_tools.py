@@ -51,6 +51,7 @@ def validated(work_dir: Path) -> list[dict]:
     return [values for values in map(json.loads, lines) if 'accuracy/top1' in values]
 
 
+@pytest.mark.slow
 @pytest.mark.stack
 def test_train_resume_and_test(options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -81,6 +82,7 @@ def test_train_resume_and_test(options: list[str], tmp_path: Path, monkeypatch: 
         assert json.loads(out.read_text())['accuracy/top1'] == accuracy
 
 
+@pytest.mark.slow
 @pytest.mark.stack
 def test_testing_changes_nothing_of_the_training(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -110,6 +112,7 @@ def test_testing_changes_nothing_of_the_training(
     assert (work_dir / 'inside.py').read_text() == kept
 
 
+@pytest.mark.slow
 @pytest.mark.stack
 def test_all_metrics_are_written(options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A matrix by its rows, next to the numbers."""
@@ -154,6 +157,7 @@ def test_bad_input_is_a_message_and_not_a_trace(
     assert not (tmp_path / 'data').exists()
 
 
+@pytest.mark.slow
 @pytest.mark.stack
 @pytest.mark.parametrize('hooks', ['', 'default_hooks = dict(_delete_=True)\n'], ids=['ours', 'none'])
 def test_weights_that_fit_neither_network_nor_classes(
@@ -252,6 +256,7 @@ def test_amp_sets_the_wrapper() -> None:
                 use_mixed_precision(cfg, precision)
 
 
+@pytest.mark.slow
 @pytest.mark.stack
 def test_two_processes_train_and_test(options: list[str], images_file: Path, tmp_path: Path) -> None:
     config = tmp_path / 'shared.py'
@@ -314,6 +319,7 @@ STAND_IN_SCONTROL = """#!/usr/bin/env bash
 """
 
 
+@pytest.mark.slow
 def test_slurm_starts_torchrun_on_every_node(options: list[str], tmp_path: Path) -> None:
     """With a stand-in for srun: two nodes of one process each."""
     commands = tmp_path / 'bin'
@@ -361,6 +367,7 @@ def test_shell_scripts_are_sound(script: Path) -> None:
     subprocess.run([shellcheck, script], check=True)
 
 
+@pytest.mark.slow
 def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     """The demo in small: it trains all rows, reuses them, and the command it ends with works."""
     first = run_python(TOOLS / 'demo.py', '--seeds', 1, '--epochs', 2, cwd=tmp_path)
@@ -389,6 +396,7 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert float(accuracy) == pytest.approx(float(rows[2][3]), abs=0.05)
 
 
+@pytest.mark.slow
 def test_digits_are_as_the_demo_wants_them(tmp_path: Path) -> None:
     out = tmp_path / 'data' / 'digits.npz'
     converter = TOOLS / 'dataset_converters' / 'digits_to_npz.py'

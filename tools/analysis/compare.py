@@ -213,13 +213,13 @@ def stored_config(folder: Path) -> Config:
     """
     dumped = sorted(folder.glob('*/vis_data/config.py'))
     # mmengine always writes this one; the others are those of its visualizer
-    beside = sorted(
+    at_top = sorted(
         (file for file in folder.glob('*.py') if file.name != 'student.py'), key=lambda file: file.stat().st_mtime
     )
     logged = [file for file in dumped if (file.parent / 'scalars.json').exists()]
-    if not dumped and not beside:
+    if not dumped and not at_top:
         raise SettingError(f'work folder {folder} has no config of a training. Name a --work-dir of tools/train.py.')
-    file = (logged or dumped or beside)[-1]
+    file = (logged or dumped or at_top)[-1]
     return by_names(read_config_text(file.read_text(encoding='utf-8', errors='replace'), f'config {file}'))
 
 

@@ -39,7 +39,8 @@ def collect(folder: Path) -> dict[str, Any]:
         result = json.loads(file.read_text())
         session = result.pop('session')
         known = sessions.setdefault(session['started'], {**session, 'trainings': 0})
-        known['minutes'] = max(known['minutes'], session['minutes'])
+        # a runner that was killed just then has not noted the minutes
+        known['minutes'] = max(known.get('minutes', 0), session.get('minutes', 0))
         known['trainings'] += 1
         lists['teachers' if 'teacher' in result else 'runs'].append({**result, 'session': session['started']})
     return {'sessions': [sessions[started] for started in sorted(sessions)], **lists}

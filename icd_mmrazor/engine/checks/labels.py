@@ -1,4 +1,4 @@
-"""Labels and class names of the datasets against the classifier."""
+"""Labels of the datasets against the classes of the classifier."""
 
 import itertools
 from typing import Any

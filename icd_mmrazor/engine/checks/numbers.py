@@ -1,4 +1,4 @@
-"""Finite losses and weights."""
+"""Finite numbers in training."""
 
 import math
 from collections.abc import Mapping

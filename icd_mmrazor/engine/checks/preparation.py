@@ -1,4 +1,4 @@
-"""Preparation of the images for teacher and student."""
+"""Preparation of the images for both networks."""
 
 from collections.abc import Mapping
 from typing import Any

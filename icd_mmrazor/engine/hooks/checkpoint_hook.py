@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill, and that ``torch.load(weights_only=True)`` reads."""
+"""Checkpoints that survive a kill."""
 
 import hashlib
 import inspect

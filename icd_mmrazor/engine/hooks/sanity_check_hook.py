@@ -1,4 +1,4 @@
-"""Sanity checks before and during training."""
+"""Sanity checks of a run."""
 
 from collections.abc import Sequence
 

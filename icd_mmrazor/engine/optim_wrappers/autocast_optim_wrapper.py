@@ -20,7 +20,7 @@ class AutocastOptimWrapper(OptimWrapper):
 
     Convolutions and matrix products are computed in bfloat16; weights, gradients and optimizer stay in float32.
     bfloat16 has the range of float32, so nothing is scaled. float16 has not: it needs mmengine's ``AmpOptimWrapper``,
-    which works on a GPU alone. A teacher in ``FrozenTeacherDistill`` has a precision of its own.
+    which works on a GPU alone. A teacher in ``FrozenTeacherDistill`` has its own precision.
 
     On a CPU without bfloat16 instructions it is slower than float32; the log then says so.
 

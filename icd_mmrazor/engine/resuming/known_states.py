@@ -1,4 +1,4 @@
-"""The state of known hooks: where it is, how it is read and set."""
+"""The state of hooks of other packages."""
 
 import copy
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Weights and learning rates as the resumed checkpoint has them."""
+"""The state of the resumed checkpoint, protected from hooks."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Random numbers and data order, derived from seed, rank and iteration."""
+"""Repeatable randomness, derived from seed, rank, iteration."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Compilation of teacher, student and losses into one graph."""
+"""Compilation of a distillation into one graph."""
 
 import functools
 import inspect

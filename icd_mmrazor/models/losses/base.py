@@ -1,4 +1,4 @@
-"""Base classes of the losses between features of student and teacher."""
+"""Base classes of the losses between features."""
 
 import inspect
 from typing import ClassVar

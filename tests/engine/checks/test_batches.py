@@ -28,6 +28,7 @@ def test_images_without_others_to_compare_with(demo_config: Callable, runner: Ca
     runner(demo_config('res8_digits', **{IMAGES: 4, BATCH_SIZE: 1})).train()
 
 
+@pytest.mark.slow
 def test_a_last_batch_of_one_image(demo_config: Callable, runner: Callable) -> None:
     """Images of 4 x 4 are 1 x 1 in the last stage, and a batch norm cannot normalize one value per channel."""
     run = runner(demo_config(**{IMAGES: 5, BATCH_SIZE: 4, CROP: 4}))

@@ -53,6 +53,7 @@ class Poison(Hook):
                 runner.model.architecture.head.fc.bias[0] = math.inf
 
 
+@pytest.mark.slow
 def test_weights_that_are_no_numbers_are_not_saved(demo_config: Callable, runner: Callable) -> None:
     """Even where the checkpoint hook keeps one file and would delete it first."""
     cfg = demo_config(**{'train_cfg.max_epochs': 3, 'default_hooks.checkpoint.max_keep_ckpts': 1})

@@ -37,6 +37,7 @@ def logged(cfg: Config) -> str:
     return '\n'.join(file.read_text() for file in Path(cfg.work_dir).glob('*/*.log'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('trained', ['icd_res20_res8_digits'], indirect=True)
 def test_only_what_has_changed_is_refused(trained: Callable, runner: Callable, tmp_path: Path) -> None:
     cfg = trained()
@@ -70,6 +71,7 @@ def test_only_what_has_changed_is_refused(trained: Callable, runner: Callable, t
     assert len(str(raised.value).splitlines()) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('trained', ['res8_digits'], indirect=True)
 def test_checkpoints_of_another_origin_and_damaged_ones(trained: Callable, runner: Callable) -> None:
     cfg = trained()
@@ -116,6 +118,7 @@ def test_the_digest_is_of_the_values() -> None:
     assert weights_digest(network.to(torch.bfloat16)) != digest
 
 
+@pytest.mark.slow
 def test_a_schedule_that_was_not_stored(demo_config: Callable, runner: Callable) -> None:
     cfg = demo_config('res8_digits', **{'default_hooks.checkpoint.save_param_scheduler': False})
     runner(cfg).train()

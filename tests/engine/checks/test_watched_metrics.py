@@ -71,6 +71,7 @@ def test_no_best_without_such_a_number(train: Callable) -> None:
     assert logged(run.work_dir).count("save_best='auto' finds no number with a known rule in f1-score, matrix") == 1
 
 
+@pytest.mark.slow
 def test_a_named_metric_that_a_validation_does_not_give(train: Callable) -> None:
     best = {'default_hooks.checkpoint.save_best': ['accuracy/top1', 'accuracy/top5'], 'val_evaluator.topk': (1, 5)}
     run = train({'accuracy/top1': 1.0}, {'accuracy/top1': float('nan'), 'accuracy/top5': 3}, **best)

@@ -91,6 +91,7 @@ def logged(run: Runner) -> str:
     return '\n'.join(file.read_text() for file in Path(run.work_dir).glob('*/*.log'))
 
 
+@pytest.mark.slow
 def test_whole_batches_memories_and_averages(config: Callable, trained: Callable) -> None:
     """Stopped in an epoch, which it begins anew, and in the last validation, with which it begins."""
     cfg = config('icd', 'crd', 'rrd', custom_hooks=[dict(type='EMAHook')])
@@ -103,6 +104,7 @@ def test_whole_batches_memories_and_averages(config: Callable, trained: Callable
     assert [file.name for file in resumed.parent.glob('best_*')] == [file.name for file in whole.parent.glob('best_*')]
 
 
+@pytest.mark.slow
 def test_a_drawn_seed_and_images_from_workers(config: Callable, trained: Callable) -> None:
     """Stopped within epochs, and gone on with other workers."""
     workers = {'train_dataloader.num_workers': 2, 'train_dataloader.persistent_workers': True}
@@ -121,6 +123,7 @@ def test_a_drawn_seed_and_images_from_workers(config: Callable, trained: Callabl
     assert differences(whole, resumed) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('sampler', 'workers', 'stop', 'in_validation'),
     # the second one is stopped in its validation
@@ -139,6 +142,7 @@ def test_loops_that_count_iterations(
     assert differences(whole, resumed) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(('priority', 'stops'), [('LOWEST', [6, 9]), ('NORMAL', [6])])
 def test_early_stopping_counts_on(priority: str, stops: list[int], config: Callable, trained: Callable) -> None:
     """Stopped after the validation that is the best, which it has seen behind or before the checkpoint, and later."""
@@ -153,6 +157,7 @@ def test_early_stopping_counts_on(priority: str, stops: list[int], config: Calla
     assert differences(whole, resumed) == []
 
 
+@pytest.mark.slow
 def test_early_stopping_in_a_loop_that_counts_iterations(config: Callable, trained: Callable) -> None:
     """No validation is 60 % better than the first one: the third ends the training."""
     stopping = dict(type='EarlyStoppingHook', monitor='accuracy/top1', patience=2, min_delta=60.0)
@@ -185,6 +190,7 @@ RECIPE = dict(
 )
 
 
+@pytest.mark.slow
 def test_hooks_that_change_the_training(config: Callable, trained: Callable) -> None:
     """Stopped within epochs: a loss with counts of its own, a rate set at the start of each epoch, batch statistics."""
     hooks = [RECIPE, dict(type='SimSiamHook', fix_pred_lr=True, lr=0.02), dict(type='PreciseBNHook', num_samples=30)]

@@ -79,6 +79,7 @@ def logged(run: Runner) -> str:
     return '\n'.join(file.read_text() for file in Path(run.work_dir).glob('*/*.log'))
 
 
+@pytest.mark.slow
 def test_what_hooks_remember_is_resumed(start: Callable, tmp_path: Path) -> None:
     """A queue, the value of a buffer before it was warmed up, and a hook that stores what it likes."""
     hooks = [
@@ -100,6 +101,7 @@ def test_what_hooks_remember_is_resumed(start: Callable, tmp_path: Path) -> None
     assert torch.equal(again.model.head.loss_module.queue, torch.full((2, 24, 2), 6.0))
 
 
+@pytest.mark.slow
 def test_a_hook_that_does_not_store_what_it_counts_is_named(start: Callable) -> None:
     with pytest.raises(StoppedError):
         start('work', dict(type='Counting', stop=5))
@@ -130,6 +132,7 @@ def test_a_checkpoint_without_the_state_is_resumed_with_a_warning(start: Callabl
     assert 'lacks the state of mmengine.EarlyStoppingHook' in logged(run)
 
 
+@pytest.mark.slow
 def test_what_no_checkpoint_can_hold_is_refused_by_name(start: Callable, tmp_path: Path) -> None:
     averages = [dict(type='EMAHook'), dict(type='mmengine.EMAHook', begin_iter=1)]
     run = start('work', *averages)

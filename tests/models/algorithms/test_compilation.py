@@ -59,6 +59,7 @@ def test_options_that_torch_does_not_have_are_refused(options: object, algorithm
         algorithm(torch_compile=options)
 
 
+@pytest.mark.slow
 @one_graph
 def test_all_methods_but_one_are_one_graph() -> None:
     """Together, in both stages. CRD looks up its memories between two graphs."""
@@ -84,6 +85,7 @@ def test_all_methods_but_one_are_one_graph() -> None:
     assert model.torch_compile
 
 
+@pytest.mark.slow
 def test_a_copy_of_the_model_records_for_itself(algorithm: Callable, batch: Callable) -> None:
     model = algorithm(teacher='res8', torch_compile=dict(backend='eager', fullgraph=TORCH_VERSION >= (2, 14)))
     images, samples = batch()

@@ -15,6 +15,7 @@ from icd_mmrazor.checkpoints.reading import read_checkpoint
 from icd_mmrazor.models.algorithms.records import recorders_of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'settings',
     [

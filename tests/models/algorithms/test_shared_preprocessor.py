@@ -37,6 +37,7 @@ def raw_batch() -> dict[str, list]:
     return {'inputs': list(images), 'data_samples': [DataSample().set_gt_label(i) for i in range(6)]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('place', ['train_cfg', 'data_preprocessor'])
 def test_the_students_augmentations_are_done(place: str, algorithm: Callable, network: Callable) -> None:
     student = network('res8')
@@ -66,6 +67,7 @@ def test_augmentations_of_the_run_come_first(own: dict | None, algorithm: Callab
     assert [type(augment) for augment in augments.augments] == [Mixup] if own else augments is None
 
 
+@pytest.mark.slow
 def test_a_students_own_preprocessor_is_used_as_it_is(algorithm: Callable, network: Callable) -> None:
     student = network('res8')
     student.train_cfg = dict(AUGMENTS)

@@ -77,7 +77,7 @@ def test_its_checkpoint_is_that_of_a_plain_classifier(student: tuple, network: C
 def test_a_checkpoint_without_a_config_needs_a_network(student: tuple, tmp_path: Path) -> None:
     file = tmp_path / 'weights.pth'
     torch.save({'state_dict': student[1]}, file)
-    with pytest.raises(SettingError, match=r"student_ckpt=.*no meta\['cfg'\](?s:.*)--cfg-options model\.student="):
+    with pytest.raises(SettingError, match=r"student_ckpt=.*meta\['cfg'\](?s:.*)model\.student="):
         probe(student_ckpt=str(file))
     model = probe(student_ckpt=str(file), student=str(CONFIGS / 'vanilla' / 'res8_cifar100.py'))
     assert torch.equal(model.backbone.conv1.weight, student[1]['backbone.conv1.weight'])

@@ -44,6 +44,7 @@ def gradients(value: torch.Tensor, parameters: list[nn.Parameter]) -> list[torch
     return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('example', EXAMPLES)
 def test_example_trains_with_the_gradient_of_every_term(example: str, teacher_file: Callable, batch: Callable) -> None:
     cfg = Config.fromfile(CONFIGS / 'mixed' / f'{example}.py').model
@@ -81,6 +82,7 @@ def test_example_trains_with_the_gradient_of_every_term(example: str, teacher_fi
     assert set(names) - set(changed) <= still
 
 
+@pytest.mark.slow
 def test_mixed_terms_equal_those_of_each_distiller_alone(teacher_file: Callable, batch: Callable) -> None:
     checkpoint, (images, samples) = teacher_file('wrn40-2', 100), batch(8, 100)
     cfg = Config.fromfile(CONFIGS / 'mixed' / 'icd-ofd_wrn40-2_wrn16-2_cifar100.py').model

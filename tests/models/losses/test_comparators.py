@@ -326,7 +326,7 @@ def test_refuses_settings_out_of_range(cfg: dict, named: str) -> None:
 
 
 def test_maps_of_any_sizes_are_averaged() -> None:
-    """Where one size is no multiple of the other, as torch's adaptive pooling does."""
+    """If one size is not a multiple of the other, as torch's adaptive pooling does."""
     s, t = torch.randn(2, 3, 5, 5), torch.randn(2, 3, 8, 5)
     assert NSTLoss()(s, t).item() == NSTLoss()(s, F.adaptive_avg_pool2d(t, 5)).item()
 

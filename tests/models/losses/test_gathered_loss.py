@@ -60,7 +60,7 @@ def test_gradients_equal_those_of_one_process(sizes: tuple[int, ...], tmp_path: 
         bar = 1e-10 * max(want.abs().max().item(), 1e-3)
         assert (got[f'True/{name}'] - want).abs().max() <= bar, name
 
-    # without it each process has negatives of its own: another loss, the mean over the processes
+    # without it each process has its own negatives: another loss, the mean over the processes
     first, parts = 0, []
     for size in sizes:
         parts.append(model(s[first : first + size], t[first : first + size]).item())

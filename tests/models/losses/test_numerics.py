@@ -313,7 +313,7 @@ def test_autocast_computes_in_float32(name: str, dtype: torch.dtype) -> None:
     """Of the package's own losses; mmrazor's get features in float32 from our algorithm and connectors."""
     build, *shapes = LOSSES[name]
     loss = build()
-    # the square of 1000 is no number of half precision
+    # the square of 1000 is beyond half precision
     s, t = ((1000 * torch.randn(6, *shape)).to(dtype) for shape in shapes)
     with torch.autocast('cpu', dtype=dtype):
         value = loss(s, t)

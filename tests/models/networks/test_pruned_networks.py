@@ -44,6 +44,7 @@ def distillation(demo_config: Callable, tmp_path: Path) -> Config:
     return cfg
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('prefix', ['', 'mmrazor.'])
 def test_its_subnet_is_kept_with_the_run_and_rebuilt(
     prefix: str, distillation: Config, runner: Callable, tmp_path: Path
