@@ -143,11 +143,10 @@ class Method:
 
 @functools.cache
 def published(root: Path) -> dict[str, dict[str, str]]:
-    """Return the published accuracies by method and pair; the pairs have the names of our configs."""
+    """Return the published accuracies by method and pair."""
     lines = (root / 'tools' / 'benchmarks' / 'published_cifar100.csv').read_text().splitlines()
     header, *rows = csv.reader(line for line in lines if not line.startswith('#'))
-    pairs = [re.sub(r'(mobile|shuffle)v', r'\1netv', pair) for pair in header[1:]]
-    return {name: {pair: value or '-' for pair, value in zip(pairs, values, strict=True)} for name, *values in rows}
+    return {name: {pair: value or '-' for pair, value in zip(header[1:], row, strict=True)} for name, *row in rows}
 
 
 def methods(root: Path) -> list[Method]:

@@ -49,10 +49,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def published() -> dict[str, dict[str, str]]:
-    """Return the published accuracies by method and pair, the pairs under the names of our configs."""
+    """Return the published accuracies by method and pair."""
     lines = (TOOLS / 'benchmarks' / 'published_cifar100.csv').read_text().splitlines()
     rows = list(csv.reader(line for line in lines if not line.startswith('#')))
-    pairs = [pair.replace('mobilev', 'mobilenetv').replace('shufflev', 'shufflenetv') for pair in rows[0][1:]]
+    pairs = rows[0][1:]
     return {
         method: {pair: value or NOT_PUBLISHED for pair, value in zip(pairs, values, strict=True)}
         for method, *values in rows[1:]

@@ -14,8 +14,6 @@ from icd_mmrazor import recipes
 from icd_mmrazor.errors import SettingError
 
 PUBLISHED_TABLE = Path(__file__).with_name('published_cifar100.csv')
-# the published tables' names of networks
-PUBLISHED_NAMES = {'mobilenetv2': 'mobilev2', 'shufflenetv1': 'shufflev1', 'shufflenetv2': 'shufflev2'}
 NOT_RUN = 'not run'
 
 
@@ -128,15 +126,10 @@ def published_accuracy(methods: str, pair: str) -> str:
 @functools.cache
 def published_accuracies() -> dict[tuple[str, str], float]:
     """Read the published accuracies by methods and pair; the methods of a combination are sorted."""
-    lines = [line for line in PUBLISHED_TABLE.read_text().splitlines() if line and not line.startswith('#')]
-    names = {
-        '_'.join(PUBLISHED_NAMES.get(part, part) for part in pair.removesuffix('_cifar100').split('_')): pair
-        for pair in recipes.pair_names()
-        if pair.endswith('_cifar100')
-    }
+    rows = csv.DictReader(line for line in PUBLISHED_TABLE.read_text().splitlines() if not line.startswith('#'))
     return {
-        ('+'.join(sorted(recipes.split_methods(row['method'].lower()))), names[pair]): float(value)
-        for row in csv.DictReader(lines)
+        ('+'.join(sorted(recipes.split_methods(row['method'].lower()))), f'{pair}_cifar100'): float(value)
+        for row in rows
         for pair, value in row.items()
-        if pair in names and value
+        if pair != 'method' and value
     }
