@@ -3,10 +3,10 @@
 import argparse
 import copy
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -215,7 +215,7 @@ def checkpoint_in(folder: Path) -> Path:
     return checkpoint or others[-1]
 
 
-def by_age(files: Any) -> list[Path]:
+def by_age(files: Iterable[Path]) -> list[Path]:
     return sorted(files, key=lambda file: file.stat().st_mtime)
 
 
