@@ -16,8 +16,8 @@ class LinearProjection(BaseConnector):
     It is computed in the precision of its weights, also under autocast: large features would overflow half precision.
 
     Args:
-        in_features: Width of the feature, ``>= 1``.
-        out_features: Width of the embedding, ``>= 1``.
+        in_features: Width of the feature.
+        out_features: Width of the embedding.
         init_cfg: Same as in mmengine's ``BaseModule``. By default torch's initialisation, as published.
 
     Raises:
@@ -35,11 +35,7 @@ class LinearProjection(BaseConnector):
         self.linear = nn.Linear(in_features, out_features)
 
     def forward_train(self, feature: Tensor) -> Tensor:
-        """Project features ``B x in_features`` to ``B x out_features``.
-
-        Raises:
-            SettingError: The feature has another shape.
-        """
+        """Project features ``B x in_features`` to ``B x out_features``."""
         if feature.ndim != 2 or feature.shape[1] != self.linear.in_features:
             raise SettingError(
                 f'LinearProjection(in_features={self.linear.in_features}) got a feature of shape '

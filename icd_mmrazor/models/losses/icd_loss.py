@@ -28,10 +28,8 @@ class ICDLoss(FeatureLoss):
         loss = contrastive_weight * contrastive + alpha * invariance
 
     The temperature ``tau = min(exp(log_tau), max_tau)`` multiplies and, as published, is learned. So is ``bias``, which
-    has no effect (a softmax ignores a constant, so its gradient is zero); the published method has it.
-
-    The loss is computed in at least float32, also under autocast. An embedding of 0 has no direction: it is similar to
-    none and gets no gradient. A NaN or an infinity in a feature makes the loss NaN.
+    has no effect (a softmax ignores a constant, so its gradient is zero); the published method has it. An embedding of
+    0 is similar to none and gets no gradient; a NaN or an infinity makes the loss NaN.
 
     Args:
         alpha: Weight of the invariance term, ``>= 0``.
@@ -104,15 +102,7 @@ class ICDLoss(FeatureLoss):
         self.terms: dict[str, Tensor] = {}
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Compute the loss without its weight; a batch of one image has no negatives and gives 0.
-
-        Args:
-            student: Embeddings of the student's features, ``B x E``; need not be normalised.
-            teacher: Embeddings of the teacher's features of the same images, ``B x E``.
-
-        Returns:
-            A scalar.
-        """
+        """Compute the loss of embeddings ``B x E``; a batch of one image has no negatives and gives 0."""
         student, teacher = unit_vectors(student), unit_vectors(teacher)
         # the inner limit lies above the outer one, so that an exp that overflows has the gradient 0, not 0 * inf
         tau = self.log_tau.clamp(max=1 + math.log(self.max_tau)).exp().clamp(max=self.max_tau)

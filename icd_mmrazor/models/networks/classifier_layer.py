@@ -6,10 +6,10 @@ from icd_mmrazor.errors import SettingError
 
 
 def find_classifier(model: nn.Module, setting: str | None = None) -> str:
-    """Find the last linear layer of a classifier, which turns its feature into logits.
+    """Find the linear layer of a classifier that turns its feature into logits.
 
-    It is the linear layer of ``head`` (of the whole model if that has no head, as in mmpretrain's
-    ``TimmClassifier``) that has as many outputs as there are classes.
+    It is the one in ``head`` (in the whole model if that has no head, as in mmpretrain's ``TimmClassifier``) that has
+    as many outputs as there are classes.
 
     Args:
         model: The classifier.
@@ -71,18 +71,13 @@ def number_of_channels(model: nn.Module) -> int:
 
 
 def linear_layer(model: nn.Module, name: str, setting: str) -> nn.Linear:
-    """Return a linear layer by its name.
-
-    Args:
-        model: The network.
-        name: Name of the layer in ``model.named_modules()``.
-        setting: The setting that names it, for messages: ``'student_source'``.
+    """Return a linear layer by its name in ``model.named_modules()``.
 
     Raises:
-        SettingError: It is not a linear layer of the network.
+        SettingError: It is not a linear layer of the network; ``setting`` is the setting that names it.
     """
     modules = dict(model.named_modules())
-    layer = modules.get(name)
+    layer = modules.get(name) if isinstance(name, str) else None
     if isinstance(layer, nn.Linear):
         return layer
     found = f'is a {type(layer).__name__}' if layer is not None else 'is not a module of the network'
