@@ -27,8 +27,7 @@ from icd_mmrazor.models.algorithms.shared_preprocessor import (
     compare_preparations,
     preparation_told,
     refuse_unmixed_labels,
-    warn_of_first_weights,
-    warn_of_normalisation,
+    warn_of_preparation,
 )
 from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher, networks_needed_by
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
@@ -49,7 +48,6 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
     A network whose features nothing compares is not run: the teacher once ``StopDistillHook`` has stopped the
     distillation (set ``find_unused_parameters=True`` with several processes), either one in an initial stage.
-    ``OFDDistiller``, and distillers with an initial stage, need no algorithm class of their own.
 
     Args:
         distiller: Config of the distiller.
@@ -108,14 +106,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         fold_teacher_norms: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        switches = dict(
-            channels_last=channels_last,
-            random_teacher=random_teacher,
-            student_trainable=student_trainable,
-            calculate_student_loss=calculate_student_loss,
-        )
-        for name, value in switches.items():
-            checks.boolean(self, name, value)
+        checks.boolean(self, 'channels_last', channels_last)
+        checks.boolean(self, 'random_teacher', random_teacher)
+        checks.boolean(self, 'student_trainable', student_trainable)
+        checks.boolean(self, 'calculate_student_loss', calculate_student_loss)
         checks.one_of(self, 'teacher_precision', teacher_precision, PRECISIONS)
         check_compile_options(torch_compile)
         _check_teacher_settings(kwargs, fold_teacher_norms)
@@ -123,8 +117,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         if not file and not random_teacher:
             raise SettingError(
                 f'FrozenTeacherDistill: teacher_ckpt={teacher_ckpt!r} must name the trained weights of the teacher. '
-                'Give model.teacher_ckpt=FILE: train one with tools/train.py configs/vanilla/..., or convert a '
-                'published one with tools/model_converters/repdistiller_to_mmpretrain.py.'
+                'Train one with tools/train.py configs/vanilla/..., or convert a published one with '
+                'tools/model_converters/repdistiller_to_mmpretrain.py.'
             )
         if not isinstance(architecture, nn.Module):
             architecture = network_config(architecture, 'model.architecture')
@@ -179,9 +173,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         """Compare how images are prepared with what the configs of both networks and the teacher's checkpoint say."""
         self._preparations_of_teacher, self.order_is_checked = (told, trained), False
         used = preparation_by(self.data_preprocessor)
-        warn_of_normalisation(used, told, trained)
+        warn_of_preparation(used, trained or told, f"the teacher's {'checkpoint' if trained else 'config'}")
         if asks_for_weights(student):
-            warn_of_first_weights(used, preparation_told(student))
+            warn_of_preparation(used, preparation_told(student), 'the config of the pretrained student', order=True)
         if trained is None:  # otherwise the order also depends on the datasets of both trainings
             self.check_order_of_channels()
 
@@ -201,12 +195,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         """Refuse images with another channel order than the teacher was trained on.
 
         Args:
-            source: The order in the dataset (:func:`icd_mmrazor.models.networks.preparation.source_of_images`).
-                Defaults to that of the teacher's own dataset.
+            source: The order in the dataset (``source_of_images``). Defaults to that of the teacher's own dataset.
             gray: Whether all channels are alike.
-
-        Raises:
-            SettingError: The order differs.
         """
         self.order_is_checked = True
         compare_preparations(preparation_by(self.data_preprocessor, source), *self._preparations_of_teacher, gray)
@@ -283,12 +273,6 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         """Return the depth of a parameter, and how many there are, for ``LearningRateDecayOptimWrapperConstructor``.
 
         A parameter of the student lies as deep as in the student alone, connectors and losses with its head.
-
-        Args:
-            param_name: Its name in this model.
-
-        Raises:
-            SettingError: The student's backbone does not define depths.
         """
         name = param_name.removeprefix('architecture.')
         try:
@@ -302,7 +286,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             ) from error
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
-        """Move or cast the teacher along (``to``, ``cuda``, ``double``, ... all come through here)."""
+        """Move or cast the teacher along."""
         self.teacher._apply(fn, *args, **kwargs)
         return super()._apply(fn, *args, **kwargs)
 

@@ -49,8 +49,8 @@ class FSPLoss(FeatureLoss):
         student, teacher = (s_bottom[0], s_top[0]), (t_bottom[0], t_top[0])
         if student != teacher:
             raise SettingError(
-                f'FSPLoss: two maps of the student have {student[0]} and {student[1]} channels, those of the teacher '
-                f'{teacher[0]} and {teacher[1]}. Use a pair of one family and width, or another method.'
+                f'FSPLoss needs networks of one width: maps of the student have {student[0]} and {student[1]} channels, '
+                f'those of the teacher {teacher[0]} and {teacher[1]}. Use a pair of one family, or another method.'
             )
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:

@@ -57,8 +57,7 @@ class Preparation:
     def has_order_of(self, other: 'Preparation') -> bool | None:
         """Return whether two networks get the channels in the same order, ``None`` if that is unknown.
 
-        Args:
-            other: The preparation for the other network. A dataset that is unknown is taken to be the other one.
+        A dataset that is unknown is taken to be the other one.
         """
         if 1 in (len(self.mean), len(other.mean)) or 'gray' in (self.source, other.source):
             return True
@@ -70,12 +69,7 @@ class Preparation:
 
 
 def preparation_by(preprocessor: nn.Module | Mapping[str, Any], source: str | None = None) -> Preparation:
-    """Describe what a data preprocessor does.
-
-    Args:
-        preprocessor: The data preprocessor, or its config.
-        source: Order of the channels in the dataset, if known.
-    """
+    """Describe what a data preprocessor, or one with this config, does to images of a ``source``."""
     settings, kind = preprocessor, None
     if isinstance(preprocessor, nn.Module):
         kind = type(preprocessor)
@@ -101,14 +95,7 @@ def _rounded(values: Any) -> tuple[float, ...]:
 
 
 def preparation_in(cfg: Mapping[str, Any]) -> Preparation | None:
-    """Describe how a run prepares its images, by its config.
-
-    Args:
-        cfg: The config of a training or a test, read or as plain values.
-
-    Returns:
-        ``None`` if the config does not say, as those of older versions.
-    """
+    """Describe how a run prepares its images, by its config; ``None`` if it does not say."""
     model, source = cfg.get('model'), source_of_images(cfg)
     if not isinstance(model, Mapping) or source is None:
         return None
@@ -118,13 +105,9 @@ def preparation_in(cfg: Mapping[str, Any]) -> Preparation | None:
 
 
 def preparation_of_checkpoint(checkpoint: Mapping[str, Any]) -> Preparation | None:
-    """Describe how the images were prepared that the weights in a checkpoint were trained on.
+    """Describe how the images were prepared that the weights in a checkpoint were trained on, if its config says so.
 
-    Args:
-        checkpoint: The contents of the file. Its config is read as data, not run.
-
-    Returns:
-        ``None`` if the checkpoint does not say.
+    The config is read as data, not run.
     """
     meta = checkpoint.get('meta')
     text = meta.get('cfg') if isinstance(meta, Mapping) else None
@@ -137,14 +120,9 @@ def preparation_of_checkpoint(checkpoint: Mapping[str, Any]) -> Preparation | No
 
 
 def source_of_images(cfg: Mapping[str, Any], splits: Sequence[str] = SPLITS) -> str | None:
-    """Return the channel order of a run's dataset, before the data preprocessor.
+    """Return the channel order of a run's dataset, see ``Preparation.source``; the first split with a dataset counts.
 
-    Args:
-        cfg: The run's config.
-        splits: The splits, of which the first that has a dataset counts.
-
-    Returns:
-        See ``Preparation.source``; ``None`` if no dataset has a pipeline, or the pipeline itself normalises.
+    It is ``None`` if no dataset has a pipeline, or the pipeline itself normalises.
     """
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')

@@ -38,7 +38,7 @@ def network_config(network: str | dict, setting: str) -> ConfigDict:
             * a config of an installed package: ``'mmpretrain::resnet/resnet18_8xb32_in1k.py'``;
             * a name of mmpretrain's model zoo: ``'resnet18_8xb32_in1k'``;
             * ``dict(cfg_path=NAME, ...)``: one of these, with settings to change, such as
-              ``head=dict(num_classes=10)``. mmrazor's ``pretrained=False`` has no meaning here;
+              ``head=dict(num_classes=10)``;
             * ``dict(type=..., ...)``: the config itself. Without a scope its type is mmpretrain's, unless only mmrazor
               has it.
         setting: Where it stands, for messages: ``'model.teacher'``.
@@ -81,14 +81,7 @@ def network_config(network: str | dict, setting: str) -> ConfigDict:
 
 
 def published_weights(network: Any) -> str | None:
-    """Return the address of the weights that mmpretrain's model zoo has for a teacher, and log it.
-
-    Args:
-        network: Same as in :func:`network_config`.
-
-    Returns:
-        An ``https://`` address if the network is named by a name of the zoo that has weights, otherwise None.
-    """
+    """Return the address of the weights that mmpretrain's model zoo has for a teacher named by it, and log it."""
     name = _name(network)
     weights = _zoo_entry(name).weights if name and name.lower() in list_models() else None
     if weights:
@@ -101,13 +94,8 @@ def published_weights(network: Any) -> str | None:
 def name_networks_in_full(model: ConfigDict) -> None:
     """Replace the names of teacher and student in the config of a distillation by their full configs.
 
-    A run's stored config then needs no other file, and keeps what a file contained at the time of the run.
-
-    Args:
-        model: Config of a ``FrozenTeacherDistill``; changed. A teacher of the model zoo gets a ``teacher_ckpt``.
-
-    Raises:
-        SettingError: Same as in :func:`network_config`.
+    A run's stored config then needs no other file, and keeps what a file contained at the time of the run. A teacher of
+    the model zoo gets a ``teacher_ckpt``.
     """
     if not model.get('teacher_ckpt') and not model.get('random_teacher'):
         model.teacher_ckpt = published_weights(model.get('teacher'))
