@@ -49,7 +49,7 @@ class FSPLoss(FeatureLoss):
         student, teacher = (s_bottom[0], s_top[0]), (t_bottom[0], t_top[0])
         if student != teacher:
             raise SettingError(
-                f'FSPLoss needs networks of one width: maps of the student have {student[0]} and {student[1]} channels, '
+                f'FSPLoss needs equal widths: two maps of the student have {student[0]} and {student[1]} channels, '
                 f'those of the teacher {teacher[0]} and {teacher[1]}. Use a pair of one family, or another method.'
             )
 
