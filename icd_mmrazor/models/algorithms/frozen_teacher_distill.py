@@ -43,22 +43,19 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
     The teacher's checkpoint is required, and loaded strictly from a plain weights file before the distiller sees the
     teacher. The teacher is in eval mode throughout and computes no loss. It is not a submodule, so checkpoints, the
-    optimizer, DDP and EMA do not contain it, but it follows ``to()``, ``cuda()``, ``double()``; a resumed run loads it
-    from its file again.
-
-    A network whose features nothing compares is not run: the teacher once ``StopDistillHook`` has stopped the
-    distillation (set ``find_unused_parameters=True`` with several processes), either one in an initial stage.
+    optimizer, DDP and EMA do not contain it; a resumed run loads it from its file again. A network whose features
+    nothing compares is not run: the teacher once ``StopDistillHook`` has stopped the distillation (set
+    ``find_unused_parameters=True`` with several processes), either one in an initial stage.
 
     Args:
         distiller: Config of the distiller.
-        teacher: The teacher: a name or a config, as
-            :func:`icd_mmrazor.models.networks.resolve.network_config` takes them, or the built model.
+        teacher: The teacher: a name or a config (``icd_mmrazor.models.networks.resolve.network_config``), or the built
+            model.
         teacher_ckpt: The teacher's checkpoint: a file or an ``https://`` address. A distillation's checkpoint gives its
             student. A teacher of mmpretrain's model zoo defaults to the published weights.
         architecture: The student, in the same forms as the teacher.
-        data_preprocessor: Shared by both networks; a ``ClsDataPreprocessor`` unless it names another type. Defaults to
-            that of the student, whose augmentations (``train_cfg.augments``) are used unless ``batch_augments`` is set
-            here.
+        data_preprocessor: Shared by both networks; a ``ClsDataPreprocessor`` by default. Defaults to that of the
+            student, whose augmentations (``train_cfg.augments``) are used unless ``batch_augments`` is set here.
         teacher_precision: ``'fp32'``, the precision of the teacher's weights, even if the student trains under
             autocast; ``'bf16'`` or ``'fp16'`` (GPU only). Losses get features in float32 in any case.
         channels_last: Whether images and weights are laid out channels last in memory, which is faster for
@@ -73,9 +70,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         **kwargs: Other arguments of the base class.
 
     Raises:
-        SettingError: ``teacher_ckpt`` is missing, an argument has none of the values above, teacher and student differ
-            in their number of classes or the channel order of their images, or a loss does not suit the labels. Also
-            raised by the first batch, if networks, losses and images do not fit together.
+        SettingError: ``teacher_ckpt`` is missing, an argument is invalid, teacher and student differ in their number of
+            classes or the channel order of their images, or a loss does not suit the labels. Also raised by the first
+            batch, if networks, losses and images do not fit together.
         CheckpointError: The checkpoint is missing, is not a plain weights file, or is of another network.
 
     Config example::
@@ -148,7 +145,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         # SanityCheckHook compares them with those of the images
         self.teacher_classes = class_names(checkpoint.get('meta'))
         self.teacher_dtype = PRECISIONS[teacher_precision]
-        self._check_distiller()
+        initialise_from_teacher(self.distiller, self.teacher)
+        refuse_softmax_of_labels(self.distiller, student=self.student, teacher=self.teacher)
+        self._check_classes()
         names_augmentations = isinstance(data_preprocessor, dict) and 'batch_augments' in data_preprocessor
         adopt_student_settings(self.student, self.data_preprocessor, names_augmentations)
         refuse_unmixed_labels(self.distiller, self.data_preprocessor)
@@ -158,15 +157,12 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         # the first batch sets both: whether it passed, and how far the student is run if its own loss does not count
         self.first_batch_passed, self.student_pass = False, 'tensor'
 
-    def _check_distiller(self) -> None:
-        initialise_from_teacher(self.distiller, self.teacher)
-        refuse_softmax_of_labels(self.distiller, student=self.student, teacher=self.teacher)
+    def _check_classes(self) -> None:
         student, teacher = number_of_classes(self.student), number_of_classes(self.teacher)
         if student and teacher and student != teacher:
             raise SettingError(
                 f'FrozenTeacherDistill: the teacher has {teacher} classes, the student {student}. Set '
-                'model.teacher.head.num_classes and model.architecture.head.num_classes to those of the dataset, and '
-                'give a teacher_ckpt trained on it.'
+                'model.teacher.head.num_classes and model.architecture.head.num_classes to those of the dataset.'
             )
 
     def _check_preparation(self, told: Preparation | None, trained: Preparation | None, student: Any) -> None:

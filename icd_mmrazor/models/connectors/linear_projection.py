@@ -39,8 +39,7 @@ class LinearProjection(BaseConnector):
         if feature.ndim != 2 or feature.shape[1] != self.linear.in_features:
             raise SettingError(
                 f'LinearProjection(in_features={self.linear.in_features}) got a feature of shape '
-                f'{tuple(feature.shape)}, it takes images x in_features. Set in_features to the width, and record a '
-                'pooled feature (the input of the classifier).'
+                f'{tuple(feature.shape)}. Record a pooled feature, images x in_features (the input of the classifier).'
             )
         with torch.autocast(feature.device.type, enabled=False):
             return self.linear(feature.to(self.linear.weight.dtype))

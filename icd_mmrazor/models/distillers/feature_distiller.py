@@ -78,8 +78,8 @@ class FeatureDistiller(ConfigurableDistiller):
         **kwargs: Other arguments of ``ConfigurableDistiller``.
 
     Raises:
-        SettingError: A name is unknown or used twice, a setting is out of range, or the features of the two networks
-            do not fit the loss or connector. The latter once both networks are known.
+        SettingError: A name is unknown or used twice, a setting is out of range, or (once both networks are known) the
+            features do not fit the loss or connector.
 
     Config example, FitNets (ICLR 2015) and attention transfer (ICLR 2017) at once::
 
@@ -166,7 +166,6 @@ class FeatureDistiller(ConfigurableDistiller):
         self._prepare('teacher', model)
 
     def _prepare(self, network: str, model: nn.Module) -> None:
-        """Find the features of a network; once both are known, build connectors and losses, start the recorders."""
         self._features[network] = self._find_features(network, model)
         if len(self._features) < len(NETWORKS):
             return
@@ -187,14 +186,12 @@ class FeatureDistiller(ConfigurableDistiller):
             self.set_stage('main')
 
     def _find_features(self, network: str, model: nn.Module) -> NamedFeatures:
-        setting = f'{network}_source'
         maps = any(name not in OF_CLASSIFIER for entry in self.entries.values() for name in feature_names(entry))
-        features = NamedFeatures(type(self).__name__, network, model, getattr(self, setting), maps)
-        setattr(self, setting, features.source)
+        features = NamedFeatures(type(self).__name__, network, model, getattr(self, f'{network}_source'), maps)
+        setattr(self, f'{network}_source', features.source)
         return features
 
     def _build(self, term: Term, features: dict[str, NamedFeatures]) -> None:
-        """Build a loss and the connectors of its arguments."""
         shapes = {argument: features[item.network].shapes[item.feature] for argument, item in term.inputs.items()}
         given = {f'{item.network}_shape': shapes[argument] for argument, item in term.inputs.items()}
         mapping = {}

@@ -1,9 +1,7 @@
 """The features of a network that distillation compares.
 
-These are the features of the published CIFAR benchmark: the outputs of the stem and of each stage (maps), the outputs
-of the stages before their last activation (pre-activations), the pooled feature and the logits.
-
-Other backbones can be added::
+These are the outputs of the stem and of each stage (maps), the outputs of the stages before their last activation
+(pre-activations), the pooled feature and the logits. Other backbones can be added::
 
     from icd_mmrazor.models.networks.features import input_of, output_of, points_of_backbone
 
@@ -13,7 +11,7 @@ Other backbones can be added::
         preactivations = [input_of('stage1.relu'), input_of('stage2.relu')]
         return maps, preactivations
 
-The names are those of modules in the backbone. A class inherits the points of its base class.
+A class inherits the points of its base class.
 """
 
 import contextlib
@@ -74,9 +72,8 @@ def points_of_backbone(backbone: nn.Module) -> tuple[list[Point], list[Point]]:
     """Return the points of a backbone's maps, starting with the stem, and of its pre-activations, without the stem."""
     known = sorted(cls.__name__ for cls in points_of_backbone.registry if cls is not object)
     raise SettingError(
-        f'backbone {type(backbone).__name__}: its feature maps are unknown. Known are {", ".join(known)} and classes '
-        f'derived from them; {__name__} shows how to add another. Methods that compare pooled features or logits need '
-        'no maps.'
+        f'backbone {type(backbone).__name__}: its feature maps are unknown. Use {", ".join(known)} or a class derived '
+        f'from them, add it as {__name__} shows, or compare pooled features or logits.'
     )
 
 
@@ -166,8 +163,7 @@ def feature_shapes(
     """
     points = list(points)
     modules = dict(network.named_modules())
-    missing = [point.source for point in points if point.source not in modules]
-    if missing:
+    if missing := [point.source for point in points if point.source not in modules]:
         raise SettingError(f'{", ".join(missing)} is not a module of this {type(network).__name__}.')
     calls: dict[str, list[dict[str, Any]]] = {point.source: [] for point in points}
     parameter = next(network.parameters())
