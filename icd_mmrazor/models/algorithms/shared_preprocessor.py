@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.distillers.mixed_distiller import plain_distillers
 from icd_mmrazor.models.networks.classifier_layer import number_of_classes
 from icd_mmrazor.models.networks.preparation import Preparation, preparation_by
 from icd_mmrazor.models.networks.student import dicts
@@ -38,10 +39,7 @@ def names_of(augments: Any) -> str:
 def adopt_student_settings(student: nn.Module, preprocessor: nn.Module, names_augmentations: bool) -> None:
     """Let the data preprocessor of an algorithm augment batches as the student's own would.
 
-    Args:
-        student: The student.
-        preprocessor: The data preprocessor of the algorithm; changed, unless it has augmentations itself.
-        names_augmentations: Whether its config has ``batch_augments``, if only to turn them off.
+    Unless it has augmentations itself, or its config names them, if only to turn them off.
     """
     own = getattr(student, 'data_preprocessor', None)
     augments = None if names_augmentations else lost_augmentations(student, preprocessor)
@@ -63,10 +61,10 @@ def adopt_student_settings(student: nn.Module, preprocessor: nn.Module, names_au
 def refuse_unmixed_labels(distiller: nn.Module, preprocessor: nn.Module) -> None:
     """Refuse losses of a distiller that read a single label for each image, if images are mixed."""
     augments = getattr(preprocessor, 'batch_augments', None)
-    groups = [getattr(module, 'distill_losses', None) for module in distiller.modules()]
     if augments is None:
         return
-    for name, loss in (item for losses in groups if isinstance(losses, nn.ModuleDict) for item in losses.items()):
+    losses = [item for each in plain_distillers(distiller) for item in getattr(each, 'distill_losses', {}).items()]
+    for name, loss in losses:
         takes, what = inspect.signature(loss.forward).parameters, f'{type(loss).__name__} ({name})'
         if getattr(loss, 'reads_labels', False) or any('label' in argument for argument in takes):
             raise SettingError(
@@ -75,8 +73,7 @@ def refuse_unmixed_labels(distiller: nn.Module, preprocessor: nn.Module) -> None
             )
         if 'data_samples' in takes:
             _log(
-                f'{what} gets data_samples of images mixed by {names_of(augments)}. Their gt_score is mixed too, their '
-                'gt_label is that of one image.',
+                f'{what} gets data_samples of images mixed by {names_of(augments)}, but their gt_label is that of one.',
                 logging.WARNING,
             )
 
@@ -140,14 +137,7 @@ def channels_of(images: Any, data_samples: list | None, preprocessor: nn.Module)
 
 
 def warn_of_preparation(used: Preparation, own: Preparation | None, whose: str, order: bool = False) -> None:
-    """Warn if the weights of a network were trained on images that were prepared differently.
-
-    Args:
-        used: What both networks get.
-        own: What the network was trained on, if known.
-        whose: What says so, for the message.
-        order: Whether to compare the order of the channels too.
-    """
+    """Warn if ``whose`` weights were trained on images that were prepared differently; also in ``order`` if asked."""
     if own is None:
         return
     other_order = order and not own.has_order_of(used)

@@ -55,19 +55,9 @@ class ICDLoss(FeatureLoss):
         icd, embed_s, embed_t = ICDLoss(), nn.Linear(64, 128), nn.Linear(256, 128)
         loss = F.cross_entropy(logits, labels) + icd(embed_s(s_feature), embed_t(t_feature))
 
-    Config example, in mmrazor's plain ``ConfigurableDistiller``; :class:`ICDDistiller` needs two lines::
+    Config example, with the projections (docs/howto/own_configs.md has mmrazor's ``ConfigurableDistiller``)::
 
-        distiller=dict(
-            type='ConfigurableDistiller',
-            student_recorders=dict(feature=dict(type='ModuleInputs', source='head.fc')),
-            teacher_recorders=dict(feature=dict(type='ModuleInputs', source='head.fc')),
-            connectors=dict(
-                student=dict(type='LinearProjection', in_features=64),
-                teacher=dict(type='LinearProjection', in_features=256)),
-            distill_losses=dict(loss_icd=dict(type='ICDLoss')),
-            loss_forward_mappings=dict(loss_icd=dict(
-                s_feature=dict(recorder='feature', from_student=True, data_idx=0, connector='student'),
-                t_feature=dict(recorder='feature', from_student=False, data_idx=0, connector='teacher'))))
+        distiller=dict(type='ICDDistiller', icd=dict(type='ICDLoss', alpha=0.5))
     """
 
     takes_embeddings = True

@@ -9,11 +9,7 @@ def find_classifier(model: nn.Module, setting: str | None = None) -> str:
     """Find the linear layer of a classifier that turns its feature into logits.
 
     It is the one in ``head`` (in the whole model if that has no head, as in mmpretrain's ``TimmClassifier``) that has
-    as many outputs as there are classes.
-
-    Args:
-        model: The classifier.
-        setting: The setting that can name the layer instead, for messages: ``'student_source'``.
+    as many outputs as there are classes. ``setting`` can name it instead, for messages.
 
     Returns:
         Its name in ``model.named_modules()``: ``'head.fc'``.

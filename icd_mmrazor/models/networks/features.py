@@ -120,10 +120,7 @@ def _shufflenet(backbone: ShuffleNetV1 | CIFARShuffleNetV2) -> tuple[list[Point]
 def feature_points(network: nn.Module, maps: bool = True, classifier: str | None = None) -> FeaturePoints:
     """Find the features of a network.
 
-    Args:
-        network: A classifier.
-        maps: Whether to find maps and pre-activations; for the other features the backbone does not matter.
-        classifier: Name of the classifying layer; found by default.
+    Without ``maps`` the backbone does not matter. The ``classifier`` layer is found by default.
 
     Raises:
         SettingError: The backbone is unknown, or the classifying layer cannot be found.
@@ -153,10 +150,7 @@ def feature_shapes(
 ) -> list[tuple[int, ...]]:
     """Find the shapes of features, without the batch, by a forward pass that leaves no trace in the network.
 
-    Args:
-        network: mmpretrain's ``ImageClassifier``.
-        points: Places in it.
-        image_shape: ``C x H x W`` of an image. Defaults to the network's channels at 32 x 32 pixels.
+    The image has the network's channels and 32 x 32 pixels by default.
 
     Raises:
         SettingError: A point names a module that does not exist, or a call of it that does not happen.
