@@ -62,17 +62,14 @@ class FeatureDistiller(ConfigurableDistiller):
             * ``inputs`` instead of ``features``: for each argument of the loss ``dict(network=..., feature=...,
               connector=..., method=...)``; ``method`` of the connector is called instead of its ``forward``.
         connectors: Connectors by name, which several losses may share.
-        student_loss_weight: Weight of the student's own loss; only ``FrozenTeacherDistill`` reads it, and only if this
-            is its only distiller.
+        student_loss_weight: Weight of the student's own loss in a ``FrozenTeacherDistill`` without other distillers.
         initial_epochs: Length of the initial stage in epochs; positive exactly if a loss is of that stage.
         initial_lr: Learning rate of the initial stage; that of the run by default.
         frozen: Names of shared connectors that the main stage does not train.
-        image_shape: ``C x H x W`` of the images that the shapes of maps are found for; by default as many channels as
-            the networks take and 32 x 32 pixels.
+        image_shape: ``C x H x W`` of the images; by default the channels that the networks take and 32 x 32 pixels.
         init_cfg: Same as in mmengine's ``BaseModule``.
-        student_source: Name of the classifying linear layer in the student. ``'auto'``: the one in its head that has as
-            many outputs as there are classes; the log says which.
-        teacher_source: The same in the teacher.
+        student_source, teacher_source: Names of the classifying linear layers. ``'auto'``: the one in the head that has
+            as many outputs as there are classes; the log says which.
         loss_forward_mappings: Same as in ``ConfigurableDistiller``: more losses, which count in the main stage. They
             may also name the recorders and connectors of ``losses``.
         **kwargs: Other arguments of ``ConfigurableDistiller``.
@@ -114,14 +111,14 @@ class FeatureDistiller(ConfigurableDistiller):
         **kwargs: Any,
     ) -> None:
         owner = type(self).__name__
+        super().__init__(init_cfg=init_cfg, **kwargs)
         connectors = checks.settings(self, 'connectors', connectors)
         self.own_mappings = checks.settings(self, 'loss_forward_mappings', loss_forward_mappings)
-        super().__init__(init_cfg=init_cfg, **kwargs)
         self.entries = checked_entries(losses, {**self.distill_losses})
         shared = {name for entry in self.entries.values() for name in connector_names(entry)}
         _refuse_unknown(f'{owner}: connector', shared, connectors)
         # these are built once the shapes of their features are known
-        self.shared_connectors = {name: connectors[name] for name in connectors if name in shared}
+        self.shared_connectors = {name: cfg for name, cfg in connectors.items() if name in shared}
         own = {name: cfg for name, cfg in connectors.items() if name not in shared}
         if own and not self.own_mappings:
             raise SettingError(f'{owner}: no loss names {", ".join(map(str, own))} in connectors. Remove it.')
@@ -151,11 +148,8 @@ class FeatureDistiller(ConfigurableDistiller):
         """The networks whose features the losses of this stage take; both if there are deliveries between them."""
         if self.deliveries.deliveries:
             return {*NETWORKS}
-        return {
-            'student' if record['from_student'] else 'teacher'
-            for mapping in self.loss_forward_mappings.values()
-            for record in mapping.values()
-        }
+        records = [record for mapping in self.loss_forward_mappings.values() for record in mapping.values()]
+        return {'student' if record['from_student'] else 'teacher' for record in records}
 
     def prepare_from_student(self, model: nn.Module) -> None:
         """Prepare for a student, once the teacher is known too."""
@@ -251,7 +245,6 @@ class FeatureDistiller(ConfigurableDistiller):
         manager.initialize(features.model)
 
     def _add_own_mappings(self) -> None:
-        """Add the losses of ``loss_forward_mappings``, which may also name recorders and connectors of ``losses``."""
         try:
             self._check_loss_forward_mappings(
                 self.distill_losses, self.own_mappings, self.student_recorders, self.teacher_recorders
@@ -262,11 +255,7 @@ class FeatureDistiller(ConfigurableDistiller):
         self.stage_mappings['main'].update(self.own_mappings)
 
     def compute_distill_losses(self) -> dict[str, Tensor]:
-        """Compute the losses of the stage by their names: ``loss_at1``.
-
-        Raises:
-            SettingError: There are two stages and nothing has set one.
-        """
+        """Compute the losses of the stage by their names: ``loss_at1``."""
         if self.stage is None:
             raise SettingError(
                 f'{type(self).__name__}: initial_epochs={self.initial_epochs}, but nothing starts the stages. Add '

@@ -117,8 +117,8 @@ class MemoryLoss(FeatureLoss):
     def _check(self, s_feature: Tensor, t_feature: Tensor) -> None:
         super()._check(s_feature, t_feature)
         if s_feature.shape[1:] != (self.embed_dims,) or t_feature.shape[1:] != (self.embed_dims,):
+            shapes = f's_feature is {tuple(s_feature.shape)}, t_feature {tuple(t_feature.shape)}'
             raise SettingError(
-                f'{type(self).__name__}: embed_dims={self.embed_dims}, but s_feature is {tuple(s_feature.shape)}, '
-                f't_feature {tuple(t_feature.shape)}. Add a LinearProjection connector with '
+                f'{type(self).__name__}: embed_dims={self.embed_dims}, but {shapes}. Add a LinearProjection with '
                 f'out_features={self.embed_dims} to both.'
             )
