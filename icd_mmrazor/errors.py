@@ -59,10 +59,10 @@ def raised_as(kind: type[UserError], message: str, error: Exception) -> UserErro
         return kind(message)
 
 
-def did_you_mean(name: Any, known: Iterable[str]) -> str:
+def did_you_mean(name: Any, known: Iterable[str], cutoff: float = 0.6) -> str:
     """Suggest names for an unknown one: ``' Did you mean lr?'``, or a list of the names that exist."""
     known = sorted(known)
-    close = difflib.get_close_matches(str(name), known, n=4, cutoff=0.6)
+    close = difflib.get_close_matches(str(name), known, n=4, cutoff=cutoff)
     if close:
         return f' Did you mean {" or ".join(close)}?'
     more = ', ...' if len(known) > MAX_SUGGESTIONS else ''

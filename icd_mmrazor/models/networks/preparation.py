@@ -1,7 +1,7 @@
 """The preparation of images for a network: channel order, normalisation, padding."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import nn
 from icd_mmrazor.configuration.stored import read_settings
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.networks.student import dicts
 
 SPLITS = ('train', 'test', 'val')
 TURNS = ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr')
@@ -20,23 +21,14 @@ OTHER_ORDER = {'RGB': 'BGR', 'BGR': 'RGB'}
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """How images are prepared for a network.
+    """How images are prepared for a network."""
 
-    Attributes:
-        kind: Type of the data preprocessor.
-        turned: Whether it reverses the order of the channels.
-        mean: Mean of each channel, rounded; empty if none is subtracted.
-        std: Standard deviation of each channel, likewise.
-        padding: Divisor of the padded size, and value of the padding.
-        source: Order of the channels in the dataset: ``'RGB'``, ``'BGR'``, ``'gray'``, the type of another dataset or
-            transform that reads the images, ``None`` if unknown.
-    """
-
-    kind: str
-    turned: bool
-    mean: tuple[float, ...] = ()
+    kind: str  # type of the data preprocessor
+    turned: bool  # whether it reverses the order of the channels
+    mean: tuple[float, ...] = ()  # of each channel, rounded
     std: tuple[float, ...] = ()
-    padding: tuple[int, float] = (1, 0)
+    padding: tuple[int, float] = (1, 0)  # divisor of the padded size, value of the padding
+    # order of the channels in the dataset: RGB, BGR, gray, or the type of another dataset or transform that reads them
     source: str | None = None
 
     @property
@@ -126,20 +118,10 @@ def source_of_images(cfg: Mapping[str, Any], splits: Sequence[str] = SPLITS) -> 
     """
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
-        for dataset in _with_pipeline(loader.get('dataset') if isinstance(loader, Mapping) else None):
-            return _source(dataset)
+        for dataset in dicts(loader.get('dataset') if isinstance(loader, Mapping) else None):
+            if isinstance(dataset.get('pipeline'), list | tuple):
+                return _source(dataset)
     return None
-
-
-def _with_pipeline(dataset: Any) -> Iterator[Mapping]:
-    if isinstance(dataset, Mapping):
-        if isinstance(dataset.get('pipeline'), list | tuple):
-            yield dataset
-        yield from _with_pipeline(dataset.get('dataset'))
-        yield from _with_pipeline(dataset.get('datasets'))
-    elif isinstance(dataset, list | tuple):
-        for each in dataset:
-            yield from _with_pipeline(each)
 
 
 def _source(dataset: Mapping) -> str | None:
