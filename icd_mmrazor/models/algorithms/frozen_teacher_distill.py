@@ -277,8 +277,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             network = type(getattr(self.architecture, 'backbone', self.architecture)).__name__
             raise SettingError(
                 f'FrozenTeacherDistill: the student, {network}, does not define the depths of its layers. Set another '
-                'optim_wrapper.constructor, or use a student that does, such as VisionTransformer, SwinTransformer or '
-                'ConvNeXt.'
+                'optim_wrapper.constructor, or use a student that does, such as VisionTransformer or ConvNeXt.'
             ) from error
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:

@@ -38,7 +38,7 @@ def refuse_softmax_of_labels(distiller: nn.Module, **networks: nn.Module) -> Non
                 raise SettingError(
                     f'{type(each).__name__}: {name} ({type(loss).__name__}) compares softmaxes of logits, but the '
                     f'{network} has a {type(head).__name__}, for several labels per image. Compare only features '
-                    '(ICDDistiller: kd=None), or use a loss that treats each label by itself, such as L2Loss.'
+                    '(ICDDistiller: kd=None), or use a loss such as L2Loss.'
                 )
 
 
