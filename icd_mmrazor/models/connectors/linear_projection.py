@@ -20,9 +20,6 @@ class LinearProjection(BaseConnector):
         out_features: Width of the embedding.
         init_cfg: Same as in mmengine's ``BaseModule``. By default torch's initialisation, as published.
 
-    Raises:
-        SettingError: A width is not a positive integer.
-
     Config example::
 
         connectors=dict(student=dict(type='LinearProjection', in_features=64))

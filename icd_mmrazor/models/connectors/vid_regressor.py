@@ -21,9 +21,6 @@ class VIDRegressor(BaseConnector):
         student_shape, teacher_shape: Shapes of the maps, ``(C, H, W)``.
         init_cfg: Same as in mmengine's ``BaseModule``. By default torch's initialisation, as published.
 
-    Raises:
-        SettingError: A shape is invalid.
-
     Config example::
 
         connectors=dict(student=dict(type='VIDRegressor', student_shape=(16, 8, 8), teacher_shape=(64, 8, 8)))

@@ -21,9 +21,6 @@ class ActivationBoundaryLoss(FeatureLoss):
         loss_weight: Weight of the loss.
         margin: The margin on either side of the boundary.
 
-    Raises:
-        SettingError: A setting is not a finite number.
-
     Config example::
 
         distill_losses=dict(loss_ab=dict(type='ActivationBoundaryLoss'))

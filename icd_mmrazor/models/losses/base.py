@@ -20,9 +20,6 @@ class FeatureLoss(nn.Module):
     Args:
         loss_weight: Weight of the loss.
 
-    Raises:
-        SettingError: The weight is not a finite number.
-
     Attributes:
         takes_maps (bool): Whether ``compare`` takes maps, ``B x C x H x W``; otherwise ``B x D``.
         takes_embeddings (bool): Whether only ``B x D`` is accepted, not maps to be flattened.

@@ -23,12 +23,7 @@ class RKDLoss(FeatureLoss):
     make the host wait for the GPU, and have gradients of ``1e12`` if two images share a feature.
 
     Args:
-        loss_weight: Weight of the whole loss.
-        distance_weight: Weight of the distances.
-        angle_weight: Weight of the angles.
-
-    Raises:
-        SettingError: A weight is not a finite number.
+        loss_weight, distance_weight, angle_weight: Weights of the whole loss and of its two parts.
 
     Config example::
 
