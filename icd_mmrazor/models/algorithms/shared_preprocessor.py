@@ -39,7 +39,7 @@ def names_of(augments: Any) -> str:
 def adopt_student_settings(student: nn.Module, preprocessor: nn.Module, names_augmentations: bool) -> None:
     """Let the data preprocessor of an algorithm augment batches as the student's own would.
 
-    Unless it has augmentations itself, or its config names them, if only to turn them off.
+    One that has augmentations keeps them. ``names_augmentations``: its config has ``batch_augments``, perhaps None.
     """
     own = getattr(student, 'data_preprocessor', None)
     augments = None if names_augmentations else lost_augmentations(student, preprocessor)
@@ -137,7 +137,10 @@ def channels_of(images: Any, data_samples: list | None, preprocessor: nn.Module)
 
 
 def warn_of_preparation(used: Preparation, own: Preparation | None, whose: str, order: bool = False) -> None:
-    """Warn if ``whose`` weights were trained on images that were prepared differently; also in ``order`` if asked."""
+    """Warn if weights were trained on images that were prepared differently, according to ``whose`` settings.
+
+    The order of the channels counts only if ``order`` is set.
+    """
     if own is None:
         return
     other_order = order and not own.has_order_of(used)

@@ -8,7 +8,7 @@ from icd_mmrazor.errors import SettingError
 
 
 def check_map(owner: Any, name: str, shape: tuple[int, ...], feature: Tensor) -> None:
-    """Refuse a map that has not the ``shape`` that an argument of its connector names, ``(C, H, W)`` or ``(C,)``."""
+    """Refuse a map of another shape than the argument ``name`` of its connector gives, ``(C, H, W)`` or ``(C,)``."""
     if feature.ndim != 4 or tuple(feature.shape[1 : 1 + len(shape)]) != shape:
         raise SettingError(
             f'{type(owner).__name__}({name}={shape}) got a feature of shape {tuple(feature.shape)}. Set {name} to the '

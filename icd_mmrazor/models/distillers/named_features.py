@@ -48,7 +48,7 @@ class NamedFeatures:
         self.shapes: dict[str, tuple[int, ...]] = {'pooled': (layer.in_features,), 'logits': (layer.out_features,)}
 
     def use(self, names: Iterable[str], image_shape: tuple[int, ...] | None) -> None:
-        """Find the places and shapes of features; those of maps by a forward pass with an image of a shape.
+        """Find the places and shapes of features; maps need a forward pass with an image of this shape.
 
         Raises:
             SettingError: The network has no such feature, or does not take such images.

@@ -61,7 +61,7 @@ class Preparation:
 
 
 def preparation_by(preprocessor: nn.Module | Mapping[str, Any], source: str | None = None) -> Preparation:
-    """Describe what a data preprocessor, or one with this config, does to images of a ``source``."""
+    """Describe what a data preprocessor, or its config, does to images; ``source`` is as in :class:`Preparation`."""
     settings, kind = preprocessor, None
     if isinstance(preprocessor, nn.Module):
         kind = type(preprocessor)
