@@ -1,6 +1,7 @@
 """Checks of constructor arguments.
 
-Each returns the value it was given, or raises a ``SettingError`` that names the owner, the setting and the value::
+Each takes the object that has a setting (or the name of its class), the name of the setting and its value. It returns
+the value, or raises a ``SettingError`` that names all three::
 
     self.alpha = checks.positive(self, 'alpha', alpha)
 """
@@ -13,60 +14,42 @@ from icd_mmrazor.errors import SettingError, did_you_mean
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a finite number; a bool is not.
-
-    Args:
-        value: Anything.
-    """
+    """Return whether a value is a finite number; a bool is not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def finite(owner: Any, name: str, value: Any) -> float:
-    """Check that a setting is a finite number.
-
-    Args:
-        owner: The object that has the setting, or the name of its class.
-        name: Name of the setting.
-        value: Its value.
-
-    Raises:
-        SettingError: It is not.
-    """
+    """Check that a setting is a finite number."""
     return _checked(is_number(value), owner, name, value, 'a finite number')
 
 
 def positive(owner: Any, name: str, value: Any) -> float:
-    """Check that a setting is a finite number greater than 0; arguments as in :func:`finite`."""
+    """Check that a setting is a finite number greater than 0."""
     return _checked(is_number(value) and value > 0, owner, name, value, 'a positive number')
 
 
 def not_negative(owner: Any, name: str, value: Any) -> float:
-    """Check that a setting is a finite number, 0 or greater; arguments as in :func:`finite`."""
+    """Check that a setting is a finite number, 0 or greater."""
     return _checked(is_number(value) and value >= 0, owner, name, value, 'a number, 0 or greater')
 
 
 def positive_int(owner: Any, name: str, value: Any) -> int:
-    """Check that a setting is an integer greater than 0; arguments as in :func:`finite`."""
+    """Check that a setting is an integer greater than 0."""
     return _checked(type(value) is int and value > 0, owner, name, value, 'a positive integer')
 
 
 def boolean(owner: Any, name: str, value: Any) -> bool:
-    """Check that a setting is True or False; arguments as in :func:`finite`."""
+    """Check that a setting is True or False."""
     return _checked(isinstance(value, bool), owner, name, value, 'True or False')
 
 
+def settings(owner: Any, name: str, value: Any) -> dict[str, Any]:
+    """Check that a setting is a dict or None, and return a dict."""
+    return _checked(isinstance(value, dict | None), owner, name, value, 'a dict or None') or {}
+
+
 def one_of(owner: Any, name: str, value: Any, choices: Collection[Any]) -> Any:
-    """Check that a setting is one of several values.
-
-    Args:
-        owner: The object that has the setting, or the name of its class.
-        name: Name of the setting.
-        value: Its value.
-        choices: The values it may have.
-
-    Raises:
-        SettingError: It is none of them.
-    """
+    """Check that a setting is one of several values."""
     known = any(value is choice or (type(value) is type(choice) and value == choice) for choice in choices)
     hint = did_you_mean(value, choices) if isinstance(value, str) and all(isinstance(c, str) for c in choices) else ''
     hint = hint if 'mean' in hint else ''
@@ -74,19 +57,9 @@ def one_of(owner: Any, name: str, value: Any, choices: Collection[Any]) -> Any:
 
 
 def shape(owner: Any, name: str, value: Any, dims: Collection[int] = (3,)) -> tuple[int, ...]:
-    """Check that a setting is the shape of a feature or an image, without the batch.
+    """Check that a setting is the shape of a feature or an image, without the batch, and return it as a tuple.
 
-    Args:
-        owner: The object that has the setting, or the name of its class.
-        name: Name of the setting.
-        value: ``(C, H, W)``, or ``(C,)``.
-        dims: The numbers of dimensions that are allowed.
-
-    Returns:
-        The shape as a tuple.
-
-    Raises:
-        SettingError: It is anything else.
+    ``dims`` are the numbers of dimensions that are allowed: 3 for ``(C, H, W)``, 1 for ``(C,)``.
     """
     sizes = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else ()
     expected = ' or '.join({1: '(C,)', 3: '(C, H, W)'}[n] for n in dims)

@@ -50,11 +50,6 @@ copyreg.pickle(_KindOfBoth, lambda both: (_kind_of_both, both.bases))
 def raised_as(kind: type[UserError], message: str, error: Exception) -> UserError:
     """Explain an error so that code that catches its original class still catches it.
 
-    Args:
-        kind: The class of ours.
-        message: The explanation.
-        error: What was raised.
-
     Returns:
         An instance of both classes; of ``kind`` alone if the original class needs more than a message.
     """
@@ -64,18 +59,10 @@ def raised_as(kind: type[UserError], message: str, error: Exception) -> UserErro
         return kind(message)
 
 
-def did_you_mean(name: Any, known: Iterable[str]) -> str:
-    """Suggest names for one that is not known.
-
-    Args:
-        name: The unknown name.
-        known: The names that exist.
-
-    Returns:
-        ``' Did you mean lr?'``; else a list of the names that exist; empty if there are none.
-    """
+def did_you_mean(name: Any, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Suggest names for an unknown one: ``' Did you mean lr?'``, or a list of the names that exist."""
     known = sorted(known)
-    close = difflib.get_close_matches(str(name), known, n=4, cutoff=0.6)
+    close = difflib.get_close_matches(str(name), known, n=4, cutoff=cutoff)
     if close:
         return f' Did you mean {" or ".join(close)}?'
     more = ', ...' if len(known) > MAX_SUGGESTIONS else ''
@@ -83,30 +70,17 @@ def did_you_mean(name: Any, known: Iterable[str]) -> str:
 
 
 def printable(names: Iterable[Any], separator: str = ', ') -> str:
-    """Join names that come from a file so that they are safe to print: short, without control characters.
-
-    Args:
-        names: The names.
-        separator: The separator.
-    """
+    """Join names that come from a file so that they are safe to print: short, without control characters."""
     short = (str(name)[:MAX_LETTERS] for name in names)
     return separator.join(''.join(letter if letter.isprintable() else '?' for letter in name) for name in short)
 
 
 def listed(names: Sequence[str]) -> str:
-    """List the first few names: ``'a, b and 3 more'``; ``'nothing'`` if there are none.
-
-    Args:
-        names: The names.
-    """
+    """List the first few names: ``'a, b and 3 more'``; ``'nothing'`` if there are none."""
     more = f' and {len(names) - MAX_NAMES} more' if len(names) > MAX_NAMES else ''
     return ', '.join(names[:MAX_NAMES]) + more if names else 'nothing'
 
 
 def contents(folder: Path) -> str:
-    """List what a folder holds: ``'epoch_1.pth, student.py, vis_data/'``.
-
-    Args:
-        folder: The folder.
-    """
+    """List what a folder holds: ``'epoch_1.pth, student.py, vis_data/'``."""
     return listed(sorted(f'{file.name}{"/" if file.is_dir() else ""}' for file in folder.iterdir()))

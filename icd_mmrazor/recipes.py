@@ -39,29 +39,17 @@ def pair_names() -> list[str]:
 
 
 def split_methods(methods: str) -> list[str]:
-    """Split a combination into its methods, aliases resolved: ``['icd', 'kd']`` for ``dcd+kd``.
-
-    Args:
-        methods: Names joined by ``+``.
-    """
+    """Split a combination into its methods, aliases resolved: ``['icd', 'kd']`` for ``dcd+kd``."""
     return [ALIASES.get(name, name) for name in methods.split('+')]
 
 
 def canonical_name(methods: str) -> str:
-    """Resolve the aliases in a combination: ``icd+kd`` for ``dcd+kd``.
-
-    Args:
-        methods: Names joined by ``+``.
-    """
+    """Resolve the aliases in a combination: ``icd+kd`` for ``dcd+kd``."""
     return '+'.join(split_methods(methods))
 
 
 def describe_method(method: str) -> str:
-    """Describe a method by the comment on the first line of its config.
-
-    Args:
-        method: One of :func:`method_names`.
-    """
+    """Describe a method by the comment on the first line of its config."""
     if method == STUDENT_ALONE:
         return 'the student alone, without a teacher'
     first = (BASE / 'methods' / f'{method}.py').read_text().splitlines()[0]
@@ -69,27 +57,14 @@ def describe_method(method: str) -> str:
 
 
 def describe_pair(pair: str) -> str:
-    """Describe which teacher checkpoint a pair needs, and whether it exists.
-
-    Args:
-        pair: One of :func:`pair_names`.
-    """
+    """Describe which teacher checkpoint a pair needs, and whether it exists."""
     teacher = Config.fromfile(BASE / 'pairs' / f'{pair}.py').model.teacher_ckpt
     exists = teacher.startswith('https://') or Path(teacher).is_file()
     return f'teacher {teacher}' + ('' if exists else ' (missing)')
 
 
 def check_name(kind: str, name: str, known: Sequence[str]) -> None:
-    """Check that a name is known.
-
-    Args:
-        kind: What is named, for the message.
-        name: The name.
-        known: All names.
-
-    Raises:
-        SettingError: The name is unknown; the message suggests similar ones.
-    """
+    """Refuse a name that is unknown, and suggest similar ones; ``kind`` says what is named."""
     if name not in known:
         raise SettingError(f'There is no {kind} {name!r}.{did_you_mean(name.lower(), known)}')
 
@@ -103,9 +78,6 @@ def compose(pair: str, methods: Sequence[str]) -> Config:
     Args:
         pair: One of :func:`pair_names`.
         methods: One or more of :func:`method_names`, or their aliases.
-
-    Returns:
-        The complete config, ready for ``tools/train.py``.
 
     Raises:
         SettingError: A name is unknown, or a method does not fit the pair; the message says why.
@@ -125,16 +97,12 @@ def compose(pair: str, methods: Sequence[str]) -> Config:
             raise SettingError(f'Method {STUDENT_ALONE} is the student alone and cannot be combined with others.')
         cfg.model = cfg.model.architecture
         return cfg
-    distillers = {
-        method: {**_distiller(method, alone=len(methods) == 1), **overrides.get(f'override_{method}', {})}
-        for method in methods
-    }
+    alone = len(methods) == 1
+    distillers = {name: {**_distiller(name, alone), **overrides.get(f'override_{name}', {})} for name in methods}
     for distiller in distillers.values():
         if image_shape and type_name(distiller['type']) == 'FeatureDistiller':
             distiller['image_shape'] = image_shape
-    cfg.model.distiller = (
-        distillers[methods[0]] if len(methods) == 1 else dict(type='MixedDistiller', distillers=distillers)
-    )
+    cfg.model.distiller = distillers[methods[0]] if alone else dict(type='MixedDistiller', distillers=distillers)
     try:
         initial_epochs = _initial_epochs(pair, cfg.model.distiller)
     except (SettingError, KeyError) as error:  # KeyError: the registry does not know a type

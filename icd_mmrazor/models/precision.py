@@ -11,15 +11,10 @@ PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
 def check_precision(dtype: torch.dtype, device: torch.device, setting: str) -> None:
-    """Refuse a precision that a device does not support; warn if it is slower than float32 there.
-
-    Args:
-        dtype: ``torch.bfloat16`` or ``torch.float16``.
-        device: The device.
-        setting: What asks for it, for the message.
+    """Refuse half precision on a device that does not support it; warn if it is slower than float32 there.
 
     Raises:
-        SettingError: float16 on a CPU, or bfloat16 on a GPU without it.
+        SettingError: float16 on a CPU, or bfloat16 on a GPU without it; ``setting`` asks for it.
     """
     if dtype == torch.float16 and device.type == 'cpu':
         raise SettingError(f'{setting}: float16 is not supported on a CPU. Set it to bfloat16 or float32.')

@@ -18,11 +18,7 @@ from icd_mmrazor.models.algorithms.records import recorders_of
 
 
 def check_compile_options(options: Any) -> None:
-    """Refuse what is neither True, False nor a dictionary of options that ``torch.compile`` has.
-
-    Raises:
-        SettingError: It is anything else.
-    """
+    """Refuse what is neither True, False nor a dictionary of options that ``torch.compile`` has."""
     offered = set(inspect.signature(torch.compile).parameters) - {'model'}
     if not isinstance(options, bool | dict) or (isinstance(options, dict) and options.keys() - offered):
         raise SettingError(

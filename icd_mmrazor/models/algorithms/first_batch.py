@@ -49,14 +49,13 @@ def _check_batch(algorithm: Any, images: Tensor, data_samples: list | None) -> N
 def _refuse_need_of_labels(algorithm: Any) -> None:
     if algorithm.calculate_student_loss and (head := _reader_of_labels(algorithm.architecture)):
         raise SettingError(
-            f'FrozenTeacherDistill: the training images have no labels, and the loss of the student ({head}) reads '
-            'them. Use a dataset with labels, or set model.calculate_student_loss=False to train with the losses of '
-            'the distiller alone.'
+            f'FrozenTeacherDistill: the training images have no labels, which the loss of the student ({head}) reads. '
+            'Use a dataset with labels, or set model.calculate_student_loss=False.'
         )
     if getattr(algorithm.data_preprocessor, 'batch_augments', None) is not None:
         raise SettingError(
             'FrozenTeacherDistill: data_preprocessor.batch_augments mixes images by their labels, and the training '
-            'images have no labels, so nothing would be mixed. Use a dataset with labels, or remove the setting.'
+            'images have none. Use a dataset with labels, or remove the setting.'
         )
 
 
@@ -91,8 +90,7 @@ def _needed_pass(algorithm: Any, images: Tensor, data_samples: list | None) -> s
         losses = ', '.join(filter(None, empty.values())) or 'the distiller'
         raise SettingError(
             f'FrozenTeacherDistill: {losses} reads what the loss of the student takes (student_recorders: '
-            f'{", ".join(empty)}), and the training images have no labels for it. Use a dataset with labels, or '
-            'another loss.'
+            f'{", ".join(empty)}), and the training images have no labels. Use a dataset with labels, or another loss.'
         )
     return 'loss'
 

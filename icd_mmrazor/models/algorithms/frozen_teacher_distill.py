@@ -27,8 +27,7 @@ from icd_mmrazor.models.algorithms.shared_preprocessor import (
     compare_preparations,
     preparation_told,
     refuse_unmixed_labels,
-    warn_of_first_weights,
-    warn_of_normalisation,
+    warn_of_preparation,
 )
 from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher, networks_needed_by
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
@@ -44,23 +43,19 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
     The teacher's checkpoint is required, and loaded strictly from a plain weights file before the distiller sees the
     teacher. The teacher is in eval mode throughout and computes no loss. It is not a submodule, so checkpoints, the
-    optimizer, DDP and EMA do not contain it, but it follows ``to()``, ``cuda()``, ``double()``; a resumed run loads it
-    from its file again.
-
-    A network whose features nothing compares is not run: the teacher once ``StopDistillHook`` has stopped the
-    distillation (set ``find_unused_parameters=True`` with several processes), either one in an initial stage.
-    ``OFDDistiller``, and distillers with an initial stage, need no algorithm class of their own.
+    optimizer, DDP and EMA do not contain it; a resumed run loads it from its file again. A network whose features
+    nothing compares is not run: the teacher once ``StopDistillHook`` has stopped the distillation (set
+    ``find_unused_parameters=True`` with several processes), either one in an initial stage.
 
     Args:
         distiller: Config of the distiller.
-        teacher: The teacher: a name or a config, as
-            :func:`icd_mmrazor.models.networks.resolve.network_config` takes them, or the built model.
+        teacher: The teacher: a name or a config (``icd_mmrazor.models.networks.resolve.network_config``), or the built
+            model.
         teacher_ckpt: The teacher's checkpoint: a file or an ``https://`` address. A distillation's checkpoint gives its
             student. A teacher of mmpretrain's model zoo defaults to the published weights.
         architecture: The student, in the same forms as the teacher.
-        data_preprocessor: Shared by both networks; a ``ClsDataPreprocessor`` unless it names another type. Defaults to
-            that of the student, whose augmentations (``train_cfg.augments``) are used unless ``batch_augments`` is set
-            here.
+        data_preprocessor: Shared by both networks; a ``ClsDataPreprocessor`` by default. Defaults to that of the
+            student, whose augmentations (``train_cfg.augments``) are used unless ``batch_augments`` is set here.
         teacher_precision: ``'fp32'``, the precision of the teacher's weights, even if the student trains under
             autocast; ``'bf16'`` or ``'fp16'`` (GPU only). Losses get features in float32 in any case.
         channels_last: Whether images and weights are laid out channels last in memory, which is faster for
@@ -75,9 +70,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         **kwargs: Other arguments of the base class.
 
     Raises:
-        SettingError: ``teacher_ckpt`` is missing, an argument has none of the values above, teacher and student differ
-            in their number of classes or the channel order of their images, or a loss does not suit the labels. Also
-            raised by the first batch, if networks, losses and images do not fit together.
+        SettingError: ``teacher_ckpt`` is missing, an argument is invalid, teacher and student differ in their number of
+            classes or the channel order of their images, or a loss does not suit the labels. Also raised by the first
+            batch, if networks, losses and images do not fit together.
         CheckpointError: The checkpoint is missing, is not a plain weights file, or is of another network.
 
     Config example::
@@ -108,14 +103,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         fold_teacher_norms: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        switches = dict(
-            channels_last=channels_last,
-            random_teacher=random_teacher,
-            student_trainable=student_trainable,
-            calculate_student_loss=calculate_student_loss,
-        )
-        for name, value in switches.items():
-            checks.boolean(self, name, value)
+        checks.boolean(self, 'channels_last', channels_last)
+        checks.boolean(self, 'random_teacher', random_teacher)
+        checks.boolean(self, 'student_trainable', student_trainable)
+        checks.boolean(self, 'calculate_student_loss', calculate_student_loss)
         checks.one_of(self, 'teacher_precision', teacher_precision, PRECISIONS)
         check_compile_options(torch_compile)
         _check_teacher_settings(kwargs, fold_teacher_norms)
@@ -123,8 +114,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         if not file and not random_teacher:
             raise SettingError(
                 f'FrozenTeacherDistill: teacher_ckpt={teacher_ckpt!r} must name the trained weights of the teacher. '
-                'Give model.teacher_ckpt=FILE: train one with tools/train.py configs/vanilla/..., or convert a '
-                'published one with tools/model_converters/repdistiller_to_mmpretrain.py.'
+                'Train one with tools/train.py configs/vanilla/..., or convert a published one with '
+                'tools/model_converters/repdistiller_to_mmpretrain.py.'
             )
         if not isinstance(architecture, nn.Module):
             architecture = network_config(architecture, 'model.architecture')
@@ -154,7 +145,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         # SanityCheckHook compares them with those of the images
         self.teacher_classes = class_names(checkpoint.get('meta'))
         self.teacher_dtype = PRECISIONS[teacher_precision]
-        self._check_distiller()
+        initialise_from_teacher(self.distiller, self.teacher)
+        refuse_softmax_of_labels(self.distiller, student=self.student, teacher=self.teacher)
+        self._check_classes()
         names_augmentations = isinstance(data_preprocessor, dict) and 'batch_augments' in data_preprocessor
         adopt_student_settings(self.student, self.data_preprocessor, names_augmentations)
         refuse_unmixed_labels(self.distiller, self.data_preprocessor)
@@ -164,24 +157,21 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         # the first batch sets both: whether it passed, and how far the student is run if its own loss does not count
         self.first_batch_passed, self.student_pass = False, 'tensor'
 
-    def _check_distiller(self) -> None:
-        initialise_from_teacher(self.distiller, self.teacher)
-        refuse_softmax_of_labels(self.distiller, student=self.student, teacher=self.teacher)
+    def _check_classes(self) -> None:
         student, teacher = number_of_classes(self.student), number_of_classes(self.teacher)
         if student and teacher and student != teacher:
             raise SettingError(
                 f'FrozenTeacherDistill: the teacher has {teacher} classes, the student {student}. Set '
-                'model.teacher.head.num_classes and model.architecture.head.num_classes to those of the dataset, and '
-                'give a teacher_ckpt trained on it.'
+                'model.teacher.head.num_classes and model.architecture.head.num_classes to those of the dataset.'
             )
 
     def _check_preparation(self, told: Preparation | None, trained: Preparation | None, student: Any) -> None:
         """Compare how images are prepared with what the configs of both networks and the teacher's checkpoint say."""
         self._preparations_of_teacher, self.order_is_checked = (told, trained), False
         used = preparation_by(self.data_preprocessor)
-        warn_of_normalisation(used, told, trained)
+        warn_of_preparation(used, trained or told, f"the teacher's {'checkpoint' if trained else 'config'}")
         if asks_for_weights(student):
-            warn_of_first_weights(used, preparation_told(student))
+            warn_of_preparation(used, preparation_told(student), 'the config of the pretrained student', order=True)
         if trained is None:  # otherwise the order also depends on the datasets of both trainings
             self.check_order_of_channels()
 
@@ -201,12 +191,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         """Refuse images with another channel order than the teacher was trained on.
 
         Args:
-            source: The order in the dataset (:func:`icd_mmrazor.models.networks.preparation.source_of_images`).
-                Defaults to that of the teacher's own dataset.
+            source: The order in the dataset (``source_of_images``). Defaults to that of the teacher's own dataset.
             gray: Whether all channels are alike.
-
-        Raises:
-            SettingError: The order differs.
         """
         self.order_is_checked = True
         compare_preparations(preparation_by(self.data_preprocessor, source), *self._preparations_of_teacher, gray)
@@ -283,12 +269,6 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         """Return the depth of a parameter, and how many there are, for ``LearningRateDecayOptimWrapperConstructor``.
 
         A parameter of the student lies as deep as in the student alone, connectors and losses with its head.
-
-        Args:
-            param_name: Its name in this model.
-
-        Raises:
-            SettingError: The student's backbone does not define depths.
         """
         name = param_name.removeprefix('architecture.')
         try:
@@ -297,12 +277,11 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             network = type(getattr(self.architecture, 'backbone', self.architecture)).__name__
             raise SettingError(
                 f'FrozenTeacherDistill: the student, {network}, does not define the depths of its layers. Set another '
-                'optim_wrapper.constructor, or use a student that does, such as VisionTransformer, SwinTransformer or '
-                'ConvNeXt.'
+                'optim_wrapper.constructor, or use a student that does, such as VisionTransformer or ConvNeXt.'
             ) from error
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
-        """Move or cast the teacher along (``to``, ``cuda``, ``double``, ... all come through here)."""
+        """Move or cast the teacher along."""
         self.teacher._apply(fn, *args, **kwargs)
         return super()._apply(fn, *args, **kwargs)
 

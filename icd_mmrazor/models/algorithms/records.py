@@ -13,12 +13,7 @@ from icd_mmrazor.models.networks.classifier_layer import classifying_layers
 
 
 def recorders_of(distiller: nn.Module, *networks: str) -> Iterator[BaseRecorder]:
-    """Yield the recorders of a distiller, or of all those in a ``MixedDistiller``.
-
-    Args:
-        distiller: Any distiller.
-        *networks: ``'teacher'`` or ``'student'``; both unless given.
-    """
+    """Yield the recorders of a distiller, or of all those in a ``MixedDistiller``; of both networks unless given."""
     for network in networks or ('teacher', 'student'):
         for each in plain_distillers(distiller):
             yield from getattr(each, f'{network}_recorders').recorders.values()
@@ -44,10 +39,8 @@ def forget(distiller: nn.Module) -> None:
 def reads_logits(distiller: nn.Module, teacher: nn.Module) -> bool:
     """Return whether a distiller compares logits of a teacher; otherwise it compares features only.
 
-    Args:
-        distiller: Any distiller.
-        teacher: Its teacher. Everything recorded in its head counts as logits, except for the input of the classifying
-            layer. So does what is not recorded of a module.
+    Everything recorded in the teacher's head counts as logits, except for the input of the classifying layer. So does
+    what is not recorded of a module.
     """
     if not hasattr(distiller, 'teacher_recorders'):
         return True

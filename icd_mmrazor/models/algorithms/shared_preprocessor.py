@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,8 +10,10 @@ from torch import Tensor, nn
 
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.distillers.mixed_distiller import plain_distillers
 from icd_mmrazor.models.networks.classifier_layer import number_of_classes
 from icd_mmrazor.models.networks.preparation import Preparation, preparation_by
+from icd_mmrazor.models.networks.student import dicts
 
 # these normalise alike
 USUAL_KINDS = {'ClsDataPreprocessor', 'ImgDataPreprocessor', 'ProbeDataPreprocessor', 'SelfSupDataPreprocessor'}
@@ -23,12 +24,7 @@ GRAY = 0.5
 def lost_augmentations(student: nn.Module, preprocessor: nn.Module) -> Any:
     """Return the augmentations of whole batches, such as Mixup, that a student asks for in vain.
 
-    mmpretrain's classifiers hand ``train_cfg.augments`` to their own data preprocessor, but mmrazor's algorithms use
-    that of the algorithm.
-
-    Args:
-        student: The student.
-        preprocessor: The data preprocessor in use.
+    mmpretrain's classifiers hand ``train_cfg.augments`` to their own data preprocessor; mmrazor uses the algorithm's.
     """
     asked = getattr(getattr(student, 'data_preprocessor', None), 'batch_augments', None)
     return asked if getattr(preprocessor, 'batch_augments', None) is None else None
@@ -43,13 +39,7 @@ def names_of(augments: Any) -> str:
 def adopt_student_settings(student: nn.Module, preprocessor: nn.Module, names_augmentations: bool) -> None:
     """Let the data preprocessor of an algorithm augment batches as the student's own would.
 
-    Args:
-        student: The student.
-        preprocessor: The data preprocessor of the algorithm; changed, unless it has augmentations itself.
-        names_augmentations: Whether its config has ``batch_augments``, if only to turn them off.
-
-    Raises:
-        SettingError: It cannot augment batches.
+    One that has augmentations keeps them. ``names_augmentations``: its config has ``batch_augments``, perhaps None.
     """
     own = getattr(student, 'data_preprocessor', None)
     augments = None if names_augmentations else lost_augmentations(student, preprocessor)
@@ -69,16 +59,12 @@ def adopt_student_settings(student: nn.Module, preprocessor: nn.Module, names_au
 
 
 def refuse_unmixed_labels(distiller: nn.Module, preprocessor: nn.Module) -> None:
-    """Refuse losses of a distiller that read a single label for each image, if images are mixed.
-
-    Raises:
-        SettingError: There is such a loss.
-    """
+    """Refuse losses of a distiller that read a single label for each image, if images are mixed."""
     augments = getattr(preprocessor, 'batch_augments', None)
-    groups = [getattr(module, 'distill_losses', None) for module in distiller.modules()]
     if augments is None:
         return
-    for name, loss in (item for losses in groups if isinstance(losses, nn.ModuleDict) for item in losses.items()):
+    losses = [item for each in plain_distillers(distiller) for item in getattr(each, 'distill_losses', {}).items()]
+    for name, loss in losses:
         takes, what = inspect.signature(loss.forward).parameters, f'{type(loss).__name__} ({name})'
         if getattr(loss, 'reads_labels', False) or any('label' in argument for argument in takes):
             raise SettingError(
@@ -87,8 +73,7 @@ def refuse_unmixed_labels(distiller: nn.Module, preprocessor: nn.Module) -> None
             )
         if 'data_samples' in takes:
             _log(
-                f'{what} gets data_samples of images mixed by {names_of(augments)}. Their gt_score is mixed too, their '
-                'gt_label is that of one image.',
+                f'{what} gets data_samples of images mixed by {names_of(augments)}, but their gt_label is that of one.',
                 logging.WARNING,
             )
 
@@ -116,9 +101,6 @@ def compare_preparations(
         told: What the teacher's config says, if it does.
         trained: What the teacher's checkpoint says, if it does.
         gray: Whether all channels are alike, so that their order does not matter.
-
-    Raises:
-        SettingError: The order differs.
     """
     known = trained or told
     same = True if known is None else known.has_order_of(used)
@@ -143,16 +125,8 @@ def compare_preparations(
 
 @torch.no_grad()
 def channels_of(images: Any, data_samples: list | None, preprocessor: nn.Module) -> tuple[str, bool]:
-    """Find out about the channels of images of which only a batch is known.
-
-    Args:
-        images: The batch, ``B x C x H x W``, normalised.
-        data_samples: Of the images. Those of image files, which are read as BGR, hold paths.
-        preprocessor: The data preprocessor that normalised them.
-
-    Returns:
-        Their order in the dataset, and whether all channels are alike.
-    """
+    """Find out the order of the channels of a normalised batch in its dataset, and whether all are alike."""
+    # image files are read as BGR
     files = bool(data_samples) and 'img_path' in getattr(data_samples[0], 'metainfo', {})
     gray = False
     if isinstance(images, Tensor) and images.ndim == 4:
@@ -162,43 +136,34 @@ def channels_of(images: Any, data_samples: list | None, preprocessor: nn.Module)
     return 'BGR' if files else 'the dataset', gray
 
 
-def warn_of_normalisation(used: Preparation, told: Preparation | None, trained: Preparation | None) -> None:
-    """Warn if a teacher was trained on images that were normalised differently; arguments as above."""
-    own = trained or told
+def warn_of_preparation(used: Preparation, own: Preparation | None, whose: str, order: bool = False) -> None:
+    """Warn if weights were trained on images that were prepared differently, according to ``whose`` settings.
+
+    The order of the channels counts only if ``order`` is set.
+    """
     if own is None:
         return
+    other_order = order and not own.has_order_of(used)
     other_kind = own.kind != used.kind and not {own.kind, used.kind} <= USUAL_KINDS
-    if own.normalisation != used.normalisation or other_kind:
+    if own.normalisation != used.normalisation or other_order or other_kind:
         theirs, ours = (
-            (each.normalisation or 'no mean and std') + (f' in a {each.kind}' if other_kind else '')
+            (each.normalisation or 'no mean and std')
+            + (f', channels {each.order}' if other_order else '')
+            + (f' in a {each.kind}' if other_kind else '')
             for each in (own, used)
         )
         _log(
-            f"the teacher's {'checkpoint' if trained else 'config'} normalises images by {theirs}, but both networks "
-            f'get them by {ours}. If its weights were not trained like this, set model.data_preprocessor.',
+            f'{whose} normalises images by {theirs}, but both networks get them by {ours}. If its weights were not '
+            'trained like this, set model.data_preprocessor.',
             logging.WARNING,
         )
 
 
 def asks_for_weights(network: Any) -> bool:
     """Return whether a network's config starts from trained weights; nothing is known of a built network."""
-    if isinstance(network, list | tuple):
-        return any(map(asks_for_weights, network))
-    if not isinstance(network, Mapping):
-        return False
-    named = network.get('pretrained') or network.get('checkpoint_path')
-    return bool(named) or type_name(network.get('type')) == 'Pretrained' or asks_for_weights([*network.values()])
-
-
-def warn_of_first_weights(used: Preparation, told: Preparation | None) -> None:
-    """Warn if the weights that a student starts from are for images that its config prepares differently."""
-    if told is None or (told.has_order_of(used) and told.normalisation == used.normalisation):
-        return
-    ours, theirs = (f'{each.normalisation or "no mean and std"}, channels {each.order}' for each in (used, told))
-    _log(
-        f'the student starts from trained weights, and its config prepares images by {theirs}, but it gets them by '
-        f'{ours}. If they were not trained like this, set model.data_preprocessor.',
-        logging.WARNING,
+    return any(
+        part.get('pretrained') or part.get('checkpoint_path') or type_name(part.get('type')) == 'Pretrained'
+        for part in dicts(network)
     )
 
 

@@ -9,11 +9,11 @@ from mmpretrain.models.utils import channel_shuffle
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from icd_mmrazor.models.backbones.initialisation import initialise_as_torch
+from icd_mmrazor.models.backbones.cifar_stem import CIFARStem
 
 
 @MODELS.register_module()
-class CIFARShuffleNetV1(ShuffleNetV1):
+class CIFARShuffleNetV1(CIFARStem, ShuffleNetV1):
     """ShuffleNet (Zhang et al. 2018) for 32 x 32 images.
 
     Differences from mmpretrain's ``ShuffleNetV1``, as in the published benchmark: the first convolution is 1 x 1, with
@@ -26,15 +26,6 @@ class CIFARShuffleNetV1(ShuffleNetV1):
 
         backbone=dict(type='CIFARShuffleNetV1', groups=3)
     """
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.conv1 = ConvModule(3, self.conv1.out_channels, 1, **self._layer_cfgs)
-        self.maxpool = nn.Identity()
-
-    @property
-    def _layer_cfgs(self) -> dict[str, Any]:
-        return dict(conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)
 
     def make_layer(self, out_channels: int, num_blocks: int, first_block: bool = False) -> nn.Sequential:
         """Build a stage as mmpretrain does, of :class:`CIFARShuffleUnit`."""
@@ -53,10 +44,6 @@ class CIFARShuffleNetV1(ShuffleNetV1):
             self.in_channels = out_channels
         return nn.Sequential(*units)
 
-    def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says, or as torch does without one."""
-        initialise_as_torch(self)
-
 
 class CIFARShuffleUnit(nn.Module):
     """A unit of ShuffleNet.
@@ -65,13 +52,8 @@ class CIFARShuffleUnit(nn.Module):
     before the depthwise convolution, not after it; an activation follows that convolution; with a stride the
     bottleneck is a quarter of the new channels, not of all, and these come before the pooled ones.
 
-    Args:
-        in_channels: Width of the input.
-        out_channels: Width of the output.
-        stride: 2: the pooled input is a part of the output; 1: it is added.
-        groups: Number of groups of the last 1 x 1 convolution.
-        first_groups: Number of groups of the first one.
-        **cfgs: ``conv_cfg``, ``norm_cfg`` and ``act_cfg`` of mmcv's ``ConvModule``.
+    ``groups`` are those of the last 1 x 1 convolution, ``first_groups`` of the first; ``cfgs`` are mmcv's ``conv_cfg``,
+    ``norm_cfg`` and ``act_cfg``.
     """
 
     def __init__(

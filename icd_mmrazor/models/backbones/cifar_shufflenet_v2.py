@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.backbones.initialisation import initialise_as_torch
+from icd_mmrazor.models.backbones.cifar_stem import CIFARStem
 
 
 @MODELS.register_module()
-class CIFARShuffleNetV2(ShuffleNetV2):
+class CIFARShuffleNetV2(CIFARStem, ShuffleNetV2):
     """ShuffleNetV2 (Ma et al. 2018) for 32 x 32 images.
 
     Differences from mmpretrain's ``ShuffleNetV2``, as in the published benchmark: the first convolution is 1 x 1, with
@@ -37,26 +37,16 @@ class CIFARShuffleNetV2(ShuffleNetV2):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.conv1 = ConvModule(3, self.conv1.out_channels, 1, **self._layer_cfgs)
-        self.maxpool = nn.Identity()
         if type_name(self.act_cfg['type']) != 'ReLU':
             raise SettingError(
                 f"CIFARShuffleNetV2: act_cfg={self.act_cfg} must be dict(type='ReLU'): the last unit of a stage "
                 'applies it twice to half of the channels.'
             )
 
-    @property
-    def _layer_cfgs(self) -> dict[str, Any]:
-        return dict(conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)
-
     def _make_layer(self, out_channels: int, num_blocks: int) -> nn.Sequential:
         stage = super()._make_layer(out_channels, num_blocks)
         stage[-1] = LastUnit(out_channels, **self._layer_cfgs)
         return stage
-
-    def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says, or as torch does without one."""
-        initialise_as_torch(self)
 
 
 class LastUnit(InvertedResidual):
@@ -64,10 +54,6 @@ class LastUnit(InvertedResidual):
 
     The half of the channels that the unit passes on comes from activations, where a second ReLU changes nothing: output
     and gradients are those of the base class.
-
-    Args:
-        channels: Width.
-        **cfgs: ``conv_cfg``, ``norm_cfg`` and ``act_cfg`` of mmcv's ``ConvModule``.
     """
 
     def __init__(self, channels: int, **cfgs: Any) -> None:

@@ -28,15 +28,10 @@ MODELS.register_module(name='ProbeDataPreprocessor', module=ClsDataPreprocessor)
 class LinearProbe(ImageClassifier):
     """A trained network, frozen, with a new linear classifier on its features.
 
-    Backbone and neck are the student's, in eval mode and without gradients. The new classifier starts with normal
-    weights of deviation 0.01 and a bias of 0. A checkpoint of the probe is that of a plain ``ImageClassifier`` with
-    this backbone, this neck and a ``LinearClsHead``.
-
-    The feature of an image is computed once. Equal images, as in every validation, or in a training without random
-    transforms, are recognised by their pixels; at most 100,000 features are kept in each mode.
-
-    Tian, Krishnan and Isola, *Contrastive Representation Distillation*, ICLR 2020, compare students in this way:
-    trained on CIFAR-100, probed on STL-10 and Tiny ImageNet.
+    Backbone and neck are the student's, in eval mode and without gradients; a checkpoint of the probe is that of a
+    plain ``ImageClassifier`` with a ``LinearClsHead``. The feature of an image, recognised by its pixels, is computed
+    once; at most 100,000 features are kept in each mode. Students are compared in this way in *Contrastive
+    Representation Distillation* (Tian et al., ICLR 2020).
 
     Args:
         num_classes: Number of classes of the new images.
@@ -113,15 +108,9 @@ class LinearProbe(ImageClassifier):
         return self
 
     def extract_feat(self, inputs: Tensor, stage: str = 'neck') -> tuple[Tensor, ...] | Tensor:
-        """Compute the features of images that are new, without gradients.
+        """Compute the features of images that are new, without gradients; arguments as in ``ImageClassifier``.
 
-        Args:
-            inputs: Images, ``B x C x H x W``, normalised.
-            stage: ``'backbone'``, ``'neck'`` or ``'pre_logits'``, as in ``ImageClassifier``.
-
-        Returns:
-            The features of each stage of the backbone; for ``'neck'`` a tuple with the feature that the classifier
-            reads; for ``'pre_logits'`` that feature, ``B x E``.
+        For ``stage='neck'`` they are a tuple of one, the feature that the classifier reads.
         """
         cache = self._features[self.training, torch.is_autocast_enabled(inputs.device.type)]
 
@@ -139,15 +128,7 @@ class LinearProbe(ImageClassifier):
 
 
 def name_student_in_full(model: ConfigDict) -> None:
-    """Put the network that a probe reads into the probe's config, so that the config stored with a run is complete.
-
-    Args:
-        model: Config of a :class:`LinearProbe`; changed.
-
-    Raises:
-        SettingError: The network is unknown.
-        CheckpointError: The student's checkpoint is missing or is not a plain weights file.
-    """
+    """Put the network that a probe reads into the probe's config, so that the config stored with a run is complete."""
     if model.get('student'):
         model.student = network_config(model.student, 'model.student')
     elif model.get('student_ckpt'):

@@ -25,8 +25,7 @@ class ConvRegressor(BaseConnector):
     pre-activations: ``relu=False, identity_if_equal=True``.
 
     Args:
-        student_shape: Shape of the student's map, ``(C, H, W)``.
-        teacher_shape: Shape of the teacher's map, ``(C, H, W)``.
+        student_shape, teacher_shape: Shapes of the maps, ``(C, H, W)``.
         relu: Whether ReLU comes last.
         identity_if_equal: Whether a map that has the teacher's shape is returned as it is.
         init_cfg: Same as in mmengine's ``BaseModule``. By default torch's initialisation, as published.
@@ -58,11 +57,7 @@ class ConvRegressor(BaseConnector):
                 self.layers.append(nn.ReLU(inplace=True))
 
     def forward_train(self, feature: Tensor) -> Tensor:
-        """Bring a map of the student, ``B x student_shape``, to the teacher's shape.
-
-        Raises:
-            SettingError: The map has another shape.
-        """
+        """Bring a map of the student, ``B x student_shape``, to the teacher's shape."""
         check_map(self, 'student_shape', self.student_shape, feature)
         return self.layers(feature)
 

@@ -38,34 +38,24 @@ class FTParaphraser(Paraphraser):
         self.in_channels = channels
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the factor of the teacher's map, ``B x (rate C) x H x W``, without a gradient.
-
-        Raises:
-            SettingError: The map has another number of channels.
-        """
+        """Compute the factor of the teacher's map, ``B x (rate C) x H x W``, without a gradient."""
         check_map(self, 'teacher_shape', (self.in_channels,), x)
         return super().forward(x)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Encode and decode the teacher's map, to train both.
-
-        Raises:
-            SettingError: The map has another number of channels.
-        """
+        """Encode and decode the teacher's map, to train both."""
         check_map(self, 'teacher_shape', (self.in_channels,), x)
         return self.forward_pretrain(x)
 
 
 @MODELS.register_module()
 class FTTranslator(Translator):
-    """The student's map in the form of the teacher's factor, in factor transfer (FT), NeurIPS 2018, arXiv 1802.04977.
-
-    It is mmrazor's ``Translator`` with batch norm, as published.
+    """The student's map in the form of :class:`FTParaphraser`'s factor: mmrazor's ``Translator`` with batch norm.
 
     Args:
         student_shape: Shape of the student's map, ``(C, H, W)``, or only ``(C,)``.
         teacher_shape: Shape of the teacher's map, likewise.
-        rate: Channels of the factor over those of the teacher's map; same as in :class:`FTParaphraser`.
+        rate: Same as in :class:`FTParaphraser`.
         init_cfg: Same as in mmengine's ``BaseModule``. By default torch's initialisation, as published.
 
     Raises:
@@ -89,11 +79,7 @@ class FTTranslator(Translator):
         self.in_channels = s_channels
 
     def forward_train(self, x: Tensor) -> Tensor:
-        """Translate the student's map to ``B x (rate C_teacher) x H x W``.
-
-        Raises:
-            SettingError: The map has another number of channels.
-        """
+        """Translate the student's map to ``B x (rate C_teacher) x H x W``."""
         check_map(self, 'student_shape', (self.in_channels,), x)
         return super().forward_train(x)
 

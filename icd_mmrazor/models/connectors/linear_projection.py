@@ -16,12 +16,9 @@ class LinearProjection(BaseConnector):
     It is computed in the precision of its weights, also under autocast: large features would overflow half precision.
 
     Args:
-        in_features: Width of the feature, ``>= 1``.
-        out_features: Width of the embedding, ``>= 1``.
+        in_features: Width of the feature.
+        out_features: Width of the embedding.
         init_cfg: Same as in mmengine's ``BaseModule``. By default torch's initialisation, as published.
-
-    Raises:
-        SettingError: A width is not a positive integer.
 
     Config example::
 
@@ -35,16 +32,11 @@ class LinearProjection(BaseConnector):
         self.linear = nn.Linear(in_features, out_features)
 
     def forward_train(self, feature: Tensor) -> Tensor:
-        """Project features ``B x in_features`` to ``B x out_features``.
-
-        Raises:
-            SettingError: The feature has another shape.
-        """
+        """Project features ``B x in_features`` to ``B x out_features``."""
         if feature.ndim != 2 or feature.shape[1] != self.linear.in_features:
             raise SettingError(
                 f'LinearProjection(in_features={self.linear.in_features}) got a feature of shape '
-                f'{tuple(feature.shape)}, it takes images x in_features. Set in_features to the width, and record a '
-                'pooled feature (the input of the classifier).'
+                f'{tuple(feature.shape)}. Record a pooled feature, images x in_features (the input of the classifier).'
             )
         with torch.autocast(feature.device.type, enabled=False):
             return self.linear(feature.to(self.linear.weight.dtype))

@@ -8,17 +8,7 @@ from icd_mmrazor.errors import SettingError
 
 
 def check_map(owner: Any, name: str, shape: tuple[int, ...], feature: Tensor) -> None:
-    """Check that a map has the shape that its connector was built for.
-
-    Args:
-        owner: The connector.
-        name: Name of its argument that gives the shape.
-        shape: ``(C, H, W)``, or ``(C,)`` if the height and width are free.
-        feature: The map, ``B x C x H x W``.
-
-    Raises:
-        SettingError: The map has another shape.
-    """
+    """Refuse a map of another shape than the argument ``name`` of its connector gives, ``(C, H, W)`` or ``(C,)``."""
     if feature.ndim != 4 or tuple(feature.shape[1 : 1 + len(shape)]) != shape:
         raise SettingError(
             f'{type(owner).__name__}({name}={shape}) got a feature of shape {tuple(feature.shape)}. Set {name} to the '

@@ -18,12 +18,8 @@ class VIDRegressor(BaseConnector):
     larger than the teacher's is first averaged to its size.
 
     Args:
-        student_shape: Shape of the student's map, ``(C, H, W)``.
-        teacher_shape: Shape of the teacher's map, ``(C, H, W)``.
+        student_shape, teacher_shape: Shapes of the maps, ``(C, H, W)``.
         init_cfg: Same as in mmengine's ``BaseModule``. By default torch's initialisation, as published.
-
-    Raises:
-        SettingError: A shape is invalid.
 
     Config example::
 
@@ -47,10 +43,6 @@ class VIDRegressor(BaseConnector):
         )
 
     def forward_train(self, feature: Tensor) -> Tensor:
-        """Predict the teacher's map from the student's, ``B x C x H x W``.
-
-        Raises:
-            SettingError: The map has another number of channels.
-        """
+        """Predict the teacher's map from the student's, ``B x C x H x W``."""
         check_map(self, 'student_shape', (self.in_channels,), feature)
         return self.layers(self.pool(feature))

@@ -15,7 +15,7 @@ from icd_mmrazor.models.distillers.feature_terms import (
     NETWORKS,
     STAGES,
     Term,
-    checked_entry,
+    checked_entries,
     class_of,
     connector_names,
     feature_names,
@@ -34,8 +34,7 @@ DATA_SAMPLES = Point('ModuleInputs', '', data_idx=1)
 class FeatureDistiller(ConfigurableDistiller):
     """mmrazor's ``ConfigurableDistiller`` for features that are called by name, on any pair of networks.
 
-    A config of ``ConfigurableDistiller`` names modules and widths, and so fits one pair. This one names features
-    (:mod:`icd_mmrazor.models.networks.features`) and finds modules and shapes in the networks:
+    It finds the modules and shapes of these features in the networks:
 
     * ``map0``, ``map1``, ...: the feature maps of the stem and of each stage; ``last_map``;
     * ``preactivation1``, ...: those of the stages before their last activation;
@@ -44,20 +43,17 @@ class FeatureDistiller(ConfigurableDistiller):
       with the next, starting with the stem's).
 
     A connector or a loss whose constructor has ``student_shape``, ``teacher_shape`` (``C x H x W``, or ``C``) or
-    ``in_features`` is given them. A loss with a method ``check_shapes`` may refuse the shapes of its arguments.
+    ``in_features`` is given them. A loss with a method ``check_shapes`` may refuse the shapes of its arguments. A loss
+    whose ``forward`` has ``data_samples`` is given those of the batch, one per image or one for all.
 
-    A loss whose ``forward`` has ``data_samples`` is given those of the batch, one per image or one for all:
-    ``torch.cat([sample.gt_label for sample in data_samples])`` are the labels, and
-    ``icd_mmrazor.datasets.samples.sample_indices(data_samples)`` the positions of the images in the training set.
-
-    Some methods train in two stages, the first without the task: terms of the stage ``initial`` count in the first
-    ``initial_epochs`` epochs, those of ``main`` after them (``InitialStageHook``).
+    Losses of the stage ``initial`` count in the first ``initial_epochs`` epochs, without the task; those of ``main``
+    after them (``InitialStageHook``).
 
     Args:
         losses: By name, ``dict(loss=..., features=...)``:
 
-            * ``loss``: config of the loss. Its first argument is the student's feature, its second the teacher's. It
-              may be left out if ``distill_losses`` has ``loss_NAME``;
+            * ``loss``: config of the loss, called with the student's feature and the teacher's. It may be left out if
+              ``distill_losses`` has ``loss_NAME``;
             * ``features``: name of the feature;
             * ``student_connector``, ``teacher_connector``: config of a connector, or the name of one in
               ``connectors``;
@@ -66,25 +62,21 @@ class FeatureDistiller(ConfigurableDistiller):
             * ``inputs`` instead of ``features``: for each argument of the loss ``dict(network=..., feature=...,
               connector=..., method=...)``; ``method`` of the connector is called instead of its ``forward``.
         connectors: Connectors by name, which several losses may share.
-        student_loss_weight: Weight of the student's own loss; only ``FrozenTeacherDistill`` reads it, and only if this
-            is its only distiller.
+        student_loss_weight: Weight of the student's own loss in a ``FrozenTeacherDistill`` without other distillers.
         initial_epochs: Length of the initial stage in epochs; positive exactly if a loss is of that stage.
         initial_lr: Learning rate of the initial stage; that of the run by default.
         frozen: Names of shared connectors that the main stage does not train.
-        image_shape: ``C x H x W`` of the images that the shapes of maps are found for; by default as many channels as
-            the networks take and 32 x 32 pixels.
+        image_shape: ``C x H x W`` of the images; by default the channels that the networks take and 32 x 32 pixels.
         init_cfg: Same as in mmengine's ``BaseModule``.
-        student_source: Name of the classifying linear layer in the student. ``'auto'``: the one in its head that has as
-            many outputs as there are classes
-            (:func:`icd_mmrazor.models.networks.classifier_layer.find_classifier`); the log says which.
-        teacher_source: The same in the teacher.
+        student_source, teacher_source: Names of the classifying linear layers. ``'auto'``: the one in the head that has
+            as many outputs as there are classes; the log says which.
         loss_forward_mappings: Same as in ``ConfigurableDistiller``: more losses, which count in the main stage. They
             may also name the recorders and connectors of ``losses``.
         **kwargs: Other arguments of ``ConfigurableDistiller``.
 
     Raises:
-        SettingError: A name is unknown or used twice, a setting is out of range, or the features of the two networks
-            do not fit the loss or connector. The latter once both networks are known.
+        SettingError: A name is unknown or used twice, a setting is out of range, or (once both networks are known) the
+            features do not fit the loss or connector.
 
     Config example, FitNets (ICLR 2015) and attention transfer (ICLR 2017) at once::
 
@@ -119,28 +111,18 @@ class FeatureDistiller(ConfigurableDistiller):
         **kwargs: Any,
     ) -> None:
         owner = type(self).__name__
-        for setting, value in (('connectors', connectors), ('loss_forward_mappings', loss_forward_mappings)):
-            if not isinstance(value, dict | None):
-                raise SettingError(f'{owner}: {setting}={value!r} must be a dict by names, or None.')
-        for setting, value in (('student_source', student_source), ('teacher_source', teacher_source)):
-            if not isinstance(value, str):
-                raise SettingError(f'{owner}: {setting}={value!r} must be the name of a linear layer, or {AUTO!r}.')
-        if not losses or not isinstance(losses, dict):
-            raise SettingError(
-                f'{owner}: losses={losses!r} must name at least one, as in '
-                "losses=dict(at=dict(loss=dict(type='AttentionTransferLoss'), features='maps'))."
-            )
-        connectors = connectors or {}
-        shared = {name for cfg in losses.values() if isinstance(cfg, Mapping) for name in connector_names(cfg)}
+        super().__init__(init_cfg=init_cfg, **kwargs)
+        connectors = checks.settings(self, 'connectors', connectors)
+        self.own_mappings = checks.settings(self, 'loss_forward_mappings', loss_forward_mappings)
+        self.entries = checked_entries(losses, {**self.distill_losses})
+        shared = {name for entry in self.entries.values() for name in connector_names(entry)}
         _refuse_unknown(f'{owner}: connector', shared, connectors)
-        # the shared ones are built once the shapes of their features are known
-        own = {name: cfg for name, cfg in connectors.items() if name not in shared}
-        if own and not loss_forward_mappings:
-            raise SettingError(f'{owner}: no loss names {", ".join(map(str, own))} in connectors. Remove it.')
-        super().__init__(connectors=own, init_cfg=init_cfg, **kwargs)
+        # these are built once the shapes of their features are known
         self.shared_connectors = {name: cfg for name, cfg in connectors.items() if name in shared}
-        self.entries = {name: checked_entry(name, cfg, {**self.distill_losses}) for name, cfg in losses.items()}
-        self.own_mappings = loss_forward_mappings or {}
+        own = {name: cfg for name, cfg in connectors.items() if name not in shared}
+        if own and not self.own_mappings:
+            raise SettingError(f'{owner}: no loss names {", ".join(map(str, own))} in connectors. Remove it.')
+        self.connectors.update(self.build_connectors(own))
         if isinstance(frozen, str) or not isinstance(frozen, Sequence):
             raise SettingError(f'{owner}: frozen={frozen!r} must be a list of names of connectors.')
         _refuse_unknown(f'{owner}: frozen', frozen, self.shared_connectors)
@@ -155,8 +137,7 @@ class FeatureDistiller(ConfigurableDistiller):
         self.initial_lr = None if initial_lr is None else checks.positive(self, 'initial_lr', initial_lr)
         self.frozen = tuple(frozen)
         self.image_shape = None if image_shape is None else checks.shape(self, 'image_shape', image_shape)
-        self.student_source = student_source
-        self.teacher_source = teacher_source
+        self.student_source, self.teacher_source = student_source, teacher_source
         # with two stages InitialStageHook sets it; until then DDP must take for trained what is frozen later
         self.stage = None if initial_epochs else 'main'
         self.stage_mappings: dict[str, dict] = {stage: {} for stage in STAGES}
@@ -167,22 +148,18 @@ class FeatureDistiller(ConfigurableDistiller):
         """The networks whose features the losses of this stage take; both if there are deliveries between them."""
         if self.deliveries.deliveries:
             return {*NETWORKS}
-        return {
-            'student' if record['from_student'] else 'teacher'
-            for mapping in self.loss_forward_mappings.values()
-            for record in mapping.values()
-        }
+        records = [record for mapping in self.loss_forward_mappings.values() for record in mapping.values()]
+        return {'student' if record['from_student'] else 'teacher' for record in records}
 
     def prepare_from_student(self, model: nn.Module) -> None:
-        """Prepare for a student, once the teacher is known too; raises as the class says."""
+        """Prepare for a student, once the teacher is known too."""
         self._prepare('student', model)
 
     def prepare_from_teacher(self, model: nn.Module) -> None:
-        """Prepare for a teacher, once the student is known too; raises as the class says."""
+        """Prepare for a teacher, once the student is known too."""
         self._prepare('teacher', model)
 
     def _prepare(self, network: str, model: nn.Module) -> None:
-        """Find the features of a network; once both are known, build connectors and losses, start the recorders."""
         self._features[network] = self._find_features(network, model)
         if len(self._features) < len(NETWORKS):
             return
@@ -203,14 +180,12 @@ class FeatureDistiller(ConfigurableDistiller):
             self.set_stage('main')
 
     def _find_features(self, network: str, model: nn.Module) -> NamedFeatures:
-        setting = f'{network}_source'
         maps = any(name not in OF_CLASSIFIER for entry in self.entries.values() for name in feature_names(entry))
-        features = NamedFeatures(type(self).__name__, network, model, getattr(self, setting), maps)
-        setattr(self, setting, features.source)
+        features = NamedFeatures(type(self).__name__, network, model, getattr(self, f'{network}_source'), maps)
+        setattr(self, f'{network}_source', features.source)
         return features
 
     def _build(self, term: Term, features: dict[str, NamedFeatures]) -> None:
-        """Build a loss and the connectors of its arguments."""
         shapes = {argument: features[item.network].shapes[item.feature] for argument, item in term.inputs.items()}
         given = {f'{item.network}_shape': shapes[argument] for argument, item in term.inputs.items()}
         mapping = {}
@@ -230,7 +205,15 @@ class FeatureDistiller(ConfigurableDistiller):
         if name in self.distill_losses and self.distill_losses[name] is not term.loss:
             raise SettingError(f'{type(self).__name__}: two losses are called {term.name}. Rename one in losses.')
         loss = term.loss if isinstance(term.loss, nn.Module) else _built(term.loss, given)
-        self._check_classes(term, loss, features)
+        plain_logits = all(item.feature == 'logits' and item.connector is None for item in term.inputs.values())
+        # a FeatureLoss may compare images instead of classes
+        if plain_logits and not isinstance(loss, FeatureLoss) and len({*shapes.values()}) > 1:
+            student, teacher = (features[network].shapes['logits'][0] for network in NETWORKS)
+            raise SettingError(
+                f'{type(self).__name__}: {term.name} compares logits, but the teacher has {teacher} classes '
+                f'({self.teacher_source}) and the student {student} ({self.student_source}). Use a teacher of the '
+                f'same classes, or leave out {term.name}.'
+            )
         if hasattr(loss, 'check_shapes'):
             loss.check_shapes(**shapes)
         if 'data_samples' in inspect.signature(loss.forward).parameters:
@@ -249,32 +232,19 @@ class FeatureDistiller(ConfigurableDistiller):
             self.connectors[name] = _built(self.shared_connectors[name] if shared else connector, given)
         return name
 
-    def _check_classes(self, term: Term, loss: nn.Module, features: dict[str, NamedFeatures]) -> None:
-        """Refuse to compare logits of different classes one by one; a ``FeatureLoss`` may compare images instead."""
-        plain = all(item.feature == 'logits' and item.connector is None for item in term.inputs.values())
-        student, teacher = (features[network].shapes['logits'][0] for network in NETWORKS)
-        if plain and student != teacher and not isinstance(loss, FeatureLoss):
-            raise SettingError(
-                f'{type(self).__name__}: {term.name} compares logits, but the teacher has {teacher} classes '
-                f'({self.teacher_source}) and the student {student} ({self.student_source}). Use a teacher of the '
-                f'same classes, or leave out {term.name}.'
-            )
-
     def _start_recorders(self, network: str, features: NamedFeatures) -> None:
         recorders = {
             self.recorder_names.get(name, name): dict(_scope_='mmrazor', type=point.type, source=point.source)
             for name, point in features.points.items()
         }
         manager = getattr(self, f'{network}_recorders')
-        twice = ', '.join(sorted({*recorders} & {*manager.recorders}))
-        if twice:
-            setting = f'{type(self).__name__}: {twice} in {network}_recorders'
-            raise SettingError(f'{setting} is the name of a feature. Rename yours.')
+        if twice := sorted({*recorders} & {*manager.recorders}):
+            names = f'{", ".join(twice)} in {network}_recorders'
+            raise SettingError(f'{type(self).__name__}: {names} is the name of a feature. Rename yours.')
         manager.recorders.update(RecorderManager(recorders).recorders)
         manager.initialize(features.model)
 
     def _add_own_mappings(self) -> None:
-        """Add the losses of ``loss_forward_mappings``, which may also name recorders and connectors of ``losses``."""
         try:
             self._check_loss_forward_mappings(
                 self.distill_losses, self.own_mappings, self.student_recorders, self.teacher_recorders
@@ -285,14 +255,7 @@ class FeatureDistiller(ConfigurableDistiller):
         self.stage_mappings['main'].update(self.own_mappings)
 
     def compute_distill_losses(self) -> dict[str, Tensor]:
-        """Compute the losses of the stage.
-
-        Returns:
-            Each loss by its name: ``loss_at1``.
-
-        Raises:
-            SettingError: There are two stages and nothing has set one.
-        """
+        """Compute the losses of the stage by their names: ``loss_at1``."""
         if self.stage is None:
             raise SettingError(
                 f'{type(self).__name__}: initial_epochs={self.initial_epochs}, but nothing starts the stages. Add '
@@ -301,11 +264,7 @@ class FeatureDistiller(ConfigurableDistiller):
         return super().compute_distill_losses()
 
     def set_stage(self, stage: str) -> None:
-        """Let the losses of a stage count.
-
-        Args:
-            stage: ``'initial'`` or ``'main'``.
-        """
+        """Let the losses of a stage count, ``'initial'`` or ``'main'``."""
         self.stage = stage
         self.loss_forward_mappings = self.stage_mappings[stage]
         for name in self.frozen:
@@ -321,22 +280,14 @@ class FeatureDistiller(ConfigurableDistiller):
         return self
 
     def get_record(self, *args: Any, connector: str | None = None, method: str | None = None, **kwargs: Any) -> Any:
-        """Get a feature as mmrazor does, or through a method of its connector.
-
-        Args:
-            *args: Same as in the base class.
-            connector: Name of the connector.
-            method: Name of its method; ``None`` calls the connector itself.
-            **kwargs: Same as in the base class.
-        """
+        """Get a feature as mmrazor does, or through the named method of its connector."""
         if method is None:
             return super().get_record(*args, connector=connector, **kwargs)
         return getattr(self.connectors[connector], method)(super().get_record(*args, **kwargs))
 
 
 def _refuse_unknown(what: str, names: Iterable[str], known: Mapping[str, Any]) -> None:
-    unknown = sorted(str(name) for name in names if name not in known)
-    if unknown:
+    if unknown := sorted(str(name) for name in names if name not in known):
         raise SettingError(f'{what} {", ".join(unknown)} is not in connectors: {", ".join(known) or "there are none"}.')
 
 

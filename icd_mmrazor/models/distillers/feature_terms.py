@@ -36,20 +36,25 @@ class Term(NamedTuple):
     stage: str
 
 
-def checked_entry(name: str, cfg: Any, built: Mapping[str, nn.Module]) -> dict:
-    """Check an entry of ``losses`` and fill in what it leaves out.
+def checked_entries(losses: Any, built: Mapping[str, nn.Module]) -> dict[str, dict]:
+    """Check ``losses`` and fill in what its entries leave out.
 
     Args:
-        name: Its name.
-        cfg: The entry, as :class:`FeatureDistiller` documents it.
+        losses: The setting, as :class:`FeatureDistiller` documents it.
         built: Losses by name, for entries without ``loss``.
 
-    Returns:
-        The entry with ``loss``, ``stage`` and ``decay``.
-
     Raises:
-        SettingError: The name or something in the entry is not allowed.
+        SettingError: A name or something in an entry is not allowed.
     """
+    if not losses or not isinstance(losses, dict):
+        raise SettingError(
+            f'{OWNER}: losses={losses!r} must name at least one, as in '
+            "losses=dict(at=dict(loss=dict(type='AttentionTransferLoss'), features='maps'))."
+        )
+    return {name: _checked_entry(name, cfg, built) for name, cfg in losses.items()}
+
+
+def _checked_entry(name: str, cfg: Any, built: Mapping[str, nn.Module]) -> dict:
     owner = f'{OWNER}: {name} in losses'
     if not isinstance(name, str) or not name.isidentifier():
         raise SettingError(f'{OWNER}: {name!r} in losses must be one word.')
@@ -82,24 +87,17 @@ def feature_names(entry: dict) -> list[str]:
     return [entry['features']] if entry['inputs'] is None else [i['feature'] for i in entry['inputs'].values()]
 
 
-def connector_names(entry: Mapping[str, Any]) -> list[str]:
-    """Return the names of the shared connectors of an entry, checked or not."""
-    inputs = entry.get('inputs')
-    inputs = [i for i in inputs.values() if isinstance(i, Mapping)] if isinstance(inputs, Mapping) else []
-    cfgs = [*(entry.get(f'{network}_connector') for network in NETWORKS), *(i.get('connector') for i in inputs)]
+def connector_names(entry: dict) -> list[str]:
+    """Return the names of the shared connectors of a checked entry."""
+    cfgs = [entry.get(f'{network}_connector') for network in NETWORKS]
+    cfgs += [i.get('connector') for i in (entry['inputs'] or {}).values()]
     return [cfg for cfg in cfgs if isinstance(cfg, str)]
 
 
 def terms_of(name: str, entry: dict, maps: dict[str, int]) -> list[Term]:
-    """Expand an entry of ``losses`` to one term per feature.
+    """Expand a checked entry of ``losses`` to one term per feature, numbered from 1 if there are several.
 
-    Args:
-        name: Its name.
-        entry: The checked entry.
-        maps: Numbers of feature maps of student and teacher.
-
-    Returns:
-        The terms, numbered from 1 if there are several.
+    ``maps`` are the numbers of feature maps of student and teacher.
 
     Raises:
         SettingError: The features do not fit the arguments of the loss, or the networks have different numbers of them.
@@ -148,11 +146,7 @@ def _groups(name: str, features: str, maps: dict[str, int]) -> list[list[str]]:
 
 
 def class_of(cfg: Any) -> Callable:
-    """Return the class of the config of a loss or connector.
-
-    Raises:
-        SettingError: It is not registered.
-    """
+    """Return the class of the config of a loss or connector; refuse one that is not registered."""
     kind = cfg.get('type') if isinstance(cfg, Mapping) else None
     if callable(kind):
         return kind

@@ -20,14 +20,11 @@ class ICDDistiller(FeatureDistiller):
     """Distil with ICD (arXiv 2407.11802), and with whatever else is configured.
 
     A :class:`FeatureDistiller` that compares the pooled features of the two networks through one learned
-    :class:`LinearProjection` each, and optionally their logits.
-
-    The losses appear as ``loss_icd`` and ``loss_kd``; ``icd_contrastive``, ``icd_invariance`` and ``icd_tau`` are
-    logged next to them.
+    :class:`LinearProjection` each, and optionally their logits. ``icd_contrastive``, ``icd_invariance`` and ``icd_tau``
+    are logged next to the losses, ``loss_icd`` and ``loss_kd``.
 
     Args:
-        student_source: Same as in ``FeatureDistiller``.
-        teacher_source: Same as in ``FeatureDistiller``.
+        student_source, teacher_source: Same as in ``FeatureDistiller``.
         embed_dims: Width of the embeddings, 2 or more.
         icd: Settings of the loss between the embeddings; its type is :class:`ICDLoss` by default.
         kd: Settings of a loss between the logits; its type is mmrazor's ``KLDivergence`` by default. ``None``: no such
@@ -71,21 +68,19 @@ class ICDDistiller(FeatureDistiller):
     ) -> None:
         if checks.positive_int(self, 'embed_dims', embed_dims) < 2:
             raise SettingError('ICDDistiller: embed_dims=1 embeds a feature as a sign. Give 2 or more.')
-        for name, settings in (('icd', icd), ('kd', kd)):
-            if not isinstance(settings, dict | None):
-                raise SettingError(f'ICDDistiller: {name}={settings!r} must be settings, {name}=dict(...), or None.')
+        icd = checks.settings(self, 'icd', icd)
         projection = dict(type='LinearProjection', out_features=embed_dims)
-        own_losses = dict(loss_icd={'_scope_': 'mmrazor', 'type': 'ICDLoss', **(icd or {})})
+        own_losses = dict(loss_icd={'_scope_': 'mmrazor', 'type': 'ICDLoss', **icd})
         entries = dict(icd=dict(features='pooled', student_connector=STUDENT, teacher_connector=TEACHER))
         if kd is not None:
-            own_losses['loss_kd'] = {'_scope_': 'mmrazor', 'type': 'KLDivergence', **kd}
+            own_losses['loss_kd'] = {'_scope_': 'mmrazor', 'type': 'KLDivergence', **checks.settings(self, 'kd', kd)}
             entries['kd'] = dict(features='logits')
             if 'tau' in kd:
                 checks.positive(self, 'kd.tau', kd['tau'])
         recorders = {self.recorder_names[entry['features']]: None for entry in entries.values()}
-        _refuse_names('student_recorders', student_recorders, recorders)
-        _refuse_names('teacher_recorders', teacher_recorders, recorders)
-        _refuse_names('loss_forward_mappings', loss_forward_mappings, own_losses)
+        _joined('student_recorders', recorders, student_recorders)
+        _joined('teacher_recorders', recorders, teacher_recorders)
+        _joined('loss_forward_mappings', own_losses, loss_forward_mappings)
         super().__init__(
             losses=_joined('losses', entries, losses),
             connectors=_joined('connectors', {STUDENT: projection, TEACHER: projection}, connectors),
@@ -108,25 +103,15 @@ class ICDDistiller(FeatureDistiller):
         return features
 
     def compute_distill_losses(self) -> dict[str, Tensor]:
-        """Compute the losses of the stage.
-
-        Returns:
-            Each loss by its name, and the terms of ICD and tau for the log under names without "loss".
-        """
+        """Compute the losses of the stage; the terms of ICD and tau for the log have names without "loss"."""
         losses = super().compute_distill_losses()
         terms = getattr(self.distill_losses['loss_icd'], 'terms', {}) if 'loss_icd' in losses else {}
         losses.update({f'icd_{name}': value for name, value in terms.items()})
         return losses
 
 
-def _joined(setting: str, own: dict[str, dict], given: Any) -> dict[str, dict]:
-    _refuse_names(setting, given, own)
-    return {**own, **(given or {})}
-
-
-def _refuse_names(setting: str, given: Any, own: dict[str, Any]) -> None:
-    if not isinstance(given, dict | None):
-        raise SettingError(f'ICDDistiller: {setting}={given!r} must be a dict by names, or None.')
-    twice = sorted({*(given or {})} & {*own})
-    if twice:
+def _joined(setting: str, own: dict[str, Any], given: Any) -> dict[str, Any]:
+    given = checks.settings('ICDDistiller', setting, given)
+    if twice := sorted({*given} & {*own}):
         raise SettingError(f'ICDDistiller: {", ".join(twice)} in {setting} is one of its own names. Rename yours.')
+    return {**own, **given}

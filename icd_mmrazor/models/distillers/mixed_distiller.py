@@ -12,14 +12,7 @@ from icd_mmrazor.errors import SettingError
 
 
 def initialise_from_teacher(distiller: nn.Module, teacher: nn.Module) -> None:
-    """Do for a special distiller what mmrazor does in a separate algorithm class.
-
-    ``OFDDistiller`` reads margins from the teacher's batch norms; mmrazor's ``OverhaulFeatureDistillation`` asks it to.
-
-    Args:
-        distiller: Any distiller, its recorders prepared.
-        teacher: The teacher, its weights loaded.
-    """
+    """Let ``OFDDistiller`` read the teacher's batch norms, as mmrazor does in a separate algorithm class."""
     if hasattr(distiller, 'init_ofd_connectors'):
         distiller.init_ofd_connectors(teacher)
 
@@ -39,11 +32,9 @@ def plain_distillers(distiller: nn.Module) -> list[nn.Module]:
 class MixedDistiller(BaseDistiller):
     """Any registered distillers side by side on one teacher and student.
 
-    mmrazor's algorithms take one distiller. This one passes their calls on to those in it. A loss is named after its
-    distiller: ``icd.loss_icd``, ``ofd.loss_1``.
-
-    If one of them trains in two stages (``FeatureDistiller``), the others start with the main stage. Initial stages
-    run together, at the lowest of their learning rates.
+    A loss is named after its distiller: ``icd.loss_icd``, ``ofd.loss_1``. If one of them trains in two stages
+    (``FeatureDistiller``), the others start with the main stage. Initial stages run together, at the lowest of their
+    learning rates.
 
     Args:
         distillers: Config of each distiller by its name, a word that does not contain "loss" (mmengine adds up
@@ -73,15 +64,14 @@ class MixedDistiller(BaseDistiller):
             if not isinstance(name, str) or not name.isidentifier() or 'loss' in name or hasattr(nn.ModuleDict, name):
                 raise SettingError(
                     f'MixedDistiller: {name!r} in distillers must be a word without "loss" that torch does not use '
-                    'itself. Name it after its method, such as "icd".'
+                    'itself, such as "icd".'
                 )
         self.distillers = nn.ModuleDict({name: MODELS.build(cfg) for name, cfg in distillers.items()})
         self.staged = {name: d for name, d in self.distillers.items() if getattr(d, 'initial_epochs', 0)}
         epochs = {name: distiller.initial_epochs for name, distiller in self.staged.items()}
         if len(set(epochs.values())) > 1:
             raise SettingError(
-                f'MixedDistiller: the initial stages of its distillers differ in initial_epochs: {epochs}. They run '
-                'together: give all the same.'
+                f'MixedDistiller: initial_epochs differ, {epochs}, but initial stages run together. Give all the same.'
             )
         self.initial_epochs = next(iter(epochs.values()), 0)
         rates = [distiller.initial_lr for distiller in self.staged.values() if distiller.initial_lr is not None]
@@ -141,11 +131,7 @@ class MixedDistiller(BaseDistiller):
             initialise_from_teacher(distiller, model)
 
     def compute_distill_losses(self) -> dict[str, Tensor]:
-        """Compute the losses of each distiller.
-
-        Returns:
-            Each loss by its distiller's name and its own: ``icd.loss_icd``.
-        """
+        """Compute the losses of each distiller, by its name and theirs: ``icd.loss_icd``."""
         losses: dict[str, Tensor] = {}
         for name, distiller in self._active().items():
             losses.update(add_prefix(distiller.compute_distill_losses(), name))

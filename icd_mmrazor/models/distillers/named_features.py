@@ -21,17 +21,11 @@ class NamedFeatures:
         owner: Class of the distiller, for messages.
         network: ``'student'`` or ``'teacher'``, likewise.
         model: The network.
-        source: Name of the linear layer that computes its logits, or ``'auto'``: it is found, and the log says which.
+        source: Name of the linear layer that computes its logits, or ``'auto'``.
         maps: Whether feature maps are wanted, which not every backbone has.
 
     Raises:
         SettingError: The classifying layer or the maps of the backbone are unknown.
-
-    Attributes:
-        source (str): Name of the classifying layer.
-        maps (int): Number of feature maps.
-        points (dict[str, Point]): Places of the features in use.
-        shapes (dict[str, tuple[int, ...]]): Their shapes, without the batch.
     """
 
     def __init__(self, owner: str, network: str, model: nn.Module, source: str, maps: bool) -> None:
@@ -54,20 +48,15 @@ class NamedFeatures:
         self.shapes: dict[str, tuple[int, ...]] = {'pooled': (layer.in_features,), 'logits': (layer.out_features,)}
 
     def use(self, names: Iterable[str], image_shape: tuple[int, ...] | None) -> None:
-        """Find the places and shapes of features.
-
-        Args:
-            names: Names of the features. A forward pass finds the shapes of maps; without any, images of all sizes do.
-            image_shape: ``C x H x W`` of the images; found in the network by default.
+        """Find the places and shapes of features; maps need a forward pass with an image of this shape.
 
         Raises:
             SettingError: The network has no such feature, or does not take such images.
         """
         for name in names:
             if name not in self._known:
-                raise SettingError(
-                    f'{self._owner}: the {self._network} has no feature {name!r}. It has {", ".join(self._known)}.'
-                )
+                has = ', '.join(self._known)
+                raise SettingError(f'{self._owner}: the {self._network} has no feature {name!r}. It has {has}.')
             self.points[name] = self._known[name]
         maps = {name: point for name, point in self.points.items() if name not in OF_CLASSIFIER}
         if not maps:

@@ -20,11 +20,8 @@ LOGITS = ('logits', 'icd_logits')
 def refuse_softmax_of_labels(distiller: nn.Module, **networks: nn.Module) -> None:
     """Refuse losses between softmaxes of logits that stand for separate labels.
 
-    In a multi-label head each logit has a sigmoid. A softmax would make the labels exclude each other.
-
-    Args:
-        distiller: Any distiller, its recorders and losses built.
-        **networks: The student, the teacher, or both, under these names.
+    In a multi-label head each logit has a sigmoid. A softmax would make the labels exclude each other. ``networks`` are
+    the student, the teacher, or both, under these names.
 
     Raises:
         SettingError: There is such a loss.
@@ -41,7 +38,7 @@ def refuse_softmax_of_labels(distiller: nn.Module, **networks: nn.Module) -> Non
                 raise SettingError(
                     f'{type(each).__name__}: {name} ({type(loss).__name__}) compares softmaxes of logits, but the '
                     f'{network} has a {type(head).__name__}, for several labels per image. Compare only features '
-                    '(ICDDistiller: kd=None), or use a loss that treats each label by itself, such as L2Loss.'
+                    '(ICDDistiller: kd=None), or use a loss such as L2Loss.'
                 )
 
 

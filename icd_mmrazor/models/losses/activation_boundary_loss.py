@@ -14,16 +14,12 @@ class ActivationBoundaryLoss(FeatureLoss):
 
     The student's pre-activation must exceed the margin where the teacher's neuron is active, and stay below minus the
     margin elsewhere. What is missing is squared and summed over a map; the loss is 3 / 1000 of the mean over the batch,
-    as in the benchmark. This is mmrazor's ``ABLoss`` in at least float32, and a NaN or an infinity of the teacher makes
-    the loss NaN, where mmrazor's takes it for an inactive neuron. Published on the pre-activation maps of all stages,
-    in an initial stage of 30 epochs without other losses.
+    as in the benchmark. This is mmrazor's ``ABLoss`` in at least float32; a NaN of the teacher makes the loss NaN.
+    Published on the pre-activation maps of all stages, in an initial stage of 30 epochs without other losses.
 
     Args:
         loss_weight: Weight of the loss.
         margin: The margin on either side of the boundary.
-
-    Raises:
-        SettingError: A setting is not a finite number.
 
     Config example::
 

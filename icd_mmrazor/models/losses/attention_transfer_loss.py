@@ -15,9 +15,6 @@ class AttentionTransferLoss(FeatureLoss):
     mean squared difference of two attentions. This is mmrazor's ``ATLoss`` in at least float32, also for maps of
     different sizes. Published on the maps of all stages, with weight 1000.
 
-    Args:
-        loss_weight: Weight of the loss.
-
     Config example::
 
         distill_losses=dict(loss_at=dict(type='AttentionTransferLoss', loss_weight=1000.0))

@@ -20,9 +20,6 @@ class FeatureLoss(nn.Module):
     Args:
         loss_weight: Weight of the loss.
 
-    Raises:
-        SettingError: The weight is not a finite number.
-
     Attributes:
         takes_maps (bool): Whether ``compare`` takes maps, ``B x C x H x W``; otherwise ``B x D``.
         takes_embeddings (bool): Whether only ``B x D`` is accepted, not maps to be flattened.
@@ -55,14 +52,11 @@ class FeatureLoss(nn.Module):
         self.loss_weight = checks.finite(self, 'loss_weight', loss_weight)
 
     def forward(self, s_feature: Tensor, t_feature: Tensor) -> Tensor:
-        """Compute the loss of a batch.
+        """Compute the loss of a batch, a scalar.
 
         Args:
             s_feature: The student's feature, ``B x C x H x W`` or ``B x D``.
             t_feature: The teacher's feature of the same images.
-
-        Returns:
-            The loss, a scalar.
 
         Raises:
             SettingError: The two cannot be compared.
@@ -76,15 +70,7 @@ class FeatureLoss(nn.Module):
             return self.loss_weight * self.compare(student, teacher)
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Compute the loss without its weight.
-
-        Args:
-            student: The student's maps ``B x C x H x W``, or ``B x D``.
-            teacher: The teacher's; maps of both have one ``H x W``.
-
-        Returns:
-            A scalar.
-        """
+        """Compute the loss without its weight, a scalar, of maps ``B x C x H x W`` of one size, or of ``B x D``."""
         raise NotImplementedError
 
     def _check(self, s_feature: Tensor, t_feature: Tensor) -> None:
@@ -117,15 +103,7 @@ class FeatureLoss(nn.Module):
 
 
 class MemoryLoss(FeatureLoss):
-    """Loss between two embeddings and a memory of other images' embeddings.
-
-    Args:
-        embed_dims: Width of the embeddings.
-        loss_weight: Weight of the loss.
-
-    Raises:
-        SettingError: A setting is out of range.
-    """
+    """Loss between two embeddings ``B x embed_dims`` and a memory of other images' embeddings."""
 
     same_width_by = 'LinearProjection'
 
@@ -136,8 +114,8 @@ class MemoryLoss(FeatureLoss):
     def _check(self, s_feature: Tensor, t_feature: Tensor) -> None:
         super()._check(s_feature, t_feature)
         if s_feature.shape[1:] != (self.embed_dims,) or t_feature.shape[1:] != (self.embed_dims,):
+            shapes = f's_feature is {tuple(s_feature.shape)}, t_feature {tuple(t_feature.shape)}'
             raise SettingError(
-                f'{type(self).__name__}: embed_dims={self.embed_dims}, but s_feature is {tuple(s_feature.shape)}, '
-                f't_feature {tuple(t_feature.shape)}. Add a LinearProjection connector with '
+                f'{type(self).__name__}: embed_dims={self.embed_dims}, but {shapes}. Add a LinearProjection with '
                 f'out_features={self.embed_dims} to both.'
             )

@@ -14,9 +14,6 @@ class CCLoss(FeatureLoss):
     of ``<d_i, d_{i+1}>`` over neighbours in the batch. Published on the pooled features, both through a learned
     ``LinearProjection`` of width 128, with weight 0.02.
 
-    Args:
-        loss_weight: Weight of the loss.
-
     Config example::
 
         distill_losses=dict(loss_cc=dict(type='CCLoss', loss_weight=0.02))

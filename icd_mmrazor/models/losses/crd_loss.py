@@ -41,11 +41,8 @@ class ContrastiveRepresentationLoss(MemoryLoss):
 
     With several processes each draws the negatives of its own images; memories and ``Z`` follow the images of all,
     so they are the same everywhere, and after DDP's averaging the gradients equal those of one process with the
-    whole batch. The loss is computed in at least float32, also under autocast. Memories and ``Z`` are saved in
-    checkpoints and resumed.
-
-    mmrazor's own ``CRDLoss`` has the same formula, but takes the negatives from a data pipeline of mmcls 1.x, ignores
-    its ``loss_weight``, and keeps separate memories in each process.
+    whole batch. Memories and ``Z`` are saved in checkpoints and resumed. mmrazor's ``CRDLoss`` takes the negatives from
+    a data pipeline of mmcls 1.x instead, ignores its ``loss_weight``, and keeps separate memories in each process.
 
     Args:
         num_negatives: Number of images of other classes that each image is compared with; they repeat only if there are
@@ -119,9 +116,7 @@ class ContrastiveRepresentationLoss(MemoryLoss):
             setattr(self, name, memory.uniform_(-bound, bound))
 
     def set_dataset(self, labels: Tensor) -> None:
-        """Create the memories for a training set, unless they exist, and find out which images are negatives.
-
-        :class:`SampleMemoryHook` calls it at the start of a run.
+        """Create the memories for a training set, unless they exist; ``SampleMemoryHook`` calls it.
 
         Args:
             labels: Class of each image, integers, ``N``; the position is the image's ``sample_idx``.
@@ -138,8 +133,8 @@ class ContrastiveRepresentationLoss(MemoryLoss):
         class_sizes = labels.unique(return_counts=True)[1]
         if len(class_sizes) < 2:
             raise DatasetError(
-                f'{NAME} compares images of different classes, but all {len(labels)} images of the training set have '
-                'one label. Use a training set with at least two classes.'
+                f'{NAME} compares images of different classes, but all {len(labels)} training images have one label. '
+                'Use a training set with at least two classes.'
             )
         if not self.num_samples:
             self._allocate(len(labels))
@@ -163,8 +158,7 @@ class ContrastiveRepresentationLoss(MemoryLoss):
             repeated = torch.multinomial(others.float(), self.num_negatives, replacement=True)
             if self.num_negatives > self.most_others:
                 return repeated
-        # The largest of random keys are a uniform draw without repeats. torch.multinomial does the same, but sorts:
-        # three times as slow on a CPU. A loop of randperm is as fast there, but a loop of kernels on a GPU.
+        # the largest of random keys are a uniform draw without repeats, three times as fast as torch.multinomial
         keys = torch.rand(others.shape, device=others.device).masked_fill_(~others, -1.0)
         drawn = keys.topk(self.num_negatives, sorted=False).indices
         if self.num_negatives <= self.fewest_others:
@@ -178,12 +172,9 @@ class ContrastiveRepresentationLoss(MemoryLoss):
 
         Args:
             s_feature: Embeddings of the student's features, ``B x embed_dims``; need not be normalised.
-            t_feature: Embeddings of the teacher's features of the same images, ``B x embed_dims``.
+            t_feature: Embeddings of the teacher's features of the same images.
             data_samples: Data samples of the images, each with its ``sample_idx``; or one for all, with a list of them.
             negatives: Indices of the negatives of each image, ``B x k``; drawn by default.
-
-        Returns:
-            The loss, a scalar.
 
         Raises:
             SettingError: The shapes do not fit, a ``sample_idx`` is missing or out of range, or the training set is
@@ -204,12 +195,8 @@ class ContrastiveRepresentationLoss(MemoryLoss):
             everyone, _ = gather_rows(index, student.detach(), teacher.detach())
             # DDP averages over ranks; this makes it the mean over images, however many each rank has
             scale = get_world_size() / len(everyone[0])
-            scores = torch.stack(
-                [
-                    self._scores(student, self.teacher_memory, columns),
-                    self._scores(teacher, self.student_memory, columns),
-                ]
-            )
+            compared = ((student, self.teacher_memory), (teacher, self.student_memory))
+            scores = torch.stack([self._scores(embeddings, memory, columns) for embeddings, memory in compared])
             p = scores / self._normalisers(scores.detach(), scale)[:, None, None]
             # the logarithms of the class's docstring, without their cancellation in float32
             positive = torch.log1p((noise + EPS) / p[:, :, 0])
@@ -240,9 +227,8 @@ class ContrastiveRepresentationLoss(MemoryLoss):
         return (index.pin_memory() if features.is_cuda else index).to(features.device, non_blocking=True)
 
     def _scores(self, embeddings: Tensor, memory: Tensor, columns: Tensor) -> Tensor:
-        # Similarities with the whole memory, of which the drawn ones are taken: twelve times as fast as collecting
-        # B x (k + 1) rows (CPU, B = 64, N = 50000), and smaller while N < k * embed_dims. A copy, because the backward
-        # pass needs the memory as it was before the update.
+        # Similarities with the whole memory: twelve times as fast as collecting B x (k + 1) rows (CPU, B = 64,
+        # N = 50000). A copy, because the backward pass needs the memory as it was before the update.
         similarities = embeddings @ memory.to(embeddings.dtype, copy=True).T
         return (similarities.gather(1, columns) / self.temperature).exp()
 
@@ -267,13 +253,12 @@ class ContrastiveRepresentationLoss(MemoryLoss):
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         """Load the memories of a checkpoint even if the training set is unknown, as in a test run."""
-        stored = state_dict.get(f'{prefix}student_memory')
-        if stored is not None and not self.num_samples:
-            self._allocate(len(stored))
-        elif stored is not None and len(stored) != self.num_samples:
+        stored = len(state_dict.get(f'{prefix}student_memory', ()))
+        if stored and not self.num_samples:
+            self._allocate(stored)
+        elif stored and stored != self.num_samples:
             raise CheckpointError(
-                f'{NAME}: the checkpoint has a memory of {len(stored)} images, the training set has '
-                f'{self.num_samples}. Resume with the training set of that run, or load only its student '
-                '(the weights under architecture.).'
+                f'{NAME}: the checkpoint has a memory of {stored} images, the training set has {self.num_samples}. '
+                'Resume with the training set of that run, or load only its student (the weights under architecture.).'
             )
         super()._load_from_state_dict(state_dict, prefix, *args)

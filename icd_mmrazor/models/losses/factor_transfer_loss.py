@@ -16,9 +16,6 @@ class FactorTransferLoss(FeatureLoss):
     Published on the last map, the teacher's through :class:`FTParaphraser` and the student's through
     :class:`FTTranslator`, with weight 200.
 
-    Args:
-        loss_weight: Weight of the loss.
-
     Config example::
 
         distill_losses=dict(loss_ft=dict(type='FactorTransferLoss', loss_weight=200.0))

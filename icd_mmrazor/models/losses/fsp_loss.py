@@ -19,25 +19,13 @@ class FSPLoss(FeatureLoss):
     Published on each map and the next, starting with the stem's, with weight 1 in an initial stage of 30 epochs without
     other losses.
 
-    Args:
-        loss_weight: Weight of the loss.
-
     Config example::
 
         distill_losses=dict(loss_fsp=dict(type='FSPLoss'))
     """
 
     def forward(self, s_bottom: Tensor, s_top: Tensor, t_bottom: Tensor, t_top: Tensor) -> Tensor:
-        """Compute the loss of a batch.
-
-        Args:
-            s_bottom: A map of the student, ``B x C_bottom x H x W``.
-            s_top: A later one, ``B x C_top x H' x W'``.
-            t_bottom: The teacher's map of ``C_bottom`` channels.
-            t_top: The teacher's map of ``C_top`` channels.
-
-        Returns:
-            The loss, a scalar.
+        """Compute the loss of a map of the student, ``B x C_bottom x H x W``, a later one, and two of the teacher.
 
         Raises:
             SettingError: One is not a map, or batch sizes or widths differ.
@@ -57,17 +45,12 @@ class FSPLoss(FeatureLoss):
     def check_shapes(
         s_bottom: tuple[int, ...], s_top: tuple[int, ...], t_bottom: tuple[int, ...], t_top: tuple[int, ...]
     ) -> None:
-        """Refuse networks of different widths; the arguments are the shapes of the maps, ``C x H x W``.
-
-        Raises:
-            SettingError: The widths differ.
-        """
+        """Refuse networks of different widths; the arguments are the shapes of the maps, ``C x H x W``."""
         student, teacher = (s_bottom[0], s_top[0]), (t_bottom[0], t_top[0])
         if student != teacher:
             raise SettingError(
-                f'FSPLoss needs a student and a teacher of the same widths: two maps of the student have {student[0]} '
-                f'and {student[1]} channels, those of the teacher {teacher[0]} and {teacher[1]}. Use a pair of one '
-                'family and width, or another method.'
+                f'FSPLoss needs equal widths: two maps of the student have {student[0]} and {student[1]} channels, '
+                f'those of the teacher {teacher[0]} and {teacher[1]}. Use a pair of one family, or another method.'
             )
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:

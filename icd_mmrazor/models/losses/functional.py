@@ -59,18 +59,11 @@ def kd(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
 
 
 def unit_vectors(vectors: Tensor, dim: int = 1) -> Tensor:
-    """Divide vectors by their lengths.
+    """Divide the vectors along a dimension by their lengths; a NaN or an infinity makes its vector NaN.
 
     Same as ``torch.nn.functional.normalize``, to the bit, except for vectors shorter than ``1e-12``: they have no
     direction, become 0 and get no gradient. ``normalize`` multiplies their gradient by ``1e12``, so that one image
     whose feature is 0 ends a run.
-
-    Args:
-        vectors: Floating-point numbers of any shape. A NaN or an infinity makes its vector NaN.
-        dim: The dimension along which the vectors lie.
-
-    Returns:
-        The same shape.
     """
     lengths = torch.linalg.vector_norm(vectors, dim=dim, keepdim=True)
     return vectors / lengths.masked_fill(lengths < SHORTEST, math.inf)
@@ -78,15 +71,9 @@ def unit_vectors(vectors: Tensor, dim: int = 1) -> Tensor:
 
 @contextlib.contextmanager
 def full_precision(*features: Tensor) -> Iterator[list[Tensor]]:
-    """Turn autocast off and cast features to one type, at least float32.
+    """Turn autocast off, and yield features cast to one type, at least float32.
 
     Sums of squares and products of whole maps exceed the range of half precision.
-
-    Args:
-        *features: Tensors on one device.
-
-    Yields:
-        The features, cast.
     """
     dtype = functools.reduce(torch.promote_types, (feature.dtype for feature in features), torch.float32)
     with torch.autocast(features[0].device.type, enabled=False):
@@ -94,14 +81,7 @@ def full_precision(*features: Tensor) -> Iterator[list[Tensor]]:
 
 
 def pool_to_smaller(*maps: Tensor) -> list[Tensor]:
-    """Average maps to the smallest height and width among them.
-
-    Args:
-        *maps: ``B x C x H x W`` each.
-
-    Returns:
-        The maps with one ``H x W``; those that have it already are returned as they are.
-    """
+    """Average maps ``B x C x H x W`` to the smallest height and width among them."""
     size = min(m.shape[2] for m in maps), min(m.shape[3] for m in maps)
     return [_pooled(m, size) for m in maps]
 

@@ -25,10 +25,7 @@ class _AllGather(torch.autograd.Function):
 
 
 def gather_rows(*tensors: Tensor) -> tuple[list[Tensor], int]:
-    """Concatenate the rows of all ranks, in the order of the ranks, as one process with the whole batch has them.
-
-    Args:
-        *tensors: ``b`` rows each, for the images of this rank; ``b`` may differ between ranks.
+    """Concatenate the rows of all ranks, which may have different numbers of them, in the order of the ranks.
 
     Returns:
         Each tensor with the rows of all ranks, and the position of this rank's first row. The gradient of a row is the

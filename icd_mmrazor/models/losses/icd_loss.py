@@ -28,10 +28,8 @@ class ICDLoss(FeatureLoss):
         loss = contrastive_weight * contrastive + alpha * invariance
 
     The temperature ``tau = min(exp(log_tau), max_tau)`` multiplies and, as published, is learned. So is ``bias``, which
-    has no effect (a softmax ignores a constant, so its gradient is zero); the published method has it.
-
-    The loss is computed in at least float32, also under autocast. An embedding of 0 has no direction: it is similar to
-    none and gets no gradient. A NaN or an infinity in a feature makes the loss NaN.
+    has no effect (a softmax ignores a constant, so its gradient is zero); the published method has it. An embedding of
+    0 is similar to none and gets no gradient; a NaN or an infinity makes the loss NaN.
 
     Args:
         alpha: Weight of the invariance term, ``>= 0``.
@@ -57,19 +55,9 @@ class ICDLoss(FeatureLoss):
         icd, embed_s, embed_t = ICDLoss(), nn.Linear(64, 128), nn.Linear(256, 128)
         loss = F.cross_entropy(logits, labels) + icd(embed_s(s_feature), embed_t(t_feature))
 
-    Config example, in mmrazor's plain ``ConfigurableDistiller``; :class:`ICDDistiller` needs two lines::
+    Config example, with the projections (docs/howto/own_configs.md has mmrazor's ``ConfigurableDistiller``)::
 
-        distiller=dict(
-            type='ConfigurableDistiller',
-            student_recorders=dict(feature=dict(type='ModuleInputs', source='head.fc')),
-            teacher_recorders=dict(feature=dict(type='ModuleInputs', source='head.fc')),
-            connectors=dict(
-                student=dict(type='LinearProjection', in_features=64),
-                teacher=dict(type='LinearProjection', in_features=256)),
-            distill_losses=dict(loss_icd=dict(type='ICDLoss')),
-            loss_forward_mappings=dict(loss_icd=dict(
-                s_feature=dict(recorder='feature', from_student=True, data_idx=0, connector='student'),
-                t_feature=dict(recorder='feature', from_student=False, data_idx=0, connector='teacher'))))
+        distiller=dict(type='ICDDistiller', icd=dict(type='ICDLoss', alpha=0.5))
     """
 
     takes_embeddings = True
@@ -104,15 +92,7 @@ class ICDLoss(FeatureLoss):
         self.terms: dict[str, Tensor] = {}
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Compute the loss without its weight; a batch of one image has no negatives and gives 0.
-
-        Args:
-            student: Embeddings of the student's features, ``B x E``; need not be normalised.
-            teacher: Embeddings of the teacher's features of the same images, ``B x E``.
-
-        Returns:
-            A scalar.
-        """
+        """Compute the loss of embeddings ``B x E``; a batch of one image has no negatives and gives 0."""
         student, teacher = unit_vectors(student), unit_vectors(teacher)
         # the inner limit lies above the outer one, so that an exp that overflows has the gradient 0, not 0 * inf
         tau = self.log_tau.clamp(max=1 + math.log(self.max_tau)).exp().clamp(max=self.max_tau)

@@ -15,9 +15,6 @@ class NSTLoss(FeatureLoss):
     and the kernel of two channels is the square of their dot product. The numbers of channels may differ. Published on
     the maps of all stages, with weight 50.
 
-    Args:
-        loss_weight: Weight of the loss.
-
     Config example::
 
         distill_losses=dict(loss_nst=dict(type='NSTLoss', loss_weight=50.0))

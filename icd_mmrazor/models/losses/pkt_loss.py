@@ -21,9 +21,6 @@ class PKTLoss(FeatureLoss):
     image's neighbours; the loss is the mean over all pairs of ``p_t log(p_t / p_s)``. The widths may differ. Published
     on the pooled features, with weight 30000.
 
-    Args:
-        loss_weight: Weight of the loss.
-
     Config example::
 
         distill_losses=dict(loss_pkt=dict(type='PKTLoss', loss_weight=30000.0))

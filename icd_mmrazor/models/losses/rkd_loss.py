@@ -18,19 +18,12 @@ class RKDLoss(FeatureLoss):
     """Relational knowledge distillation (RKD), CVPR 2019, arXiv 1904.05068.
 
     The smooth L1 difference between student and teacher of the distances of all pairs (divided by their mean) and of
-    the cosines of the angles of all triples of a batch. These are mmrazor's ``DistanceWiseRKD`` and ``AngleWiseRKD``
-    without their normalisation, with the published weights, in at least float32 (in half precision the angle at an
-    image itself is 0 / 0). They are computed here because mmrazor's distances make the host wait for the GPU, and its
-    angles have gradients of ``1e12`` if two images share a feature. The widths may differ. Published on the pooled
-    features, with weight 1.
+    the cosines of the angles of all triples of a batch. The widths may differ. Published on the pooled features, with
+    weight 1. mmrazor's ``DistanceWiseRKD`` and ``AngleWiseRKD`` without their normalisation have the same formulas, but
+    make the host wait for the GPU, and have gradients of ``1e12`` if two images share a feature.
 
     Args:
-        loss_weight: Weight of the whole loss.
-        distance_weight: Weight of the distances.
-        angle_weight: Weight of the angles.
-
-    Raises:
-        SettingError: A weight is not a finite number.
+        loss_weight, distance_weight, angle_weight: Weights of the whole loss and of its two parts.
 
     Config example::
 

@@ -28,12 +28,9 @@ class RRDLoss(MemoryLoss):
     * February 2025 (up to a2ee80b), without results: ``student_temperature=0.1, teacher_temperature=0.02,
       enqueue='before'``. The defaults here, kept so that stored configs keep their meaning.
 
-    Gradients flow to the student only, as published. In several processes the teacher's embedding gets gradients of
-    zero, because DDP waits for one of every parameter (weight decay then shortens it, which the normalisation undoes).
-
-    With several processes the memory takes the images of all, so it is the same everywhere, and after DDP's averaging
-    the gradients equal those of one process with the whole batch. The loss is computed in at least float32, also under
-    autocast. The memory is saved in checkpoints and resumed.
+    Gradients flow to the student only, as published. With several processes the memory takes the images of all, so it
+    is the same everywhere, and after DDP's averaging the gradients equal those of one process with the whole batch. The
+    memory is saved in checkpoints and resumed.
 
     Args:
         memory_size: Number of images in the memory.
@@ -80,15 +77,7 @@ class RRDLoss(MemoryLoss):
         self.register_buffer('oldest', torch.zeros((), dtype=torch.int64))
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Compute the loss, and put the teacher's embeddings of the batch into the memory before or after it.
-
-        Args:
-            student: Embeddings of the student's features, ``B x embed_dims``; need not be normalised.
-            teacher: Embeddings of the teacher's features of the same images, ``B x embed_dims``.
-
-        Returns:
-            A scalar.
-        """
+        """Compute the loss of embeddings ``B x embed_dims``, and put the teacher's into the memory before or after."""
         student, teacher = unit_vectors(student), unit_vectors(teacher)
         (teachers,), _ = gather_rows(teacher.detach())
         if self.enqueue == 'before':
@@ -101,11 +90,11 @@ class RRDLoss(MemoryLoss):
             self._enqueue(teachers)
         # DDP averages over ranks; this makes it the mean over images, however many each rank has
         loss = loss * get_world_size() / len(teachers)
+        # DDP waits for a gradient of every parameter
         return loss + 0.0 * teacher.sum() if get_world_size() > 1 else loss
 
     @torch.no_grad()
     def _enqueue(self, embeddings: Tensor) -> None:
-        """Overwrite the oldest rows."""
         rows = (self.oldest + torch.arange(len(embeddings), device=embeddings.device)) % self.memory_size
         # only the last images of a batch larger than the memory stay
         kept = slice(-self.memory_size, None)

@@ -16,9 +16,6 @@ class SPLoss(FeatureLoss):
     to length 1; the loss is the mean squared difference between the student's and the teacher's. The features may
     differ in every size. Published on the last map, with weight 3000.
 
-    Args:
-        loss_weight: Weight of the loss.
-
     Config example::
 
         distill_losses=dict(loss_sp=dict(type='SPLoss', loss_weight=3000.0))

@@ -49,11 +49,7 @@ class VIDLoss(FeatureLoss):
         self.log_scale = nn.Parameter(torch.full((channels,), excess + math.log(-math.expm1(-excess))))
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Compute the loss of the student's map through its connector and the teacher's, ``B x C x H x W`` each.
-
-        Raises:
-            SettingError: There are not as many channels as variances.
-        """
+        """Compute the loss of the student's map through its connector and the teacher's, ``B x C x H x W`` each."""
         if teacher.shape[1] != len(self.log_scale):
             raise SettingError(
                 f'VIDLoss: teacher_shape={(len(self.log_scale),)}, but the map has {teacher.shape[1]} channels. Set '

@@ -6,14 +6,10 @@ from icd_mmrazor.errors import SettingError
 
 
 def find_classifier(model: nn.Module, setting: str | None = None) -> str:
-    """Find the last linear layer of a classifier, which turns its feature into logits.
+    """Find the linear layer of a classifier that turns its feature into logits.
 
-    It is the linear layer of ``head`` (of the whole model if that has no head, as in mmpretrain's
-    ``TimmClassifier``) that has as many outputs as there are classes.
-
-    Args:
-        model: The classifier.
-        setting: The setting that can name the layer instead, for messages: ``'student_source'``.
+    It is the one in ``head`` (in the whole model if that has no head, as in mmpretrain's ``TimmClassifier``) that has
+    as many outputs as there are classes. ``setting`` can name it instead, for messages.
 
     Returns:
         Its name in ``model.named_modules()``: ``'head.fc'``.
@@ -24,18 +20,13 @@ def find_classifier(model: nn.Module, setting: str | None = None) -> str:
     found = classifying_layers(model)
     if len(found) == 1:
         return found[0]
-    kind = type(model).__name__
+    kind, classes = type(model).__name__, number_of_classes(model)
     remedy = f'Set {setting} to the name of the one that computes the logits.' if setting else 'Use another network.'
     if found:
-        raise SettingError(
-            f'{len(found)} linear layers of this {kind} may be its classifier: {", ".join(found[:8])}. {remedy}'
-        )
-    classes = number_of_classes(model)
+        names = ', '.join(found[:8])
+        raise SettingError(f'several linear layers of this {kind} may be its classifier: {names}. {remedy}')
     wanted = '' if classes is None else f' with {classes} outputs, its number of classes,'
-    layers = ', '.join(f'{name} ({module.out_features} outputs)' for name, module in _linear(model)[-8:])
-    raise SettingError(
-        f'this {kind} has no linear layer{wanted} in its head. Its last linear layers: {layers or "none"}. {remedy}'
-    )
+    raise SettingError(f'this {kind} has no linear layer{wanted} in its head. {_linear_layers(model)} {remedy}')
 
 
 def classifying_layers(model: nn.Module) -> list[str]:
@@ -50,6 +41,11 @@ def classifying_layers(model: nn.Module) -> list[str]:
 
 def _linear(model: nn.Module) -> list[tuple[str, nn.Linear]]:
     return [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+
+
+def _linear_layers(model: nn.Module) -> str:
+    layers = ', '.join(f'{name} ({module.out_features} outputs)' for name, module in _linear(model)[-8:])
+    return f"The network's last linear layers: {layers or 'none'}."
 
 
 def number_of_classes(model: nn.Module) -> int | None:
@@ -71,23 +67,16 @@ def number_of_channels(model: nn.Module) -> int:
 
 
 def linear_layer(model: nn.Module, name: str, setting: str) -> nn.Linear:
-    """Return a linear layer by its name.
-
-    Args:
-        model: The network.
-        name: Name of the layer in ``model.named_modules()``.
-        setting: The setting that names it, for messages: ``'student_source'``.
+    """Return a linear layer by its name in ``model.named_modules()``.
 
     Raises:
-        SettingError: It is not a linear layer of the network.
+        SettingError: It is not a linear layer of the network; ``setting`` is the setting that names it.
     """
-    modules = dict(model.named_modules())
-    layer = modules.get(name)
+    layer = dict(model.named_modules()).get(name) if isinstance(name, str) else None
     if isinstance(layer, nn.Linear):
         return layer
-    found = f'is a {type(layer).__name__}' if layer is not None else 'is not a module of the network'
-    linear = [each for each, module in modules.items() if isinstance(module, nn.Linear)]
+    kind = type(model).__name__
+    found = f'is a {type(layer).__name__}' if layer is not None else f'is not a module of this {kind}'
     raise SettingError(
-        f'{setting}={name!r} {found}; it must be the linear layer that computes the logits. Linear layers of this '
-        f'{type(model).__name__}: {", ".join(linear[-8:]) or "none"}.'
+        f'{setting}={name!r} {found}; it must be the linear layer that computes the logits. {_linear_layers(model)}'
     )

@@ -1,9 +1,7 @@
 """The features of a network that distillation compares.
 
-These are the features of the published CIFAR benchmark: the outputs of the stem and of each stage (maps), the outputs
-of the stages before their last activation (pre-activations), the pooled feature and the logits.
-
-Other backbones can be added::
+These are the outputs of the stem and of each stage (maps), the outputs of the stages before their last activation
+(pre-activations), the pooled feature and the logits. Other backbones can be added::
 
     from icd_mmrazor.models.networks.features import input_of, output_of, points_of_backbone
 
@@ -13,7 +11,7 @@ Other backbones can be added::
         preactivations = [input_of('stage1.relu'), input_of('stage2.relu')]
         return maps, preactivations
 
-The names are those of modules in the backbone. A class inherits the points of its base class.
+A class inherits the points of its base class.
 """
 
 import contextlib
@@ -37,31 +35,20 @@ LAST_CALL = -1
 
 @dataclass(frozen=True)
 class Point:
-    """A place in a network, as mmrazor's recorders and ``loss_forward_mappings`` name it.
+    """A place in a network, as mmrazor's recorders and ``loss_forward_mappings`` name it."""
 
-    Args:
-        type: ``'ModuleInputs'`` or ``'ModuleOutputs'``.
-        source: Name of the module.
-        record_idx: Which call of the module in a forward pass; -1 is the last.
-        data_idx: Which of its inputs; ``None`` for ``'ModuleOutputs'``.
-    """
-
-    type: str
+    type: str  # 'ModuleInputs' or 'ModuleOutputs'
     source: str
-    record_idx: int = 0
-    data_idx: int | None = None
+    record_idx: int = 0  # which call of the module in a forward pass
+    data_idx: int | None = None  # which of its inputs
 
 
 @dataclass(frozen=True)
 class FeaturePoints:
     """The places of all features of a network.
 
-    Args:
-        maps: The feature maps ``f0``, ``f1``, ...: stem, then each stage.
-        preactivations: ``maps[1:]`` before the last activation of the stage. Stages of wide ResNets end without one:
-            there it is the output of the next batch norm. In MobileNetV2, where no batch norm follows, it is the map.
-        pooled: Input of the classifier.
-        logits: Output of the classifier.
+    Pre-activations are ``maps[1:]`` before the last activation of the stage. Stages of wide ResNets end without one:
+    there it is the output of the next batch norm. In MobileNetV2, where no batch norm follows, it is the map.
     """
 
     maps: tuple[Point, ...]
@@ -82,22 +69,11 @@ def input_of(source: str, call: int = 0) -> Point:
 
 @singledispatch
 def points_of_backbone(backbone: nn.Module) -> tuple[list[Point], list[Point]]:
-    """Return the feature points of a backbone; ``points_of_backbone.register`` adds one, see above.
-
-    Args:
-        backbone: The network without neck and head.
-
-    Returns:
-        The points of the maps, starting with the stem, and of the pre-activations, without the stem.
-
-    Raises:
-        SettingError: The backbone is unknown.
-    """
+    """Return the points of a backbone's maps, starting with the stem, and of its pre-activations, without the stem."""
     known = sorted(cls.__name__ for cls in points_of_backbone.registry if cls is not object)
     raise SettingError(
-        f'backbone {type(backbone).__name__}: its feature maps are unknown. Known are {", ".join(known)} and classes '
-        f'derived from them; {__name__} shows how to add another. Methods that compare pooled features or logits need '
-        'no maps.'
+        f'backbone {type(backbone).__name__}: its feature maps are unknown. Use {", ".join(known)} or a class derived '
+        f'from them, add it as {__name__} shows, or compare pooled features or logits.'
     )
 
 
@@ -144,14 +120,7 @@ def _shufflenet(backbone: ShuffleNetV1 | CIFARShuffleNetV2) -> tuple[list[Point]
 def feature_points(network: nn.Module, maps: bool = True, classifier: str | None = None) -> FeaturePoints:
     """Find the features of a network.
 
-    Args:
-        network: A classifier whose last linear layer can be found
-            (:func:`icd_mmrazor.models.networks.classifier_layer.find_classifier`).
-        maps: Whether to find maps and pre-activations; for the other features the backbone does not matter.
-        classifier: Name of the classifying layer; found by default.
-
-    Returns:
-        The points, with the names of modules in the network.
+    Without ``maps`` the backbone does not matter. The ``classifier`` layer is found by default.
 
     Raises:
         SettingError: The backbone is unknown, or the classifying layer cannot be found.
@@ -179,23 +148,16 @@ def in_eval_mode(network: nn.Module) -> Iterator[None]:
 def feature_shapes(
     network: nn.Module, points: Iterable[Point], image_shape: tuple[int, ...] | None = None
 ) -> list[tuple[int, ...]]:
-    """Find the shapes of features by a forward pass in eval mode, which leaves no trace in network or random state.
+    """Find the shapes of features, without the batch, by a forward pass that leaves no trace in the network.
 
-    Args:
-        network: mmpretrain's ``ImageClassifier``.
-        points: Places in it.
-        image_shape: ``C x H x W`` of an image. Defaults to the network's channels at 32 x 32 pixels.
-
-    Returns:
-        The shape of each feature, without the batch dimension.
+    The image has the network's channels and 32 x 32 pixels by default.
 
     Raises:
         SettingError: A point names a module that does not exist, or a call of it that does not happen.
     """
     points = list(points)
     modules = dict(network.named_modules())
-    missing = [point.source for point in points if point.source not in modules]
-    if missing:
+    if missing := [point.source for point in points if point.source not in modules]:
         raise SettingError(f'{", ".join(missing)} is not a module of this {type(network).__name__}.')
     calls: dict[str, list[dict[str, Any]]] = {point.source: [] for point in points}
     parameter = next(network.parameters())

@@ -14,9 +14,6 @@ class OutputCache:
 
     It switches itself off when it is full and most inputs turn out to be new, as random crops are.
 
-    Args:
-        max_outputs: How many outputs it holds at most.
-
     Attributes:
         useful (bool): Whether inputs are looked up; ``False`` once it has switched itself off.
     """
@@ -28,14 +25,11 @@ class OutputCache:
         self._found = self._computed = 0
 
     def __call__(self, keys: Sequence[Hashable], compute: Callable[[list[int]], Tensor]) -> Tensor:
-        """Look up the outputs of a batch; compute those that are missing.
+        """Look up the outputs of a batch, one row for each input; compute those that are missing.
 
         Args:
-            keys: One for each input, ``B``; inputs with equal keys have equal outputs.
+            keys: One for each input; inputs with equal keys have equal outputs.
             compute: Takes the positions of some inputs in the batch and returns their outputs, one row each.
-
-        Returns:
-            The outputs, one row for each input.
         """
         missing = [i for i, key in enumerate(keys) if key not in self._outputs]
         self._found += len(keys) - len(missing)
@@ -51,11 +45,7 @@ class OutputCache:
 
 
 def image_keys(images: Tensor) -> list[Hashable]:
-    """Return a key for each image that is the same for equal images alone.
-
-    Args:
-        images: ``B x C x H x W``, of any type, on any device.
-    """
+    """Return a key for each image, ``B x C x H x W``, that is the same for equal images alone."""
     shape = tuple(images.shape[1:])
     rows = images.detach().cpu().contiguous().flatten(1).view(torch.uint8).numpy()
     return [(shape, hashlib.blake2b(row, digest_size=16).digest()) for row in rows]

@@ -18,7 +18,7 @@ LABELS = ('gt_label', 'gt_score')
 
 @contextlib.contextmanager
 def explained_pass(what: str, images: Tensor, **networks: nn.Module) -> Iterator[None]:
-    """Turn an error in the first forward pass of networks into a message that names the layer.
+    """Turn an error in the first forward pass of networks into a ``SettingError`` that names the layer.
 
     Lost connections to other processes, a lack of memory and errors of a GPU are raised unchanged.
 
@@ -26,9 +26,6 @@ def explained_pass(what: str, images: Tensor, **networks: nn.Module) -> Iterator
         what: What is run, for the message.
         images: The batch, ``B x C x H x W``.
         **networks: The networks that are run, by the settings that describe them; ``model`` is ``model`` itself.
-
-    Raises:
-        SettingError: Something failed; the original error is its cause.
     """
     try:
         yield

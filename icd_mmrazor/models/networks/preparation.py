@@ -1,7 +1,7 @@
 """The preparation of images for a network: channel order, normalisation, padding."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import nn
 from icd_mmrazor.configuration.stored import read_settings
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.networks.student import dicts
 
 SPLITS = ('train', 'test', 'val')
 TURNS = ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr')
@@ -20,23 +21,14 @@ OTHER_ORDER = {'RGB': 'BGR', 'BGR': 'RGB'}
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """How images are prepared for a network.
+    """How images are prepared for a network."""
 
-    Attributes:
-        kind: Type of the data preprocessor.
-        turned: Whether it reverses the order of the channels.
-        mean: Mean of each channel, rounded; empty if none is subtracted.
-        std: Standard deviation of each channel, likewise.
-        padding: Divisor of the padded size, and value of the padding.
-        source: Order of the channels in the dataset: ``'RGB'``, ``'BGR'``, ``'gray'``, the type of another dataset or
-            transform that reads the images, ``None`` if unknown.
-    """
-
-    kind: str
-    turned: bool
-    mean: tuple[float, ...] = ()
+    kind: str  # type of the data preprocessor
+    turned: bool  # whether it reverses the order of the channels
+    mean: tuple[float, ...] = ()  # of each channel, rounded
     std: tuple[float, ...] = ()
-    padding: tuple[int, float] = (1, 0)
+    padding: tuple[int, float] = (1, 0)  # divisor of the padded size, value of the padding
+    # order of the channels in the dataset: RGB, BGR, gray, or the type of another dataset or transform that reads them
     source: str | None = None
 
     @property
@@ -57,8 +49,7 @@ class Preparation:
     def has_order_of(self, other: 'Preparation') -> bool | None:
         """Return whether two networks get the channels in the same order, ``None`` if that is unknown.
 
-        Args:
-            other: The preparation for the other network. A dataset that is unknown is taken to be the other one.
+        A dataset that is unknown is taken to be the other one.
         """
         if 1 in (len(self.mean), len(other.mean)) or 'gray' in (self.source, other.source):
             return True
@@ -70,12 +61,7 @@ class Preparation:
 
 
 def preparation_by(preprocessor: nn.Module | Mapping[str, Any], source: str | None = None) -> Preparation:
-    """Describe what a data preprocessor does.
-
-    Args:
-        preprocessor: The data preprocessor, or its config.
-        source: Order of the channels in the dataset, if known.
-    """
+    """Describe what a data preprocessor, or its config, does to images; ``source`` is as in :class:`Preparation`."""
     settings, kind = preprocessor, None
     if isinstance(preprocessor, nn.Module):
         kind = type(preprocessor)
@@ -101,14 +87,7 @@ def _rounded(values: Any) -> tuple[float, ...]:
 
 
 def preparation_in(cfg: Mapping[str, Any]) -> Preparation | None:
-    """Describe how a run prepares its images, by its config.
-
-    Args:
-        cfg: The config of a training or a test, read or as plain values.
-
-    Returns:
-        ``None`` if the config does not say, as those of older versions.
-    """
+    """Describe how a run prepares its images, by its config; ``None`` if it does not say."""
     model, source = cfg.get('model'), source_of_images(cfg)
     if not isinstance(model, Mapping) or source is None:
         return None
@@ -118,13 +97,9 @@ def preparation_in(cfg: Mapping[str, Any]) -> Preparation | None:
 
 
 def preparation_of_checkpoint(checkpoint: Mapping[str, Any]) -> Preparation | None:
-    """Describe how the images were prepared that the weights in a checkpoint were trained on.
+    """Describe how the images were prepared that the weights in a checkpoint were trained on, if its config says so.
 
-    Args:
-        checkpoint: The contents of the file. Its config is read as data, not run.
-
-    Returns:
-        ``None`` if the checkpoint does not say.
+    The config is read as data, not run.
     """
     meta = checkpoint.get('meta')
     text = meta.get('cfg') if isinstance(meta, Mapping) else None
@@ -137,31 +112,16 @@ def preparation_of_checkpoint(checkpoint: Mapping[str, Any]) -> Preparation | No
 
 
 def source_of_images(cfg: Mapping[str, Any], splits: Sequence[str] = SPLITS) -> str | None:
-    """Return the channel order of a run's dataset, before the data preprocessor.
+    """Return the channel order of a run's dataset, see ``Preparation.source``; the first split with a dataset counts.
 
-    Args:
-        cfg: The run's config.
-        splits: The splits, of which the first that has a dataset counts.
-
-    Returns:
-        See ``Preparation.source``; ``None`` if no dataset has a pipeline, or the pipeline itself normalises.
+    It is ``None`` if no dataset has a pipeline, or the pipeline itself normalises.
     """
     for split in splits:
         loader = cfg.get(f'{split}_dataloader')
-        for dataset in _with_pipeline(loader.get('dataset') if isinstance(loader, Mapping) else None):
-            return _source(dataset)
+        for dataset in dicts(loader.get('dataset') if isinstance(loader, Mapping) else None):
+            if isinstance(dataset.get('pipeline'), list | tuple):
+                return _source(dataset)
     return None
-
-
-def _with_pipeline(dataset: Any) -> Iterator[Mapping]:
-    if isinstance(dataset, Mapping):
-        if isinstance(dataset.get('pipeline'), list | tuple):
-            yield dataset
-        yield from _with_pipeline(dataset.get('dataset'))
-        yield from _with_pipeline(dataset.get('datasets'))
-    elif isinstance(dataset, list | tuple):
-        for each in dataset:
-            yield from _with_pipeline(each)
 
 
 def _source(dataset: Mapping) -> str | None:

@@ -25,11 +25,7 @@ def unpruned(network: ConfigDict) -> ConfigDict:
 
 
 def with_subnet(network: ConfigDict, setting: str) -> ConfigDict:
-    """Insert the subnet of a pruned network into its config, so that no file is needed any more.
-
-    Args:
-        network: The config of a pruned network.
-        setting: Where it stands, for messages.
+    """Insert the subnet of a pruned network, which stands in ``setting``, into its config: no file is needed then.
 
     Raises:
         SettingError: The file of the subnet is missing, or does not hold one.

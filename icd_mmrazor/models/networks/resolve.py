@@ -1,7 +1,6 @@
 """Configs of classifiers, however they are named."""
 
 import copy
-import difflib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,12 @@ from mmrazor.registry import MODELS as MMRAZOR_MODELS
 from icd_mmrazor.compat.models import in_mmpretrain_scope
 from icd_mmrazor.configuration.files import read_config_file
 from icd_mmrazor.configuration.type_names import type_name
-from icd_mmrazor.errors import SettingError
+from icd_mmrazor.errors import SettingError, did_you_mean
 from icd_mmrazor.models.networks.pruned import PRUNED, is_pruned, with_subnet
 
 FORMS = (
-    "a config file ('my_resnet.py'), a package's config ('mmpretrain::resnet/resnet18_8xb32_in1k.py'), a name of "
-    "mmpretrain's model zoo ('resnet18_8xb32_in1k'), dict(cfg_path=one of these, settings to change) or "
-    "dict(type='ImageClassifier', ...)"
+    "a config file, 'mmpretrain::resnet/resnet18_8xb32_in1k.py', a name of mmpretrain's model zoo, "
+    "dict(cfg_path=one of these, settings to change) or dict(type='ImageClassifier', ...)"
 )
 
 
@@ -38,14 +36,14 @@ def network_config(network: str | dict, setting: str) -> ConfigDict:
             * a config of an installed package: ``'mmpretrain::resnet/resnet18_8xb32_in1k.py'``;
             * a name of mmpretrain's model zoo: ``'resnet18_8xb32_in1k'``;
             * ``dict(cfg_path=NAME, ...)``: one of these, with settings to change, such as
-              ``head=dict(num_classes=10)``. mmrazor's ``pretrained=False`` has no meaning here;
+              ``head=dict(num_classes=10)``;
             * ``dict(type=..., ...)``: the config itself. Without a scope its type is mmpretrain's, unless only mmrazor
               has it.
         setting: Where it stands, for messages: ``'model.teacher'``.
 
     Returns:
-        The model's config, with its ``type``, its ``_scope_`` if it needs one, the ``data_preprocessor`` of the config
-        that it comes from, if there is one, and the contents of the file of a pruned network's subnet.
+        The model's config, with its ``_scope_`` if it needs one, the ``data_preprocessor`` of the config that it comes
+        from, if there is one, and the contents of the file of a pruned network's subnet.
 
     Raises:
         SettingError: It is none of these, there is no such file or name, or it is not a classifier.
@@ -81,14 +79,7 @@ def network_config(network: str | dict, setting: str) -> ConfigDict:
 
 
 def published_weights(network: Any) -> str | None:
-    """Return the address of the weights that mmpretrain's model zoo has for a teacher, and log it.
-
-    Args:
-        network: Same as in :func:`network_config`.
-
-    Returns:
-        An ``https://`` address if the network is named by a name of the zoo that has weights, otherwise None.
-    """
+    """Return the address of the weights that mmpretrain's model zoo has for a teacher named by it, and log it."""
     name = _name(network)
     weights = _zoo_entry(name).weights if name and name.lower() in list_models() else None
     if weights:
@@ -101,13 +92,8 @@ def published_weights(network: Any) -> str | None:
 def name_networks_in_full(model: ConfigDict) -> None:
     """Replace the names of teacher and student in the config of a distillation by their full configs.
 
-    A run's stored config then needs no other file, and keeps what a file contained at the time of the run.
-
-    Args:
-        model: Config of a ``FrozenTeacherDistill``; changed. A teacher of the model zoo gets a ``teacher_ckpt``.
-
-    Raises:
-        SettingError: Same as in :func:`network_config`.
+    A run's stored config then needs no other file, and keeps what a file contained at the time of the run. A teacher of
+    the model zoo gets a ``teacher_ckpt``.
     """
     if not model.get('teacher_ckpt') and not model.get('random_teacher'):
         model.teacher_ckpt = published_weights(model.get('teacher'))
@@ -142,12 +128,8 @@ def _read(name: str, setting: str) -> Config:
     elif name.lower() in list_models():
         return _read_of_zoo(name, setting)
     else:
-        close = difflib.get_close_matches(name.lower(), list_models(), n=4, cutoff=0.5)
-        raise SettingError(
-            f"{setting}={name!r} is not a name of mmpretrain's model zoo. "
-            + (f'Did you mean {" or ".join(close)}? ' if close else "mmpretrain.list_models('resnet*') lists names. ")
-            + f'Otherwise give {FORMS}.'
-        )
+        hint = did_you_mean(name.lower(), list_models(), cutoff=0.5)
+        raise SettingError(f"{setting}={name!r} is not a name of mmpretrain's model zoo.{hint} Or give {FORMS}.")
     return read_config_file(file, f'{setting}={name!r}:')
 
 

@@ -17,18 +17,14 @@ SCOPE = 'mmpretrain'
 def student_of(cfg: Config) -> ConfigDict:
     """Return the config of a distillation's student, or of the model itself if it is not a distillation.
 
-    For a ``LinearProbe`` whose config has the network that it reads, it is that network with the new head. It needs no
-    teacher, names the scope that it is built in (mmrazor's for a pruned network), and asks for no pretrained weights,
-    since they come from a checkpoint.
+    For a ``LinearProbe`` whose config has the network that it reads, it is that network with the new head.
 
     Args:
         cfg: The config of a run.
 
     Returns:
-        The config of a plain classifier, with its ``data_preprocessor``.
-
-    Raises:
-        SettingError: The config has no model.
+        The config of a plain classifier, with its ``data_preprocessor`` and the scope that it is built in (mmrazor's
+        for a pruned network), without pretrained weights, since they come from a checkpoint.
     """
     if not isinstance(cfg.get('model'), dict):
         raise SettingError(
@@ -50,11 +46,7 @@ def student_of(cfg: Config) -> ConfigDict:
 
 
 def dicts(value: Any) -> Iterator[dict]:
-    """Walk through all dictionaries in a config.
-
-    Args:
-        value: The config, or any part of it.
-    """
+    """Walk through all dictionaries in a config, or in a part of it."""
     if isinstance(value, dict):
         yield value
     if isinstance(value, dict | list | tuple):

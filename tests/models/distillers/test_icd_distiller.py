@@ -2,10 +2,8 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
-from helpers import DATA
 from mmengine.model import BaseModel
 from mmrazor.registry import MODELS
 from torch import nn
@@ -117,19 +115,6 @@ def test_losses_are_those_of_their_parts() -> None:
     kd = 0.9 * 4 * (p * (p / q).log()).sum() / 6
     assert losses['loss_kd'].item() == pytest.approx(kd.item(), rel=1e-12)
     assert not losses['icd_tau'].requires_grad
-
-
-@pytest.mark.parametrize('case', ['t1', 't4', 't20'])
-def test_kd_equals_the_golden_numbers(case: str) -> None:
-    arrays = np.load(DATA / 'kd_loss_vectors.npz')
-    student, teacher = (torch.from_numpy(arrays[f'{case}/{side}']) for side in ('student', 'teacher'))
-    student.requires_grad_()
-    distiller = MODELS.build({'_scope_': 'mmrazor', 'type': 'ICDDistiller', 'kd': {'tau': float(arrays[f'{case}/T'])}})
-    loss = distiller.distill_losses['loss_kd'](student, teacher)
-    loss.backward()
-    assert loss.item() == pytest.approx(float(arrays[f'{case}/loss']), rel=1e-10)
-    want = arrays[f'{case}/grad_student']
-    assert np.abs(student.grad.numpy() - want).max() <= 1e-10 * np.abs(want).max()
 
 
 def test_more_losses_are_added() -> None:

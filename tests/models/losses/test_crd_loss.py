@@ -204,22 +204,6 @@ def test_refuses_the_memories_of_another_training_set(tmp_path: Path) -> None:
         prepared(LABELS[:30], num_samples=40)
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_autocast_computes_in_float32(dtype: torch.dtype) -> None:
-    loss, plain = prepared().float(), prepared().float()
-    plain.load_state_dict(loss.state_dict())
-    s, t = (100 * torch.randn(4, 8)).to(dtype).requires_grad_(), (1e-3 * torch.randn(4, 8)).to(dtype)
-    index = samples(0, 1, 2, 3)
-    negatives = loss.draw_negatives(torch.arange(4))
-    with torch.autocast('cpu', dtype=dtype):
-        value = loss(s, t, index, negatives)
-    assert value.dtype == torch.float32
-    assert value.item() == plain(s.float(), t.float(), index, negatives).item()
-    value.backward()
-    assert torch.isfinite(s.grad).all()
-    assert loss.student_memory.dtype == torch.float32
-
-
 def test_float32_is_exact_where_the_probabilities_are_small() -> None:
     """The published size: every term is a logarithm of nearly 1."""
     loss = prepared(torch.arange(20000) % 100, num_negatives=16384)

@@ -1,6 +1,7 @@
 """ICDLoss against golden numbers of the published code, a slow rewrite of its formula, and its properties."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -94,11 +95,17 @@ def test_the_formula_needs_no_module() -> None:
     assert got.tolist() == pytest.approx(slow_icd(s, t, 2.0, 0.3), rel=1e-9)
 
 
+def kd_of_distiller(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    distiller = MODELS.build(dict(_scope_='mmrazor', type='ICDDistiller', kd=dict(tau=temperature)))
+    return distiller.distill_losses['loss_kd'](student, teacher)
+
+
+@pytest.mark.parametrize('function', [kd, kd_of_distiller])
 @pytest.mark.parametrize('case', ['t1', 't4', 't20'])
-def test_golden_numbers_of_kd(case: str) -> None:
+def test_golden_numbers_of_kd(case: str, function: Callable) -> None:
     g = {key: torch.from_numpy(array) for key, array in np.load(DATA / 'kd_loss_vectors.npz').items()}
     student = g[f'{case}/student'].requires_grad_()
-    value = kd(student, g[f'{case}/teacher'], float(g[f'{case}/T']))
+    value = function(student, g[f'{case}/teacher'], float(g[f'{case}/T']))
     value.backward()
     assert value.item() == pytest.approx(g[f'{case}/loss'].item(), rel=1e-10)
     torch.testing.assert_close(student.grad, g[f'{case}/grad_student'], rtol=1e-9, atol=1e-12)

@@ -139,19 +139,6 @@ def test_a_resumed_loss_continues(tmp_path: Path) -> None:
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_autocast_computes_in_float32(dtype: torch.dtype) -> None:
-    loss, plain = RRDLoss(memory_size=9, embed_dims=8), RRDLoss(memory_size=9, embed_dims=8)
-    plain.load_state_dict(loss.state_dict())
-    s, t = (100 * torch.randn(4, 8)).to(dtype).requires_grad_(), (1e-3 * torch.randn(4, 8)).to(dtype)
-    with torch.autocast('cpu', dtype=dtype):
-        value = loss(s, t)
-    assert value.dtype == loss.memory.dtype == torch.float32
-    assert value.item() == plain(s.float(), t.float()).item()
-    value.backward()
-    assert torch.isfinite(s.grad).all()
-
-
 @pytest.mark.parametrize(
     'setting',
     [
@@ -170,16 +157,3 @@ def test_refuses_settings_out_of_range(setting: dict) -> None:
     (name, value), *_ = setting.items()
     with pytest.raises(SettingError, match=f'{name}={value!r}'):
         MODELS.build({'_scope_': 'mmrazor', 'type': 'RRDLoss', **setting})
-
-
-@pytest.mark.parametrize(
-    ('s_shape', 't_shape', 'message'),
-    [
-        ((4, 8), (5, 8), 'batch sizes'),
-        ((4, 8), (4, 9), 'widths'),
-        ((4, 9), (4, 9), 'embed_dims=8.*out_features=8'),
-    ],
-)
-def test_refuses_features_that_do_not_match(s_shape: tuple, t_shape: tuple, message: str) -> None:
-    with pytest.raises(SettingError, match=message):
-        RRDLoss(memory_size=16, embed_dims=8)(torch.randn(s_shape), torch.randn(t_shape))

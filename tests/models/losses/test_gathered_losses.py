@@ -1,4 +1,4 @@
-"""CRD and RRD over real gloo processes against one process with the whole batch."""
+"""ICD, CRD and RRD over real gloo processes against one process with the whole batch."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ from launches import in_processes
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from icd_mmrazor.models import LinearProjection
+from icd_mmrazor.models import ICDLoss, LinearProjection
 from icd_mmrazor.models.losses import ContrastiveRepresentationLoss, RRDLoss
 
 LABELS = torch.arange(30) % 3
 STEPS, BATCH = 3, 10
-METHODS = ('crd', 'rrd_before', 'rrd_after')
+METHODS = ('icd', 'crd', 'rrd_before', 'rrd_after')
 
 
 class Embedded(nn.Module):
@@ -22,14 +22,16 @@ class Embedded(nn.Module):
     def __init__(self, method: str) -> None:
         super().__init__()
         self.student, self.teacher = LinearProjection(6, 5), LinearProjection(7, 5)
-        if method == 'crd':
+        if method == 'icd':
+            self.loss = ICDLoss(gather_distributed=True)
+        elif method == 'crd':
             self.loss = ContrastiveRepresentationLoss(num_negatives=8, embed_dims=5)
         else:
             self.loss = RRDLoss(memory_size=16, embed_dims=5, enqueue=method.removeprefix('rrd_'))
 
     def forward(self, s: Tensor, t: Tensor, index: Tensor, negatives: Tensor) -> Tensor:
         features = self.student(s), self.teacher(t)
-        if isinstance(self.loss, RRDLoss):
+        if not isinstance(self.loss, ContrastiveRepresentationLoss):
             return self.loss(*features)
         samples = [DataSample(metainfo={'sample_idx': i}) for i in index.tolist()]
         return self.loss(*features, samples, negatives)
@@ -92,7 +94,7 @@ def test_steps_equal_those_of_one_process(tmp_path: Path) -> None:
                 got = rank[f'{method}/{name}']
                 assert (got - want).abs().max() <= 1e-10 * max(want.abs().max(), 1e-3), (method, name)
         memories = [name for name in alone if 'memory' in name or 'normalisers' in name or 'oldest' in name]
-        assert len(memories) == 3 * (3 if method == 'crd' else 2)
+        assert len(memories) == STEPS * dict(icd=0, crd=3).get(method, 2)
         for name in memories:
             for rank in ranks[1:]:
                 assert torch.equal(rank[f'{method}/{name}'], ranks[0][f'{method}/{name}']), name
