@@ -1,6 +1,5 @@
 """Weights of a file, against the network that they fill."""
 
-
 import pytest
 import torch
 from mmpretrain.registry import MODELS

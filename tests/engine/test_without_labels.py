@@ -56,7 +56,7 @@ def test_the_labels_of_the_images_make_no_difference(folder_config: Callable, ru
         # a list of files in place of folders
         ('listed', {'train_dataloader.dataset.ann_file': str(tmp_path / 'images.txt')}),
     ):
-        cfg = folder_config(**options, work_dir=str(tmp_path / name))
+        cfg = folder_config(**options, work_dir=str(tmp_path / name), **{'train_cfg.max_epochs': 1})
         runs.append(runner(cfg))
         if name == 'unlabelled':
             files = [entry['img_path'] for entry in map(runs[-1].train_dataloader.dataset.get_data_info, range(24))]

@@ -8,7 +8,9 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.runner import Runner
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / 'tests' / 'golden'
@@ -18,6 +20,11 @@ TOOLS = ROOT / 'tools'
 CHANGED = {'default_hooks.sanity_check.resume_changes': 'list'}
 
 TORCH_VERSION = tuple(map(int, torch.__version__.split('.')[:2]))
+
+
+def logged(run: Runner | Config) -> str:
+    """Return the logs of all runs in a run's folder."""
+    return '\n'.join(file.read_text() for file in Path(run.work_dir).glob('*/*.log'))
 
 
 def run_python(*args: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:

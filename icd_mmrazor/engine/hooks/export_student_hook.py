@@ -30,7 +30,7 @@ class ExportStudentHook(Hook):
 
         ImageClassificationInferencer('work_dirs/NAME/student.py', pretrained='work_dirs/NAME/student_best.pth')
 
-    Checkpoints that are not in a local folder, or not plain weights, are left alone with a warning. Models that are not
+    Checkpoints that are not in a local folder, or not plain weights, are left alone with a warning; models that are not
     distillations are plain already.
 
     Raises:
@@ -57,15 +57,14 @@ class ExportStudentHook(Hook):
             return
         if Path(runner.cfg.filename or '').name == CONFIG:
             raise SettingError(
-                f"ExportStudentHook: the run's config is called {CONFIG}, as is the config of the exported student in "
-                'the same folder. Give it another name.'
+                f"ExportStudentHook: the run's config is called {CONFIG}, as will be the exported student's. Rename it."
             )
         self._cfg = plain_student(runner.cfg)
         hook = next(iter(hooks_of(runner, CheckpointHook)), None)
         if hook and not isinstance(hook.file_backend, LocalBackend):
             runner.logger.warning(
-                f'ExportStudentHook: the checkpoints go to {hook.out_dir}, which is not a local folder, so the student '
-                'is not exported. Download one and call tools/model_converters/export_student.py CHECKPOINT OUT.'
+                f'ExportStudentHook: the checkpoints go to {hook.out_dir}, which is not a local folder: no student is '
+                'exported. Download one and call tools/model_converters/export_student.py CHECKPOINT OUT.'
             )
             hook = None
         self._checkpoints = hook
@@ -119,7 +118,7 @@ class ExportStudentHook(Hook):
 
 
 def _checksum(checkpoint: Path) -> int:
-    """Return a checksum of a checkpoint, made of those in the directory of the archive."""
+    """Return a checksum of the checksums in the archive."""
     with zipfile.ZipFile(checkpoint) as archive:
         return zlib.crc32(repr([(member.filename, member.CRC) for member in archive.infolist()]).encode())
 

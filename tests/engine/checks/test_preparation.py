@@ -6,14 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import logged
 from mmengine.config import Config
 from transfer_data import probe_config, write_stl10, write_student
 
 from icd_mmrazor.errors import SettingError
-
-
-def logged(cfg: Config) -> str:
-    return '\n'.join(file.read_text() for file in Path(cfg.work_dir).glob('*/*.log'))
 
 
 @pytest.fixture
@@ -80,4 +77,4 @@ def test_weights_to_begin_with(demo_config: Callable, runner: Callable, teacher_
     cfg = demo_config('res8_digits', load_from=teacher_file('res8'))
     with_config(cfg.load_from, cfg, to_rgb=True)
     runner(cfg).train()
-    assert 'the weights of load_from were trained on images with channels reversed from the dataset' in logged(cfg)
+    assert 'weights of load_from were trained on images with channels reversed from the dataset' in logged(cfg)
