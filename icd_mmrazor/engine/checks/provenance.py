@@ -87,8 +87,8 @@ class ProvenanceCheck(Hook):
             runner.logger.warning(f'Resuming with changed settings:\n  {listed}')
             return
         raise SettingError(
-            f"--resume: the settings differ from the checkpoint's:\n  {listed}\nResume with those; or, if the "
-            'change is intended, with --resume-changes list.'
+            f"--resume: the settings differ from the checkpoint's:\n  {listed}\nResume with the checkpoint's settings; "
+            'or, if the change is intended, with --resume-changes list.'
         )
 
     def _stored(self, meta: Mapping[str, Any]) -> dict[str, int | str]:

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 
 from icd_mmrazor.checkpoints.reading import read_checkpoint
 from icd_mmrazor.checkpoints.writing import write_checkpoint, write_checkpoint_file
+from icd_mmrazor.engine.metrics import numbers_in
 from icd_mmrazor.engine.runs import hooks_of
 from icd_mmrazor.errors import CheckpointError, SettingError
 from icd_mmrazor.export.student import plain_student, student_checkpoint
@@ -84,7 +85,7 @@ class ExportStudentHook(Hook):
 
     @master_only
     def _update(self, runner: Runner, metrics: dict | None = None) -> None:
-        hook, metrics = self._checkpoints, metrics or {}
+        hook = self._checkpoints
         if hook is None:
             return
         best = next(iter(getattr(hook, 'best_ckpt_path_dict', {}).values()), None)
@@ -93,7 +94,7 @@ class ExportStudentHook(Hook):
             if path and Path(path).is_file():
                 out = Path(path).with_name(f'student_{name}.pth')
                 try:
-                    self._export(Path(path), out, metrics if name == 'best' else {})
+                    self._export(Path(path), out, (metrics or {}) if name == 'best' else {})
                 except CheckpointError as error:  # not a reason to end a training
                     runner.logger.warning(f'ExportStudentHook: the student is not exported. {error}')
                     self._checkpoints = None
@@ -109,8 +110,7 @@ class ExportStudentHook(Hook):
         if out.is_file() and _source_of(out) == source:
             return
         student = student_checkpoint(read_checkpoint(path), self._cfg, str(path))
-        numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
-        if numbers:
+        if numbers := numbers_in(metrics):
             student['meta']['metrics'] = numbers
         write_checkpoint_file(self._cfg.pretty_text, out.with_name(CONFIG))
         student['meta']['source'] = source

@@ -34,8 +34,8 @@ class HookStates(Hook):
     """Store the state of hooks in checkpoints, and restore it when a run is resumed.
 
     mmengine stores the averages of ``EMAHook`` and the best score of ``CheckpointHook`` alone; an ``EarlyStoppingHook``
-    would count again from 0. Here the hooks in ``ATTRIBUTES`` are stored, and any that has ``state_dict()`` and
-    ``load_state_dict(state)``; the first process writes, all read.
+    would count again from 0. Here the hooks in ``ATTRIBUTES``, ``SwAVHook``, and any hook that has ``state_dict()`` and
+    ``load_state_dict(state)`` are stored; the first process writes, all read.
 
     A state that no checkpoint can hold is named when the training starts, and its resume is refused unless changes are
     only listed. Any other hook without these two methods whose attributes have changed is named in a warning.
