@@ -1,7 +1,6 @@
 """Numbers that wait for the log, and what is said of those that are none."""
 
 import copy
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers import scalars
 from mmengine.hooks import Hook, LoggerHook
 from mmengine.logging import MessageHub
 from mmengine.runner import LogProcessor, Runner
@@ -122,9 +122,7 @@ def test_the_log_has_the_same_numbers(short_batches: Callable, runner: Callable)
         cfg.default_hooks.runtime_info = hook
         cfg.work_dir += hook['type']
         runner(cfg).train()
-        (file,) = Path(cfg.work_dir).glob('*/vis_data/scalars.json')
-        lines = [json.loads(line) for line in file.read_text().splitlines()]
-        logs.append([{k: v for k, v in line.items() if k not in ('time', 'data_time')} for line in lines])
+        logs.append([{k: v for k, v in line.items() if k not in ('time', 'data_time')} for line in scalars(cfg)])
     assert [line['step'] for line in logs[0]] == [3, 6, 1, 11, 14, 2]
     assert logs[0] == logs[1]
 

@@ -9,7 +9,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from helpers import CHANGED, CONFIGS, ROOT, logged
+from helpers import CHANGED, CONFIGS, ROOT, logged, scalars
 from mmengine.config import Config
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -21,11 +21,6 @@ from icd_mmrazor.engine import checks, hooks
 from icd_mmrazor.engine.description import loss_terms
 from icd_mmrazor.engine.former_hooks import PARTS
 from icd_mmrazor.errors import DatasetError
-
-
-def scalars(cfg: Config) -> list[dict]:
-    lines = [file.read_text() for file in Path(cfg.work_dir).glob('*/vis_data/scalars.json')]
-    return [json.loads(line) for line in ''.join(lines).splitlines()]
 
 
 def test_report_says_what_is_distilled(demo_config: Callable, runner: Callable) -> None:

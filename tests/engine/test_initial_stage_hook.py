@@ -2,13 +2,12 @@
 
 import contextlib
 import itertools
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import run_python
+from helpers import run_python, scalars
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -92,9 +91,7 @@ def test_the_rates_of_the_stages(staged: Callable, runner: Callable) -> None:
     # the optimizer begins the main stage without the momentum of the initial one
     assert states[batches * 2] == 0 < states[batches]
     # and the log shows the losses of its stage alone
-    (file,) = Path(run.work_dir).glob('*/vis_data/scalars.json')
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    for line in lines:
+    for line in scalars(run):
         if 'loss' in line:
             assert ('distill.loss_paraphraser' in line) == (line['epoch'] <= 2)
             assert line['loss'] == pytest.approx(

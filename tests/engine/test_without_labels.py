@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers import CHANGED
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -79,8 +80,7 @@ def test_one_by_one_and_resumed(folder_config: Callable, runner: Callable, tmp_p
     assert whole.message_hub.get_info('whole_batches') is False
     first = runner(folder_config(**{**options, 'train_cfg.max_epochs': 1}, work_dir=str(tmp_path / 'parts')))
     first.train()
-    changes = {'default_hooks.sanity_check.resume_changes': 'list'}
-    second = runner(folder_config(**options, **changes, work_dir=str(tmp_path / 'parts'), resume=True))
+    second = runner(folder_config(**options, **CHANGED, work_dir=str(tmp_path / 'parts'), resume=True))
     second.train()
     torch.testing.assert_close(weights(second), weights(whole), rtol=0, atol=0)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import logged
+from helpers import CHANGED, logged
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -86,8 +86,7 @@ def test_what_hooks_remember_is_resumed(start: Callable, tmp_path: Path) -> None
     whole = start('whole', *hooks, dict(type='StoredCounting'))
     with pytest.raises(StoppedError):
         start('stopped', *hooks, dict(type='StoredCounting', stop=5))
-    changed = {'default_hooks.sanity_check.resume_changes': 'list'}
-    resumed = start('stopped', *hooks, dict(type='StoredCounting'), resume=True, **changed)
+    resumed = start('stopped', *hooks, dict(type='StoredCounting'), resume=True, **CHANGED)
     assert hook_of(resumed, StoredCounting).iterations == 6
     assert torch.equal(resumed.model.head.loss_module.queue, torch.full((2, 24, 2), 6.0))
     assert differences(Path(whole.work_dir, LAST), Path(resumed.work_dir, LAST)) == []
@@ -101,8 +100,7 @@ def test_what_hooks_remember_is_resumed(start: Callable, tmp_path: Path) -> None
 def test_a_hook_that_does_not_store_what_it_counts_is_named(start: Callable) -> None:
     with pytest.raises(StoppedError):
         start('work', dict(type='Counting', stop=5))
-    changed = {'default_hooks.sanity_check.resume_changes': 'list'}
-    run = start('work', dict(type='Counting'), resume=True, **changed)
+    run = start('work', dict(type='Counting'), resume=True, **CHANGED)
     assert 'lacks the attributes iterations of' in logged(run)
     # it is still said of the run that is resumed again
     unsaved = read_checkpoint(Path(run.work_dir, LAST))['meta']['unsaved_hook_states']
@@ -123,8 +121,7 @@ def test_a_checkpoint_without_the_state_is_resumed_with_a_warning(start: Callabl
     checkpoint = read_checkpoint(file)
     del checkpoint['meta']['hook_states']
     torch.save(checkpoint, file)
-    changed = {'default_hooks.sanity_check.resume_changes': 'list'}
-    run = start('work', stopping, resume=True, **changed)
+    run = start('work', stopping, resume=True, **CHANGED)
     assert 'lacks the state of mmengine.EarlyStoppingHook' in logged(run)
 
 
@@ -135,4 +132,4 @@ def test_what_no_checkpoint_can_hold_is_refused_by_name(start: Callable, tmp_pat
     assert 'cannot be resumed exactly. EMAHook: there are 2' in logged(run)
     with pytest.raises(SettingError, match='EMAHook: there are 2'):
         start('work', *averages, resume=True)
-    start('work', *averages, resume=True, **{'default_hooks.sanity_check.resume_changes': 'list'})
+    start('work', *averages, resume=True, **CHANGED)
