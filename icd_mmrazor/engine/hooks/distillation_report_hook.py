@@ -209,10 +209,12 @@ def _duration(seconds: float) -> str:
 
 def _test_command(runner: Runner) -> str:
     """Return the command that tests the last checkpoint; empty if one of its files is missing."""
-    checkpoint = runner.message_hub.runtime_info.get('last_ckpt') or ''
+    checkpoint = runner.message_hub.runtime_info.get('last_ckpt')
+    if not (checkpoint and runner.cfg.get('test_dataloader')):
+        return ''
     config = Path(runner.work_dir, Path(runner.cfg.filename or f'{runner.timestamp}.py').name)
-    there = config.is_file() and TEST_TOOL.is_file() and ('://' in checkpoint or Path(checkpoint).is_file())
-    if not (runner.cfg.get('test_dataloader') and there):
+    local = [config, TEST_TOOL, *([] if '://' in checkpoint else [Path(checkpoint)])]
+    if not all(file.exists() for file in local):
         return ''
     tool = TEST_TOOL.resolve()
     tool = tool.relative_to(Path.cwd()) if Path.cwd() in tool.parents else tool
