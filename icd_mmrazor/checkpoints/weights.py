@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -187,27 +187,6 @@ def fit_of(network: nn.Module, weights: Mapping[str, Tensor]) -> Fit:
     own = {name: value for name, value in own.items() if _counts(name) and isinstance(value, Tensor)}
     unused = [name for name in weights if name not in own and _counts(name)]
     return _compare(own, {**in_file, **weights})._replace(unused=unused)
-
-
-def best_prefix(network: nn.Module, names: Iterable[str]) -> str | None:
-    """Find the part of a file that resembles a network most.
-
-    Args:
-        network: The network.
-        names: The names of the weights in the file.
-
-    Returns:
-        The prefix of the names of that part, without the last dot; None if nothing resembles the network.
-    """
-    own = {*network.state_dict()}
-    counts: dict[str, int] = {}
-    for name in names:
-        parts = name.split('.')
-        for i in range(1, len(parts)):
-            if '.'.join(parts[i:]) in own and _counts(name):
-                prefix = '.'.join(parts[:i])
-                counts[prefix] = counts.get(prefix, 0) + 1
-    return max(counts, key=counts.__getitem__, default=None)
 
 
 def _compare(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Fit:

@@ -7,10 +7,9 @@ from mmengine.runner import Runner
 
 
 class CompositeHook(Hook):
-    """A hook whose parts act at different times.
+    """A hook whose parts are hooks with priorities of their own, which join those of the run when it starts.
 
-    mmengine gives a hook one priority for everything it does. Here each part is a hook with its own priority, and joins
-    those of the run when it starts. A part that the config itself names replaces the one of the same class.
+    A part that the config itself names replaces the one of the same class.
 
     Args:
         parts: The parts.

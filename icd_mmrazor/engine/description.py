@@ -12,15 +12,12 @@ from icd_mmrazor.models.networks.passes import explained_pass
 
 @torch.no_grad()
 def evaluate(model: BaseModel, data_preprocessor: nn.Module, runner: Runner) -> dict[str, Any]:
-    """Evaluate a network on a run's validation set, without the hooks and the log of a validation epoch.
+    """Evaluate a network on a run's validation set, without hooks and log; return the metrics of ``val_evaluator``.
 
     Args:
         model: The network; it is left in eval mode.
         data_preprocessor: The run's.
         runner: The run.
-
-    Returns:
-        The metrics of the run's ``val_evaluator``.
     """
     model.eval()
     dataloader, evaluator = runner.val_loop.dataloader, runner.val_loop.evaluator
@@ -33,14 +30,11 @@ def evaluate(model: BaseModel, data_preprocessor: nn.Module, runner: Runner) -> 
 
 
 def describe(model: nn.Module, cfg: dict | None) -> str:
-    """Describe a network: its backbone with settings, and its number of parameters.
+    """Describe a network: ``'CIFARResNet(depth=20), 272,474 parameters'``.
 
     Args:
         model: The network.
         cfg: Its config, if it was built from one.
-
-    Returns:
-        For example ``'CIFARResNet(depth=20), 272,474 parameters'``.
     """
     name = type(getattr(model, 'backbone', model)).__name__
     # a wrapper of a whole network, such as TimmClassifier, has no backbone
@@ -52,11 +46,7 @@ def describe(model: nn.Module, cfg: dict | None) -> str:
 
 
 def loss_terms(algorithm: nn.Module) -> list[str]:
-    """List the terms of a distillation's loss as they are logged, each with what computes it and its weight.
-
-    Args:
-        algorithm: mmrazor's or ours, with ``architecture`` and ``distiller``.
-    """
+    """List the terms of a distillation's loss as they are logged, each with what computes it and its weight."""
     terms = []
     if getattr(algorithm, 'calculate_student_loss', True):
         task_loss = getattr(getattr(algorithm.architecture, 'head', None), 'loss_module', None)

@@ -1,7 +1,6 @@
 """Names of the hooks of version 0.1, for one release.
 
-Configs that were stored with a run list them. Most were merged: their names give the parts of the hooks that they
-belong to now, so that such a run is checked and resumed as before.
+Configs stored with a run list them. Most are now parts of a hook, so that such a run is checked and resumed as before.
 """
 
 import torch

@@ -11,11 +11,10 @@ from torch import Tensor
 
 
 def as_number(value: Any) -> float | int | None:
-    """Return a metric as a Python number, or None if it is not a single one.
+    """Return a metric as a Python number, None if it is not one; a tensor or array of one element is.
 
     Args:
-        value: A number of Python, numpy or torch, or anything else. An array or tensor of one element is a number, as
-            it is for mmengine's log.
+        value: Anything.
     """
     if isinstance(value, Tensor | np.ndarray):
         value = value.item() if np.prod(value.shape) == 1 else None
@@ -25,11 +24,7 @@ def as_number(value: Any) -> float | int | None:
 
 
 def numbers_in(metrics: Mapping[str, Any]) -> dict[str, float | int]:
-    """Return the metrics that are numbers, as Python's own.
-
-    Args:
-        metrics: All of an evaluation.
-    """
+    """Return the metrics of an evaluation that are numbers, as Python's own."""
     numbers = {name: as_number(value) for name, value in metrics.items()}
     return {name: value for name, value in numbers.items() if value is not None}
 
@@ -51,13 +46,10 @@ def best_metric(hook: CheckpointHook, numbers: Iterable[str]) -> str | None:
 
 
 def json_value(value: Any) -> Any:
-    """Return a metric, or all of an evaluation, as JSON can hold it.
+    """Return a metric, or all of an evaluation, as JSON can hold it: arrays and sets as lists, other objects as text.
 
     Args:
         value: Anything.
-
-    Returns:
-        Numbers, texts and None as they are; tensors, arrays, sets and the like as lists; of any other object its text.
     """
     if isinstance(value, Tensor):
         value = value.detach().cpu()

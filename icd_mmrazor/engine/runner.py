@@ -9,8 +9,7 @@ from icd_mmrazor.errors import CheckpointError
 class ResumableRunner(Runner):
     """mmengine's runner, which resumes from the latest checkpoint that is not damaged.
 
-    mmengine takes what the file ``last_checkpoint`` says, which may be empty, damaged, or in a folder that was moved,
-    and starts from the beginning where there is no such file.
+    mmengine takes what the file ``last_checkpoint`` names, which may be empty, damaged, or in a folder that was moved.
     """
 
     def load_or_resume(self) -> None:

@@ -1,13 +1,11 @@
 """Weights of a file, against the network that they fill."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from icd_mmrazor.checkpoints.weights import best_prefix, fit_of, load_strictly, named_for, tensors_in, weights_of
+from icd_mmrazor.checkpoints.weights import fit_of, load_strictly, named_for, tensors_in, weights_of
 from icd_mmrazor.errors import CheckpointError
 
 
@@ -73,14 +71,6 @@ def test_names_of_a_distillation_and_of_a_classifier() -> None:
     # as DistributedDataParallel names them; a bare state dict
     assert tensors_in({f'module.{name}': value for name, value in plain.items()}).keys() == plain.keys()
     assert tensors_in({'state_dict': 'nonsense'}) == {}
-
-
-@pytest.mark.parametrize('prefix', ['backbone', 'architecture.backbone'])
-def test_the_part_of_a_file_that_is_like_a_network(prefix: str, network: Callable) -> None:
-    backbone = MODELS.build(network('res8')).backbone
-    names = [f'{prefix}.{name}' for name in backbone.state_dict()]
-    assert best_prefix(backbone, ['head.fc.weight', *names]) == prefix
-    assert best_prefix(backbone, ['stage.weight']) is None
 
 
 def test_weights_of_every_form() -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -143,7 +144,6 @@ def test_lines_of_a_training_by_iterations(scripted: Callable, runner: Callable,
         'iteration 9/9 | network 0.5000',
         'Training ended at iteration 9/9 after 0:02:30.',
     ]
-    assert summary(cfg)['weights'] == 'iter_9.pth (last)'
     assert summary(cfg)['network'] == 'loss 0.5000 (iteration 9)'
     assert 'teacher' not in summary(cfg)
 
@@ -166,12 +166,13 @@ def test_an_interrupted_training_has_not_ended(scripted: Callable, runner: Calla
 
 def test_the_summary_names_what_is_there(demo_config: Callable, runner: Callable, tmp_path: Path) -> None:
     cfg = demo_config()
+    cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]
+    if find_spec('tensorboard'):
+        cfg.visualizer.vis_backends.append(dict(type='TensorboardVisBackend'))
     runner(cfg).train()
     rows, folder = summary(cfg), Path(cfg.work_dir)
-    assert rows['folder'] == str(folder)
-    assert rows['weights'] == 'epoch_1.pth (last), best_accuracy_top1_epoch_1.pth (best)'
     assert [(folder / file).is_file() for file in rows['exported'].split(', ')] == [True] * 3
-    log = (folder / rows['log']).read_text()
+    log = latest_log(cfg)
     assert 'Exp name' not in log
     assert 'FileClient' not in log
     # the command gives the accuracy that was validated
@@ -180,24 +181,15 @@ def test_the_summary_names_what_is_there(demo_config: Callable, runner: Callable
     assert not exit_status(ROOT / tool, *arguments, '--out', tmp_path / 'metrics.json')
     accuracy = json.loads((tmp_path / 'metrics.json').read_text())['accuracy/top1']
     assert rows['student'] == f'accuracy/top1 {accuracy:.2f} (epoch 1), best {accuracy:.2f} (epoch 1)'
-    # what is gone is not named
-    (folder / 'best_accuracy_top1_epoch_1.pth').unlink()
-    cfg = demo_config(resume=True)
-    runner(cfg).train()
-    assert summary(cfg)['weights'] == 'epoch_1.pth (last)'
+    if find_spec('tensorboard'):
+        check_tensorboard(next(folder.glob('*/vis_data')))
 
 
-def test_tensorboard(demo_config: Callable, runner: Callable) -> None:
-    pytest.importorskip('tensorboard')
+def check_tensorboard(folder: Path) -> None:
+    """Compare with the file that our tools read."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    cfg = demo_config()
-    cfg.visualizer.vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
-    run = runner(cfg)
-    run.train()
-    (folder,) = Path(cfg.work_dir).glob('*/vis_data')
     events = EventAccumulator(str(folder)).Reload()
-    # beside the file that our tools read
     logged = {}
     for line in (folder / 'scalars.json').read_text().splitlines():
         logged |= json.loads(line)

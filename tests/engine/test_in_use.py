@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers import scalars
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
@@ -47,12 +48,8 @@ def test_mmrazors_loop_validates_both(algorithm: str, demo_config: Callable, run
     loop = dict(type='mmrazor.SingleTeacherDistillValLoop')
     cfg = demo_config(val_cfg=loop, **{'model.type': f'mmrazor.{algorithm}'})
     run = runner(cfg)
-    metrics = []
     run.train()
-    for line in ''.join(file.read_text() for file in Path(cfg.work_dir).glob('*/vis_data/scalars.json')).splitlines():
-        values = json.loads(line)
-        if 'accuracy/top1' in values:
-            metrics.append(values)
+    metrics = [line for line in scalars(cfg) if 'accuracy/top1' in line]
     dataset, preprocess = run.val_dataloader.dataset, run.model.data_preprocessor
     images = torch.stack([dataset[i]['inputs'] for i in range(len(dataset))]).float()
     run.model.eval()

@@ -89,24 +89,20 @@ def trained(run: Runner) -> dict[int, list[str]]:
 
 
 @pytest.fixture
-def short_batches(demo_config: Callable) -> Callable[..., Config]:
-    """A config of 8 iterations an epoch, without what takes time and is not wanted."""
+def unvalidated(short_batches: Callable) -> Callable[..., Config]:
+    """A config that is trained alone, with batches as the tools set them."""
 
     def config(name: str = 'icd-kd_res20_res8_digits', **options: object) -> Config:
-        cfg = demo_config(name, **{'default_hooks.logger.interval': INTERVAL, 'train_cfg.val_interval': 100, **options})
-        # as the tools set it
-        cfg.train_dataloader.update(batch_size=8, collate_fn=dict(type='default_collate'))
-        cfg.default_hooks.runtime_info = dict(type='DeferredRuntimeInfoHook', defer=True)
-        cfg.default_hooks.pop('distillation_report')
-        cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=100, save_last=False)
-        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+        never = dict.fromkeys(('val_cfg', 'val_dataloader', 'val_evaluator'))
+        cfg = short_batches(name, **{'default_hooks.logger.interval': INTERVAL, **never, **options})
+        cfg.train_dataloader.collate_fn = dict(type='default_collate')
         return cfg
 
     return config
 
 
-def test_icd_with_kd(short_batches: Callable, runner: Callable) -> None:
-    found = trained(runner(short_batches()))
+def test_icd_with_kd(unvalidated: Callable, runner: Callable) -> None:
+    found = trained(runner(unvalidated()))
     # the first iteration prepares the teacher
     assert [found[i] for i in QUIET[1:]] == [[]] * len(QUIET[1:])
     # one copy for all numbers of three iterations
@@ -149,9 +145,9 @@ def test_negatives_of_crd(num_negatives: int) -> None:
         assert asked == []
 
 
-def test_mmengines_hook_asks_in_every_iteration(short_batches: Callable, runner: Callable) -> None:
+def test_mmengines_hook_asks_in_every_iteration(unvalidated: Callable, runner: Callable) -> None:
     """What is recorded is recorded."""
-    cfg = short_batches('res8_digits')
+    cfg = unvalidated('res8_digits')
     cfg.default_hooks.runtime_info = dict(type='RuntimeInfoHook')
     found = trained(runner(cfg))
     assert all({'item', '_local_scalar_dense'} <= {*found[i]} for i in QUIET)
@@ -164,8 +160,8 @@ def errors_of_synchronisations() -> Iterator[Callable[[str], None]]:
 
 
 @pytest.mark.gpu
-def test_on_a_gpu(short_batches: Callable, runner: Callable, errors_of_synchronisations: Callable) -> None:
-    cfg = short_batches(**{'train_cfg.max_epochs': 2})
+def test_on_a_gpu(unvalidated: Callable, runner: Callable, errors_of_synchronisations: Callable) -> None:
+    cfg = unvalidated(**{'train_cfg.max_epochs': 2})
     cfg.default_hooks.runtime_info = dict(type='DeferredRuntimeInfoHook')
     run_iter = EpochBasedTrainLoop.run_iter
 

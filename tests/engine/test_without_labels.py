@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers import CHANGED
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -56,7 +57,7 @@ def test_the_labels_of_the_images_make_no_difference(folder_config: Callable, ru
         # a list of files in place of folders
         ('listed', {'train_dataloader.dataset.ann_file': str(tmp_path / 'images.txt')}),
     ):
-        cfg = folder_config(**options, work_dir=str(tmp_path / name))
+        cfg = folder_config(**options, work_dir=str(tmp_path / name), **{'train_cfg.max_epochs': 1})
         runs.append(runner(cfg))
         if name == 'unlabelled':
             files = [entry['img_path'] for entry in map(runs[-1].train_dataloader.dataset.get_data_info, range(24))]
@@ -79,8 +80,7 @@ def test_one_by_one_and_resumed(folder_config: Callable, runner: Callable, tmp_p
     assert whole.message_hub.get_info('whole_batches') is False
     first = runner(folder_config(**{**options, 'train_cfg.max_epochs': 1}, work_dir=str(tmp_path / 'parts')))
     first.train()
-    changes = {'default_hooks.sanity_check.resume_changes': 'list'}
-    second = runner(folder_config(**options, **changes, work_dir=str(tmp_path / 'parts'), resume=True))
+    second = runner(folder_config(**options, **CHANGED, work_dir=str(tmp_path / 'parts'), resume=True))
     second.train()
     torch.testing.assert_close(weights(second), weights(whole), rtol=0, atol=0)
 

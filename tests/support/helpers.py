@@ -1,5 +1,6 @@
 """Paths and processes for the tests."""
 
+import json
 import os
 import runpy
 import subprocess
@@ -8,7 +9,9 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.runner import Runner
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / 'tests' / 'golden'
@@ -18,6 +21,17 @@ TOOLS = ROOT / 'tools'
 CHANGED = {'default_hooks.sanity_check.resume_changes': 'list'}
 
 TORCH_VERSION = tuple(map(int, torch.__version__.split('.')[:2]))
+
+
+def logged(run: Runner | Config) -> str:
+    """Return the logs of all runs in a run's folder."""
+    return '\n'.join(file.read_text() for file in Path(run.work_dir).glob('*/*.log'))
+
+
+def scalars(run: Runner | Config) -> list[dict]:
+    """Return what all runs in a run's folder have logged as numbers, a line after the other."""
+    files = sorted(Path(run.work_dir).glob('*/vis_data/scalars.json'))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
 def run_python(*args: object, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:

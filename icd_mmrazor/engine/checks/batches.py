@@ -13,9 +13,7 @@ from icd_mmrazor.errors import SettingError
 
 
 class BatchCheck(Hook):
-    """Refuse training batches that would hang the processes or train nothing.
-
-    A last batch of one image, which some batch norms cannot normalize, is a warning.
+    """Refuse training batches that would hang the processes or train nothing; warn of a last batch of one image.
 
     Raises:
         SettingError: There are fewer images than processes, or no batch at all (``drop_last``); the processes have
@@ -37,14 +35,13 @@ class BatchCheck(Hook):
         if min(numbers) == 0:
             raise SettingError(
                 f'train_dataloader: {images} images and {processes} processes give no batch of '
-                f'batch_size={loader.batch_size} with drop_last={loader.drop_last}. Lower batch_size, or set '
-                'drop_last=False.'
+                f'batch_size={loader.batch_size} with drop_last={loader.drop_last}. Lower batch_size.'
             )
         # a loop that counts iterations starts the next pass where one ends
         if len(set(numbers)) > 1 and not counts_iterations(runner):
             raise SettingError(
-                f'train_dataloader.sampler gives the {processes} processes {numbers} batches; those with more would '
-                'wait for the others. Set train_dataloader.sampler.round_up=True, or drop_last=True.'
+                f'train_dataloader.sampler gives the {processes} processes {numbers} batches; they must have equally '
+                'many. Set train_dataloader.sampler.round_up=True, or drop_last=True.'
             )
         # None: a batch_sampler of the user
         if loader.batch_size is None:
@@ -55,18 +52,17 @@ class BatchCheck(Hook):
             _refuse_comparisons(setting, model_of(runner), processes)
         elif single:
             runner.logger.warning(
-                f'{setting}: the last batch of an epoch has a single image. A batch norm that sees one value per '
-                'channel in it ends the run. Set train_dataloader.drop_last=True, or another batch_size.'
+                f'{setting}: the last batch of an epoch has a single image, which some batch norms cannot normalize. '
+                'Set train_dataloader.drop_last=True, or another batch_size.'
             )
 
 
 def _refuse_comparisons(setting: str, model: nn.Module, processes: int) -> None:
-    """Refuse losses that compare the images of a batch of one image."""
     for name, loss in model.named_modules():
         gathered = processes > 1 and getattr(loss, 'gather_distributed', False)
         if getattr(loss, 'compares_images', False) and not gathered:
             remedy = ', or set its gather_distributed=True' if hasattr(loss, 'gather_distributed') else ''
             raise SettingError(
-                f'{setting}: each batch of a process is one image, and {type(loss).__name__} ({name}) compares the '
-                f'images of a batch: it would always be 0. Take larger batches{remedy}.'
+                f'{setting}: each batch of a process is one image. {type(loss).__name__} ({name}) compares the images '
+                f'of a batch, and would always be 0. Take larger batches{remedy}.'
             )

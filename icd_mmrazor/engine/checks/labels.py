@@ -21,8 +21,7 @@ REMEDY = (
 class LabelCheck(Hook):
     """Refuse a training or validation set that does not fit the classifier.
 
-    Without it a loss fails deep inside the first epoch, on a GPU with an assertion that names nothing, or a network of
-    100 classes learns 10. Looked at are datasets with ``get_gt_labels`` (mmpretrain's), inside mmengine's wrappers too.
+    Checked are datasets with ``get_gt_labels`` (mmpretrain's), inside mmengine's wrappers too.
 
     Raises:
         DatasetError: A set names another number of classes, the two sets name them differently, or a label is out of
@@ -65,6 +64,6 @@ def _check_names(datasets: list[tuple[str, Any]]) -> None:
         if differing:
             places = (f'in {one}.dataset', f'in {other}.dataset')
             raise DatasetError(
-                f'{listed_differences(names, others, differing, places)}. A folder of images gives its classes the '
-                'alphabetical order of its folders: both sets must have the same folders.'
+                f'{listed_differences(names, others, differing, places)}. Give both sets the same classes in the same '
+                'order: a folder of images takes the alphabetical order of its folders.'
             )

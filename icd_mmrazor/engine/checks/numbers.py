@@ -61,7 +61,7 @@ def _check_losses(runner: Runner, outputs: Mapping[str, Any] | None = None) -> N
 
 
 def _known_numbers(runner: Runner, outputs: Mapping[str, Any] | None) -> list[tuple[int, dict[str, Any]]]:
-    """Return what has just become known: iterations, counted from 0, and their numbers by name."""
+    """Return the iterations, counted from 0, whose numbers have just become known, with these."""
     for hook in runner.hooks:
         if hasattr(hook, 'passed_on'):  # DeferredRuntimeInfoHook
             return hook.passed_on

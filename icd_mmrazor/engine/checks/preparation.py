@@ -39,14 +39,18 @@ class PreparationCheck(Hook):
             return
         settings = runner.cfg.get('model')
         settings = settings if isinstance(settings, Mapping) else {}
+
+        def gray() -> bool:
+            return images_are_gray(runner.train_dataloader.dataset)
+
         augments = 'batch_augments' in (settings.get('data_preprocessor') or runner.cfg.get('data_preprocessor') or {})
-        source, gray = source_of_images(runner.cfg), _Grayness(runner)
+        source = source_of_images(runner.cfg)
         used = preparation_by(preprocessor, source)
         ours = hasattr(model, 'check_order_of_channels')
         if not ours and not augments and hasattr(model, 'architecture'):
             _refuse_lost_augmentations(model, preprocessor)
         trained_on = getattr(model, 'trained_on', None)
-        if isinstance(trained_on, Preparation) and trained_on.has_order_of(used) is False and not gray:
+        if isinstance(trained_on, Preparation) and trained_on.has_order_of(used) is False and not gray():
             raise SettingError(
                 f'{type(model).__name__}: the student was trained on images with channels {trained_on.order}, as its '
                 f'checkpoint says, and this run gives it {used.order}. Set data_preprocessor.to_rgb={not used.turned}.'
@@ -71,16 +75,6 @@ class PreparationCheck(Hook):
                 f'The weights of load_from were trained on images with channels {trained.order}, and this run has '
                 f'{used.order}. If that is not intended, set data_preprocessor.to_rgb={not used.turned}.'
             )
-
-
-class _Grayness:
-    """Whether the training images are gray; true or false, found out when it is asked."""
-
-    def __init__(self, runner: Runner) -> None:
-        self.runner = runner
-
-    def __bool__(self) -> bool:
-        return images_are_gray(self.runner.train_dataloader.dataset)
 
 
 def _refuse_lost_augmentations(model: Any, preprocessor: nn.Module) -> None:

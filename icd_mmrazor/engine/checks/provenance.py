@@ -23,15 +23,14 @@ from icd_mmrazor.errors import CheckpointError, SettingError
 # in a checkpoint's meta; version 0.1 wrote the second one
 KEYS = ('provenance', 'begun_with')
 TEACHER = "teacher's weights"
-SHOWN_CHANGES = 30
 
 
 class ProvenanceCheck(Hook):
     """Compare a run that is resumed with the one that wrote the checkpoint.
 
-    Compared are the config, except for settings that do not change the result (folders, logs, workers, how often is
-    saved and validated); the teacher's weights, wherever their file is; the number of processes; the number of training
-    images, their labels and class names. A checkpoint that does not say what it was trained with is resumed as it is.
+    Compared are the config, except for settings that do not change the result; the teacher's weights, wherever their
+    file is; the numbers of processes and training images; labels and class names. What a checkpoint does not say is not
+    compared.
 
     Args:
         changes: What to do if something differs: ``'refuse'`` to resume, or ``'list'`` the differences in the log.
@@ -50,7 +49,7 @@ class ProvenanceCheck(Hook):
         self._classes: Sequence[str] | None = None
 
     def before_run(self, runner: Runner) -> None:
-        """Record what the config does not tell, before anything is resumed or trained."""
+        """Record what the config does not tell."""
         if not is_training(runner):
             return
         teacher, dataset = getattr(model_of(runner), 'teacher', None), runner.train_dataloader.dataset
@@ -83,14 +82,13 @@ class ProvenanceCheck(Hook):
             )
         if not changes:
             return
-        more = [f'and {len(changes) - SHOWN_CHANGES} more'] if len(changes) > SHOWN_CHANGES else []
-        listed = '\n  '.join([*changes[:SHOWN_CHANGES], *more])
+        listed = '\n  '.join(changes)
         if self.changes == 'list':
             runner.logger.warning(f'Resuming with changed settings:\n  {listed}')
             return
         raise SettingError(
-            f"--resume: the settings differ from the checkpoint's:\n  {listed}\nResume with the settings of the "
-            'checkpoint; or, if the change is intended, with --resume-changes list.'
+            f"--resume: the settings differ from the checkpoint's:\n  {listed}\nResume with the checkpoint's settings; "
+            'or, if the change is intended, with --resume-changes list.'
         )
 
     def _stored(self, meta: Mapping[str, Any]) -> dict[str, int | str]:
@@ -130,11 +128,7 @@ def _settle_seed(then: dict[str, Any], now: dict[str, Any], drawn: Any) -> None:
 
 
 def weights_digest(network: nn.Module) -> str:
-    """Return a digest of the weights and buffers of a network, the same on every device and in every memory layout.
-
-    Args:
-        network: The network.
-    """
+    """Return a digest of the weights and buffers of a network, the same on every device and in every memory layout."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)} '.encode())

@@ -1,9 +1,8 @@
 """Metrics that a training watches."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
@@ -15,8 +14,7 @@ from icd_mmrazor.engine.runs import counts_iterations, hooks_of, is_training
 from icd_mmrazor.errors import SettingError
 
 
-@dataclass
-class _Watcher:
+class _Watcher(NamedTuple):
     """A setting that watches a metric; ``needed``: the training fails without it."""
 
     setting: str
@@ -27,15 +25,15 @@ class _Watcher:
 class MetricCheck(Hook):
     """Refuse a training that watches a metric which its validation does not give, or which is not a number.
 
-    ``ReduceOnPlateauLR``, ``EarlyStoppingHook`` and ``CheckpointHook`` (``save_best``) would find out at the end of the
-    first validation. To learn the names, one image is validated before the first epoch. If that fails, the first
-    validation tells; the checkpoint of that epoch is then written before the training ends.
+    ``ReduceOnPlateauLR``, ``EarlyStoppingHook`` and ``CheckpointHook`` (``save_best``) watch metrics. To learn their
+    names, one image is validated before the first epoch. If that fails, the first validation tells; the checkpoint of
+    that epoch is then written before the training ends.
 
     What the training can do without is a warning: an ``EarlyStoppingHook`` that is not ``strict``, and
     ``save_best='auto'``.
 
     Raises:
-        SettingError: See above.
+        SettingError: A metric is missing or not a number.
     """
 
     # after EMAHook has put the weights back, before the hooks that watch
@@ -51,24 +49,20 @@ class MetricCheck(Hook):
         metrics = _metrics_of_one_image(runner) if watchers or automatic else None
         if metrics is None:
             return
-        for watcher in watchers:
-            if not watcher.needed and watcher.metric not in metrics:
-                runner.logger.warning(f'{_message(watcher, metrics)} So it will never stop the run.')
         for hook in automatic:
             if best_metric(hook, numbers_in(metrics)) is None:
                 runner.logger.warning(
-                    "default_hooks.checkpoint.save_best='auto' finds no metric whose rule is known "
-                    f'({_listed(metrics)}), so no best checkpoint will be kept. Name a metric, with rule="greater" or '
-                    '"less".'
+                    f"default_hooks.checkpoint.save_best='auto' knows no rule of these metrics: {_listed(metrics)}. No "
+                    "best checkpoint will be kept. Name a metric, with rule='greater' or 'less'."
                 )
-        _refuse(watchers, metrics)
+        _check(watchers, metrics, runner.logger.warning)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
         """Check the metrics of a validation; keep the weights if one is missing."""
         if not is_training(runner):
             return
         try:
-            _refuse(list(_watchers(runner, [runner.epoch])), metrics or {})
+            _check(_watchers(runner, [runner.epoch]), metrics or {})
         except SettingError as error:
             _save_checkpoint(runner)
             raise SettingError(f'{error} Then continue with --resume --resume-changes list.') from None
@@ -105,16 +99,18 @@ def _validated_epochs(runner: Runner) -> list[int]:
     return [n for n in range(first, last + 1) if n == last or any(n % interval == 0 for interval in intervals)]
 
 
-def _refuse(watchers: Iterable[_Watcher], metrics: Mapping[str, Any]) -> None:
+def _check(watchers: Iterable[_Watcher], metrics: Mapping[str, Any], warn: Callable[[str], None] | None = None) -> None:
+    """Refuse metrics that are needed and missing, or not a number; warn of others that are missing."""
     for watcher in watchers:
         missing = watcher.metric not in metrics
-        if (missing and watcher.needed) or (not missing and as_number(metrics[watcher.metric]) is None):
-            raise SettingError(f'{_message(watcher, metrics)} Name one of them, with its rule.')
-
-
-def _message(watcher: _Watcher, metrics: Mapping[str, Any]) -> str:
-    problem = 'is not a single number' if watcher.metric in metrics else 'is not among the metrics of the validation'
-    return f'{watcher.setting}={watcher.metric!r} {problem}. Its numbers: {_listed(metrics)}.'
+        if not missing and as_number(metrics[watcher.metric]) is not None:
+            continue
+        problem = 'is not among the metrics of the validation' if missing else 'is not a single number'
+        message = f'{watcher.setting}={watcher.metric!r} {problem}. Its numbers: {_listed(metrics)}.'
+        if watcher.needed or not missing:
+            raise SettingError(f'{message} Name one of them, with its rule.')
+        if warn is not None:
+            warn(f'{message} So it will never stop the run.')
 
 
 def _listed(metrics: Mapping[str, Any]) -> str:

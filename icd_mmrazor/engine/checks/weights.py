@@ -1,25 +1,15 @@
 """Weights that a run starts with."""
 
-import copy
 import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader, Runner
-from torch import Tensor, nn
+from torch import nn
 
 from icd_mmrazor import checks
-from icd_mmrazor.checkpoints.weights import (
-    LEAST_PART,
-    OF_PROCESSES,
-    STUDENT,
-    Fit,
-    best_prefix,
-    fit_of,
-    named_for,
-    tensors_in,
-)
+from icd_mmrazor.checkpoints.weights import LEAST_PART, OF_PROCESSES, STUDENT, Fit, fit_of, named_for, tensors_in
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.datasets.class_names import CHOICES, check_class_names, class_names
 from icd_mmrazor.datasets.labels import datasets_in_use
@@ -69,10 +59,11 @@ class WeightCheck(Hook):
         self._check_teacher(runner, model)
         for path, module in _initialized(model):
             init_cfg = getattr(module, 'init_cfg', None)
-            each = [init_cfg] if isinstance(init_cfg, Mapping) else init_cfg
-            if isinstance(each, list | tuple) and any(map(_is_pretrained, each)):
+            several = isinstance(init_cfg, list | tuple)
+            each = init_cfg if several else [init_cfg]
+            if any(map(_is_pretrained, each)):
                 completed = [self._completed(runner, path, module, c) if _is_pretrained(c) else c for c in each]
-                module.init_cfg = completed[0] if isinstance(init_cfg, Mapping) else completed
+                module.init_cfg = completed if several else completed[0]
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Check what ``load_from`` or ``--resume`` has read, and name it as the model does."""
@@ -80,7 +71,7 @@ class WeightCheck(Hook):
         if runner._resume:
             # ProvenanceCheck compares the classes
             file = runner._load_from or 'the latest checkpoint'
-            self._check_fit(runner, f'resume={file}', model, fit_of(model, weights), weights, least=1.0)
+            self._check_fit(runner, f'resume={file}', model, fit_of(model, weights), least=1.0)
             return
         named = named_for(model, weights)
         if checkpoint.get('state_dict', {}).keys() != named.keys():
@@ -88,26 +79,25 @@ class WeightCheck(Hook):
             checkpoint['state_dict'] = named
         what = f'load_from={runner._load_from or "a checkpoint"}'
         fit = fit_of(model, named)
-        self._check_fit(runner, what, model, fit, named)
-        if _fills_classifier(model, '', fit):
-            self._check_names(runner, what, checkpoint)
+        self._check_fit(runner, what, model, fit)
+        self._check_names(runner, what, '', fit, checkpoint)
 
-    def _check_names(self, runner: Runner, what: str, checkpoint: Mapping[str, Any]) -> None:
-        names = class_names(checkpoint.get('meta'))
-        check_class_names(what, names, datasets_in_use(runner), self.names, runner.logger.warning)
+    def _check_names(self, runner: Runner, what: str, path: str, fit: Fit, checkpoint: Mapping[str, Any]) -> None:
+        if _fills_classifier(model_of(runner), path, fit):
+            names = class_names(checkpoint.get('meta'))
+            check_class_names(what, names, datasets_in_use(runner), self.names, runner.logger.warning)
 
     def _check_teacher(self, runner: Runner, model: nn.Module) -> None:
         teacher, file = getattr(model, 'teacher', None), getattr(model, 'teacher_ckpt', None)
         names = getattr(model, 'teacher_classes', None)
-        if 'teacher' in model._modules and file is None:
-            # loaded by mmrazor, leniently; FrozenTeacherDistill is strict itself
-            settings = runner.cfg.get('model')
-            file = settings.get('teacher_ckpt') if isinstance(settings, Mapping) else None
-            checkpoint = CheckpointLoader.load_checkpoint(file, map_location='cpu') if file else {}
-            names = class_names(checkpoint.get('meta'))
+        settings = runner.cfg.get('model')
+        # loaded by mmrazor, leniently; FrozenTeacherDistill is strict itself
+        if 'teacher' in model._modules and file is None and isinstance(settings, Mapping):
+            file = settings.get('teacher_ckpt')
             if file:
-                weights = tensors_in(checkpoint)
-                self._check_fit(runner, f'model.teacher_ckpt={file}', teacher, fit_of(teacher, weights), weights)
+                checkpoint = CheckpointLoader.load_checkpoint(file, map_location='cpu')
+                names = class_names(checkpoint.get('meta'))
+                self._check_fit(runner, f'model.teacher_ckpt={file}', teacher, fit_of(teacher, tensors_in(checkpoint)))
         if names and hasattr(model, 'distiller'):
             consequence = (self.names, runner.logger.warning)
             if not reads_logits(model.distiller, teacher):
@@ -116,9 +106,8 @@ class WeightCheck(Hook):
 
     def _completed(self, runner: Runner, path: str, module: nn.Module, cfg: dict[str, Any]) -> dict[str, Any]:
         """Check the file of an ``init_cfg``; return it with the prefix that mmengine finds the weights by."""
-        file = cfg['checkpoint']
         try:
-            checkpoint = CheckpointLoader.load_checkpoint(file, map_location='cpu')
+            checkpoint = CheckpointLoader.load_checkpoint(cfg['checkpoint'], map_location='cpu')
         except Exception:  # mmengine reads it next, and says what is wrong
             return cfg
         weights = tensors_in(checkpoint)
@@ -128,33 +117,21 @@ class WeightCheck(Hook):
         of_student = any(name.startswith(STUDENT + prefix) for name in weights)
         if of_student and not found and not _has_student(module) and not _is_init(module):
             prefix = STUDENT + prefix
-        part = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-        what = f'{f"model.{path}" if path else "model"}.init_cfg with checkpoint={file}'
-        what += f' and prefix={cfg["prefix"]}' if cfg.get('prefix') else ''
-        fit = fit_of(module, part)
+        fit = fit_of(module, {k.removeprefix(prefix): value for k, value in weights.items() if k.startswith(prefix)})
         if _is_init(module):
             # what was loaded may have been pruned since
             fit = fit._replace(filled=[*fit.filled, *fit.other_shapes], other_shapes=[])
-        self._check_fit(runner, what, module, fit, weights)
-        if _fills_classifier(model_of(runner), path, fit):
-            self._check_names(runner, what, checkpoint)
+        what = f'{f"model.{path}" if path else "model"}.init_cfg with checkpoint={cfg["checkpoint"]}'
+        what += f' and prefix={cfg["prefix"]}' if cfg.get('prefix') else ''
+        self._check_fit(runner, what, module, fit)
+        self._check_names(runner, what, path, fit, checkpoint)
         if not prefix:
             return cfg
         # with a prefix mmengine does not strip 'module.'
         of_processes = not any(str(name).startswith(prefix) for name in checkpoint.get('state_dict', checkpoint))
-        completed = copy.copy(cfg)
-        completed['prefix'] = f'module.{prefix}' if of_processes else prefix
-        return completed
+        return {**cfg, 'prefix': f'module.{prefix}' if of_processes else prefix}
 
-    def _check_fit(
-        self,
-        runner: Runner,
-        what: str,
-        network: nn.Module,
-        fit: Fit,
-        weights: Mapping[str, Tensor],
-        least: float = LEAST_PART,
-    ) -> None:
+    def _check_fit(self, runner: Runner, what: str, network: nn.Module, fit: Fit, least: float = LEAST_PART) -> None:
         """Refuse weights that fill too little of a network; of a distillation that starts, its student counts."""
         of_student = _has_student(network) and least < 1
         if of_student:
@@ -165,21 +142,12 @@ class WeightCheck(Hook):
             runner.logger.log(logging.INFO if part == 1 else logging.WARNING, f'{what}: {fit}')
             return
         message = f'{what} is of another network: it has {fit}.'
-        if self.partial == 'list':
-            runner.logger.warning(message)
-            return
-        hint = _hint(network, weights) if least < 1 else ''
-        raise CheckpointError(
-            f'{message} {hint}Give a file of this network; or, if no more is intended, set '
-            '--cfg-options default_hooks.sanity_check.partial_weights=list.'
-        )
-
-
-def _hint(network: nn.Module, weights: Mapping[str, Tensor]) -> str:
-    if _has_student(network) and not any(name.startswith(STUDENT) for name in weights):
-        return 'The weights of a plain classifier are for model.architecture.init_cfg, or load_from. '
-    part = best_prefix(network, weights)
-    return f"What it calls {part} fits better: init_cfg=dict(..., prefix='{part}'). " if part else ''
+        if self.partial == 'refuse':
+            raise CheckpointError(
+                f"{message} Give a file of this network (prefix='...' in an init_cfg names a part of a file). If no "
+                'more is intended, set --cfg-options default_hooks.sanity_check.partial_weights=list.'
+            )
+        runner.logger.warning(message)
 
 
 def _has_student(network: nn.Module) -> bool:

@@ -14,7 +14,6 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process, master_only
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader, Runner
 from torch import Tensor
@@ -24,6 +23,7 @@ from icd_mmrazor.checkpoints.plain_values import make_plain
 from icd_mmrazor.checkpoints.writing import remove_abandoned, write_checkpoint_file
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.engine.metrics import best_metric, numbers_in
+from icd_mmrazor.engine.runs import optimizers_of
 
 # in the message hub
 REPLACED_BEST = 'replaced_best'
@@ -43,9 +43,8 @@ class PlainCheckpointHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Lay out the momenta of a resumed optimizer as the weights are: torch's fused optimizers rely on it."""
-        wrapper = runner.optim_wrapper
-        for each in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]:
-            for weight, state in each.optimizer.state.items():
+        for wrapper in optimizers_of(runner):
+            for weight, state in wrapper.optimizer.state.items():
                 for name, value in state.items():
                     if isinstance(value, Tensor) and value.shape == weight.shape:
                         state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
@@ -80,7 +79,7 @@ class IntactCheckpointHook(CheckpointHook):
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         # what it does not know, mmengine passes on, at the end of the first epoch
-        for name in {*self.args} - {*inspect.signature(Runner.save_checkpoint).parameters}:
+        for name in self.args.keys() - inspect.signature(Runner.save_checkpoint).parameters.keys():
             raise TypeError(f'{type(self).__name__}.__init__() got an unexpected keyword argument {name!r}')
         self._plain, self._warned = PlainCheckpointHook(), False
 
@@ -123,7 +122,7 @@ class IntactCheckpointHook(CheckpointHook):
     def _best(self) -> dict[str, str | None]:
         if 'best_ckpt_path' in vars(self):
             return {'best_ckpt_path': self.best_ckpt_path}
-        return {**getattr(self, 'best_ckpt_path_dict', {})}
+        return dict(getattr(self, 'best_ckpt_path_dict', {}))
 
     @_best.setter
     def _best(self, paths: dict[str, str | None]) -> None:
@@ -135,8 +134,8 @@ class IntactCheckpointHook(CheckpointHook):
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         """Save a checkpoint; only then delete the oldest one.
 
-        A checkpoint names itself and those that its run keeps. One that still names the file to delete, because the
-        run was killed before it had deleted it, has the next run delete it at its start.
+        A checkpoint names those that its run keeps. If the run is killed before it has deleted the oldest one, the next
+        run deletes it.
         """
         kept = getattr(self, 'keep_ckpt_ids', deque())
         if self.max_keep_ckpts > 0 and step not in kept:
@@ -201,8 +200,7 @@ class IntactCheckpointHook(CheckpointHook):
     def _publish_model(self, runner: Runner, ckpt_path: str | None) -> None:
         """Write a checkpoint with ``published_keys`` alone, if it is there."""
         if not ckpt_path or not self.file_backend.exists(ckpt_path):
-            what = f'{ckpt_path} is not there' if ckpt_path else 'this run has no best checkpoint of one of its metrics'
-            runner.logger.warning(f'{what}: not published.')
+            runner.logger.warning(f'{ckpt_path or "The best checkpoint"} is not there: not published.')
             return
         checkpoint = CheckpointLoader.load_checkpoint(ckpt_path, map_location='cpu')
         content = io.BytesIO()

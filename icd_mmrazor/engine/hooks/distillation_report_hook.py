@@ -1,6 +1,5 @@
 """Report of a distillation: what is distilled, where it stands, what came out."""
 
-import logging
 import re
 import shlex
 from collections.abc import Mapping
@@ -37,9 +36,8 @@ class DistillationReportHook(Hook):
         epoch 2/20 | student 52.60 | best 52.60 (epoch 2) | teacher 98.60 | 0:00:21 left
 
     The numbers are of the metric that ``CheckpointHook`` watches (``save_best``), else of the first one. The remaining
-    time follows from the pace since this start. The summary has the last and the best result, the files, and the
-    command that tests the last checkpoint; an interrupted training has none. A plain training has lines and summary,
-    without a teacher.
+    time follows from the pace since this start. The summary has the last and the best result, the exported student, and
+    the command that tests the last checkpoint. A plain training has lines and summary, without a teacher.
 
     ``runner.message_hub.get_info('teacher_metrics')`` has the teacher's metrics.
 
@@ -122,24 +120,25 @@ class DistillationReportHook(Hook):
     def after_train(self, runner: Runner) -> None:
         """Write the summary."""
         unit, done = _unit(runner), steps_done(runner)
-        if self._start is None:
-            title = f'Nothing was left to train: {unit} {done}/{_total(runner)} had been reached before.'
-        else:
+        reached = f'{unit} {done}/{_total(runner)}'
+        title = f'Nothing was left to train: {reached} had been reached before.'
+        if self._start is not None:
             started, first = self._start
             resumed = f' (resumed at {unit} {first})' if first else ''
-            title = (
-                f'Training ended at {unit} {done}/{_total(runner)} after {_duration(monotonic() - started)}{resumed}.'
-            )
+            title = f'Training ended at {reached} after {_duration(monotonic() - started)}{resumed}.'
         name, value, step = self._latest or ('', None, 0)
         best, teacher = _best(runner), _teacher(runner)
         result = [f'{name} {_number(value)} ({unit} {step})'] if name else []
-        gap = ''
-        if teacher is not None and value is not None:
-            gap = f', {_number(abs(teacher - value))} {"above" if teacher > value else "below"} the student'
+        if best:
+            result.append(f'best {best}')
+        compared = [] if teacher is None else [_number(teacher)]
+        if compared and value is not None:
+            compared.append(f'{_number(abs(teacher - value))} {"above" if teacher > value else "below"} the student')
         rows = {
-            _kind(runner): ', '.join([*result, f'best {best}'] if best else result),
-            'teacher': '' if teacher is None else f'{_number(teacher)}{gap}',
-            **_files(runner),
+            _kind(runner): ', '.join(result),
+            'teacher': ', '.join(compared),
+            'exported': ', '.join(file for file in STUDENT_FILES if Path(runner.work_dir, file).is_file()),
+            'test': _test_command(runner),
         }
         width = max(map(len, rows))
         rows = [f'  {row:{width}}  {content}' for row, content in rows.items() if content]
@@ -179,21 +178,18 @@ def _watched(runner: Runner, metrics: Mapping[str, Any]) -> str | None:
     return next(iter([*chosen, *numbers]), None)
 
 
-def _of_best(runner: Runner, name: str) -> Any:
-    """Return the best score or its checkpoint from the message hub, which is resumed."""
-    hook = _saver(runner)
-    several = hook is not None and len(hook.key_indicators) > 1
-    return runner.message_hub.runtime_info.get(f'{name}_{hook.key_indicators[0]}' if several else name)
-
-
 def _best(runner: Runner) -> str:
     """Return the best score and when it was reached, in an earlier start perhaps; empty if there is none."""
-    hook, score = _saver(runner), _of_best(runner, 'best_score')
-    if hook is None or not isinstance(score, Real):
+    hook, hub = _saver(runner), runner.message_hub.runtime_info
+    if hook is None:
+        return ''
+    suffix = f'_{hook.key_indicators[0]}' if len(hook.key_indicators) > 1 else ''
+    score = hub.get(f'best_score{suffix}')
+    if not isinstance(score, Real):
         return ''
     # mmengine keeps the epoch in the file's name alone
     pattern = r'(\d+)'.join(map(re.escape, re.split(r'\{.*?\}', hook.filename_tmpl)))
-    found = re.search(f'{pattern}$', str(_of_best(runner, 'best_ckpt')))
+    found = re.search(f'{pattern}$', str(hub.get(f'best_ckpt{suffix}')))
     when = f' ({"epoch" if hook.by_epoch else "iteration"} {int(found[1])})' if found and found.groups() else ''
     return f'{_number(score)}{when}'
 
@@ -211,29 +207,14 @@ def _duration(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-def _files(runner: Runner) -> dict[str, str]:
-    """Return what lies in the work folder, as rows of the summary."""
-    folder = Path(runner.work_dir)
-
-    def inside(file: str) -> str:
-        return str(Path(file).relative_to(folder)) if folder in Path(file).parents else file
-
-    files = {'last': runner.message_hub.runtime_info.get('last_ckpt'), 'best': _of_best(runner, 'best_ckpt')}
-    # those that were not deleted or moved, or are not on a disk
-    files = {kind: file for kind, file in files.items() if file and ('://' in file or Path(file).exists())}
-    handlers = (handler for handler in runner.logger.handlers if isinstance(handler, logging.FileHandler))
-    return {
-        'folder': str(folder),
-        'weights': ', '.join(f'{inside(file)} ({kind})' for kind, file in files.items()),
-        'exported': ', '.join(file for file in STUDENT_FILES if (folder / file).is_file()),
-        'log': ', '.join(inside(handler.baseFilename) for handler in handlers),
-        'test': _test_command(runner, files['last']) if 'last' in files else '',
-    }
-
-
-def _test_command(runner: Runner, checkpoint: str) -> str:
+def _test_command(runner: Runner) -> str:
+    """Return the command that tests the last checkpoint; empty if one of its files is missing."""
+    checkpoint = runner.message_hub.runtime_info.get('last_ckpt')
+    if not (checkpoint and runner.cfg.get('test_dataloader')):
+        return ''
     config = Path(runner.work_dir, Path(runner.cfg.filename or f'{runner.timestamp}.py').name)
-    if not (runner.cfg.get('test_dataloader') and config.is_file() and TEST_TOOL.is_file()):
+    local = [config, TEST_TOOL, *([] if '://' in checkpoint else [Path(checkpoint)])]
+    if not all(file.exists() for file in local):
         return ''
     tool = TEST_TOOL.resolve()
     tool = tool.relative_to(Path.cwd()) if Path.cwd() in tool.parents else tool

@@ -10,12 +10,6 @@ from icd_mmrazor.engine.resuming import DueValidation, HookStates, LoadedState, 
 class ExactResumeHook(CompositeHook):
     """Let a run that is stopped anywhere and resumed end with the weights of one that was not, on a CPU bit for bit.
 
-    * Random numbers and the order of the data follow from the seed, the rank and the iteration (:class:`Randomness`).
-    * The state of hooks is in the checkpoint (:class:`HookStates`), and what is loaded stays as it was
-      (:class:`LoadedState`).
-    * A run that was stopped while it validated validates first (:class:`DueValidation`).
-    * With several processes a checkpoint has the mean of their batch norm statistics (:class:`SyncSavedBuffersHook`).
-
     What cannot be exact is refused or said in the log; ``docs/howto/training.md`` lists it.
 
     Config example::

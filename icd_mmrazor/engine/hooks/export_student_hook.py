@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 
 from icd_mmrazor.checkpoints.reading import read_checkpoint
 from icd_mmrazor.checkpoints.writing import write_checkpoint, write_checkpoint_file
+from icd_mmrazor.engine.metrics import numbers_in
 from icd_mmrazor.engine.runs import hooks_of
 from icd_mmrazor.errors import CheckpointError, SettingError
 from icd_mmrazor.export.student import plain_student, student_checkpoint
@@ -30,7 +31,7 @@ class ExportStudentHook(Hook):
 
         ImageClassificationInferencer('work_dirs/NAME/student.py', pretrained='work_dirs/NAME/student_best.pth')
 
-    Checkpoints that are not in a local folder, or not plain weights, are left alone with a warning. Models that are not
+    Checkpoints that are not in a local folder, or not plain weights, are left alone with a warning; models that are not
     distillations are plain already.
 
     Raises:
@@ -57,15 +58,14 @@ class ExportStudentHook(Hook):
             return
         if Path(runner.cfg.filename or '').name == CONFIG:
             raise SettingError(
-                f"ExportStudentHook: the run's config is called {CONFIG}, as is the config of the exported student in "
-                'the same folder. Give it another name.'
+                f"ExportStudentHook: the run's config is called {CONFIG}, as will be the exported student's. Rename it."
             )
         self._cfg = plain_student(runner.cfg)
         hook = next(iter(hooks_of(runner, CheckpointHook)), None)
         if hook and not isinstance(hook.file_backend, LocalBackend):
             runner.logger.warning(
-                f'ExportStudentHook: the checkpoints go to {hook.out_dir}, which is not a local folder, so the student '
-                'is not exported. Download one and call tools/model_converters/export_student.py CHECKPOINT OUT.'
+                f'ExportStudentHook: the checkpoints go to {hook.out_dir}, which is not a local folder: no student is '
+                'exported. Download one and call tools/model_converters/export_student.py CHECKPOINT OUT.'
             )
             hook = None
         self._checkpoints = hook
@@ -85,7 +85,7 @@ class ExportStudentHook(Hook):
 
     @master_only
     def _update(self, runner: Runner, metrics: dict | None = None) -> None:
-        hook, metrics = self._checkpoints, metrics or {}
+        hook = self._checkpoints
         if hook is None:
             return
         best = next(iter(getattr(hook, 'best_ckpt_path_dict', {}).values()), None)
@@ -94,7 +94,7 @@ class ExportStudentHook(Hook):
             if path and Path(path).is_file():
                 out = Path(path).with_name(f'student_{name}.pth')
                 try:
-                    self._export(Path(path), out, metrics if name == 'best' else {})
+                    self._export(Path(path), out, (metrics or {}) if name == 'best' else {})
                 except CheckpointError as error:  # not a reason to end a training
                     runner.logger.warning(f'ExportStudentHook: the student is not exported. {error}')
                     self._checkpoints = None
@@ -110,8 +110,7 @@ class ExportStudentHook(Hook):
         if out.is_file() and _source_of(out) == source:
             return
         student = student_checkpoint(read_checkpoint(path), self._cfg, str(path))
-        numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
-        if numbers:
+        if numbers := numbers_in(metrics):
             student['meta']['metrics'] = numbers
         write_checkpoint_file(self._cfg.pretty_text, out.with_name(CONFIG))
         student['meta']['source'] = source
@@ -119,7 +118,7 @@ class ExportStudentHook(Hook):
 
 
 def _checksum(checkpoint: Path) -> int:
-    """Return a checksum of a checkpoint, made of those in the directory of the archive."""
+    """Return a checksum of the checksums in the archive."""
     with zipfile.ZipFile(checkpoint) as archive:
         return zlib.crc32(repr([(member.filename, member.CRC) for member in archive.infolist()]).encode())
 

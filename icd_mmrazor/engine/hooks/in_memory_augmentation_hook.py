@@ -7,7 +7,6 @@ import torch
 from mmengine.dataset import default_collate, pseudo_collate
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmpretrain.models import ClsDataPreprocessor
@@ -19,6 +18,7 @@ from icd_mmrazor.compat.layout import channels_last_is_sound
 from icd_mmrazor.datasets.in_memory import MAX_MEMORY, InMemoryBatches, NotInMemoryError, split_pipeline
 from icd_mmrazor.datasets.loaders import NumberedBatches, NumberedIndices, number_batches
 from icd_mmrazor.datasets.samples import accepts_merged_samples
+from icd_mmrazor.engine.runs import model_of
 from icd_mmrazor.errors import SettingError
 
 MB = 1e6
@@ -38,14 +38,12 @@ class InMemoryAugmentationHook(Hook):
     Validation is not affected.
 
     Training starts no workers meanwhile, whatever ``train_dataloader.num_workers``. A batch has one data sample with
-    all labels, or one for each image if the network's head needs them so
-    (:func:`~icd_mmrazor.datasets.samples.accepts_merged_samples`). Of the metadata it has ``sample_idx`` alone.
+    all labels, or one per image if the network's head needs them
+    (:func:`~icd_mmrazor.datasets.samples.accepts_merged_samples`); of the metadata it has ``sample_idx`` alone.
 
     Args:
-        device: Where the images stay; by default on the device of the model. With ``'cpu'`` they take no memory of a
-            GPU, but each batch is copied to it.
-        max_memory: How much memory they may take in each process, in GB, with their padding. With 0 they are prepared
-            one by one.
+        device: Where the images stay; by default on the device of the model.
+        max_memory: How much memory they may take in each process, in GB, with their padding; 0: none are kept.
 
     Raises:
         SettingError: The device cannot be used, or ``max_memory`` is negative or not a number.
@@ -67,8 +65,7 @@ class InMemoryAugmentationHook(Hook):
         except (RuntimeError, AssertionError) as error:
             reason = str(error).partition('\n')[0]
             raise SettingError(
-                f"InMemoryAugmentationHook: device={device!r} cannot be used ({reason}). Set 'cpu', or leave it out to "
-                'use the device of the model.'
+                f"InMemoryAugmentationHook: device={device!r} cannot be used ({reason}). Set 'cpu', or leave it out."
             ) from None
         self.device = device
         self._forget()
@@ -83,7 +80,7 @@ class InMemoryAugmentationHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Read the training images, or log why not."""
         self._stop()  # an interrupted run
-        model = _model_of(runner)
+        model = model_of(runner)
         try:
             # so that a resumed run sees the images that it would have seen
             if runner.message_hub.get_info(KEY) is False:
@@ -105,9 +102,15 @@ class InMemoryAugmentationHook(Hook):
             )
         except NotInMemoryError as reason:
             runner.logger.info(f'InMemoryAugmentationHook: training images are prepared one by one: {reason}.')
-            _remember(runner, in_memory=False)
+            if runner.message_hub.get_info(KEY):
+                runner.logger.warning(
+                    'InMemoryAugmentationHook: before this run was resumed, its images were cropped and flipped in '
+                    'memory. Prepared one by one they have other random numbers, so the result differs. '
+                    'default_hooks.whole_batches.max_memory sets how many GB the images may take.'
+                )
+            runner.message_hub.update_info(KEY, False)
             return
-        _remember(runner, in_memory=True)
+        runner.message_hub.update_info(KEY, True)
         height, width = batches.size
         runner.logger.info(
             f'InMemoryAugmentationHook: {len(batches.images):,} training images are on {batches.device} '
@@ -149,7 +152,7 @@ class InMemoryAugmentationHook(Hook):
     def _make(self, indices: NumberedIndices) -> dict[str, Any] | None:
         try:
             self._keep_up(indices.number)
-            self._batches.sample_each = not accepts_merged_samples(_model_of(self._runner))
+            self._batches.sample_each = not accepts_merged_samples(model_of(self._runner))
             return self._batches(indices, indices.number)
         except NotInMemoryError as reason:
             self._runner.logger.info(
@@ -161,7 +164,7 @@ class InMemoryAugmentationHook(Hook):
 
     def _keep_up(self, iteration: int) -> None:
         """Read the images again if they have changed."""
-        self._check(self._numbered.loader, _model_of(self._runner))
+        self._check(self._numbered.loader, model_of(self._runner))
         first = iteration >= self._next_check
         if first:
             # in a loop that counts iterations no hook is called when a pass over the data starts
@@ -176,18 +179,3 @@ class InMemoryAugmentationHook(Hook):
             f'{len(self._numbered.loader.dataset):,} images again.'
         )
         self._batches.read()
-
-
-def _model_of(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
-
-
-def _remember(runner: Runner, in_memory: bool) -> None:
-    """Store with the run how its images are prepared; warn if a resumed run sees other images for it."""
-    if not in_memory and runner.message_hub.get_info(KEY):
-        runner.logger.warning(
-            'InMemoryAugmentationHook: before this run was resumed, its images were cropped and flipped in memory, now '
-            'one by one with other random numbers: the result differs from that of a run that was not stopped. '
-            'default_hooks.whole_batches.max_memory sets how many GB the images may take.'
-        )
-    runner.message_hub.update_info(KEY, in_memory)

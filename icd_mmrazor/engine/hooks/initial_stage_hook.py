@@ -37,9 +37,8 @@ class InitialStageHook(Hook):
         epochs = getattr(_distiller(runner), 'initial_epochs', 0)
         if epochs and runner.max_epochs <= epochs:
             raise SettingError(
-                f'train_cfg.max_epochs={runner.max_epochs}, but the initial stage of the distiller alone has {epochs} '
-                'epochs, and the stages are counted together. Raise train_cfg.max_epochs, or lower '
-                'model.distiller.initial_epochs.'
+                f'train_cfg.max_epochs={runner.max_epochs} leaves no epoch for the main stage: '
+                f'model.distiller.initial_epochs={epochs} count, too. Raise the one or lower the other.'
             )
 
     def before_train_epoch(self, runner: Runner) -> None:

@@ -81,16 +81,16 @@ def _fingerprint(dataset: Any) -> int | None:
 
 
 def training_labels(dataset: Any, wanted_by: str) -> Tensor:
-    """Return the labels of a training set by ``sample_idx``, as integers.
+    """Return the labels of a training set by ``sample_idx``.
 
     Args:
-        dataset: The training set. Inside mmengine's ``RepeatDataset`` and ``ClassBalancedDataset`` an image keeps its
-            index.
+        dataset: The training set.
         wanted_by: The loss that needs them, for the message.
 
     Raises:
         DatasetError: It does not number its images, or has no labels.
     """
+    # an image keeps its index inside mmengine's RepeatDataset and ClassBalancedDataset
     while not hasattr(dataset, 'get_gt_labels') and hasattr(dataset, 'dataset'):
         dataset = dataset.dataset
     name = f'train_dataloader.dataset ({type(dataset).__name__})'

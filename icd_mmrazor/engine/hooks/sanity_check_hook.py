@@ -34,8 +34,8 @@ class SanityCheckHook(CompositeHook):
 
     Args:
         resume_changes: What to do about changes on resume: ``'refuse'``, or ``'list'`` to log them and continue.
-        partial_weights: What to do about weights that fill less than half of a network, likewise.
-        class_names: What to do about weights of classes with other names, likewise.
+        partial_weights: Likewise, about weights that fill less than half of a network.
+        class_names: Likewise, about weights of classes with other names.
         skip: Names of checks to leave out, from the table above.
 
     Raises:

@@ -18,11 +18,11 @@ from icd_mmrazor.models.precision import check_precision
 class AutocastOptimWrapper(OptimWrapper):
     """Train under autocast without scaling the gradients, on a CPU or a GPU.
 
-    Convolutions and matrix products are computed in bfloat16; weights, gradients and optimizer stay in float32.
-    bfloat16 has the range of float32, so nothing is scaled. float16 has not: it needs mmengine's ``AmpOptimWrapper``,
-    which works on a GPU alone. A teacher in ``FrozenTeacherDistill`` has its own precision.
+    Convolutions and matrix products are computed in bfloat16, which has the range of float32, so that nothing has to be
+    scaled; weights, gradients and optimizer stay in float32. For float16, on a GPU, there is mmengine's
+    ``AmpOptimWrapper``. A teacher in ``FrozenTeacherDistill`` has its own precision.
 
-    On a CPU without bfloat16 instructions it is slower than float32; the log then says so.
+    On a CPU without bfloat16 instructions this is slower than float32; the log then says so.
 
     Args:
         optimizer: The optimizer.
@@ -40,9 +40,8 @@ class AutocastOptimWrapper(OptimWrapper):
     def __init__(self, optimizer: Optimizer, dtype: str = 'bfloat16', **kwargs: Any) -> None:
         if dtype != 'bfloat16':
             raise SettingError(
-                f"AutocastOptimWrapper: dtype={dtype!r} must be 'bfloat16'. For float16, which needs scaled gradients, "
-                "set optim_wrapper.type='AmpOptimWrapper' (tools/train.py --amp fp16), on a GPU; for float32 "
-                "'OptimWrapper'."
+                f"AutocastOptimWrapper: dtype={dtype!r} must be 'bfloat16'. For float16 set "
+                "optim_wrapper.type='AmpOptimWrapper' (tools/train.py --amp fp16), for float32 'OptimWrapper'."
             )
         super().__init__(optimizer, **kwargs)
         self.device = optimizer.param_groups[0]['params'][0].device
@@ -50,13 +49,6 @@ class AutocastOptimWrapper(OptimWrapper):
 
     @contextlib.contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Run a forward pass under autocast.
-
-        Args:
-            model: The model; with accumulated gradients its processes exchange them in the last step only.
-
-        Yields:
-            Nothing; inside, autocast is on.
-        """
+        """Run a forward pass of the model under autocast."""
         with super().optim_context(model), torch.autocast(self.device.type, torch.bfloat16):
             yield

@@ -12,9 +12,7 @@ from icd_mmrazor.engine.runs import hooks_of
 class SyncSavedBuffersHook(SyncBuffersHook):
     """mmengine's ``SyncBuffersHook``, for checkpoints between the ends of epochs, too.
 
-    Each process has the batch norm statistics of its own images. mmengine averages them at the end of an epoch and
-    before a validation; a checkpoint after some iterations (``CheckpointHook(by_epoch=False)``) would have those of the
-    first process alone.
+    There (``CheckpointHook(by_epoch=False)``) they would have the batch norm statistics of the first process alone.
     """
 
     # before EMAHook and CheckpointHook

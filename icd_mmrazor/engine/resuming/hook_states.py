@@ -1,38 +1,41 @@
 """The state of hooks in checkpoints."""
 
+import copy
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.dist import get_world_size
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.runner import Runner
+from torch import Tensor, nn
 
 from icd_mmrazor.checkpoints.plain_values import is_plain, plain_value
 from icd_mmrazor.engine.checks import ProvenanceCheck
-from icd_mmrazor.engine.metrics import numbers_in
-from icd_mmrazor.engine.resuming.known_states import (
-    forget_queues_of_other_runs,
-    get_state,
-    is_foreign,
-    is_stored,
-    named_hooks,
-    set_state,
-    states_no_checkpoint_holds,
-)
-from icd_mmrazor.engine.runs import hooks_of, is_training
+from icd_mmrazor.engine.metrics import as_number, numbers_in
+from icd_mmrazor.engine.runs import hooks_of, is_training, model_of
 from icd_mmrazor.errors import SettingError
 
 # in a checkpoint's meta
 STATES, UNSAVED = 'hook_states', 'unsaved_hook_states'
+# attributes of hooks of other packages, with a state that mmengine does not store
+ATTRIBUTES = {
+    'mmengine.EarlyStoppingHook': ('wait_count', 'best_score'),
+    'mmengine.SyncBuffersHook': ('called_in_train',),
+    'mmpretrain.WarmupParamHook': ('ori_val',),
+    'mmrazor.ResourceInfoHook': ('save_ckpt_thr',),
+}
+EARLY_STOPPING, SWAV, RF_SEARCH = 'mmengine.EarlyStoppingHook', 'mmpretrain.SwAVHook', 'mmcv.RFSearchHook'
+# the state of their other hooks is elsewhere in the checkpoint, or follows from the iteration
+KNOWN_PACKAGES = {'mmengine', 'mmcv', 'mmpretrain', 'mmrazor', 'icd_mmrazor'}
 
 
 class HookStates(Hook):
     """Store the state of hooks in checkpoints, and restore it when a run is resumed.
 
-    mmengine stores nothing about its hooks but the averages of ``EMAHook`` and the best score of ``CheckpointHook``; an
-    ``EarlyStoppingHook`` would count again from 0. Stored are the hooks of ``known_states``, and any hook that has
-    ``state_dict()`` and ``load_state_dict(state)``; the first process writes it, all read it.
-
-    If a checkpoint is written for a new best result, the hooks after ``CheckpointHook`` have not seen that validation
-    yet: they see it on resume.
+    mmengine stores the averages of ``EMAHook`` and the best score of ``CheckpointHook`` alone; an ``EarlyStoppingHook``
+    would count again from 0. Here the hooks in ``ATTRIBUTES``, ``SwAVHook``, and any hook that has ``state_dict()`` and
+    ``load_state_dict(state)`` are stored; the first process writes, all read.
 
     A state that no checkpoint can hold is named when the training starts, and its resume is refused unless changes are
     only listed. Any other hook without these two methods whose attributes have changed is named in a warning.
@@ -61,14 +64,10 @@ class HookStates(Hook):
         self._reset()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Read the states of a checkpoint that is resumed.
-
-        Raises:
-            SettingError: The state of a hook cannot be in a checkpoint.
-        """
+        """Read the states of a checkpoint that is resumed."""
         if not (runner._resume and is_training(runner)):
             return
-        lost = '\n  '.join(states_no_checkpoint_holds(runner))
+        lost = '\n  '.join(_states_no_checkpoint_holds(runner))
         if lost and all(check.changes == 'refuse' for check in hooks_of(runner, ProvenanceCheck)):
             raise SettingError(
                 f'--resume: the checkpoint does not hold the state of these hooks:\n  {lost}\nTrain from the start, or '
@@ -82,22 +81,23 @@ class HookStates(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Restore the states, once the hooks are ready."""
-        for line in states_no_checkpoint_holds(runner):
+        for line in _states_no_checkpoint_holds(runner):
             runner.logger.warning(f'ExactResumeHook: this training cannot be resumed exactly. {line}.')
-        forget_queues_of_other_runs(runner)
-        if self._resumed is not None:
-            for name, hook in named_hooks(runner):
-                if is_stored(hook):
-                    self._restore(runner, name, hook)
-                elif is_foreign(hook) and name in self._unsaved:
-                    runner.logger.warning(
-                        f'ExactResumeHook: the checkpoint lacks the attributes {", ".join(self._unsaved[name])} of '
-                        f'{name}, which starts over. If the result depends on them, give it state_dict() and '
-                        'load_state_dict(state).'
-                    )
-        self._attributes_before = {
-            name: _plain_attributes(hook) for name, hook in named_hooks(runner) if is_foreign(hook)
-        }
+        hooks = list(_named_hooks(runner))
+        for name, hook in hooks:
+            if _kind(hook) == SWAV and get_world_size() == 1:
+                # what it has read is of an earlier run in the same folder
+                _set_queue(hook, runner, None)
+            if self._resumed is None:
+                continue
+            if _is_stored(hook):
+                self._restore(runner, name, hook)
+            elif _is_foreign(hook) and name in self._unsaved:
+                runner.logger.warning(
+                    f'ExactResumeHook: the checkpoint lacks the attributes {", ".join(self._unsaved[name])} of {name}, '
+                    'which starts over. If the result depends on them, give it state_dict() and load_state_dict(state).'
+                )
+        self._attributes_before = {name: _plain_attributes(hook) for name, hook in hooks if _is_foreign(hook)}
 
     def before_val(self, runner: Runner) -> None:
         """Forget a validation that was interrupted."""
@@ -116,15 +116,15 @@ class HookStates(Hook):
         """Store the states."""
         states, unsaved = {}, dict(self._unsaved)
         after_checkpoint_hook = False
-        for name, hook in named_hooks(runner):
-            state = plain_value(get_state(hook, runner))
+        for name, hook in _named_hooks(runner):
+            state = plain_value(_get_state(hook, runner)) if _is_stored(hook) else None
             if not is_plain(state):
                 runner.logger.warning(
-                    f'ExactResumeHook: state_dict() of {name} holds more than tensors and plain values, and is not '
-                    'stored.'
+                    f'ExactResumeHook: state_dict() of {name} holds more than tensors and plain values: not stored.'
                 )
             elif state is not None:
                 states[name] = {'state': state}
+                # written for a new best result, which this hook has not seen yet: it sees it when it is resumed
                 if after_checkpoint_hook and self._metrics is not None:
                     states[name]['metrics'] = self._metrics
             elif name in self._attributes_before:
@@ -132,15 +132,13 @@ class HookStates(Hook):
                 changed = [key for key, value in now.items() if before.get(key) != value]
                 unsaved[name] = sorted({*unsaved.get(name, []), *changed})
             after_checkpoint_hook = after_checkpoint_hook or isinstance(hook, CheckpointHook)
-        if states:
-            checkpoint['meta'][STATES] = states
-        if unsaved := {name: names for name, names in unsaved.items() if names}:
-            checkpoint['meta'][UNSAVED] = unsaved
+        unsaved = {name: names for name, names in unsaved.items() if names}
+        checkpoint['meta'].update({key: value for key, value in ((STATES, states), (UNSAVED, unsaved)) if value})
 
     def _restore(self, runner: Runner, name: str, hook: Hook) -> None:
         stored = self._resumed.get(name)
         state = stored.get('state') if isinstance(stored, dict) else None
-        if not isinstance(state, dict) or not set_state(hook, runner, state):
+        if not isinstance(state, dict) or not _set_state(hook, runner, state):
             runner.logger.warning(
                 f'ExactResumeHook: the checkpoint lacks the state of {name}, which starts over, so the result is not '
                 'that of a run that was not stopped.'
@@ -149,5 +147,104 @@ class HookStates(Hook):
             hook.after_val_epoch(runner, metrics=stored['metrics'])
 
 
+def _named_hooks(runner: Runner) -> Iterator[tuple[str, Hook]]:
+    """Yield the hooks of a run with their names; the second of a kind is ``'mmengine.EarlyStoppingHook 2'``."""
+    count: Counter = Counter()
+    for hook in runner.hooks:
+        name = _name(type(hook))
+        count[name] += 1
+        yield (name if count[name] == 1 else f'{name} {count[name]}'), hook
+
+
+def _name(kind: type) -> str:
+    return f'{kind.__module__.partition(".")[0]}.{kind.__name__}'
+
+
+def _kind(hook: Hook) -> str | None:
+    """Return the known hook that a hook is or is derived from."""
+    known = {*ATTRIBUTES, SWAV, RF_SEARCH}
+    return next((_name(kind) for kind in type(hook).__mro__ if _name(kind) in known), None)
+
+
+def _stores_itself(hook: Hook) -> bool:
+    return callable(getattr(hook, 'state_dict', None)) and callable(getattr(hook, 'load_state_dict', None))
+
+
+def _is_stored(hook: Hook) -> bool:
+    if _stores_itself(hook):
+        return True
+    kind = _kind(hook)
+    if kind == SWAV:
+        return get_world_size() == 1
+    # what a SyncBuffersHook remembers means nothing in a single process
+    return kind in ATTRIBUTES and getattr(hook, 'distributed', True)
+
+
+def _is_foreign(hook: Hook) -> bool:
+    """Return whether nothing is known about the state of a hook."""
+    return not _is_stored(hook) and type(hook).__module__.partition('.')[0] not in KNOWN_PACKAGES
+
+
 def _plain_attributes(hook: Hook) -> dict[str, str]:
     return {name: repr(value) for name, value in vars(hook).items() if is_plain(value)}
+
+
+def _get_state(hook: Hook, runner: Runner) -> dict[str, Any]:
+    if _stores_itself(hook):
+        return hook.state_dict()
+    kind = _kind(hook)
+    if kind == SWAV:
+        return {'queue': _storable(_swav_loss(runner).queue)}
+    state = {name: _storable(getattr(hook, name)) for name in ATTRIBUTES[kind] if hasattr(hook, name)}
+    if kind == EARLY_STOPPING:
+        state['stop_training'] = bool(runner.train_loop.stop_training)
+    return state
+
+
+def _set_state(hook: Hook, runner: Runner, state: dict[str, Any]) -> bool:
+    """Set the state of a hook from a checkpoint; return whether it is the state of such a hook."""
+    if _stores_itself(hook):
+        hook.load_state_dict(state)
+        return True
+    kind = _kind(hook)
+    if kind == SWAV:
+        _set_queue(hook, runner, state.get('queue'))
+        return True
+    names = ATTRIBUTES[kind]
+    if not all(type(state.get(name)) in (bool, int, float, str, list, Tensor) for name in names):
+        return False
+    for name in names:
+        setattr(hook, name, state[name])
+    if state.get('stop_training') is True:
+        runner.train_loop.stop_training = True
+        runner.logger.info(f'{_name(type(hook))} had ended this training.')
+    return True
+
+
+def _states_no_checkpoint_holds(runner: Runner) -> Iterator[str]:
+    """Yield which hooks of a run have a state that is not in its checkpoints, and why."""
+    averages = hooks_of(runner, EMAHook)
+    if len(averages) > 1:
+        yield f'EMAHook: there are {len(averages)}, and mmengine stores the averages of one, in place of the weights'
+    for name, hook in _named_hooks(runner):
+        if _kind(hook) == SWAV and hook.queue_length > 0 and get_world_size() > 1:
+            yield f'{name}: each process keeps its queue in its own file, which may be of another epoch'
+        if _kind(hook) == RF_SEARCH:
+            yield f'{name}: the structure found so far is not in a checkpoint'
+
+
+def _storable(value: Any) -> Any:
+    number = as_number(value)
+    if number is not None:
+        return number
+    return value.detach().cpu() if isinstance(value, Tensor) else copy.copy(value)
+
+
+def _swav_loss(runner: Runner) -> nn.Module:
+    return model_of(runner).head.loss_module
+
+
+def _set_queue(hook: Hook, runner: Runner, queue: Tensor | None) -> None:
+    if queue is not None:
+        queue = queue.to(next(model_of(runner).parameters()).device)
+    hook.queue = _swav_loss(runner).queue = queue

@@ -60,9 +60,8 @@ class LoadedState(Hook):
         self._rates = []
 
     def _fill_replaced_modules(self, runner: Runner) -> None:
-        if not self._modules:
-            return
-        for name, module in model_of(runner).named_modules():
+        modules = model_of(runner).named_modules() if self._modules else ()
+        for name, module in modules:
             if self._modules.get(name) is module:
                 continue
             for key, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):

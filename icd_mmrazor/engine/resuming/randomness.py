@@ -17,13 +17,10 @@ POSITION = ('sampler_seed', 'batches_of_epoch', 'trained_of_epoch')
 class Randomness(Hook):
     """Derive everything random in a training from the run's seed, the rank and the iteration.
 
-    No state of a generator has to be stored:
-
-    * before each step Python, numpy and torch (CPU and CUDA) are seeded: 35 microseconds of the host;
-    * before the images of a batch are prepared, the process that does it is seeded by the number of the batch, so that
-      the number of workers does not matter;
-    * a run that is resumed within an epoch continues with the next batch, without loading the earlier ones;
-    * the seed of the data order is stored, for a run whose seed was drawn (``randomness.seed=None``).
+    No state of a generator has to be stored. Before each step Python, numpy and torch (CPU and CUDA) are seeded, in 35
+    microseconds of the host; the process that prepares the images of a batch is seeded by the number of the batch, so
+    that the number of workers does not matter. A run that is resumed within an epoch continues with the next batch,
+    without loading the earlier ones. The seed of the data order is stored, for a run whose seed was drawn.
 
     Each rank has its own random numbers (mmengine seeds all alike); the order of the data is common. A custom sampler
     continues within an epoch if it draws the order when it is iterated, or from the seed and the epoch.
@@ -64,7 +61,7 @@ class Randomness(Hook):
         if batches is None:
             runner.logger.warning(
                 'ExactResumeHook: train_dataloader does not take its batches from a dataset by their indices, so a '
-                'resumed run sees other images than one that was not stopped.'
+                'resumed run sees other images.'
             )
             return
         if hasattr(batches.sampler, 'seed') and 'sampler_seed' in self._resumed:
@@ -79,8 +76,7 @@ class Randomness(Hook):
         else:
             runner.logger.warning(
                 f'ExactResumeHook: the checkpoint was written after {trained} of the {before} batches of epoch '
-                f'{runner.epoch + 1}, which has {now} now, so the epoch starts again. To avoid it, resume with the '
-                'same batch size, number of processes and images.'
+                f'{runner.epoch + 1}, which has {now} now, so the epoch starts again.'
             )
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -127,7 +123,7 @@ class Randomness(Hook):
             if waiting and not self._warned:
                 self._warned = True
                 runner.logger.warning(
-                    f'ExactResumeHook: this checkpoint lacks the gradients of the last {waiting} of '
-                    f'optim_wrapper.accumulative_counts={counts} batches, and a run that is resumed from it continues '
-                    f'without them. Set default_hooks.checkpoint.interval to a multiple of {counts} iterations.'
+                    f'ExactResumeHook: a run that is resumed from this checkpoint lacks the gradients of the last '
+                    f'{waiting} of optim_wrapper.accumulative_counts={counts} batches. Set '
+                    f'default_hooks.checkpoint.interval to a multiple of {counts} iterations.'
                 )

@@ -10,10 +10,10 @@ VALIDATED = 'last_validation'
 
 
 class DueValidation(Hook):
-    """Start a resumed run with the validation that was due where it was stopped.
+    """Start a resumed run with the validation that was due when it was stopped.
 
-    mmengine writes the checkpoint of an epoch before it validates, and a resumed run continues with the next epoch: the
-    accuracy would be lost, perhaps the best checkpoint, and a step of a schedule that follows a metric.
+    mmengine writes the checkpoint of an epoch before it validates: the accuracy would be lost, perhaps the best
+    checkpoint, and a step of a schedule that follows a metric.
     """
 
     # after all hooks are ready

@@ -36,7 +36,8 @@ def checked_first_batch(loss: Callable) -> Callable:
 
 def _check_batch(algorithm: Any, images: Tensor, data_samples: list | None) -> None:
     if not algorithm.order_is_checked:  # in runs without SanityCheckHook
-        algorithm.check_order_of_channels(*channels_of(images, data_samples, algorithm.data_preprocessor))
+        source, gray = channels_of(images, data_samples, algorithm.data_preprocessor)
+        algorithm.check_order_of_channels(source, lambda: gray)
     if algorithm.teacher_dtype is not None:
         device = next(algorithm.parameters()).device
         check_precision(algorithm.teacher_dtype, device, 'model.teacher_precision')

@@ -187,12 +187,15 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 logger='current',
             )
 
-    def check_order_of_channels(self, source: str | None = None, gray: bool = False) -> None:
+    def check_order_of_channels(self, source: str | None = None, gray: Callable[[], bool] = lambda: False) -> None:
         """Refuse images with another channel order than the teacher was trained on.
 
         Args:
             source: The order in the dataset (``source_of_images``). Defaults to that of the teacher's own dataset.
-            gray: Whether all channels are alike.
+            gray: Returns whether all channels are alike.
+
+        Raises:
+            SettingError: The order differs.
         """
         self.order_is_checked = True
         compare_preparations(preparation_by(self.data_preprocessor, source), *self._preparations_of_teacher, gray)

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -89,7 +90,7 @@ def preparation_told(network: dict | nn.Module) -> Preparation | None:
 
 
 def compare_preparations(
-    used: Preparation, told: Preparation | None, trained: Preparation | None, gray: bool = False
+    used: Preparation, told: Preparation | None, trained: Preparation | None, gray: Callable[[], bool]
 ) -> None:
     """Refuse images with another channel order than a teacher was trained on.
 
@@ -100,12 +101,15 @@ def compare_preparations(
         used: What both networks get.
         told: What the teacher's config says, if it does.
         trained: What the teacher's checkpoint says, if it does.
-        gray: Whether all channels are alike, so that their order does not matter.
+        gray: Returns whether all channels are alike, so that their order does not matter; called last, since it may
+            read images.
+
+    Raises:
+        SettingError: The order differs.
     """
     known = trained or told
     same = True if known is None else known.has_order_of(used)
-    # gray last: finding out may mean to read images
-    if same or (same is None and known.turned == used.turned) or gray:
+    if same or (same is None and known.turned == used.turned) or gray():
         return
     difference = (
         f'the teacher was trained on images with channels {known.order}, as its {"checkpoint" if trained else "config"}'

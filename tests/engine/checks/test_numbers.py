@@ -18,7 +18,7 @@ from icd_mmrazor.errors import NonFiniteLossError
 
 
 def test_a_loss_that_is_no_number_stops_the_run(demo_config: Callable, runner: Callable) -> None:
-    cfg = demo_config(**{'train_cfg.max_epochs': 4})
+    cfg = demo_config(**{'train_cfg.max_epochs': 2})
     cfg.train_dataloader.batch_size = 8
     # epoch 1 at a usual learning rate, then one that explodes
     cfg.param_scheduler = dict(type='MultiStepLR', milestones=[1], gamma=1e30)
@@ -33,15 +33,6 @@ def test_a_loss_that_is_no_number_stops_the_run(demo_config: Callable, runner: C
     assert [file.name for file in sorted(Path(cfg.work_dir).glob('epoch_*.pth'))] == ['epoch_1.pth']
     weights = torch.load(Path(cfg.work_dir, 'epoch_1.pth'), weights_only=True)['state_dict']
     assert all(torch.isfinite(weight).all() for weight in weights.values())
-
-
-def test_the_terms_of_the_loss_are_named(demo_config: Callable, runner: Callable) -> None:
-    cfg = demo_config()
-    run = runner(cfg)
-    with torch.no_grad():
-        run.model.distiller.connectors['icd_student'].linear.weight.fill_(math.nan)
-    with pytest.raises(NonFiniteLossError, match=r'student\.loss=[0-9.]+, distill\.loss_icd=nan.*No checkpoint'):
-        run.train()
 
 
 class Poison(Hook):

@@ -6,14 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import logged
 from mmengine.config import Config
 from transfer_data import probe_config, write_stl10, write_student
 
 from icd_mmrazor.errors import SettingError
-
-
-def logged(cfg: Config) -> str:
-    return '\n'.join(file.read_text() for file in Path(cfg.work_dir).glob('*/*.log'))
 
 
 @pytest.fixture

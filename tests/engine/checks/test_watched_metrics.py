@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from given_metrics import GivenMetrics
+from helpers import logged
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 from mmengine.runner import Runner
@@ -49,16 +50,12 @@ def files(run: Runner) -> list[str]:
     return sorted(file.name for file in Path(run.work_dir).glob('*.pth'))
 
 
-def logged(work_dir: str | Path) -> str:
-    return '\n'.join(file.read_text() for file in Path(work_dir).glob('*/*.log'))
-
-
 def test_the_best_is_of_the_first_number_with_a_known_rule(train: Callable) -> None:
     others = {'matrix': torch.eye(2), 'report': Report(), 'names': ['a'], 'none': None, 'f1-score': 5.0}
     # one in a tensor is a number for mmengine's log
     run = train(*({**others, 'accuracy/top1': torch.tensor([score]), 'loss': 1.0} for score in (50.0, 40.0)))
     assert files(run) == ['best_accuracy_top1_epoch_1.pth', 'epoch_1.pth', 'epoch_2.pth']
-    assert 'epoch 2/2 | network 40.00 | best 50.00 (epoch 1)' in logged(run.work_dir)
+    assert 'epoch 2/2 | network 40.00 | best 50.00 (epoch 1)' in logged(run)
     # it can be read again, without the object
     hub = read_checkpoint(Path(run.work_dir, 'epoch_2.pth'))['message_hub']['runtime_info']
     assert (hub['best_score'], 'val/report' in hub) == (50.0, False)
@@ -68,7 +65,7 @@ def test_the_best_is_of_the_first_number_with_a_known_rule(train: Callable) -> N
 def test_no_best_without_such_a_number(train: Callable) -> None:
     run = train({'f1-score': 5.0, 'matrix': torch.eye(2)}, {'f1-score': 6.0})
     assert files(run) == ['epoch_1.pth', 'epoch_2.pth']
-    assert logged(run.work_dir).count("save_best='auto' finds no number with a known rule in f1-score, matrix") == 1
+    assert logged(run).count("save_best='auto' finds no number with a known rule in f1-score, matrix") == 1
 
 
 @pytest.mark.slow
@@ -121,20 +118,16 @@ def test_what_only_the_first_validation_shows_leaves_its_checkpoint(
     assert read_checkpoint(tmp_path / 'work' / 'epoch_1.pth')['meta']['epoch'] == 1
 
 
-def test_a_plateau_that_no_validation_is_asked_for_is_not_refused(train: Callable) -> None:
-    """mmengine's does not look at the last validation."""
-    train(**{'param_scheduler': [PLATEAU], 'train_cfg.max_epochs': 2, 'train_cfg.val_interval': 2})
-
-
-def test_early_stopping_that_is_not_strict_is_warned_of(train: Callable) -> None:
-    run = train(custom_hooks=[dict(type='EarlyStoppingHook', monitor='acc')])
-    assert "monitor='acc' is not among the metrics of the validation. Its numbers: accuracy/top1" in logged(
-        run.work_dir
+def test_what_a_training_can_do_without_is_not_refused(train: Callable) -> None:
+    """Early stopping that is not strict, and a plateau: mmengine's does not look at the last validation."""
+    run = train(
+        param_scheduler=[PLATEAU],
+        custom_hooks=[dict(type='EarlyStoppingHook', monitor='acc')],
+        val_evaluator=[dict(type='Accuracy'), dict(type='CountedImages')],
     )
+    assert "monitor='acc' is not among the metrics of the validation. Its numbers: accuracy/top1" in logged(run)
 
-
-def test_the_image_that_is_validated_before_does_not_count(train: Callable) -> None:
-    run = train(val_evaluator=[dict(type='Accuracy'), dict(type='CountedImages')])
+    # the image that was validated before training does not count
     assert run.message_hub.get_scalar('val/images').current() == 40
 
 
@@ -160,4 +153,4 @@ def test_a_run_resumed_elsewhere_publishes_what_it_has(save_best: str | list, tr
     run = train(*scores, work_dir=str(tmp_path / 'after'), **settings, **changed)
     assert [name.partition('-')[0] for name in files(run)] == ['epoch_2', 'epoch_2.pth']
     assert files(before) == there
-    assert 'accuracy/top1 4.00 (epoch 2), best 5.00 (epoch 1)' in logged(run.work_dir)
+    assert 'accuracy/top1 4.00 (epoch 2), best 5.00 (epoch 1)' in logged(run)

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import CHANGED
-from mmengine.config import Config
+from helpers import CHANGED, logged
 from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 from mmrazor.registry import MODELS
@@ -26,10 +25,6 @@ UNTRAINED = {
 NAMED = {'train_dataloader.dataset.metainfo': dict(classes=DIGITS)}
 LISTED_NAMES = {'default_hooks.sanity_check.class_names': 'list'}
 LISTED = {'default_hooks.sanity_check.partial_weights': 'list'}
-
-
-def logged(cfg: Config) -> str:
-    return '\n'.join(file.read_text() for file in Path(cfg.work_dir).glob('*/*.log'))
 
 
 @pytest.fixture
@@ -53,11 +48,8 @@ def written(tmp_path: Path) -> Callable[..., str]:
 
 
 @pytest.fixture
-def started(demo_config: Callable, runner: Callable, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Runner]:
+def started(demo_config: Callable, runner: Callable) -> Callable[..., Runner]:
     """Begin a run, a distillation unless it is told otherwise, that ends before its first epoch."""
-    # the texts of configs need not be pretty; mmengine 0.10.7 has it by name
-    for module in ('yapf.yapflib.yapf_api', 'mmengine.config.config'):
-        monkeypatch.setattr(f'{module}.FormatCode', lambda text, **_: (text, True), raising=False)
 
     def start(name: str = 'icd_res20_res8_digits', **options: object) -> Runner:
         run = runner(demo_config(name, **UNTRAINED, **options))
@@ -109,7 +101,6 @@ def test_init_cfg_finds_the_student(
     assert of_file(run) == {'architecture.head.fc.weight', 'architecture.head.fc.bias'}
 
 
-@pytest.mark.usefixtures('started')
 def test_init_cfg_of_a_student_that_is_initialised_as_it_is_built(
     demo_config: Callable, runner: Callable, written: Callable, weights: dict[str, Tensor]
 ) -> None:
@@ -122,7 +113,7 @@ def test_init_cfg_of_a_student_that_is_initialised_as_it_is_built(
         run.train()
         return run
 
-    with pytest.raises(CheckpointError, match=r"0 of 47 weights;(.|\n)*init_cfg=dict\(\.\.\., prefix='architecture'\)"):
+    with pytest.raises(CheckpointError, match='0 of 47 weights'):
         start(pretrained)
     run = start({**pretrained, 'prefix': 'module.architecture'})
     assert of_file(run) == counted(weights, 'architecture.')
@@ -144,7 +135,7 @@ def test_what_does_not_fit_is_refused(started: Callable, written: Callable, weig
     message = rf'load_from={other} is of another network: it has 0 of 53 weights; not in the file: architecture\.'
     with pytest.raises(CheckpointError, match=message):
         started(load_from=other)
-    with pytest.raises(CheckpointError, match=rf'load_from={other}(.|\n)*What it calls encoder fits better'):
+    with pytest.raises(CheckpointError, match=rf'load_from={other}'):
         started('res8_digits', load_from=other)
     assert 'is of another network' in logged(started('res8_digits', load_from=other, **LISTED).cfg)
     # of a wider network a few names have the same shape
@@ -154,10 +145,9 @@ def test_what_does_not_fit_is_refused(started: Callable, written: Callable, weig
         started('res8_digits', load_from=written(wider))
 
     whole = dict(type='Pretrained', checkpoint=written(weights))
-    message = r"model\.architecture\.backbone\.init_cfg with checkpoint=.* 0 of 45 (.|\n)*prefix='backbone'"
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=r'model\.architecture\.backbone\.init_cfg with checkpoint=.* 0 of 45 '):
         started(**{'model.architecture.backbone.init_cfg': whole})
-    with pytest.raises(CheckpointError, match=r'are for model\.architecture\.init_cfg, or load_from'):
+    with pytest.raises(CheckpointError, match=r'model\.init_cfg with checkpoint'):
         started(**{'model.init_cfg': whole})
     with pytest.raises(CheckpointError, match=r'init_cfg with .* and prefix=teacher is of another network'):
         started(**{'model.architecture.init_cfg': {**whole, 'prefix': 'teacher'}})

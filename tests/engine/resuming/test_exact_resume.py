@@ -6,6 +6,7 @@ from typing import Any
 
 import given_metrics  # noqa: F401 (registers)
 import pytest
+from helpers import logged
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -85,10 +86,6 @@ def trained(runner: Callable, tmp_path: Path) -> Callable[..., tuple[Path, Runne
 
 def given(*accuracies: float) -> dict:
     return dict(type='GivenMetrics', metrics=[{'accuracy/top1': accuracy} for accuracy in accuracies])
-
-
-def logged(run: Runner) -> str:
-    return '\n'.join(file.read_text() for file in Path(run.work_dir).glob('*/*.log'))
 
 
 @pytest.mark.slow

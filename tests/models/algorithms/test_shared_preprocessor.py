@@ -149,7 +149,7 @@ def test_the_order_is_that_of_the_teachers_training(
         return
     with pytest.raises(SettingError, match=rf'as its checkpoint says.*data_preprocessor\.to_rgb={not turned}'):
         model.check_order_of_channels(source)
-    model.check_order_of_channels(source, gray=True)
+    model.check_order_of_channels(source, gray=lambda: True)
 
 
 def test_a_run_without_the_hook_is_checked_with_its_first_batch(
