@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -74,15 +75,10 @@ def weights_of(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> dict[s
     weights = checkpoint.get('state_dict', checkpoint)
     plain = isinstance(weights, Mapping) and all(isinstance(k, str) and _is_plain(v) for k, v in weights.items())
     if not plain or not weights:
-        hint = ''
+        message = f'checkpoint {path} holds no state dict; its keys: {printable(list(checkpoint)[:8])}.'
         if isinstance(checkpoint.get('model'), Mapping):
-            hint = (
-                ' It looks like a published teacher: convert it with '
-                'tools/model_converters/repdistiller_to_mmpretrain.py SRC DST.'
-            )
-        raise CheckpointError(
-            f'checkpoint {path} holds no state dict; its keys: {printable(list(checkpoint)[:8])}.{hint}'
-        )
+            message += ' Convert a published teacher: tools/model_converters/repdistiller_to_mmpretrain.py SRC DST.'
+        raise CheckpointError(message)
     for prefix in ('module.', STUDENT):
         if any(name.startswith(prefix) for name in weights):
             weights = {name.removeprefix(prefix): v for name, v in weights.items() if name.startswith(prefix)}
@@ -93,7 +89,7 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], what: str) ->
     """Load weights into a model if all of them fit; otherwise change nothing.
 
     Args:
-        model: The model to fill.
+        model: The model.
         weights: Its state dict. Only ``num_batches_tracked`` of batch norms may be absent.
         what: What is loaded from where, for the message: ``"teacher_ckpt='FILE'"``.
 
@@ -105,16 +101,7 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], what: str) ->
 
 
 def check_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], what: str) -> None:
-    """Check that weights fit a model, by names and shapes.
-
-    Args:
-        own: The model's state dict, on any device.
-        weights: The weights to load.
-        what: As in :func:`load_strictly`.
-
-    Raises:
-        CheckpointError: Names or shapes differ; the message lists the first few.
-    """
+    """Check that weights fit a model, given its state dict, by names and shapes; otherwise as :func:`load_strictly`."""
     fit = _compare({k: v for k, v in own.items() if _counts(k) or k in weights}, weights)
     unused = [name for name in weights if name not in own]
     if not (fit.missing or fit.other_shapes or unused):
@@ -138,26 +125,14 @@ def check_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], what: st
 
 
 def tensors_in(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors in a checkpoint by their names, as mmengine loads them.
-
-    Args:
-        checkpoint: A checkpoint (``{'state_dict': ...}``) or a bare state dict.
-    """
+    """Return the tensors in a checkpoint, or in a bare state dict, by the names that mmengine loads them under."""
     weights = checkpoint.get('state_dict', checkpoint)
     weights = weights if isinstance(weights, Mapping) else {}
     return {OF_PROCESSES.sub('', str(name)): value for name, value in weights.items() if isinstance(value, Tensor)}
 
 
 def named_for(network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename weights between a distillation and a plain classifier.
-
-    A classifier gets the student of a distillation's weights; a distillation gets a classifier's weights as its
-    student.
-
-    Args:
-        network: A distillation, whose student is ``architecture``, or a classifier.
-        weights: The weights of either.
-    """
+    """Rename weights for a network, if one is a distillation and the other a plain classifier, which is its student."""
     has_student = isinstance(getattr(network, 'architecture', None), nn.Module)
     student = {name: value for name, value in weights.items() if name.startswith(STUDENT)}
     if has_student and not student:
@@ -171,11 +146,7 @@ def fit_of(network: nn.Module, weights: Mapping[str, Tensor]) -> Fit:
     """Compare weights with those of a network, after the network's own conversions of what it loads.
 
     mmpretrain's networks rename weights and resize position embeddings in such conversions. Buffers that a network
-    recomputes, and therefore removes from what it loads, count as filled.
-
-    Args:
-        network: The network; nothing is loaded into it.
-        weights: The weights by their names.
+    recomputes, and therefore removes from what it loads, count as filled. Nothing is loaded.
     """
     modules = [(f'{name}.' if name else '', m) for name, m in network.named_modules(remove_duplicate=False)]
     own: dict[str, Any] = {}
@@ -199,14 +170,9 @@ def best_prefix(network: nn.Module, names: Iterable[str]) -> str | None:
     Returns:
         The prefix of the names of that part, without the last dot; None if nothing resembles the network.
     """
-    own = {*network.state_dict()}
-    counts: dict[str, int] = {}
-    for name in names:
-        parts = name.split('.')
-        for i in range(1, len(parts)):
-            if '.'.join(parts[i:]) in own and _counts(name):
-                prefix = '.'.join(parts[:i])
-                counts[prefix] = counts.get(prefix, 0) + 1
+    own, counts = {*network.state_dict()}, Counter[str]()
+    for parts in (name.split('.') for name in names if _counts(name)):
+        counts.update('.'.join(parts[:i]) for i in range(1, len(parts)) if '.'.join(parts[i:]) in own)
     return max(counts, key=counts.__getitem__, default=None)
 
 
@@ -222,7 +188,7 @@ def _compare(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Fit:
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether a value is a tensor that can be copied into a network without loss."""
+    """Return whether a value is a dense tensor of real numbers, which a network can take."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided
