@@ -1,8 +1,7 @@
 """Everything that touches classes and modules of others: two lists of workarounds, one function each.
 
-:func:`prepare` is what is needed to import mmrazor, to get right results from it, and to load files safely.
-:func:`runtime` is how a run behaves. Each function says where the problem is and in which versions; delete it once that
-is fixed upstream. ``docs/reference/workarounds.md`` lists them all.
+Each function says where the problem is and in which versions; delete it once that is fixed upstream.
+``docs/reference/workarounds.md`` lists them all.
 """
 
 import functools
@@ -13,7 +12,7 @@ from icd_mmrazor.compat import imports
 
 @functools.cache
 def prepare() -> None:
-    """Make the installed stack usable; runs at ``import icd_mmrazor``, once.
+    """Do what is needed to import mmrazor, to get right results from it and to load files safely; runs on import, once.
 
     Raises:
         ImportError: A package of the stack is missing or too old; the message says what to install.
@@ -24,7 +23,7 @@ def prepare() -> None:
     imports.patch_package_lookup()
     imports.register_config_package()
 
-    loading, fixes, models, recorders = map(_part, ('loading', 'mmrazor_fixes', 'models', 'recorders'))
+    loading, fixes, models, recording = map(_part, ('loading', 'mmrazor_fixes', 'models', 'recording'))
     loading.load_checkpoints_as_plain_weights()
     loading.load_own_checkpoints()
     loading.read_files_as_plain_values()
@@ -35,8 +34,8 @@ def prepare() -> None:
     fixes.find_soft_cross_entropy()
     fixes.read_candidates_as_literals()
     fixes.validate_whatever_is_predicted()
-    recorders.record_what_modules_compute()
-    recorders.record_what_is_there()
+    recording.record_what_modules_compute()
+    recording.record_what_is_there()
 
 
 @functools.cache
