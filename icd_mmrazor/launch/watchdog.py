@@ -96,13 +96,10 @@ def place_of_main_thread() -> tuple[str, int, list[str]]:
 
 
 def find_stalled_ranks(places: dict[int, tuple[str, int, list[str]] | None]) -> list[int]:
-    """Return the ranks that the others wait for.
+    """Return the ranks that the others wait for, given the :func:`place_of_main_thread` of each, None without answer.
 
     Those are the ones that do not answer; else, of those with the fewest iterations, the ones outside of a collective
     operation; else all of these.
-
-    Args:
-        places: The :func:`place_of_main_thread` of each rank, None if it did not answer.
     """
     if silent := [rank for rank, place in places.items() if place is None]:
         return silent
