@@ -25,7 +25,7 @@ def read_checkpoint(
 ) -> dict:
     """Read a checkpoint with ``weights_only=True``, so that nothing in it can run.
 
-    The checksums of an archive are verified first. (Files of torch before 1.6 have none.)
+    The checksums of an archive are verified first; files of torch before 1.6 have none.
 
     Args:
         path: A local file, an open binary file, or an ``https://`` address. What is downloaded is kept in torch's hub

@@ -44,10 +44,6 @@ def latest_valid_checkpoint(folder: Path, exclude: Path | None = None) -> tuple[
     This is the one that ``last_checkpoint`` names, by its path or, in a folder that was moved, by its name; or the
     newest ``epoch_*.pth`` or ``iter_*.pth`` that is not damaged.
 
-    Args:
-        folder: The ``work_dir``.
-        exclude: A file to leave out.
-
     Returns:
         The file, or None, and the problems of the candidates before it.
     """

@@ -19,27 +19,20 @@ LEAST_PART = 0.5
 
 
 class Fit(NamedTuple):
-    """Names of weights in a network and in a file, without the counters of batch norms.
+    """Names of weights in a network and in a file, without the counters of batch norms."""
 
-    Attributes:
-        filled: In both, with the same shape.
-        missing: In the network only.
-        other_shapes: In both, with different shapes.
-        unused: In the file only.
-    """
-
-    filled: list[str]
-    missing: list[str]
-    other_shapes: list[str]
-    unused: list[str]
+    filled: list[str]  # in both, with the same shape
+    missing: list[str]  # in the network only
+    other_shapes: list[str]  # in both, with different shapes
+    unused: list[str]  # in the file only
 
     def of(self, prefix: str) -> 'Fit':
-        """Return the fit of the part whose names start with ``prefix``; ``unused`` stays."""
+        """Return the fit of the part whose names start with a prefix; ``unused`` stays."""
         filled, missing, other_shapes = ([name for name in names if name.startswith(prefix)] for names in self[:3])
         return Fit(filled, missing, other_shapes, self.unused)
 
     def without(self, prefix: str) -> 'Fit':
-        """Return the fit without the part whose names start with ``prefix``."""
+        """Return the fit without the part whose names start with a prefix."""
         return Fit(*([name for name in names if not name.startswith(prefix)] for names in self))
 
     @property
@@ -53,12 +46,8 @@ class Fit(NamedTuple):
         return len(self.filled) / self.total if self.total else 1.0
 
     def __str__(self) -> str:
-        titles = {
-            'not in the file': self.missing,
-            'of another shape in the file': self.other_shapes,
-            'only in the file': self.unused,
-        }
-        texts = [f'{title}: {_first(names)}' for title, names in titles.items() if names]
+        titles = ('not in the file', 'of another shape in the file', 'only in the file')
+        texts = [f'{title}: {_first(names)}' for title, names in zip(titles, self[1:], strict=True) if names]
         return '; '.join([f'{len(self.filled)} of {self.total} weights', *texts])
 
 
@@ -162,10 +151,6 @@ def fit_of(network: nn.Module, weights: Mapping[str, Tensor]) -> Fit:
 
 def best_prefix(network: nn.Module, names: Iterable[str]) -> str | None:
     """Find the part of a file that resembles a network most.
-
-    Args:
-        network: The network.
-        names: The names of the weights in the file.
 
     Returns:
         The prefix of the names of that part, without the last dot; None if nothing resembles the network.

@@ -5,7 +5,6 @@ Each function says where the problem is and in which versions; delete it once th
 """
 
 import functools
-import importlib
 
 from icd_mmrazor.compat import imports
 
@@ -23,17 +22,19 @@ def prepare() -> None:
     imports.patch_package_lookup()
     imports.register_config_package()
 
-    loading, fixes, models, recording = map(_part, ('loading', 'mmrazor_fixes', 'models', 'recording'))
+    # they import the stack, which must be there first
+    from icd_mmrazor.compat import loading, mmrazor_fixes, models, recording
+
     loading.load_checkpoints_as_plain_weights()
     loading.load_own_checkpoints()
     loading.read_files_as_plain_values()
     loading.refuse_pickles_of_timm()
     models.name_weights_of_wrapped_networks_alike()
-    fixes.switch_all_inplace_off()
-    fixes.make_sequences_dynamic()
-    fixes.find_soft_cross_entropy()
-    fixes.read_candidates_as_literals()
-    fixes.validate_whatever_is_predicted()
+    mmrazor_fixes.switch_all_inplace_off()
+    mmrazor_fixes.make_sequences_dynamic()
+    mmrazor_fixes.find_soft_cross_entropy()
+    mmrazor_fixes.read_candidates_as_literals()
+    mmrazor_fixes.validate_whatever_is_predicted()
     recording.record_what_modules_compute()
     recording.record_what_is_there()
 
@@ -42,13 +43,9 @@ def prepare() -> None:
 def runtime() -> None:
     """Let runs of this process store configs, read images and compile as those of our tools do; once."""
     prepare()
-    layout, messages, runs = map(_part, ('layout', 'messages', 'runs'))
+    from icd_mmrazor.compat import layout, messages, runs
+
     layout.compile_in_a_sound_layout()
     messages.explain_image_folders()
     messages.explain_images()
     runs.format_a_config_once()
-
-
-def _part(name: str) -> object:
-    # the other files import the stack, which must be there first
-    return importlib.import_module(f'icd_mmrazor.compat.{name}')

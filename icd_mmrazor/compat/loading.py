@@ -93,7 +93,6 @@ def _of_plain_weights(build: Any) -> Any:
     def __init__(self: Any, *args: Any, checkpoint_path: str = '', **kwargs: Any) -> None:  # noqa: N807
         if checkpoint_path:
             read_checkpoint(checkpoint_path)
-            kwargs['checkpoint_path'] = checkpoint_path
-        build(self, *args, **kwargs)
+        build(self, *args, checkpoint_path=checkpoint_path, **kwargs)
 
     return __init__

@@ -27,8 +27,7 @@ def type_name(kind: Any) -> str:
             class or function itself, as in mmengine's pure Python configs.
 
     Returns:
-        The name it is registered under (``'Pretrained'`` for mmengine's ``PretrainedInit``), else its own name; ``''``
-        for anything else.
+        The name it is registered under, else its own name; ``''`` for anything else.
     """
     found = _resolved(kind)
     if isinstance(found, str):
