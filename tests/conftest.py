@@ -22,7 +22,7 @@ from mmrazor.registry import MODELS
 
 from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.engine.hooks.checkpoint_hook import use_intact_checkpoints
-from icd_mmrazor.engine.runner import ResumableRunner
+from icd_mmrazor.launch.runner import ToolRunner
 
 # the same examples in every run, however slow the machine is; nothing is stored
 settings.register_profile(
@@ -175,6 +175,6 @@ def runner(request: pytest.FixtureRequest) -> Callable[[Config], Runner]:
         cfg.experiment_name = f'{request.node.name}_{next(count)}'
         use_intact_checkpoints(cfg)
         with explained_settings():
-            return ResumableRunner.from_cfg(cfg)
+            return ToolRunner.from_cfg(cfg)
 
     return build

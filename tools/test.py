@@ -21,8 +21,8 @@ from icd_mmrazor.datasets.labels import datasets_in_use, images_are_gray
 from icd_mmrazor.engine.metrics import json_value
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import run
-from icd_mmrazor.launch.quiet_runner import QuietRunner
 from icd_mmrazor.launch.run_config import add_common_arguments, load_config
+from icd_mmrazor.launch.runner import ToolRunner
 from icd_mmrazor.launch.views import show_views, shown_model
 from icd_mmrazor.launch.watchdog import Watchdog
 from icd_mmrazor.models.networks.preparation import preparation_by, preparation_of_checkpoint, source_of_images
@@ -62,7 +62,7 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
 def test(cfg: Config, args: argparse.Namespace) -> None:
     checkpoint = read_checkpoint(args.checkpoint)
     weights = weights_of(checkpoint, args.checkpoint)
-    runner = QuietRunner.from_cfg(cfg)
+    runner = ToolRunner.from_cfg(cfg)
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     if args.tta:
         model = shown_model(model, runner.test_dataloader.dataset)

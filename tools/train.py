@@ -18,8 +18,8 @@ from icd_mmrazor.engine.hooks import SanityCheckHook
 from icd_mmrazor.engine.hooks.checkpoint_hook import use_intact_checkpoints
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import run
-from icd_mmrazor.launch.quiet_runner import QuietRunner
 from icd_mmrazor.launch.run_config import add_common_arguments, load_config
+from icd_mmrazor.launch.runner import ToolRunner
 from icd_mmrazor.launch.watchdog import Watchdog
 from icd_mmrazor.models.classifiers import name_student_in_full
 from icd_mmrazor.models.networks.resolve import name_networks_in_full
@@ -111,7 +111,7 @@ def model_type(cfg: Config) -> str:
 
 def train(cfg: Config) -> None:
     use_intact_checkpoints(cfg)
-    runner = QuietRunner.from_cfg(cfg)
+    runner = ToolRunner.from_cfg(cfg)
     if not any(isinstance(hook, SanityCheckHook | WeightCheck) for hook in runner.hooks):
         # a config that is not built on ours
         runner.register_hook(WeightCheck())

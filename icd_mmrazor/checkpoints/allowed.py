@@ -16,16 +16,13 @@ NUMPY_KINDS = ('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4',
 def allowed_in_checkpoints(also: Sequence[type] = ()) -> Iterator[None]:
     """Let ``torch.load(weights_only=True)`` read what a training of mmengine stores.
 
-    The state of mmengine's message hub holds ``HistoryBuffer`` objects, numpy arrays and scalars. A checkpoint may call
-    whatever it can name, with any arguments, and numpy's own names run code that way: an array of Python objects is
-    made of any bytes, and ``getattr`` leads everywhere. Therefore these names stand for functions that only make arrays
-    of numbers and only return statistics of a ``HistoryBuffer``.
+    That is ``HistoryBuffer`` objects, numpy arrays and scalars, and no others. A checkpoint may call whatever it can
+    name, with any arguments, and numpy's own names run code that way: an array of Python objects is made of any bytes,
+    and ``getattr`` leads everywhere. These names therefore stand for functions that only make arrays of numbers, or
+    only return statistics of a ``HistoryBuffer``.
 
     Args:
         also: More types to allow.
-
-    Yields:
-        Nothing; inside, ``torch.load`` allows these types and no others.
     """
     others = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()

@@ -30,14 +30,7 @@ def download(url: str, file: Path, sha256: str) -> None:
 
 
 def final_address(url: str) -> str:
-    """Follow the redirects of an address.
-
-    Args:
-        url: ``https://...``.
-
-    Raises:
-        OSError: It does not answer, or redirects to something other than https.
-    """
+    """Follow the redirects of an address, which must all be https."""
     with urllib.request.build_opener(_HttpsOnly).open(url, timeout=TIMEOUT) as answer:
         return answer.url
 

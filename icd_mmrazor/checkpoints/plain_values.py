@@ -9,16 +9,12 @@ import torch
 from mmengine.utils import apply_to
 from torch import Tensor
 
-# besides tensors and containers
+# in addition to tensors and containers
 PLAIN_TYPES = (bool, int, float, complex, str, bytes, bytearray, torch.dtype, torch.device)
 
 
 def is_plain(value: Any) -> bool:
-    """Return whether ``torch.load(weights_only=True)`` reads a value.
-
-    Args:
-        value: Anything.
-    """
+    """Return whether ``torch.load(weights_only=True)`` reads a value."""
     if isinstance(value, dict):
         return all(is_plain(item) for pair in value.items() for item in pair)
     if isinstance(value, list | tuple):
@@ -27,11 +23,7 @@ def is_plain(value: Any) -> bool:
 
 
 def plain_value(value: Any) -> Any:
-    """Write numpy's values and special containers as Python's own.
-
-    Args:
-        value: Anything; what has no plain form stays as it is.
-    """
+    """Write numpy's values and special containers as Python's own; what has no plain form stays as it is."""
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, np.generic):
@@ -68,12 +60,11 @@ def make_plain(checkpoint: dict[str, Any]) -> dict[str, str]:
     for name in ('meta', 'message_hub', 'param_schedulers'):
         if name in checkpoint:
             checkpoint[name] = plain_value(checkpoint[name])
-    dropped: dict[str, str] = {}
-    hub = checkpoint.get('message_hub')
     if not hub:
-        return dropped
-    for name, value in list(hub['runtime_info'].items()):
-        if not is_plain(value):
-            dropped[name] = type(hub['runtime_info'].pop(name)).__name__
-            hub['resumed_keys'].pop(name, None)
+        return {}
+    hub = checkpoint['message_hub']
+    dropped = {name: type(value).__name__ for name, value in hub['runtime_info'].items() if not is_plain(value)}
+    for name in dropped:
+        del hub['runtime_info'][name]
+        hub['resumed_keys'].pop(name, None)
     return dropped

@@ -25,7 +25,7 @@ def read_checkpoint(
 ) -> dict:
     """Read a checkpoint with ``weights_only=True``, so that nothing in it can run.
 
-    The checksums of an archive are verified first. (Files of torch before 1.6 have none.)
+    The checksums of an archive are verified first; files of torch before 1.6 have none.
 
     Args:
         path: A local file, an open binary file, or an ``https://`` address. What is downloaded is kept in torch's hub
@@ -54,10 +54,7 @@ def read_checkpoint(
 
 
 def local_file(path: str | os.PathLike) -> Path:
-    """Return the file of a checkpoint.
-
-    Args:
-        path: The file; ``~`` is expanded.
+    """Return the file of a checkpoint, with ``~`` expanded.
 
     Raises:
         CheckpointError: There is no such file.
@@ -108,7 +105,7 @@ def _reason(error: Exception) -> str:
 
 
 def _download(url: str) -> Path:
-    """Return the file of an address in torch's hub folder; download it if it is missing or damaged."""
+    """Return the file of an address in torch's hub folder, downloaded if it is missing or damaged."""
     address, _, fragment = url.partition('#')
     try:
         name = Path(urllib.parse.urlsplit(address).path).name

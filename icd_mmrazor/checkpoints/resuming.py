@@ -21,24 +21,16 @@ PARTS = ('meta', 'state_dict', 'message_hub', 'optimizer')
 
 
 def missing_parts(checkpoint: Mapping[str, Any]) -> str:
-    """Say which parts a checkpoint lacks for resuming a training; empty if none.
-
-    Args:
-        checkpoint: The content of its file.
-    """
+    """Say which parts a checkpoint lacks for resuming a training; empty if none."""
     missing = [name for name in PARTS if not isinstance(checkpoint.get(name), Mapping)]
     if 'meta' not in missing:
         missing += [f'meta.{name}' for name in ('epoch', 'iter') if not isinstance(checkpoint['meta'].get(name), int)]
-    if not missing:
-        return ''
-    return (
-        f'no {", ".join(missing)} (best_*.pth and files without an optimizer are for tools/test.py, load_from and '
-        'teacher_ckpt)'
-    )
+    hint = '(best_*.pth and files without an optimizer are for tools/test.py, load_from and teacher_ckpt)'
+    return f'no {", ".join(missing)} {hint}' if missing else ''
 
 
 def _problem_with(file: Path) -> str | None:
-    """Say why a training cannot resume from a file, which is read once to verify its checksums; None if it can."""
+    """Say why a training cannot resume from a file, whose checksums are verified; None if it can."""
     try:
         missing = missing_parts(read_checkpoint(file, map_location='meta'))
     except CheckpointError as error:
@@ -49,12 +41,8 @@ def _problem_with(file: Path) -> str | None:
 def latest_valid_checkpoint(folder: Path, exclude: Path | None = None) -> tuple[Path | None, list[str]]:
     """Find the checkpoint that a training in a folder resumes from.
 
-    This is the one that ``last_checkpoint`` names, by its path or, in a folder that was moved, by its name. If that
-    one is damaged or missing, it is the newest ``epoch_*.pth`` or ``iter_*.pth``.
-
-    Args:
-        folder: The ``work_dir``.
-        exclude: A file to leave out.
+    This is the one that ``last_checkpoint`` names, by its path or, in a folder that was moved, by its name; or the
+    newest ``epoch_*.pth`` or ``iter_*.pth`` that is not damaged.
 
     Returns:
         The file, or None, and the problems of the candidates before it.
@@ -88,12 +76,9 @@ def _named(folder: Path) -> Path | None:
 
 
 def checkpoint_to_resume(work_dir: str) -> str | None:
-    """Return the checkpoint that ``--resume`` continues from; the first process decides for all.
+    """Return the checkpoint in a run's folder that ``--resume`` continues from; the first process decides for all.
 
     A warning names a damaged checkpoint, which stays where it is, and the one that is used instead.
-
-    Args:
-        work_dir: The run's folder.
 
     Returns:
         The file; None if the training has to start from scratch.
@@ -126,12 +111,7 @@ def checkpoint_to_resume(work_dir: str) -> str | None:
 
 
 def explain_damage(file: str, error: CheckpointError) -> CheckpointError:
-    """Return the error of a checkpoint that cannot be resumed; if it is damaged, with the one to take instead.
-
-    Args:
-        file: The checkpoint.
-        error: What was said of it.
-    """
+    """Return the error of a checkpoint that cannot be resumed; if it is damaged, with the one to take instead."""
     path = Path(file)
     if '://' in file or not path.is_file() or not _problem_with(path):
         return error
@@ -144,11 +124,8 @@ def resume_after_restart(cfg: Config) -> None:
     """Let a run that ``torchrun --max-restarts`` restarts resume from its own last checkpoint.
 
     The first start removes the ``last_checkpoint`` of an earlier run in the folder, unless it resumes that run. So a
-    restart finds the file of this run, or none, and then starts as the first one did. With several nodes nothing is
-    done, since each agent counts only its own restarts.
-
-    Args:
-        cfg: The run's config; gets ``resume=True``.
+    restart finds the file of this run, and ``cfg`` gets ``resume=True``; or none, and it starts as the first one did.
+    With several nodes nothing is done, since each agent counts only its own restarts.
     """
     several_nodes = os.environ.get('GROUP_WORLD_SIZE', '1') != '1'
     if several_nodes or os.environ.get('TORCHELASTIC_MAX_RESTARTS', '0') == '0':

@@ -18,27 +18,20 @@ LEAST_PART = 0.5
 
 
 class Fit(NamedTuple):
-    """Names of weights in a network and in a file, without the counters of batch norms.
+    """Names of weights in a network and in a file, without the counters of batch norms."""
 
-    Attributes:
-        filled: In both, with the same shape.
-        missing: In the network only.
-        other_shapes: In both, with different shapes.
-        unused: In the file only.
-    """
-
-    filled: list[str]
-    missing: list[str]
-    other_shapes: list[str]
-    unused: list[str]
+    filled: list[str]  # in both, with the same shape
+    missing: list[str]  # in the network only
+    other_shapes: list[str]  # in both, with different shapes
+    unused: list[str]  # in the file only
 
     def of(self, prefix: str) -> 'Fit':
-        """Return the fit of the part whose names start with ``prefix``; ``unused`` stays."""
+        """Return the fit of the part whose names start with a prefix; ``unused`` stays."""
         filled, missing, other_shapes = ([name for name in names if name.startswith(prefix)] for names in self[:3])
         return Fit(filled, missing, other_shapes, self.unused)
 
     def without(self, prefix: str) -> 'Fit':
-        """Return the fit without the part whose names start with ``prefix``."""
+        """Return the fit without the part whose names start with a prefix."""
         return Fit(*([name for name in names if not name.startswith(prefix)] for names in self))
 
     @property
@@ -52,12 +45,8 @@ class Fit(NamedTuple):
         return len(self.filled) / self.total if self.total else 1.0
 
     def __str__(self) -> str:
-        titles = {
-            'not in the file': self.missing,
-            'of another shape in the file': self.other_shapes,
-            'only in the file': self.unused,
-        }
-        texts = [f'{title}: {_first(names)}' for title, names in titles.items() if names]
+        titles = ('not in the file', 'of another shape in the file', 'only in the file')
+        texts = [f'{title}: {_first(names)}' for title, names in zip(titles, self[1:], strict=True) if names]
         return '; '.join([f'{len(self.filled)} of {self.total} weights', *texts])
 
 
@@ -74,15 +63,10 @@ def weights_of(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> dict[s
     weights = checkpoint.get('state_dict', checkpoint)
     plain = isinstance(weights, Mapping) and all(isinstance(k, str) and _is_plain(v) for k, v in weights.items())
     if not plain or not weights:
-        hint = ''
+        message = f'checkpoint {path} holds no state dict; its keys: {printable(list(checkpoint)[:8])}.'
         if isinstance(checkpoint.get('model'), Mapping):
-            hint = (
-                ' It looks like a published teacher: convert it with '
-                'tools/model_converters/repdistiller_to_mmpretrain.py SRC DST.'
-            )
-        raise CheckpointError(
-            f'checkpoint {path} holds no state dict; its keys: {printable(list(checkpoint)[:8])}.{hint}'
-        )
+            message += ' Convert a published teacher: tools/model_converters/repdistiller_to_mmpretrain.py SRC DST.'
+        raise CheckpointError(message)
     for prefix in ('module.', STUDENT):
         if any(name.startswith(prefix) for name in weights):
             weights = {name.removeprefix(prefix): v for name, v in weights.items() if name.startswith(prefix)}
@@ -93,7 +77,7 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], what: str) ->
     """Load weights into a model if all of them fit; otherwise change nothing.
 
     Args:
-        model: The model to fill.
+        model: The model.
         weights: Its state dict. Only ``num_batches_tracked`` of batch norms may be absent.
         what: What is loaded from where, for the message: ``"teacher_ckpt='FILE'"``.
 
@@ -105,16 +89,7 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], what: str) ->
 
 
 def check_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], what: str) -> None:
-    """Check that weights fit a model, by names and shapes.
-
-    Args:
-        own: The model's state dict, on any device.
-        weights: The weights to load.
-        what: As in :func:`load_strictly`.
-
-    Raises:
-        CheckpointError: Names or shapes differ; the message lists the first few.
-    """
+    """Check that weights fit a model, given its state dict, by names and shapes; otherwise as :func:`load_strictly`."""
     fit = _compare({k: v for k, v in own.items() if _counts(k) or k in weights}, weights)
     unused = [name for name in weights if name not in own]
     if not (fit.missing or fit.other_shapes or unused):
@@ -138,26 +113,14 @@ def check_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], what: st
 
 
 def tensors_in(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors in a checkpoint by their names, as mmengine loads them.
-
-    Args:
-        checkpoint: A checkpoint (``{'state_dict': ...}``) or a bare state dict.
-    """
+    """Return the tensors in a checkpoint, or in a bare state dict, by the names that mmengine loads them under."""
     weights = checkpoint.get('state_dict', checkpoint)
     weights = weights if isinstance(weights, Mapping) else {}
     return {OF_PROCESSES.sub('', str(name)): value for name, value in weights.items() if isinstance(value, Tensor)}
 
 
 def named_for(network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename weights between a distillation and a plain classifier.
-
-    A classifier gets the student of a distillation's weights; a distillation gets a classifier's weights as its
-    student.
-
-    Args:
-        network: A distillation, whose student is ``architecture``, or a classifier.
-        weights: The weights of either.
-    """
+    """Rename weights for a network, if one is a distillation and the other a plain classifier, which is its student."""
     has_student = isinstance(getattr(network, 'architecture', None), nn.Module)
     student = {name: value for name, value in weights.items() if name.startswith(STUDENT)}
     if has_student and not student:
@@ -171,11 +134,7 @@ def fit_of(network: nn.Module, weights: Mapping[str, Tensor]) -> Fit:
     """Compare weights with those of a network, after the network's own conversions of what it loads.
 
     mmpretrain's networks rename weights and resize position embeddings in such conversions. Buffers that a network
-    recomputes, and therefore removes from what it loads, count as filled.
-
-    Args:
-        network: The network; nothing is loaded into it.
-        weights: The weights by their names.
+    recomputes, and therefore removes from what it loads, count as filled. Nothing is loaded.
     """
     modules = [(f'{name}.' if name else '', m) for name, m in network.named_modules(remove_duplicate=False)]
     own: dict[str, Any] = {}
@@ -201,7 +160,7 @@ def _compare(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Fit:
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether a value is a tensor that can be copied into a network without loss."""
+    """Return whether a value is a dense tensor of real numbers, which a network can take."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided

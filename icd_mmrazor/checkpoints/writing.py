@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.fileio import LocalBackend, register_backend
 
 from icd_mmrazor.errors import CheckpointError, SettingError
 
@@ -34,32 +35,19 @@ def atomic_write(content: str | bytes, path: Path) -> None:
 
 
 def write_json(values: Any, path: Path) -> None:
-    """Write a JSON file atomically.
-
-    Args:
-        values: What ``json.dumps`` takes.
-        path: The file; its folder exists.
-    """
+    """Write a JSON file atomically; its folder exists."""
     atomic_write(json.dumps(values), path)
 
 
 def write_checkpoint(checkpoint: dict, path: str | os.PathLike) -> None:
-    """Write a checkpoint atomically.
-
-    Args:
-        checkpoint: What ``torch.save`` takes.
-        path: The file; its folder is created.
-
-    Raises:
-        CheckpointError: It cannot be written; the old file stays.
-    """
+    """Write a checkpoint from what ``torch.save`` takes; otherwise as :func:`write_checkpoint_file`."""
     content = io.BytesIO()
     torch.save(checkpoint, content)
     write_checkpoint_file(content.getvalue(), path)
 
 
 def write_checkpoint_file(content: str | bytes, path: str | os.PathLike) -> None:
-    """Write a checkpoint, or a file next to it, from its content; otherwise as :func:`write_checkpoint`.
+    """Write a checkpoint, or a file next to it, atomically.
 
     Args:
         content: The content of the file.
@@ -79,15 +67,27 @@ def write_checkpoint_file(content: str | bytes, path: str | os.PathLike) -> None
         ) from error
 
 
-def check_writable(path: Path, setting: str) -> None:
-    """Check that a file can be written, before the work that produces it.
+@register_backend('atomic')
+class AtomicBackend(LocalBackend):
+    """The local disk, to which mmengine writes files whole or not at all.
 
-    Args:
-        path: The file; its folders need not exist.
-        setting: The option that names it, for the message: ``'--out'``.
+    Its own backend writes in place, so that a killed run or a full disk leaves half a file.
+
+    Config example::
+
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', backend_args=dict(backend='atomic')))
+    """
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write a file as :func:`write_checkpoint_file` does."""
+        write_checkpoint_file(obj, filepath)
+
+
+def check_writable(path: Path, setting: str) -> None:
+    """Check that a file can be written, before the work that produces it; its folders need not exist.
 
     Raises:
-        SettingError: It is a folder, or its folder cannot be written or created.
+        SettingError: It is a folder, or its folder cannot be written or created; names the setting (``'--out'``).
     """
     if path.is_dir():
         raise SettingError(f'{setting} {path} is a folder. Give a file.')
@@ -98,14 +98,7 @@ def check_writable(path: Path, setting: str) -> None:
 
 
 def remove_abandoned(folder: Path) -> list[Path]:
-    """Remove the temporary files of trainings that were killed while writing.
-
-    Args:
-        folder: A training's ``work_dir``.
-
-    Returns:
-        The files that were removed.
-    """
+    """Remove the temporary files of trainings in a folder that were killed while writing; return them."""
     found = [(file, ABANDONED.fullmatch(file.name)) for file in folder.glob('.*')]
     removed = [file for file, match in found if match and file.is_file() and not _is_running(int(match[1]))]
     for file in removed:

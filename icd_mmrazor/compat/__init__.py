@@ -1,19 +1,17 @@
 """Everything that touches classes and modules of others: two lists of workarounds, one function each.
 
-:func:`prepare` is what is needed to import mmrazor, to get right results from it, and to load files safely.
-:func:`runtime` is how a run behaves. Each function says where the problem is and in which versions; delete it once that
-is fixed upstream. ``docs/reference/workarounds.md`` lists them all.
+Each function says where the problem is and in which versions; delete it once that is fixed upstream.
+``docs/reference/workarounds.md`` lists them all.
 """
 
 import functools
-import importlib
 
 from icd_mmrazor.compat import imports
 
 
 @functools.cache
 def prepare() -> None:
-    """Make the installed stack usable; runs at ``import icd_mmrazor``, once.
+    """Do what is needed to import mmrazor, to get right results from it and to load files safely; runs on import, once.
 
     Raises:
         ImportError: A package of the stack is missing or too old; the message says what to install.
@@ -24,32 +22,30 @@ def prepare() -> None:
     imports.patch_package_lookup()
     imports.register_config_package()
 
-    loading, fixes, models, recorders = map(_part, ('loading', 'mmrazor_fixes', 'models', 'recorders'))
+    # they import the stack, which must be there first
+    from icd_mmrazor.compat import loading, mmrazor_fixes, models, recording
+
     loading.load_checkpoints_as_plain_weights()
     loading.load_own_checkpoints()
     loading.read_files_as_plain_values()
     loading.refuse_pickles_of_timm()
     models.name_weights_of_wrapped_networks_alike()
-    fixes.switch_all_inplace_off()
-    fixes.make_sequences_dynamic()
-    fixes.find_soft_cross_entropy()
-    fixes.read_candidates_as_literals()
-    fixes.validate_whatever_is_predicted()
-    recorders.record_what_modules_compute()
-    recorders.record_what_is_there()
+    mmrazor_fixes.switch_all_inplace_off()
+    mmrazor_fixes.make_sequences_dynamic()
+    mmrazor_fixes.find_soft_cross_entropy()
+    mmrazor_fixes.read_candidates_as_literals()
+    mmrazor_fixes.validate_whatever_is_predicted()
+    recording.record_what_modules_compute()
+    recording.record_what_is_there()
 
 
 @functools.cache
 def runtime() -> None:
     """Let runs of this process store configs, read images and compile as those of our tools do; once."""
     prepare()
-    layout, messages, runs = map(_part, ('layout', 'messages', 'runs'))
+    from icd_mmrazor.compat import layout, messages, runs
+
     layout.compile_in_a_sound_layout()
     messages.explain_image_folders()
     messages.explain_images()
     runs.format_a_config_once()
-
-
-def _part(name: str) -> object:
-    # the other files import the stack, which must be there first
-    return importlib.import_module(f'icd_mmrazor.compat.{name}')

@@ -21,9 +21,6 @@ def lost_connection(error: Exception) -> bool:
     """Return whether an error only says that another process of a process group has gone.
 
     Where: torch, all versions: gloo raises a plain ``RuntimeError``, NCCL one error class for this and all else.
-
-    Args:
-        error: What a collective operation, or anything else, has raised.
     """
     text = str(error)
     return isinstance(error, dist.DistNetworkError) or any(
@@ -62,9 +59,6 @@ def process_group(cfg: Any) -> Iterator[None]:
     Args:
         cfg: The run's ``Config``, ``launcher`` set; gets a ``model_wrapper_cfg`` for the CPU.
 
-    Yields:
-        Nothing; the group is destroyed at the end, unless that is an error.
-
     Raises:
         SettingError: Another launcher than ``pytorch`` without an accelerator.
     """
@@ -73,7 +67,7 @@ def process_group(cfg: Any) -> Iterator[None]:
         if cfg.launcher != 'pytorch':
             raise SettingError(
                 f"launcher='{cfg.launcher}' needs a GPU and this machine shows none. Start the processes with "
-                'tools/dist_train.sh or torchrun (launcher pytorch); on a CPU they talk through gloo.'
+                'tools/dist_train.sh or torchrun (launcher pytorch), which works on a CPU.'
             )
         timeout = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
         # longer: the watchdog, which ends a run after this time, knows whom to blame
@@ -85,7 +79,6 @@ def process_group(cfg: Any) -> Iterator[None]:
     # not after an error: it would wait for the processes that have not had it
     yield
     if dist.is_available() and dist.is_initialized():
-        # for a gloo thread to let go of the last tensors
-        time.sleep(0.1)
+        time.sleep(0.1)  # for a gloo thread to let go of the last tensors
         dist.destroy_process_group()
         gc.collect()

@@ -17,13 +17,10 @@ MAX_PIXELS = 178_956_970  # of an image; Pillow's own limit
 
 
 def require_stack() -> None:
-    """Say in one message what is missing or too old.
+    """Raise an ``ImportError`` that says what is missing or too old.
 
     Neither family of the OpenMMLab packages is a hard dependency: they share their folders, so that a dependency on one
     breaks an environment that has the other.
-
-    Raises:
-        ImportError: A package of the stack cannot be found, or torch is too old.
     """
     required = ('torch', 'torchvision', 'joblib', 'scipy', *OPENMMLAB_PACKAGES, 'mmrazor')
     missing = [name for name in required if importlib.util.find_spec(name) is None]
@@ -145,15 +142,14 @@ def patch_package_lookup() -> None:
         return importlib.util.find_spec(package) is not None or bool(_distribution(package))
 
     def get_installed_path(package: str) -> str:
-        spec = importlib.util.find_spec(package)
-        if spec is None and _distribution(package):
-            top_level = (_distribution(package).read_text('top_level.txt') or '').split()
+        spec, distribution = importlib.util.find_spec(package), _distribution(package)
+        if spec is None and distribution is not None:
+            top_level = (distribution.read_text('top_level.txt') or '').split()
             spec = importlib.util.find_spec(top_level[0]) if top_level else None
         if spec is None or not spec.submodule_search_locations:
             raise importlib.metadata.PackageNotFoundError(package)
         return spec.submodule_search_locations[0]
 
-    # where configs are looked up
     config, hub = map(importlib.import_module, ('mmengine.config.config', 'mmengine.hub.hub'))
     config.is_installed, config.get_installed_path = is_installed, get_installed_path
     hub.get_installed_path = get_installed_path

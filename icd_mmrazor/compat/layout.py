@@ -33,9 +33,6 @@ def keep_layout_when_compiled(*networks: Any) -> None:
     """Let ``torch.compile`` leave the layout of images alone, from now on, if channels last is not sound for networks.
 
     Where: torch with inductor on a CPU: it lays every convolution of a graph channels last.
-
-    Args:
-        *networks: Modules.
     """
     if not channels_last_is_sound(*networks):
         importlib.import_module('torch._inductor.config').layout_optimization = False
@@ -47,9 +44,6 @@ def channels_last_is_sound(*networks: Any) -> bool:
     Where: torch 2.6 to 2.14 on a CPU, backward pass in float32 of a 1 x 1 convolution with a stride, channels last, and
     fewer input channels than oneDNN's block has, 8 with AVX2 and 16 with AVX-512: ``jit_1x1`` writes out of bounds. The
     process dies, computes nonsense, or seems to work. Which kernel oneDNN takes cannot be asked, so 16 everywhere.
-
-    Args:
-        *networks: Modules.
     """
     if accelerator_available():
         return True
@@ -58,17 +52,10 @@ def channels_last_is_sound(*networks: Any) -> bool:
 
 
 def laid_out(images: torch.Tensor, channels_last: bool) -> torch.Tensor:
-    """Lay images out in memory channels last, or as usual.
+    """Lay images, ``B x C x H x W``, out in memory channels last or as usual; copied if need be.
 
     Where: torch, all versions: images of one channel count as contiguous in either layout, so that ``contiguous()``
     leaves the strides that convolutions go by.
-
-    Args:
-        images: ``B x C x H x W``.
-        channels_last: Whether the channels of a pixel lie side by side.
-
-    Returns:
-        The images, copied if need be.
     """
     if channels_last:
         return images.contiguous(memory_format=torch.channels_last)

@@ -10,8 +10,7 @@ from mmengine.fileio.handlers import PickleHandler, YamlHandler
 from mmengine.utils import digit_version
 
 from icd_mmrazor.checkpoints.allowed import values_of_checkpoints
-from icd_mmrazor.checkpoints.plain_pickles import read_pickle
-from icd_mmrazor.checkpoints.plain_yaml import read_yaml
+from icd_mmrazor.checkpoints.plain_files import read_pickle, read_yaml
 from icd_mmrazor.checkpoints.reading import read_checkpoint
 
 SAFE_TIMM = '1.0.26'
@@ -94,7 +93,6 @@ def _of_plain_weights(build: Any) -> Any:
     def __init__(self: Any, *args: Any, checkpoint_path: str = '', **kwargs: Any) -> None:  # noqa: N807
         if checkpoint_path:
             read_checkpoint(checkpoint_path)
-            kwargs['checkpoint_path'] = checkpoint_path
-        build(self, *args, **kwargs)
+        build(self, *args, checkpoint_path=checkpoint_path, **kwargs)
 
     return __init__

@@ -26,11 +26,9 @@ def explain_image_folders() -> None:
         except (OSError, RuntimeError, AssertionError, ValueError) as error:
             folder = Path(self.img_prefix)
             found = f'it holds {contents(folder)}' if folder.is_dir() else 'there is no such folder'
-            expected = (
-                f'lines "IMAGE LABEL" in {self.ann_file}'
-                if self.ann_file
-                else f'a folder for each class with its images: {folder}/CLASS/IMAGE{min(self.extensions)}'
-            )
+            expected = f'a folder for each class with its images: {folder}/CLASS/IMAGE{min(self.extensions)}'
+            if self.ann_file:
+                expected = f'lines "IMAGE LABEL" in {self.ann_file}'
             message = (
                 f'{type(self).__name__}: {folder} (working folder: {Path.cwd()}): {error}. Found: {found}. Expected: '
                 f'{expected}. Set data_root and data_prefix of the dataset to where the images are.'
@@ -66,9 +64,6 @@ def drop_log_noise(logger: logging.Logger) -> None:
 
     Where: mmengine, both families. ``LoggerHook`` repeats the experiment's name after every epoch, and
     ``CheckpointHook`` warns at every start about mmengine's own old interface, which no user has chosen.
-
-    Args:
-        logger: The run's.
     """
     logger.addFilter(_is_informative)
 

@@ -31,11 +31,7 @@ def make_sequences_dynamic() -> None:
     Where: mmrazor 1.0.0, ``DynamicSequential.convert_from``, with torch >= 2.5: it passes on the modules of a sequence,
     a plain dict now, which ``Sequential`` takes for a module.
     """
-
-    def convert_from(cls: type, module: Any) -> Any:
-        return cls(OrderedDict(module._modules))
-
-    DynamicSequential.convert_from = classmethod(convert_from)
+    DynamicSequential.convert_from = classmethod(lambda cls, module: cls(OrderedDict(module._modules)))
 
 
 def find_soft_cross_entropy() -> None:
@@ -63,9 +59,7 @@ def validate_whatever_is_predicted() -> None:
     ``SelfDistillValLoop`` inherit: ``_update_losses`` takes the last of the predictions, of a dictionary too.
     """
     loops = importlib.import_module('mmengine.runner.loops')
-    update_losses = getattr(loops, '_update_losses', None)
-    if update_losses is None:
-        return
+    update_losses = loops._update_losses
 
     def update_losses_of_a_sequence(outputs: Any, losses: dict) -> tuple[Any, dict]:
         return update_losses(outputs, losses) if isinstance(outputs, list | tuple) else (outputs, losses)

@@ -28,12 +28,9 @@ def in_mmpretrain_scope(network: Any) -> Any:
     Where: mmrazor 1.0.0 builds teacher and student in its own scope, where ``ImageClassifier`` and all its parts are
     unknown unless every one of them names its scope.
 
-    Args:
-        network: A config, or a built model.
-
     Returns:
         The config with ``_scope_='mmpretrain'`` if it names no scope and its type is not one of mmrazor's; else the
-        same object.
+        same object, which may be a built model.
     """
     if not isinstance(network, dict) or 'type' not in network or '_scope_' in network:
         return network

@@ -1,4 +1,4 @@
-"""The records of mmrazor's recorders: copies of tensors, hooks that follow replaced modules."""
+"""mmrazor's recorders, made to keep copies of what was computed by the modules that are there."""
 
 import copy
 import functools
@@ -7,8 +7,73 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from mmrazor.models.task_modules import recorder as recorders
+from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+
+
+def record_what_modules_compute() -> None:
+    """Let recorders keep copies, taken before anything else can change them.
+
+    Where: mmrazor 1.0.0, all recorders: they keep the tensors themselves, and inputs after the module or function has
+    run. An activation or a sum that works in place changes the record.
+    """
+
+    def reset_data_buffer(self: BaseRecorder) -> None:
+        self._data_buffer = Records()
+
+    def of_function(self: Any, origin_func: Callable, data_buffer: list) -> Callable:  # noqa: ARG001
+        return _recording_inputs(origin_func, data_buffer)
+
+    def of_method(self: Any, orgin_method: Callable, data_buffer: list) -> Callable:  # noqa: ARG001
+        return _recording_inputs(orgin_method, data_buffer, skipped=1)
+
+    BaseRecorder.reset_data_buffer = reset_data_buffer
+    recorders.FunctionInputsRecorder.func_record_wrapper = of_function
+    recorders.MethodInputsRecorder.method_record_wrapper = of_method
+
+
+def record_what_is_there() -> None:
+    """Let recorders find the module or parameter of their name whenever they start to record.
+
+    Where: mmrazor 1.0.0, recorders of modules and parameters: they look for it once, while the algorithm is built;
+    mmengine's ``Runner`` replaces batch norms later (``sync_bn``). Inputs are recorded before a module can change them.
+    """
+    outputs, inputs = recorders.ModuleOutputsRecorder, recorders.ModuleInputsRecorder
+    parameter = recorders.ParameterRecorder
+    enter_module, enter_parameter = outputs.__enter__, parameter.__enter__
+    prepare_parameter = parameter.prepare_from_model
+
+    def prepare_from_model(self: Any, model: Any = None) -> None:
+        assert model is not None, 'model can not be None.'
+        if hasattr(self, 'hooked'):
+            self.hooked.remove()
+        self.hooked = HookedModule(model, self.source, self.register)
+
+    def enter(self: Any) -> None:
+        enter_module(self)
+        # a compiled graph has its modules from the start
+        if not torch.compiler.is_compiling():
+            follow_modules([self])
+
+    def forward_pre_hook(self: Any, module: Any, inputs: tuple) -> None:  # noqa: ARG001
+        if self.recording:
+            self.data_buffer.append(inputs)
+
+    def prepare_from_model_of_parameter(self: Any, model: Any = None) -> None:
+        prepare_parameter(self, model)
+        self.model = model
+
+    def enter_parameter_of_now(self: Any) -> None:
+        enter_parameter(self)
+        self.data_buffer[:] = [self.model.get_parameter(self.source)]
+
+    outputs.prepare_from_model, outputs.__enter__ = prepare_from_model, enter
+    outputs.register = lambda self, module: module.register_forward_hook(self.forward_hook)
+    inputs.register = lambda self, module: module.register_forward_pre_hook(self.forward_pre_hook)
+    inputs.forward_pre_hook = forward_pre_hook
+    parameter.prepare_from_model, parameter.__enter__ = prepare_from_model_of_parameter, enter_parameter_of_now
 
 
 class Records(list):
@@ -16,15 +81,11 @@ class Records(list):
 
     def append(self, record: Any) -> None:
         """Keep a copy of a tensor, or of lists, tuples and dicts of them; anything else is kept itself."""
-        super().append(copy_tensors(record))
+        super().append(_copied(record))
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], record: Any) -> Any:
-    """Apply a function to the tensors in lists, tuples and dicts; parameters stay what they are.
-
-    Args:
-        function: Takes and returns a tensor.
-        record: Any nesting of them.
+    """Apply a function to the tensors in nested lists, tuples and dicts; parameters stay what they are.
 
     Returns:
         The same nesting, of new tensors.
@@ -44,30 +105,25 @@ def map_tensors(function: Callable[[Tensor], Tensor], record: Any) -> Any:
     return record
 
 
-def copy_tensors(record: Any) -> Any:
-    """Copy the tensors of a record; gradients flow through, and the layout is contiguous: losses view maps as rows."""
-    return map_tensors(_copied, record)
+def _copied(record: Any) -> Any:
+    """Copy tensors. Gradients flow through, and dense ones become contiguous: losses view maps as rows."""
 
+    def clone(tensor: Tensor) -> Tensor:
+        dense = tensor.layout is torch.strided
+        return tensor.clone(memory_format=torch.contiguous_format) if dense else tensor.clone()
 
-def _copied(tensor: Tensor) -> Tensor:
-    if tensor.layout is not torch.strided:
-        return tensor.clone()
-    return tensor.clone(memory_format=torch.contiguous_format)
+    return map_tensors(clone, record)
 
 
 def follow_modules(recorders: Iterable[Any]) -> None:
-    """Let recorders watch the modules that have their names now, if others have replaced those watched.
-
-    Args:
-        recorders: mmrazor's recorders, prepared; those of functions, methods and parameters are left alone.
+    """Let recorders of modules watch those that have their names now, if others have replaced those watched.
 
     Raises:
         AssertionError: No module has a name any more.
     """
     for recorder in recorders:
-        hooked = getattr(recorder, 'hooked', None)
-        if hooked is not None:
-            hooked.follow()
+        if hasattr(recorder, 'hooked'):
+            recorder.hooked.follow()
 
 
 class HookedModule:
@@ -106,22 +162,16 @@ class HookedModule:
             self._handle.remove()
 
 
-def recording_inputs(function: Callable, records: list, skipped: int = 0) -> Callable:
-    """Wrap a function so that what it is called with is recorded, as it was before the call.
+def _recording_inputs(function: Callable, records: list, skipped: int = 0) -> Callable:
+    """Wrap a function so that each call records its inputs, as they were before it, without the ``skipped`` first.
 
-    Args:
-        function: The function.
-        records: The inputs of each call are appended: positional ones, then those by name in the function's order.
-        skipped: How many positional ones are left out: 1 for a method.
-
-    Returns:
-        The wrapped function.
+    Those by position come first, then those by name in the function's order.
     """
     names = inspect.signature(function).parameters
 
     @functools.wraps(function)
     def recorded(*args: Any, **kwargs: Any) -> Any:
-        inputs = copy_tensors([*args[skipped:], *(kwargs[name] for name in names if name in kwargs)])
+        inputs = _copied([*args[skipped:], *(kwargs[name] for name in names if name in kwargs)])
         outputs = function(*args, **kwargs)
         list.append(records, inputs)
         return outputs

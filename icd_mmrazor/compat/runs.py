@@ -33,15 +33,11 @@ def format_a_config_once() -> None:
 
 
 def take_batches_from(loop: Any, batches: Iterator) -> None:
-    """Let a training loop that counts iterations take its batches from an iterator that starts where the run is.
+    """Let an ``IterBasedTrainLoop`` take its batches from an iterator that starts at the iteration where it resumes.
 
     Where: mmengine, both families, ``IterBasedTrainLoop``: it makes its own iterator before hooks can change the
     DataLoader, and a resumed run skips the batches that were trained already by loading them (0.10.7; onedl-mmengine
     0.10.12 for other samplers than its own).
-
-    Args:
-        loop: The ``IterBasedTrainLoop``, at the iteration it resumes from.
-        batches: The batches from that iteration on.
     """
 
     class Batches:

@@ -9,8 +9,7 @@ from types import FrameType
 from typing import Any
 
 from mmengine.registry import build_from_cfg
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner, TestLoop, ValLoop
-from torch.utils.data import DataLoader
+from mmengine.runner import Runner
 
 from icd_mmrazor.configuration.type_names import known_types, registered
 from icd_mmrazor.errors import SettingError, UserError, did_you_mean, raised_as
@@ -35,8 +34,6 @@ SECTIONS = dict(
     register_default_hooks='default_hooks',
     register_custom_hooks='custom_hooks',
 )
-# what the Runner makes without a registry
-UNREGISTERED = {cls.__name__: cls for cls in (EpochBasedTrainLoop, IterBasedTrainLoop, ValLoop, TestLoop, DataLoader)}
 IMPORTS = "Modules of your own are found if the config imports them: custom_imports = dict(imports=['my_module'])."
 
 
@@ -46,9 +43,6 @@ def explained_settings() -> Iterator[None]:
 
     mmengine's ``Registry.build`` and ``Runner`` raise a ``KeyError``, ``TypeError`` or other error below 40 lines of
     the stack. Where the error came from is read from its traceback; errors from elsewhere pass.
-
-    Yields:
-        Nothing.
 
     Raises:
         SettingError: Something could not be built; an instance of the original error's class, too.
@@ -84,7 +78,8 @@ def _message(frame: FrameType, error: Exception) -> str | None:
         return _explain(SECTIONS[unknown[2]], {unknown[3]: None}, getattr(Runner, unknown[2]), error)
     if code.co_name in SECTIONS:
         names = [name for name in code.co_varnames[: code.co_argcount] if name != 'self']
-        cls = UNREGISTERED.get(unknown[1]) if unknown else None
+        # mmengine's own loops and the DataLoader come from no registry
+        cls = frame.f_globals.get(unknown[1]) if unknown else None
         return _explain(SECTIONS[code.co_name], values[names[0]] if names else None, cls, error)
     return None
 
@@ -105,14 +100,7 @@ def _explain(what: str, settings: Any, cls: Any, error: Exception) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """Say on one line what was raised, and where.
-
-    Args:
-        error: The error.
-
-    Returns:
-        ``"KeyError: 'invalid depth 19 for resnet' (mmpretrain/models/backbones/resnet.py, line 471)"``.
-    """
+    """Say on one line what was raised, and where: ``"KeyError: 'depth 19' (mmpretrain/.../resnet.py, line 471)"``."""
     text, place = _one_line(str(error), 400), ''
     if error.__traceback__:
         frame = traceback.extract_tb(error.__traceback__)[-1]

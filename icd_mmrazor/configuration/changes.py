@@ -69,7 +69,7 @@ def config_changes(then: Mapping[str, Any], now: Mapping[str, Any], exclude: Col
         exclude: Names of more settings to leave out.
 
     Returns:
-        A line for each difference: ``'train_cfg.max_epochs: 20 in the checkpoint, 40 now'``.
+        A :func:`difference` each.
     """
     before, after = (dict(_settings(_with_influence(cfg))) for cfg in (then, now))
     # the subnet of a pruned network may be a file on one side and the content of this file on the other
@@ -85,13 +85,7 @@ def config_changes(then: Mapping[str, Any], now: Mapping[str, Any], exclude: Col
 
 
 def difference(name: str, then: Any, now: Any) -> str:
-    """Format a difference.
-
-    Args:
-        name: The setting.
-        then: Its value in the checkpoint.
-        now: Its value now.
-    """
+    """Format a difference: ``'train_cfg.max_epochs: 20 in the checkpoint, 40 now'``."""
     return f'{name}: {_shown(then)} in the checkpoint, {_shown(now)} now'
 
 
@@ -105,10 +99,9 @@ def _with_influence(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _changes_training(hook: Any) -> bool:
-    """Return whether a hook changes what is trained; one of this package says so itself."""
     kind = type_name(hook.get('type')) if isinstance(hook, Mapping) else ''
     ours = [cls for cls in registered(kind) if cls.__module__.partition('.')[0] == PACKAGE]
-    if ours:
+    if ours:  # they say so themselves
         return any(getattr(cls, 'changes_training', False) for cls in ours)
     return hook is not None and kind not in WATCHING
 

@@ -36,7 +36,7 @@ def read_config_file(path: str | os.PathLike, what: str = 'config') -> Config:
         what: What it is, for messages: ``'--config'``.
 
     Raises:
-        SettingError: There is no such file, it is not a config, or something fails in it; names the file and the line.
+        SettingError: There is no such file, or it cannot be run; names the line.
     """
     file = Path(path)
     try:
@@ -69,11 +69,7 @@ def _location(error: BaseException, path: Path) -> str:
 
 
 def check_sections(cfg: Config, name: str) -> None:
-    """Refuse a config that does not describe a run.
-
-    Args:
-        cfg: The config.
-        name: Its file, for messages.
+    """Refuse a config that does not describe a run; ``name`` is its file, for messages.
 
     Raises:
         SettingError: A section is missing, misspelt, or not a dictionary.
@@ -101,9 +97,7 @@ def check_sections(cfg: Config, name: str) -> None:
             raise SettingError(f'config {name} has {there} without {", ".join(missing)}: {stage} needs all or none.')
     for section in DATALOADERS:
         loader = cfg.get(section)
-        if loader is None:
-            continue
-        absent = [setting for setting in ('dataset', 'sampler') if setting not in loader]
+        absent = [setting for setting in ('dataset', 'sampler') if loader is not None and setting not in loader]
         if absent:
             raise SettingError(
                 f'config {name}: {section} needs {" and ".join(absent)}; it has {", ".join(loader) or "nothing"}.'
@@ -111,11 +105,7 @@ def check_sections(cfg: Config, name: str) -> None:
 
 
 def apply_cfg_options(cfg: Config, options: Mapping[str, Any] | None) -> None:
-    """Change settings of a config as given by ``--cfg-options``.
-
-    Args:
-        cfg: The config; changed.
-        options: Values by their dotted keys.
+    """Change settings of a config as given by ``--cfg-options``, by their dotted keys.
 
     Raises:
         SettingError: A key leads nowhere, or its section is unknown to the config and to mmengine.
@@ -130,6 +120,6 @@ def apply_cfg_options(cfg: Config, options: Mapping[str, Any] | None) -> None:
         except Exception as error:  # mmengine's checks, and errors of lists
             text = ' '.join(str(error).split())[:300]
             raise SettingError(
-                f'--cfg-options {key}={value!r} does not fit the config: {text or type(error).__name__}. Name items '
-                'of lists by their numbers: a.b.0.c=...'
+                f'--cfg-options {key}={value!r} does not fit the config: {text or type(error).__name__}. Items of '
+                'lists have numbers: a.b.0.c=...'
             ) from error

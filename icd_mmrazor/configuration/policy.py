@@ -42,14 +42,7 @@ STACK = (*PACKAGES, 'mmcv', 'torch', 'torchvision')
 
 
 def code_that_runs(settings: Any) -> str | None:
-    """Say which setting of a config would run code.
-
-    Args:
-        settings: Plain values, at most some ten levels deep.
-
-    Returns:
-        The setting and the reason; None if there is none.
-    """
+    """Say which of some plain settings would run code when something is built from them, and why; None if none does."""
     replacing = isinstance(settings, dict) and type_name(settings.get('type')).startswith(REPLACING)
     for key, item in settings.items() if isinstance(settings, dict) else enumerate(settings):
         if replacing and key in PATHS and str(item).partition('.')[0] not in STACK:

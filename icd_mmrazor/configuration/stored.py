@@ -19,11 +19,7 @@ _REMEDY = 'It was not run as Python. If you trust its origin, give the config fi
 
 
 def config_of(checkpoint: Mapping[str, Any], what: str) -> Config:
-    """Return the config that mmengine stores in a checkpoint.
-
-    Args:
-        checkpoint: The content of its file.
-        what: The file, for messages.
+    """Return the config that mmengine stores in a checkpoint; ``what`` is its file, for messages.
 
     Raises:
         SettingError: There is no config in it, or it holds more than plain values.
@@ -41,9 +37,7 @@ def read_config_text(text: str, name: str) -> Config:
     """Read the text of a config (``Config.pretty_text``) from a checkpoint or a work folder.
 
     ``Config.fromfile`` would run it as Python. Models and datasets are built from the result, so plain values that
-    would run code when they are built are refused as well: types that are not registered but can be imported
-    (``os.system``), scopes of other packages or functions of theirs to record, parts of mmrazor that no distillation
-    needs (some import what they are told), config files outside the packages, pickle and YAML files.
+    would run code when they are built are refused as well: see :mod:`icd_mmrazor.configuration.policy`.
 
     Args:
         text: The text.
@@ -63,10 +57,7 @@ def read_settings(text: str, name: str) -> dict[str, Any]:
 
     Allowed are assignments of strings, numbers, ``None``, ``True``, ``False``, ``inf``, ``nan``, lists, tuples,
     ``dict(...)``, ``{...}`` and dotted paths, which mmengine writes for classes and which are read as strings.
-
-    Args:
-        text: The text.
-        name: Its origin, for messages.
+    Arguments are as in :func:`read_config_text`.
 
     Raises:
         SettingError: The text holds anything else, is too long or nested too deeply.
@@ -83,11 +74,7 @@ def read_settings(text: str, name: str) -> dict[str, Any]:
 
 
 def with_infinity_as_number(text: str) -> str:
-    """Replace ``inf`` in the text of a config by ``1e999``, which is infinity in Python.
-
-    Args:
-        text: ``Config.pretty_text`` of mmengine.
-    """
+    """Replace ``inf`` in the text of a config by ``1e999``, which is infinity in Python."""
     if not re.search(r'\binf\b', text):
         return text
     lines = text.encode().splitlines(keepends=True)

@@ -27,8 +27,7 @@ def type_name(kind: Any) -> str:
             class or function itself, as in mmengine's pure Python configs.
 
     Returns:
-        The name it is registered under (``'Pretrained'`` for mmengine's ``PretrainedInit``), else its own name; ``''``
-        for anything else.
+        The name it is registered under, else its own name; ``''`` for anything else.
     """
     found = _resolved(kind)
     if isinstance(found, str):
@@ -67,11 +66,8 @@ def by_names(cfg: Config) -> Config:
     classes go to ``custom_imports``. A class that is not registered stays. Whole paths of classes, which mmengine
     stores in place of classes, are treated alike if their modules are imported.
 
-    Args:
-        cfg: The config; it is not changed.
-
     Returns:
-        The config by names; the same object if there is nothing to replace.
+        Another config; the same object if there is nothing to replace.
     """
     modules = {''}
     plain = cfg._to_lazy_dict()
@@ -87,11 +83,7 @@ def by_names(cfg: Config) -> Config:
 
 
 def import_for(cls: Any) -> str:
-    """Return the module that a config has to import for a type; ``''`` if it comes with mmpretrain.
-
-    Args:
-        cls: The class or function.
-    """
+    """Return the module that a config has to import for a class or function; ``''`` if it comes with mmpretrain."""
     module = getattr(cls, 'func', cls).__module__  # of a functools.partial: of what it calls
     package = module.partition('.')[0]
     if package in (*WITH_MMPRETRAIN, '__main__'):
@@ -149,21 +141,14 @@ def _imported(path: str) -> Any:
 
 def _inherited(root: Registry, name: str, scope: str) -> Any:
     """Return what mmengine finds under a name in a scope, or None."""
-    registry = _of_scope(root, scope)
+    registry = root._search_child(scope)
     while registry is not None and name not in registry.module_dict:
         registry = registry.parent
     return None if registry is None else registry.module_dict[name]
 
 
-def _of_scope(registry: Registry, scope: str) -> Registry | None:
-    if registry.scope == scope:
-        return registry
-    inner = (_of_scope(child, scope) for child in registry.children.values())
-    return next((found for found in inner if found is not None), None)
-
-
 def _places(cls: Any) -> Iterator[tuple[Registry, str]]:
-    """Iterate over the registries that hold a class, with its name there."""
+    """Yield the registries that hold a class, with its name there."""
     return ((each, name) for each in _registries() for name, value in each.module_dict.items() if value is cls)
 
 

@@ -20,11 +20,11 @@ REMEDY = (
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Raise the level of the log to warnings: initialisation logs a line for each weight."""
-    logger = MMLogger.get_current_instance()
+def quiet(logger: logging.Logger | None = None, least: int = logging.WARNING) -> Iterator[None]:
+    """Raise the level of a log, mmengine's by default: initialisation logs a line for each weight."""
+    logger = logger or MMLogger.get_current_instance()
     level = logger.level
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(least)
     try:
         yield
     finally:
@@ -34,13 +34,8 @@ def quiet() -> Iterator[None]:
 def build_network(name: str, cfg: ConfigDict, remedy: str = REMEDY) -> nn.Module:
     """Build a classifier from a config that may be stored, damaged or of another installation.
 
-    Args:
-        name: What to call it in the message.
-        cfg: The classifier's config.
-        remedy: What to do about an error.
-
     Raises:
-        SettingError: It cannot be built.
+        SettingError: It cannot be built; with the name of the network, and what to do about it.
     """
     try:
         with quiet(), explained_settings():

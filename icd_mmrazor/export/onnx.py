@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from icd_mmrazor.checkpoints.writing import atomic_write
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError, UserError
+from icd_mmrazor.export.network import quiet
 from icd_mmrazor.models.networks.classifier_layer import number_of_channels
 
 PACKAGES = ('onnx', 'onnxruntime', 'onnxscript')
@@ -30,11 +31,7 @@ DUMMY_SIZES = ((97, 131), (256, 301))
 
 
 def require_onnx() -> None:
-    """Check that the packages for an export are installed.
-
-    Raises:
-        SettingError: Packages are missing.
-    """
+    """Raise a ``SettingError`` if a package for an export is missing."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise SettingError(
@@ -43,17 +40,12 @@ def require_onnx() -> None:
 
 
 def input_size(cfg: Config, channels: int) -> tuple[int, int]:
-    """Return the height and width of the images that a config's test pipeline makes.
-
-    Args:
-        cfg: Config of a plain classifier.
-        channels: The number of channels of its images.
+    """Return the height and width of the images that a plain classifier's test pipeline makes.
 
     Raises:
         SettingError: There is no such pipeline, or it keeps the size of an image.
     """
-    pipeline = cfg.get('test_dataloader', {}).get('dataset', {}).get('pipeline')
-    sizes = set()
+    pipeline, sizes = _pipeline(cfg), set()
     if pipeline:
         # as in mmpretrain's inferencer
         transforms = Compose([TRANSFORMS.build(t) for t in remove_transform(pipeline, 'LoadImageFromFile')])
@@ -80,7 +72,7 @@ def write_onnx(model: BaseModel, cfg: Config, path: Path, size: tuple[int, int],
         cfg: Its plain config.
         path: The file; its folder exists.
         size: Height and width of the images.
-        classes: Their names, if they are known.
+        classes: Names of the classes.
 
     Returns:
         The largest difference of the logits, on random images.
@@ -96,7 +88,7 @@ def write_onnx(model: BaseModel, cfg: Config, path: Path, size: tuple[int, int],
     # torch.export takes a batch of one for a constant
     images = torch.zeros(2, *shape)
     try:
-        with _quiet(), torch.no_grad():
+        with _without_progress(), torch.no_grad():
             program = torch.onnx.export(
                 network,
                 (images,),
@@ -129,6 +121,10 @@ def write_onnx(model: BaseModel, cfg: Config, path: Path, size: tuple[int, int],
     return difference
 
 
+def _pipeline(cfg: Config) -> list[dict]:
+    return cfg.get('test_dataloader', {}).get('dataset', {}).get('pipeline') or []
+
+
 class _Logits(nn.Module):
     def __init__(self, model: BaseModel) -> None:
         super().__init__()
@@ -147,23 +143,16 @@ def _normalisation(model: BaseModel, cfg: Config) -> dict[str, Any]:
     about: dict[str, Any] = {'mean': mean.tolist(), 'std': std.tolist()}
     if channels != 3:
         return about
-    pipeline = cfg.get('test_dataloader', {}).get('dataset', {}).get('pipeline') or []
     # images in files are read as BGR, those in arrays are RGB
-    from_arrays = any(type_name(transform.get('type')) == 'ImageAsInDataset' for transform in pipeline)
+    from_arrays = any(type_name(transform.get('type')) == 'ImageAsInDataset' for transform in _pipeline(cfg))
     turned = any(getattr(preprocessor, name, False) for name in ('to_rgb', '_channel_conversion'))
     order = 'RGB' if from_arrays != turned else 'BGR'
     return {**about, 'channel_order': order}
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's progress and warnings."""
-    logger = logging.getLogger('torch.onnx')
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter('ignore')
-            yield
-    finally:
-        logger.setLevel(level)
+def _without_progress() -> Iterator[None]:
+    log = quiet(logging.getLogger('torch.onnx'), logging.ERROR)
+    with log, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter('ignore')
+        yield

@@ -22,10 +22,7 @@ def plain_student(cfg: Config) -> Config:
     """Make the config of a run's student as a plain classifier, for mmpretrain's tools and inferencers.
 
     It is flat and holds the model and its test, nothing of the training. It imports this package only if it uses
-    something of it or of mmrazor.
-
-    Args:
-        cfg: The config of a distillation or of a plain classifier; a config made here stays the same.
+    something of it or of mmrazor. The run may be of a distillation or of a plain classifier.
 
     Raises:
         SettingError: The config has no model, or one of its settings is nan.
@@ -47,10 +44,7 @@ def plain_student(cfg: Config) -> Config:
         if dataset.get('pipeline'):
             dataset.pipeline = _for_image_files(dataset.pipeline, plain['model'], cfg.get('train_dataloader'))
     if any(isinstance(value, float) and math.isnan(value) for each in dicts(plain) for value in each.values()):
-        raise SettingError(
-            "a setting of the student is nan, which a config file cannot hold. Give it a number, or None, in the run's "
-            'config.'
-        )
+        raise SettingError('a setting of the student is nan, which no config file can hold. Give it a number, or None.')
     _drop_scopes(plain, SCOPE)
     # names are looked up in its default scope now
     plain = by_names(Config(plain)).to_dict()
@@ -78,7 +72,7 @@ def _for_image_files(pipeline: list[dict], student: dict, train_dataloader: dict
 
 
 def _channels(student: dict) -> int:
-    """Return the number of channels of a network's images, as far as its config says."""
+    """Return the number of channels of a network's images, 3 if its config does not say."""
     network = unpruned(student)
     backbone, preprocessor = network.get('backbone') or {}, network.get('data_preprocessor') or {}
     for name in ('in_channels', 'in_chans'):  # the latter is timm's
@@ -117,9 +111,9 @@ def student_checkpoint(checkpoint: Mapping[str, Any], cfg: Config, what: str) ->
     """Make the checkpoint of a plain classifier from that of a run.
 
     Args:
-        checkpoint: The content of its file, of a distillation or of a plain classifier.
+        checkpoint: The run's, of a distillation or of a plain classifier.
         cfg: The student's config, from :func:`plain_student`.
-        what: The file, for messages.
+        what: The checkpoint's file, for messages.
 
     Returns:
         ``state_dict``, contiguous float32 tensors on the CPU, and ``meta`` with ``cfg`` (the text of the config) and

@@ -20,14 +20,7 @@ from icd_mmrazor.launch.processes import die_with_parent, end_process, several_p
 
 
 def key_value(text: str) -> str:
-    """Check an item of ``--cfg-options``, for ``argparse``; mmengine's ``DictAction`` parses it.
-
-    Args:
-        text: The item.
-
-    Raises:
-        argparse.ArgumentTypeError: It is not ``KEY=VALUE``.
-    """
+    """Check that an item of ``--cfg-options`` is ``KEY=VALUE``; mmengine's ``DictAction`` parses it."""
     key, equals, _ = text.partition('=')
     if not key or not equals:
         raise argparse.ArgumentTypeError(f'{text!r} is not KEY=VALUE, such as train_cfg.max_epochs=60')
@@ -39,7 +32,7 @@ def run(main: Callable[[], None], when_stopped: str = '') -> None:
 
     A user error is its message alone, with exit status 1, and so is a full disk. Ctrl-C and SIGTERM are a line, with
     exit status 130 and 143. Several processes name their rank and print a common message once; one that loses the
-    connection to another says so in a line, since the other knows the reason. Anything else keeps its trace.
+    connection to another says so, since the other knows the reason. Anything else keeps its trace.
 
     Args:
         main: The tool's main function.
@@ -53,11 +46,10 @@ def run(main: Callable[[], None], when_stopped: str = '') -> None:
                 main()
         except UserError as error:
             _end(f'error: {error}', 1)
-        except KeyboardInterrupt as stop:
-            _end_stopped(stop, when_stopped)
-        except Exception as error:
-            if stop := _interrupt_before(error):
-                _end_stopped(stop, when_stopped)
+        except (Exception, KeyboardInterrupt) as error:
+            if stop := _interrupt(error):
+                name, status = ('SIGTERM', 143) if isinstance(stop, _Terminated) else ('Ctrl-C', 130)
+                _end(f'stopped by {name}. {when_stopped}', status)
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 _end(f'error: {error.strerror}. Make room on the disk that the run writes to. {when_stopped}', 1)
             if not several_processes():
@@ -98,16 +90,11 @@ def _sigterm_as_interrupt() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def _interrupt_before(error: BaseException | None) -> KeyboardInterrupt | None:
-    """Return the interrupt that an error followed: a signal to a process group ends DataLoader workers, too."""
+def _interrupt(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Return the interrupt that an error is, or followed: a signal to a process group ends DataLoader workers, too."""
     while error and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error
-
-
-def _end_stopped(stop: KeyboardInterrupt, when_stopped: str) -> NoReturn:
-    name, status = ('SIGTERM', 143) if isinstance(stop, _Terminated) else ('Ctrl-C', 130)
-    _end(f'stopped by {name}. {when_stopped}', status)
 
 
 def _end(message: str, status: int) -> NoReturn:

@@ -22,12 +22,9 @@ def several_processes() -> bool:
 
 
 def open_store(seconds: float = 5.0) -> dist.Store:
-    """Connect to the key-value store of the launch, which torchrun or rank 0 holds.
+    """Connect to the key-value store of the launch, which torchrun or rank 0 holds; each request has some seconds.
 
     A separate connection does not wait behind the requests of other threads. Each restart has its own keys.
-
-    Args:
-        seconds: The longest time to connect, or for a request.
 
     Raises:
         RuntimeError: It does not answer.
@@ -39,11 +36,7 @@ def open_store(seconds: float = 5.0) -> dist.Store:
 
 
 def is_first_to_say(message: str) -> bool:
-    """Return whether no other process of the launch has asked for this message, so that one prints what all find.
-
-    Args:
-        message: The message, or another text that is the same in each process.
-    """
+    """Return whether no other process of the launch has asked for this message, so that one prints what all find."""
     if not several_processes():
         return True
     try:

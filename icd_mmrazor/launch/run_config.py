@@ -25,11 +25,7 @@ OPTIONAL_HOOKS = {
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of both tools, under the names of mmpretrain's and mmrazor's tools.
-
-    Args:
-        parser: The tool's parser; gets the arguments.
-    """
+    """Add the arguments of both tools, under the names of mmpretrain's and mmrazor's tools."""
     parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: ./work_dirs/CONFIG_NAME)')
     parser.add_argument(
         '--cfg-options',
@@ -54,12 +50,6 @@ def load_config(args: argparse.Namespace) -> Config:
 
     That is batches as one tensor, workers that persist, pinned memory for a GPU, and a fused optimizer.
 
-    Args:
-        args: The tool's arguments.
-
-    Returns:
-        The config of the run.
-
     Raises:
         SettingError: There is no such config file, it or ``--cfg-options`` has a mistake, or the work folder is a file.
     """
@@ -82,11 +72,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def complete_hooks(cfg: Config) -> None:
-    """Leave out hooks that are None, and name the type of those for which only settings are given.
-
-    Args:
-        cfg: The run's config; changed.
-    """
+    """Leave out hooks that are None, and name the type of those for which only settings are given."""
     hooks = cfg.get('default_hooks') or {}
     for name, hook in [*hooks.items()]:
         if hook is None and name not in MMENGINE_HOOKS:
@@ -99,9 +85,6 @@ def use_fused_optimizer(cfg: Config) -> None:
     """Let torch's optimizer update all weights in one kernel, which changes only the rounding.
 
     A config that sets ``fused``, ``foreach`` or ``differentiable``, or has several optimizers, stays as it is.
-
-    Args:
-        cfg: The run's config; its ``optim_wrapper.optimizer`` gets ``fused=True``.
     """
     optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
     chosen = {'fused', 'foreach', 'differentiable'} & {*optimizer}

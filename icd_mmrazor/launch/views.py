@@ -12,13 +12,10 @@ from icd_mmrazor.errors import SettingError
 
 
 def show_views(cfg: Config) -> None:
-    """Let a test show its model several views of each image, as mmpretrain's ``tools/test.py --tta`` does.
+    """Let a test of a plain classifier show it several views of each image, as mmpretrain's ``--tta`` does.
 
     The views are those of the config's ``tta_pipeline``, by default the image and its mirror image; the config's
     ``tta_model`` merges the predictions, by default it averages the scores.
-
-    Args:
-        cfg: The config of a test of a plain classifier; changed.
 
     Raises:
         SettingError: ``tta_model`` or ``tta_pipeline`` is something else, or the test set has no pipeline.
@@ -44,11 +41,7 @@ def show_views(cfg: Config) -> None:
 
 
 def shown_model(model: nn.Module, dataset: Any) -> nn.Module:
-    """Return the network inside the model that merges views.
-
-    Args:
-        model: The model of a test whose config :func:`show_views` changed.
-        dataset: Its dataset.
+    """Return the network inside the model that merges views, of a test whose config :func:`show_views` changed.
 
     Raises:
         SettingError: ``tta_model`` does not merge views, or the pipeline of the test set makes only one.

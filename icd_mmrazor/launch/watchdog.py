@@ -7,14 +7,12 @@ import sys
 import threading
 import traceback
 from time import monotonic
-from types import TracebackType
 
 import torch.distributed as dist
 from mmengine.config import Config
 
-from icd_mmrazor.checks import is_number
+from icd_mmrazor import checks
 from icd_mmrazor.compat.runs import current_iteration
-from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.processes import end_process, open_store, several_processes
 
 SETTING = 'env_cfg.dist_cfg.timeout'
@@ -32,10 +30,7 @@ class Watchdog:
     timeout and blames them. Here, a thread in each process looks once a second at the Python stack of the main thread.
     If that has not changed for nine tenths of the timeout, the thread asks all processes for their place through the
     key-value store of the launch, prints which ones the others wait for, and ends its process; the launcher ends the
-    rest. The timeout must be longer than any single call, such as the reading of all images.
-
-    It needs the environment that torchrun sets (``WORLD_SIZE`` and others); under srun or mpirun alone there is only
-    the backend's timeout.
+    rest. It needs the environment that torchrun sets (``WORLD_SIZE`` and others).
 
     Args:
         cfg: The run's config; ``env_cfg.dist_cfg.timeout`` is the timeout in seconds, 1800 by default.
@@ -52,9 +47,7 @@ class Watchdog:
         settings = cfg.get('env_cfg', {}).get('dist_cfg', {})
         if 'timeout' not in settings:  # NCCL's own default is shorter
             cfg.merge_from_dict({SETTING: DEFAULT_SECONDS})
-        self.timeout = settings.get('timeout', DEFAULT_SECONDS)
-        if not is_number(self.timeout) or self.timeout <= 0:
-            raise SettingError(f'{SETTING}={self.timeout!r} must be a positive number of seconds. The default is 1800.')
+        self.timeout = checks.positive(self, SETTING, settings.get('timeout', DEFAULT_SECONDS))
         self._ended = threading.Event()
 
     def __enter__(self) -> 'Watchdog':
@@ -63,7 +56,7 @@ class Watchdog:
             threading.Thread(target=self._watch, name='watchdog', daemon=True).start()
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop."""
         self._ended.set()
 
@@ -103,13 +96,10 @@ def place_of_main_thread() -> tuple[str, int, list[str]]:
 
 
 def find_stalled_ranks(places: dict[int, tuple[str, int, list[str]] | None]) -> list[int]:
-    """Return the ranks that the others wait for.
+    """Return the ranks that the others wait for, given the :func:`place_of_main_thread` of each, None without answer.
 
     Those are the ones that do not answer; else, of those with the fewest iterations, the ones outside of a collective
     operation; else all of these.
-
-    Args:
-        places: The :func:`place_of_main_thread` of each rank, None if it did not answer.
     """
     if silent := [rank for rank, place in places.items() if place is None]:
         return silent

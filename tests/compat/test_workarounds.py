@@ -39,7 +39,7 @@ BEFORE_TIMM = {'refuse_pickles_of_timm': '1.0.26'}
 # they work around nothing: the two lists, the checks that there is a stack, and a question
 NO_WORKAROUNDS = {'prepare', 'runtime', 'require_stack', 'require_torch', 'accelerator_available'}
 # workarounds that are classes or functions of other rooms
-ELSEWHERE = {'AtomicBackend', 'IntactCheckpointHook', 'ResumableRunner', 'explained_settings'}
+ELSEWHERE = {'AtomicBackend', 'IntactCheckpointHook', 'ToolRunner', 'explained_settings'}
 
 
 @pytest.fixture(scope='module')

@@ -379,7 +379,7 @@ def IntactCheckpointHook__best(folder: Path) -> bool:  # noqa: N802
 
 
 @try_break
-def ResumableRunner(folder: Path) -> bool:  # noqa: N802
+def ToolRunner(folder: Path) -> bool:  # noqa: N802
     """A checkpoint is overlooked, one that is not there is taken."""
     from mmengine.runner import find_latest_checkpoint
 

@@ -18,7 +18,6 @@ from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader, Runner
 from torch import Tensor
 
-from icd_mmrazor.checkpoints import backend  # noqa: F401 (registers itself)
 from icd_mmrazor.checkpoints.plain_values import make_plain
 from icd_mmrazor.checkpoints.writing import remove_abandoned, write_checkpoint_file
 from icd_mmrazor.configuration.type_names import type_name

@@ -1,5 +1,7 @@
 """The console of a run: an error before its work stands alone."""
 
+import contextlib
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +33,9 @@ def printed(capfd: pytest.CaptureFixture, *arguments: object, tool: str = 'train
     """Run a tool that has to fail; return the lines that it prints."""
     capfd.readouterr()
     assert exit_status(TOOLS / f'{tool}.py', *arguments) == 1
+    for reference in logging._handlerList:  # as Python does when it ends
+        with contextlib.suppress(ValueError, AttributeError):
+            reference().flush()
     lines = ''.join(capfd.readouterr()).strip().splitlines()
     # what mmengine prints without a logger, and Python's warnings of tests that run within a second
     return [line for line in lines if line and not line.startswith('Loads checkpoint') and 'warn' not in line.lower()]

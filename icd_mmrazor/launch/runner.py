@@ -1,0 +1,69 @@
+"""The runner of our tools."""
+
+import logging
+from typing import Any
+
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+
+from icd_mmrazor.checkpoints.resuming import checkpoint_to_resume, explain_damage
+from icd_mmrazor.errors import CheckpointError
+
+STARTS = ('before_train_epoch', 'before_val_epoch', 'before_test_epoch')
+
+
+class ToolRunner(Runner):
+    """mmengine's runner, which resumes from the latest checkpoint that is not damaged and leaves errors alone.
+
+    mmengine takes what the file ``last_checkpoint`` says, which may be empty, damaged, or in a folder that was moved,
+    and starts from scratch if there is no such file.
+
+    The console log is held back until the first epoch: an error in the config or the data would otherwise stand below
+    the versions of the environment, the flags that torch was compiled with and the config. The log file has all lines.
+    """
+
+    def load_or_resume(self) -> None:
+        """Load or resume a checkpoint.
+
+        Raises:
+            CheckpointError: It is damaged; the message names the latest valid one. Or none is left.
+        """
+        if self._resume and self._load_from is None and not self._has_loaded:
+            self._load_from = checkpoint_to_resume(self.work_dir)
+            self._resume = self._load_from is not None
+        try:
+            super().load_or_resume()
+        except CheckpointError as error:
+            raise (explain_damage(self._load_from, error) if self._resume else error) from error
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """Build the logger; hold back the lines for the console."""
+        logger = super().build_logger(*args, **kwargs)
+        self._held = [_HeldBack(each) for each in logger.handlers if type(each) is logging.StreamHandler]
+        return logger
+
+    def call_hook(self, fn_name: str, **kwargs: Any) -> None:
+        """Call the hooks; print what was held back when the first epoch starts."""
+        while fn_name in STARTS and self._held:
+            self._held.pop().release()
+        super().call_hook(fn_name, **kwargs)
+
+
+# not a MemoryHandler, which Python before 3.12 flushes when it ends
+class _HeldBack(logging.Filter):
+    """The lines of a console until they are released."""
+
+    def __init__(self, console: logging.Handler) -> None:
+        super().__init__()
+        self.console = console
+        self.records: list[logging.LogRecord] = []
+        console.addFilter(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self.records.append(record)
+        return False
+
+    def release(self) -> None:
+        self.console.removeFilter(self)
+        for record in self.records:
+            self.console.emit(record)
