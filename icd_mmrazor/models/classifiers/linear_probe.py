@@ -28,20 +28,16 @@ MODELS.register_module(name='ProbeDataPreprocessor', module=ClsDataPreprocessor)
 class LinearProbe(ImageClassifier):
     """A trained network, frozen, with a new linear classifier on its features.
 
-    Backbone and neck are the student's, in eval mode and without gradients. The new classifier starts with normal
-    weights of deviation 0.01 and a bias of 0. A checkpoint of the probe is that of a plain ``ImageClassifier`` with
-    this backbone, this neck and a ``LinearClsHead``.
+    Backbone and neck are the student's, in eval mode and without gradients. A checkpoint of the probe is that of a
+    plain ``ImageClassifier`` with this backbone, this neck and a ``LinearClsHead``. The feature of an image is computed
+    once: equal images, as in every validation, are recognised by their pixels (:class:`OutputCache`).
 
-    The feature of an image is computed once. Equal images, as in every validation, or in a training without random
-    transforms, are recognised by their pixels; at most 100,000 features are kept in each mode.
-
-    Tian, Krishnan and Isola, *Contrastive Representation Distillation*, ICLR 2020, compare students in this way:
-    trained on CIFAR-100, probed on STL-10 and Tiny ImageNet.
+    Source: Tian, Krishnan and Isola, *Contrastive Representation Distillation*, ICLR 2020, who compare students trained
+    on CIFAR-100 on STL-10 and Tiny ImageNet in this way.
 
     Args:
         num_classes: Number of classes of the new images.
-        student_ckpt: The student's checkpoint, of a distillation or of a plain network: a file or an ``https://``
-            address.
+        student_ckpt: Checkpoint of a distillation or of a plain network, a file or an ``https://`` address.
         student: The student's network, needed only if the checkpoint has no config; see
             :func:`icd_mmrazor.models.networks.resolve.network_config`.
         **kwargs: Other arguments of mmpretrain's ``ImageClassifier`` except ``backbone``, ``neck``, ``head`` and
@@ -113,15 +109,15 @@ class LinearProbe(ImageClassifier):
         return self
 
     def extract_feat(self, inputs: Tensor, stage: str = 'neck') -> tuple[Tensor, ...] | Tensor:
-        """Compute the features of images that are new, without gradients.
+        """Compute features as ``ImageClassifier`` does, without gradients, and only of images that are new.
 
         Args:
             inputs: Images, ``B x C x H x W``, normalised.
-            stage: ``'backbone'``, ``'neck'`` or ``'pre_logits'``, as in ``ImageClassifier``.
+            stage: ``'backbone'``, ``'neck'`` or ``'pre_logits'``.
 
         Returns:
-            The features of each stage of the backbone; for ``'neck'`` a tuple with the feature that the classifier
-            reads; for ``'pre_logits'`` that feature, ``B x E``.
+            The features of each stage of the backbone; a tuple with the feature that the classifier reads; or that
+            feature, ``B x E``.
         """
         cache = self._features[self.training, torch.is_autocast_enabled(inputs.device.type)]
 
@@ -139,10 +135,7 @@ class LinearProbe(ImageClassifier):
 
 
 def name_student_in_full(model: ConfigDict) -> None:
-    """Put the network that a probe reads into the probe's config, so that the config stored with a run is complete.
-
-    Args:
-        model: Config of a :class:`LinearProbe`; changed.
+    """Put the network that a probe reads into its config, so that the one stored with a run is complete.
 
     Raises:
         SettingError: The network is unknown.
@@ -155,7 +148,6 @@ def name_student_in_full(model: ConfigDict) -> None:
 
 
 def _network_in(checkpoint: dict, path: str) -> ConfigDict:
-    """Return the config of the student in a checkpoint."""
     try:
         cfg = student_of(config_of(checkpoint, path))
         # it would read the checkpoint that the file names, which may be the file itself
@@ -177,7 +169,6 @@ def _build(cfg: dict) -> ImageClassifier:
     if not isinstance(network, ImageClassifier) or not one_feature:
         raise SettingError(
             f'LinearProbe: the student is a {type(network).__name__} with a {type(head).__name__}. It must be an '
-            'ImageClassifier of mmpretrain whose head has in_channels, the width of the one feature that it reads, as '
-            'LinearClsHead has.'
+            'ImageClassifier of mmpretrain whose head reads one feature of in_channels, as LinearClsHead does.'
         )
     return network
