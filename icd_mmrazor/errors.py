@@ -1,4 +1,4 @@
-"""Errors that a user can fix, and the words they are made of."""
+"""Errors that a user can fix."""
 
 import copyreg
 import difflib

@@ -1,3 +1,3 @@
-"""The version, read by the build and by :mod:`icd_mmrazor`."""
+"""The version of the package."""
 
 __version__ = '0.1.0'

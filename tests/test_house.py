@@ -14,40 +14,6 @@ FILES = sorted(PACKAGE.glob('**/*.py'))
 SHIM = PACKAGE / 'utils.py'
 # one job, whose name has an "and"
 ONE_JOB = {'datasets/cifar.py'}
-# TODO(issue 16): empty this once the rooms are merged
-UNFINISHED = {
-    'checkpoints/plain_files.py',
-    'checkpoints/reading.py',
-    'compat/recording.py',
-    'datasets/in_memory.py',
-    'datasets/loaders.py',
-    'datasets/npz.py',
-    'datasets/randomness.py',
-    'engine/hooks/check_labels_hook.py',
-    'engine/hooks/check_preparation_hook.py',
-    'engine/hooks/check_weights_hook.py',
-    'engine/hooks/plain_checkpoint_hook.py',
-    'engine/hooks/repeatable_randomness_hook.py',
-    'engine/hooks/status_hook.py',
-    'engine/metrics.py',
-    'errors.py',
-    'export/network.py',
-    'export/student.py',
-    'launch/command_line.py',
-    'models/algorithms/records.py',
-    'models/algorithms/shared_preprocessor.py',
-    'models/algorithms/student_pass.py',
-    'models/connectors/conv_regressor.py',
-    'models/connectors/factor_transfer.py',
-    'models/connectors/shapes.py',
-    'models/distillers/feature_distiller.py',
-    'models/distillers/feature_terms.py',
-    'models/distillers/icd_distiller.py',
-    'models/distillers/mixed_distiller.py',
-    'models/networks/passes.py',
-    'models/precision.py',
-    'version.py',
-}
 # switches that their owners document as attributes to set
 SETTINGS = ('torch.backends.',)
 
@@ -128,13 +94,9 @@ def test_a_file_has_one_job(file: Path) -> None:
     name = str(file.relative_to(PACKAGE))
     docstring = ast.get_docstring(ast.parse(file.read_text()))
     assert docstring
-    if name in UNFINISHED or name.startswith('utils/'):
-        pytest.xfail('not rewritten yet')
     assert name in ONE_JOB or ' and ' not in docstring.splitlines()[0]
 
 
 def test_every_file_is_named_after_its_subject() -> None:
     paths = [path for path in PACKAGE.glob('**/*') if '.mim' not in path.parts and path != SHIM]
-    nameless = [path for path in paths if path.stem in ('utils', 'helpers', 'common', 'misc')]
-    # TODO(issue 16): only the shim is left once the rooms are merged
-    assert [path for path in nameless if path != PACKAGE / 'utils'] == []
+    assert [path for path in paths if path.stem in ('utils', 'helpers', 'common', 'misc')] == []

@@ -1,4 +1,4 @@
-"""Batches of images in memory, cropped and flipped all at once."""
+"""Batches of images in memory, augmented all at once."""
 
 import itertools
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Images and labels in one ``.npz`` file."""
+"""Labelled images in one ``.npz`` file."""
 
 import math
 import zipfile

@@ -1,4 +1,4 @@
-"""What an evaluation gives, which may be anything: numbers, and lists, tensors and objects beside them."""
+"""Metrics of an evaluation, which may be numbers or any other objects."""
 
 import copy
 from collections.abc import Iterable, Mapping

@@ -2,7 +2,7 @@
 
 from mmengine.config import Config
 
-from icd_mmrazor.launch.command_line import complete_hooks
+from icd_mmrazor.launch.run_config import complete_hooks
 
 
 def test_hooks_that_are_none_and_settings_without_a_type() -> None:

@@ -1,5 +1,8 @@
 """Hooks: one file and one line each. They register in mmengine's registry, so that configs of every scope find them."""
 
+import importlib
+import pkgutil
+
 from icd_mmrazor.engine.hooks.checkpoint_hook import IntactCheckpointHook as IntactCheckpointHook
 from icd_mmrazor.engine.hooks.deferred_runtime_info_hook import DeferredRuntimeInfoHook as DeferredRuntimeInfoHook
 from icd_mmrazor.engine.hooks.distillation_report_hook import DistillationReportHook as DistillationReportHook
@@ -11,3 +14,7 @@ from icd_mmrazor.engine.hooks.in_memory_augmentation_hook import (
 from icd_mmrazor.engine.hooks.initial_stage_hook import InitialStageHook as InitialStageHook
 from icd_mmrazor.engine.hooks.sample_memory_hook import SampleMemoryHook as SampleMemoryHook
 from icd_mmrazor.engine.hooks.sanity_check_hook import SanityCheckHook as SanityCheckHook
+
+# importing a module registers its classes: a new hook needs no line here
+for _module in pkgutil.iter_modules(__path__, f'{__name__}.'):
+    importlib.import_module(_module.name)

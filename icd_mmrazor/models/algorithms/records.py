@@ -1,4 +1,4 @@
-"""What recorders hold between the forward passes and the losses."""
+"""Features that recorders hold from the forward passes to the losses."""
 
 from collections.abc import Iterator
 

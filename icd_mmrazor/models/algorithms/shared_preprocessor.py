@@ -1,4 +1,4 @@
-"""The data preprocessor that teacher and student share, against the settings of each."""
+"""The data preprocessor of a distillation, against the settings of each network."""
 
 import inspect
 import logging

@@ -1,4 +1,4 @@
-"""The regressor of FitNets and AB."""
+"""The regressor of FitNets, which AB uses too."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The paraphraser and translator of factor transfer: mmrazor's, sized by the maps."""
+"""Connectors of factor transfer: mmrazor's, sized by the maps."""
 
 from collections.abc import Sequence
 from typing import Any

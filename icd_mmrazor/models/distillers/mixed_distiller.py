@@ -1,4 +1,4 @@
-"""Several distillers on one teacher and student."""
+"""Several distillers in one distillation."""
 
 import contextlib
 from collections.abc import Iterator
