@@ -5,7 +5,7 @@ from pathlib import Path
 
 IMPORTS = """
 from mmengine.dataset import DefaultSampler
-from mmengine.hooks import CheckpointHook, LoggerHook
+from mmengine.hooks import LoggerHook
 from mmengine.model import PretrainedInit as Pretrained
 from mmengine.optim import MultiStepLR, OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop
@@ -16,7 +16,7 @@ from torch.optim import SGD
 
 from icd_mmrazor.datasets import NPZDataset
 from icd_mmrazor.engine.hooks import (
-    ExactResumeHook, ExportStudentHook, InMemoryAugmentationHook, PlainCheckpointHook, SanityCheckHook
+    ExactResumeHook, ExportStudentHook, InMemoryAugmentationHook, IntactCheckpointHook, SanityCheckHook
 )
 from icd_mmrazor.models import FrozenTeacherDistill, ICDDistiller
 """
@@ -80,11 +80,10 @@ model = dict(
 )
 default_hooks = dict(
     logger=dict(type=<LoggerHook>, interval=1),
-    checkpoint=dict(type=<CheckpointHook>, interval=1),
+    checkpoint=dict(type=<IntactCheckpointHook>, interval=1),
     exact_resume=dict(type=<ExactResumeHook>),
     whole_batches=dict(type=<InMemoryAugmentationHook>),
     sanity_check=dict(type=<SanityCheckHook>, resume_changes='refuse'),
-    plain_checkpoint=dict(type=<PlainCheckpointHook>),
     export_student=dict(type=<ExportStudentHook>),
 )
 randomness = dict(seed=0)
