@@ -36,6 +36,7 @@ def test_versions_are_true_after_the_import() -> None:
     assert native_quantizer.digit_version(torch.__version__) == digit_version(torch.__version__)
 
 
+@pytest.mark.slow
 def test_import_is_quiet() -> None:
     process = run_python('-c', 'import icd_mmrazor')
     assert (process.returncode, process.stdout, process.stderr) == (0, '', '')

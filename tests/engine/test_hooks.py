@@ -141,6 +141,7 @@ def test_checkpoints_are_plain_and_hold_no_teacher(demo_config: Callable, runner
     assert not checkpoint['message_hub']['log_scalars']
 
 
+@pytest.mark.slow
 def test_resumed_run_goes_on(demo_config: Callable, runner: Callable) -> None:
     runner(demo_config()).train()
     cfg = demo_config(**{'train_cfg.max_epochs': 3, 'resume': True, **CHANGED})
@@ -184,6 +185,7 @@ def test_the_memory_layout_stays_out_of_checkpoints(demo_config: Callable, runne
             assert torch.equal(state[weight]['momentum_buffer'], momenta[i])
 
 
+@pytest.mark.slow
 def test_resuming_a_hostile_checkpoint_runs_nothing(demo_config: Callable, runner: Callable, tmp_path: Path) -> None:
     cfg = demo_config()
     runner(cfg).train()
@@ -261,6 +263,7 @@ def test_a_part_that_a_config_names_replaces_that_of_the_whole(demo_config: Call
     assert check.changes == 'list'
 
 
+@pytest.mark.slow
 def test_a_config_that_lists_the_hooks_of_version_0_1(demo_config: Callable, runner: Callable) -> None:
     whole = runner(demo_config(**{'train_cfg.max_epochs': 2}))
     whole.train()
