@@ -128,7 +128,7 @@ def test_initialisation() -> None:
         ('model.distiller.icd.alfa=0.5', "ICDLoss .*'alfa'.*alpha"),
         ('model.architecture.head.in_channels=63', r'model\.architecture\.head\.fc, Linear\(in_features=63'),
         ('model.teacher.head.in_channels=63', r'model\.teacher\.head\.fc, Linear\(in_features=63'),
-        ('model.distiller.icd.type=KLDivergence', r'model\.distiller\.distill_losses\.loss_icd'),
+        ('model.distiller.icd.type=AttentionTransferLoss', 'AttentionTransferLoss'),
     ],
 )
 def test_a_runs_sections(option: str, named: str, demo_config: Callable, runner: Callable) -> None:

@@ -40,8 +40,9 @@ from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
 from icd_mmrazor.configuration.files import apply_cfg_options
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.launch.command_line import key_value, load_config
+from icd_mmrazor.launch.command_line import key_value
 from icd_mmrazor.launch.command_line import run as run_tool
+from icd_mmrazor.launch.run_config import load_config
 
 PLAIN, DEFAULTS, FAST = 'plain', 'defaults', 'fast'
 PRODUCT_SIZES = {'cpu': 2048, 'cuda': 8192}

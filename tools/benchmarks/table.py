@@ -26,7 +26,7 @@ from icd_mmrazor import recipes  # first: it explains what to install if the sta
 from results import NOT_RUN, Results, dump, published_accuracies, read, studies_in
 from studies import PUBLISHED, Axis, Study
 
-from icd_mmrazor.checkpoints.writing import check_writable, write_whole
+from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
 from icd_mmrazor.errors import SettingError, UserError
 from icd_mmrazor.launch.command_line import run as run_tool
 
@@ -240,7 +240,7 @@ def save(figure: 'Figure', digest: str, file: Path) -> None:
     content = io.BytesIO()
     figure.savefig(content, format='png', dpi=150, metadata={'Description': digest})
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(content.getvalue(), file)
+    atomic_write(content.getvalue(), file)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -273,12 +273,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UserError(f'{", ".join(map(str, stale))} differ from {args.source}; repeat without --check.')
         return
     for page, text in pages.items():
-        write_whole(text, page)
+        atomic_write(text, page)
     for name, (draw, digest) in figures.items() if args.figures else ():
         save(draw(), digest, args.figures / name)
     if args.json:
         check_writable(args.json, '--json')
-        write_whole(dump(found), args.json)
+        atomic_write(dump(found), args.json)
     for name in found:
         for kind in ['table', *studies[name].study.axes]:
             print(f'{name}: {kind}\n\n{part(studies[name], kind)}\n')

@@ -1,7 +1,10 @@
-"""Hooks: one file and one line each. They register in mmengine's registry, so that configs of every scope find them."""
+"""Hooks, each in its own file. They register in mmengine's registry, so that configs of every scope find them."""
 
 import importlib
 import pkgutil
+from typing import Any
+
+from mmengine.registry import HOOKS
 
 from icd_mmrazor.engine.hooks.checkpoint_hook import IntactCheckpointHook as IntactCheckpointHook
 from icd_mmrazor.engine.hooks.deferred_runtime_info_hook import DeferredRuntimeInfoHook as DeferredRuntimeInfoHook
@@ -18,3 +21,10 @@ from icd_mmrazor.engine.hooks.sanity_check_hook import SanityCheckHook as Sanity
 # importing a module registers its classes: a new hook needs no line here
 for _module in pkgutil.iter_modules(__path__, f'{__name__}.'):
     importlib.import_module(_module.name)
+
+
+def __getattr__(name: str) -> Any:
+    # classes of version 0.1, which configs in mmengine's pure Python style import from here
+    if name in HOOKS.module_dict:
+        return HOOKS.module_dict[name]
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

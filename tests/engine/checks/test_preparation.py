@@ -80,4 +80,4 @@ def test_weights_to_begin_with(demo_config: Callable, runner: Callable, teacher_
     cfg = demo_config('res8_digits', load_from=teacher_file('res8'))
     with_config(cfg.load_from, cfg, to_rgb=True)
     runner(cfg).train()
-    assert 'the weights of load_from were trained on images with channels reversed from the dataset' in logged(cfg)
+    assert 'weights of load_from were trained on images with channels reversed from the dataset' in logged(cfg)
