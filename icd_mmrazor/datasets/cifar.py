@@ -25,10 +25,8 @@ class _VerifiedFiles:
         if dist.is_main_process():
             try:
                 self._complete_files()
-            except DatasetError as error:
-                problem = [str(error)]
-            except (OSError, tarfile.TarError) as error:
-                problem = [str(self._error([str(error)]))]
+            except (DatasetError, OSError, tarfile.TarError) as error:
+                problem = [str(error if isinstance(error, DatasetError) else self._error([str(error)]))]
         dist.broadcast_object_list(problem)
         if problem[0]:
             raise DatasetError(problem[0])

@@ -37,7 +37,7 @@ def crop_and_flip(
         indices: The images to crop, ``B``.
         tops: First row of each crop, ``B``.
         lefts: First column of each crop, ``B``.
-        flipped: Whether to mirror each crop, left to right, ``B``.
+        flipped: Whether to mirror each crop, ``B``.
         size: Height ``h`` and width ``w`` of the crops.
 
     Returns:
