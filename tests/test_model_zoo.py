@@ -114,6 +114,7 @@ def test_metafile_names_the_networks(root: Path, folder: str) -> None:
             assert (CONFIGS / config.removeprefix('icd_mmrazor::')).is_file()
 
 
+@pytest.mark.slow
 def test_metafile_names_the_networks_on_imagenet(root: Path) -> None:
     models = [model for model in metafile(root, 'icd')['Models'] if model['Name'].endswith('_in1k')]
     assert len(models) == 4
@@ -144,6 +145,7 @@ def network_table(page: Path) -> Table:
     return table[1:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('page', ['docs/model_zoo.md', 'configs/vanilla/README.md'])
 def test_networks(root: Path, page: str) -> None:
     accuracies = {}

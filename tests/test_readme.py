@@ -87,6 +87,7 @@ def test_distillation_trains_a_step(example: str, teacher_file: Callable, tmp_pa
     assert ('loss_kd' in example or 'kd=' in example) == ('distill.loss_kd' in losses)
 
 
+@pytest.mark.slow
 def test_images_of_ones_own_are_trained_on(runner: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (example,) = (code for code in EXAMPLES if 'pathmnist' in code)
     monkeypatch.chdir(tmp_path)

@@ -14,30 +14,19 @@ from icd_mmrazor.errors import DatasetError
 
 
 class _VerifiedFiles:
-    """Complete and verify the files of a CIFAR dataset before they are read.
+    """Files of a CIFAR dataset that are verified, and completed from the archive or over https, before they are read.
 
-    mmpretrain downloads over plain http when https fails and unpacks in place. Here the files are taken from the data
-    root, else from the archive there, else the archive is downloaded over https. Each step is verified by the published
-    MD5 sums, and files appear whole or not at all.
+    mmpretrain downloads over plain http when https fails, and unpacks in place. Here files appear whole or not at all.
     """
 
     def load_data_list(self) -> list[dict]:
-        """Verify the files, then read them.
-
-        Returns:
-            A dictionary with ``img`` (32 x 32 x 3, uint8, RGB) and ``gt_label`` for each image.
-
-        Raises:
-            DatasetError: Files are missing or damaged and cannot be completed; the same on every rank.
-        """
+        """Verify the files on the main process, then read them; every rank raises the same error."""
         problem: list[str | None] = [None]
         if dist.is_main_process():
             try:
                 self._complete_files()
-            except DatasetError as error:  # the other ranks wait for an answer
-                problem = [str(error)]
-            except (OSError, tarfile.TarError) as error:
-                problem = [str(self._error([str(error)]))]
+            except (DatasetError, OSError, tarfile.TarError) as error:
+                problem = [str(error if isinstance(error, DatasetError) else self._error([str(error)]))]
         dist.broadcast_object_list(problem)
         if problem[0]:
             raise DatasetError(problem[0])
@@ -48,13 +37,14 @@ class _VerifiedFiles:
     def _root(self) -> Path:
         return Path(self.data_prefix['root']).expanduser()
 
-    def _files(self) -> dict[str, str]:
+    @property
+    def _published(self) -> dict[str, str]:
+        """MD5 sums of the files by their names."""
         return dict([*self.train_list, *self.test_list, (self.meta['filename'], self.meta['md5'])])
 
     def _problems(self) -> list[str]:
-        """Return what is wrong with each file that is not as published."""
         problems = []
-        for name, md5 in self._files().items():
+        for name, md5 in self._published.items():
             file = self._root / self.base_folder / name
             if not file.is_file():
                 problems.append(f'{self.base_folder}/{name} is missing')
@@ -89,12 +79,12 @@ class _VerifiedFiles:
             raise self._error([*problems, f'{self.url} could not be downloaded ({error})']) from error
 
     def _unpack(self, archive: Path) -> None:
-        # only the known members, each renamed into place when it is whole
+        """Unpack the known members alone, and rename each into place when it is whole."""
         target = self._root / self.base_folder
         target.mkdir(exist_ok=True)
         with tarfile.open(archive) as tar, tempfile.TemporaryDirectory(dir=self._root) as folder:
             files = {member.name: member for member in tar if member.isfile()}
-            for name in self._files():
+            for name in self._published:
                 member, part = files.get(f'{self.base_folder}/{name}'), Path(folder, name)
                 if member is None:
                     raise tarfile.TarError(f'{archive} has no file {self.base_folder}/{name}')
@@ -121,7 +111,7 @@ class VerifiedCIFAR10(_VerifiedFiles, CIFAR10):
         **kwargs: Other arguments of ``CIFAR10``.
 
     Raises:
-        DatasetError: Files are missing or damaged; the message says where to put them.
+        DatasetError: Files are missing or damaged and cannot be completed.
 
     Config example::
 
@@ -133,14 +123,6 @@ class VerifiedCIFAR10(_VerifiedFiles, CIFAR10):
 
 @DATASETS.register_module()
 class VerifiedCIFAR100(_VerifiedFiles, CIFAR100):
-    """mmpretrain's ``CIFAR100`` with verified files and clear errors.
-
-    Arguments and errors as in :class:`VerifiedCIFAR10`, with the folder ``cifar-100-python`` and its archive
-    ``cifar-100-python.tar.gz``.
-
-    Config example::
-
-        dataset=dict(type='VerifiedCIFAR100', data_root='data/cifar100', split='train', pipeline=[...])
-    """
+    """The same as :class:`VerifiedCIFAR10` for CIFAR-100: ``cifar-100-python`` or ``cifar-100-python.tar.gz``."""
 
     tgz_sha256 = '85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7'

@@ -29,7 +29,7 @@ def differing_labels(names: Sequence[str], others: Sequence[str]) -> list[int]:
     """Return the labels that stand for different classes in two lists of names, or that only one of them has.
 
     Case and the characters between words do not count, and of synonyms (``'tench, Tinca tinca'``) one is enough.
-    WordNet ids, the names of ImageNet's folders, cannot be compared with words and differ in nothing.
+    WordNet ids cannot be compared with words and differ in nothing.
     """
     if len({all(SYNSET.fullmatch(name) for name in each) for each in (names, others)}) > 1:
         return []
@@ -45,12 +45,7 @@ def _synonyms(name: str) -> set[str]:
 def listed_differences(
     names: Sequence[str], others: Sequence[str], differing: Sequence[int], places: tuple[str, str]
 ) -> str:
-    """List the first few of the labels that differ, and how many there are.
-
-    Returns:
-        For the places ``('in the file', 'in the dataset')``: ``"label 2 is 'two' in the file and '2' in the dataset,
-        label 3 'x' and '3' (2 of 10 labels differ)"``.
-    """
+    """List labels that differ: ``"label 2 is 'two' in the file and '2' in the dataset (1 of 10 labels differ)"``."""
 
     def name(known: Sequence[str], label: int) -> str:
         return f"'{printable([known[label]])}'" if label < len(known) else 'no class'
@@ -72,9 +67,9 @@ def check_class_names(
 
     Args:
         source: Where the weights come from: ``"model.teacher_ckpt='FILE'"``.
-        names: The names of the classes that they were trained on, if known.
+        names: The classes that they were trained on, if known.
         datasets: Each dataset with its setting. One without names fits everything.
-        choice: ``'refuse'``, or ``'list'`` to log the difference only.
+        choice: ``'refuse'``, or ``'list'`` to pass the difference to ``log``.
         log: What logs it.
 
     Raises:
@@ -90,8 +85,8 @@ def check_class_names(
         message = f'{source} was trained on other classes than {setting}.dataset has{order}: {listed}.'
         if choice == 'refuse':
             raise DatasetError(
-                f'{message} Give images and weights of the same classes in the same order (a folder of images has them '
-                f'in alphabetical order). If only their names differ, add --cfg-options {SETTING}=list.'
+                f'{message} Give images and weights of the same classes in the same order (that of a folder of images '
+                f'is alphabetical). If only their names differ, add --cfg-options {SETTING}=list.'
             )
         log(message)
 

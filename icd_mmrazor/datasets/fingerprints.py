@@ -10,26 +10,14 @@ from torch import Tensor
 
 
 def fingerprint(value: Any) -> int:
-    """Compute a checksum of the pickle of an object: arrays count in full, files by their paths alone.
-
-    Raises:
-        Exception: pickle cannot write it: a ``PicklingError``, or what an object inside it raises.
-    """
+    """Compute a checksum of the pickle of an object, which may raise anything: files count by their paths alone."""
     checksum = _Checksum()
     pickle.dump(value, checksum, pickle.HIGHEST_PROTOCOL)
     return checksum.value
 
 
 def fingerprint_of_dataset(dataset: Any, exclude: Collection[str] = ()) -> int:
-    """Compute a checksum of a dataset's attributes, or of its annotations if those cannot be pickled.
-
-    Args:
-        dataset: Any dataset.
-        exclude: Names of attributes that do not count, such as its pipeline.
-
-    Raises:
-        Exception: Neither can be pickled.
-    """
+    """Compute a checksum of a dataset's attributes (but for ``exclude``), or of its annotations if pickle cannot."""
     try:
         return fingerprint({name: value for name, value in vars(dataset).items() if name not in exclude})
     except Exception:  # an open file, a function inside: objects raise anything

@@ -13,14 +13,12 @@ from icd_mmrazor.errors import SettingError
 class ImageAsInDataset(BaseTransform):
     """Convert an image from elsewhere to the format of a dataset's images.
 
-    mmpretrain's inferencers read image files with three channels, in BGR and at their own size. Datasets of arrays
-    (CIFAR, :class:`NPZDataset`) give RGB images of one size, and some networks take a single channel. Exported students
-    have this transform in their test pipeline, which then serves both: an image of a dataset, recognised by its
-    ``sample_idx``, passes unchanged.
+    mmpretrain's inferencers read image files in BGR and at their own size; datasets of arrays (CIFAR,
+    :class:`NPZDataset`) give RGB images of one size. With this transform, the test pipeline of an exported student
+    serves both: an image of a dataset, recognised by its ``sample_idx``, passes unchanged.
 
     Args:
-        size: Side, or height and width, to resize images to (bilinear, antialiased, without keeping the aspect ratio);
-            None keeps their size.
+        size: Side, or height and width, to resize images to, bilinear and antialiased; None keeps their size.
         channels: 3 for RGB images, 1 for gray ones.
 
     Raises:

@@ -37,7 +37,7 @@ def crop_and_flip(
         indices: The images to crop, ``B``.
         tops: First row of each crop, ``B``.
         lefts: First column of each crop, ``B``.
-        flipped: Whether to mirror each crop, left to right, ``B``.
+        flipped: Whether to mirror each crop, ``B``.
         size: Height ``h`` and width ``w`` of the crops.
 
     Returns:
@@ -56,13 +56,10 @@ def crop_and_flip(
 class InMemoryBatches:
     """The batches of a dataset, with the same distribution as its pipeline gives image by image.
 
-    All images and labels are read once, with what the pipeline does to an image every time (loading, resizing, the
-    padding of the crop), and stay on a device, where the crops of a batch are one gather. Crops and flips are drawn
-    from ``seed``, ``rank`` and the iteration alone, so a batch is the same on every device and after a resume.
-
-    Crop size and flip probability are those of the dataset's pipeline when a batch is made. :meth:`changed` tells
-    whether the dataset or the rest of its pipeline has changed since they were read; image files that are overwritten
-    go unnoticed.
+    Images and labels are read once, with what the pipeline does to an image every time, and stay on a device, where the
+    crops of a batch are one gather. Crops and flips are drawn from ``seed``, ``rank`` and the iteration alone, so a
+    batch is the same on every device and after a resume. Crop size and flip probability are those of the pipeline when
+    a batch is made; :meth:`changed` tells whether anything else has changed since the images were read.
 
     The pipeline consists of transforms of mmpretrain without randomness, then ``RandomCrop`` or none, then a horizontal
     ``RandomFlip`` or none, then ``PackInputs``. All images are uint8 and of one shape; each has one label, or none has.
@@ -110,10 +107,10 @@ class InMemoryBatches:
         self._pipeline, self._data = self._fingerprint_of_pipeline(), self._fingerprint_of_data()
 
     def changed(self, data: bool = False) -> bool:
-        """Return whether what was read is out of date.
+        """Return whether the pipeline has changed since the images were read.
 
         Args:
-            data: Whether to look at the dataset as well as its pipeline, which takes longer than a batch should.
+            data: Whether to look at the dataset, too, which takes longer than a batch should.
 
         Raises:
             NotInMemoryError: The pipeline is no longer one that the class supports.
@@ -139,16 +136,15 @@ class InMemoryBatches:
         return tuple(map(min, size, crop.crop_size)) if crop else size
 
     def __call__(self, indices: Sequence[int], iteration: int) -> dict[str, Any]:
-        """Make a batch.
+        """Make the batch of an iteration.
 
         Args:
             indices: The images, by their index in the dataset.
             iteration: Number of the iteration, on which the random numbers depend.
 
         Returns:
-            ``inputs``: images, ``B x C x h x w``, uint8. ``data_samples``: a list of one data sample with the labels of
-            the batch as ``gt_label`` and a list of their positions as ``sample_idx``; with ``sample_each``, of a data
-            sample for each image.
+            ``inputs``: images, ``B x C x h x w``, uint8. ``data_samples``: a list of one data sample with all labels
+            and positions (``gt_label``, ``sample_idx``); with ``sample_each``, of one for each image.
         """
         numbers = torch.from_numpy(np.stack([indices, *self.draw(len(indices), iteration)]))
         if self.device.type == 'cuda':  # a copy from pinned memory does not wait for the GPU

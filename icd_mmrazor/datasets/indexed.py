@@ -12,10 +12,9 @@ from icd_mmrazor.errors import DatasetError, SettingError
 class IndexedDataset:
     """Any dataset, with the index of each sample in it as ``data_samples.sample_idx``.
 
-    Methods that remember each training image (CRD) need it. mmpretrain's own datasets have it already; wrap others as a
-    whole, such as mmengine's ``ConcatDataset``. With ``RepeatDataset`` or ``ClassBalancedDataset`` around it, an image
-    keeps its index in all repetitions; inside it, each repetition has its own.
-    ``icd_mmrazor.utils.sample_indices(data_samples)`` reads the indices of a batch.
+    Methods that remember each training image (CRD) need it, and mmpretrain's own datasets have it; wrap others as a
+    whole, such as mmengine's ``ConcatDataset``. Inside a ``RepeatDataset`` an image keeps its index in all repetitions;
+    around one, each repetition has its own. :func:`icd_mmrazor.datasets.samples.sample_indices` reads the indices.
 
     Args:
         dataset: The dataset or its config.

@@ -32,7 +32,7 @@ def plain_datasets(dataset: Any) -> Iterator[Any]:
 
 
 def datasets_in_use(runner: Runner) -> Iterator[tuple[str, Any]]:
-    """Yield the plain datasets of the loops that a runner has built, each with its setting, ``'train_dataloader'``."""
+    """Yield the plain datasets of a runner's loops that are built, each with its setting: ``'train_dataloader'``."""
     for split in ('train', 'val', 'test'):
         loop = getattr(runner, f'_{split}_loop', None)
         whole = getattr(loop.dataloader, 'dataset', None) if isinstance(loop, BaseLoop) else None

@@ -30,11 +30,6 @@ class NumberedBatches:
     indices to the process that prepares the images and seeds it: they are the same with any number of workers, and
     after a resume, which starts at the next batch without loading those before it.
 
-    Args:
-        loop: The training loop.
-        seed: Seed of the run.
-        rank: Rank of this process.
-
     Attributes:
         loader (NumberedLoader): What stands in for the loop's DataLoader.
         skip (int): How many batches the next epoch leaves out, because they were trained before a resume.
@@ -103,13 +98,7 @@ class NumberedBatches:
 
 
 class NumberedLoader(DataLoader):
-    """A DataLoader that takes the place of another and yields its batches with their numbers.
-
-    It has the same dataset, samplers and settings, and hooks change them as usual.
-
-    Args:
-        loader: The DataLoader.
-        numbered: Its batches.
+    """A DataLoader with the dataset, samplers and settings of another, whose batches are numbered.
 
     Attributes:
         make (Callable | None): Makes a whole batch of :class:`NumberedIndices` in this process, or returns None to have
@@ -145,12 +134,7 @@ class NumberedLoader(DataLoader):
 
 
 def number_batches(loop: BaseLoop, seed: int, rank: int) -> NumberedBatches | None:
-    """Number the batches of a training loop, unless they are numbered already.
-
-    Args:
-        loop: The loop, before its first batch.
-        seed: Seed of the run.
-        rank: Rank of this process.
+    """Number the batches of a loop that has not started, unless they are already.
 
     Returns:
         The batches; ``None`` if the loop's loader does not take batches from a dataset, or yields them in its own way.

@@ -22,20 +22,17 @@ class NPZDataset(BaseDataset):
 
     Args:
         data_file: The file, relative to ``data_root`` if that is given.
-        images_key: Name of the images: uint8, ``N x H x W`` or ``N x H x W x 1`` (gray, returned with three equal
-            channels), or ``N x H x W x 3`` (RGB).
+        images_key: Name of the images: uint8, ``N x H x W (x 1)`` (gray, which become RGB) or ``N x H x W x 3`` (RGB).
         labels_key: Name of the labels: integers from 0, ``N`` or ``N x 1``.
         data_root: Folder of the file.
         max_memory: How much memory the arrays may take, in GB.
-        **kwargs: Other arguments of mmpretrain's ``BaseDataset``: ``pipeline``, ``indices`` (only the first so many
-            images, or those listed), ``classes``.
+        **kwargs: Other arguments of mmpretrain's ``BaseDataset``, such as ``pipeline``, ``indices`` and ``classes``.
 
     Raises:
         SettingError: ``max_memory`` is not a positive number.
-        DatasetError: The file is missing or damaged, holds Python objects, lacks a key, or its arrays are not as
-            described or too large.
+        DatasetError: The file is missing or damaged, or its arrays are not as described or too large.
 
-    Config example, the training images of MedMNIST's PathMNIST::
+    Config example::
 
         dataset=dict(
             type='NPZDataset', data_root='data', data_file='pathmnist.npz',
@@ -59,20 +56,12 @@ class NPZDataset(BaseDataset):
         super().__init__(ann_file='', data_root=data_root or '', **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """Read the file.
-
-        Returns:
-            A dictionary with ``img`` (``H x W x 3``, uint8) and ``gt_label`` for each image.
-
-        Raises:
-            DatasetError: As the class says.
-        """
+        """Read the file: ``img`` (``H x W x 3``, uint8) and ``gt_label`` of each image."""
         images, labels = self._read(self.images_key, self.labels_key)
         channels = images.shape[3:] or (1,)
         if images.dtype != np.uint8 or images.ndim not in (3, 4) or channels not in ((1,), (3,)):
             raise self._error(
-                f'images_key={self.images_key!r} is {images.dtype} {images.shape}; expected uint8, N x H x W, '
-                'N x H x W x 1 or N x H x W x 3'
+                f'images_key={self.images_key!r} is {images.dtype} {images.shape}; expected uint8, N x H x W (x 1 or 3)'
             )
         if not len(images):
             raise self._error(f'images_key={self.images_key!r} holds no images')

@@ -12,11 +12,7 @@ EPOCH, ORDER, IMAGES, STEP, VALIDATION = range(1, 6)
 def seed_all(*key: int) -> None:
     """Seed Python, numpy and torch, on the CPU and CUDA, with a key such as (seed, rank, iteration, purpose).
 
-    Nothing drawn before has an influence, so a resumed run needs no stored generator states. Keys that differ in one
-    number give unrelated streams (``numpy.random.SeedSequence``). Does not wait for the GPU.
-
-    Args:
-        *key: Integers, 0 or greater.
+    Nothing drawn before has an influence, so a resumed run needs no stored generator states. Does not wait for the GPU.
     """
     for_python, for_numpy, for_torch = np.random.SeedSequence(key).generate_state(3, np.uint64).tolist()
     random.seed(for_python)

@@ -9,11 +9,8 @@ from torch import nn
 def accepts_merged_samples(model: nn.Module) -> bool:
     """Return whether a model accepts one data sample with all labels of a batch (:func:`merge_samples`).
 
-    It does if ``ClsHead`` of mmpretrain, which concatenates labels, computes the losses of its networks, and the data
-    preprocessor leaves labels as they are. Nothing is known of heads that compute their loss in their own way.
-
-    Args:
-        model: A classifier, or an algorithm of mmrazor with the student as ``architecture`` and perhaps a ``teacher``.
+    It does if mmpretrain's ``ClsHead``, which concatenates labels, computes the losses of all its networks, and the
+    data preprocessor leaves labels as they are.
     """
     if getattr(getattr(model, 'data_preprocessor', None), 'to_onehot', False):
         return False
@@ -31,11 +28,8 @@ def _inherits(module: nn.Module | None, base: type, *methods: str) -> bool:
 def merge_samples(data_samples: list | None) -> list | None:
     """Merge the data samples of a batch into one, so that a compiler sees one object instead of one per image.
 
-    Args:
-        data_samples: mmpretrain's, all with a ``gt_label`` or all without.
-
     Returns:
-        A list of one sample with the ``gt_label`` (``B``) and the ``sample_idx`` (a list of ``B``) that the samples
+        A list of one sample with the ``gt_label`` (``B``) and the ``sample_idx`` (a list of ``B``) that all samples
         have; the list unchanged if they hold anything else, such as scores.
     """
     if not data_samples or len(data_samples) == 1:
@@ -68,11 +62,7 @@ def sample_indices(data_samples: list) -> list[int | None]:
             indices = sample_indices(data_samples)
             labels = torch.cat([sample.gt_label for sample in data_samples])
 
-    Args:
-        data_samples: Those of the batch.
-
-    Returns:
-        The positions in the order of the batch; ``None`` for a data sample without ``sample_idx``.
+    A data sample without ``sample_idx`` gives ``None``.
     """
     indices = []
     for sample in data_samples:

@@ -19,9 +19,8 @@ URL = 'https://cs.stanford.edu/~acoates/stl10/'
 class STL10(BaseDataset):
     """The labelled images of STL-10 (Coates, Ng and Lee, AISTATS 2011): 5000 for training, 8000 for testing, 96 x 96.
 
-    They are read from ``train_X.bin``, ``train_y.bin``, ``test_X.bin`` and ``test_y.bin`` of ``stl10_binary.tar.gz``,
-    unpacked. Nothing is downloaded. (torchvision's ``STL10`` wants the 2.6 GB of unlabelled images as well, and hashes
-    them at every start.)
+    Reads the unpacked ``stl10_binary.tar.gz``; nothing is downloaded. torchvision's ``STL10`` needs the 2.6 GB of
+    unlabelled images as well, and hashes them at every start.
 
     Args:
         data_root: Folder of the files: ``stl10_binary``.
@@ -47,14 +46,7 @@ class STL10(BaseDataset):
         super().__init__(ann_file='', data_root=data_root, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """Read the files.
-
-        Returns:
-            A dictionary with ``img`` (``96 x 96 x 3``, uint8, RGB) and ``gt_label`` (0 to 9) for each image.
-
-        Raises:
-            DatasetError: As the class says.
-        """
+        """Read the files: ``img`` (``96 x 96 x 3``, uint8, RGB) and ``gt_label`` (0 to 9) of each image."""
         files = [self.folder / f'{self.split}_{part}.bin' for part in 'Xy']
         missing = [file.name for file in files if not file.is_file()]
         if missing:

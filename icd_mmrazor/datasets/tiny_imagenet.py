@@ -17,20 +17,17 @@ URL = 'http://cs231n.stanford.edu/tiny-imagenet-200.zip'
 class TinyImageNet(BaseDataset):
     """Tiny ImageNet: 200 classes of ImageNet at 64 x 64, 500 images of each for training, 50 for validation.
 
-    Reads the folder of ``tiny-imagenet-200.zip`` as it is: ``wnids.txt`` (the classes), ``words.txt`` (their names),
-    ``train/WNID/images/*.JPEG``, and ``val/images/*.JPEG`` with ``val/val_annotations.txt``. Labels count the classes
-    in the order of their WordNet ids. The test images have no labels. Nothing is downloaded.
+    Reads the folder of ``tiny-imagenet-200.zip`` as it is; nothing is downloaded. Labels count the classes in the order
+    of their WordNet ids. The test images have no labels.
 
     Args:
         data_root: The folder: ``tiny-imagenet-200``.
         split: ``'train'`` or ``'val'``.
-        **kwargs: Other arguments of mmpretrain's ``BaseDataset``: ``pipeline``, which starts with
-            ``LoadImageFromFile``, and ``indices``.
+        **kwargs: Other arguments of mmpretrain's ``BaseDataset``: ``pipeline``, ``indices``.
 
     Raises:
         SettingError: There is no such split.
-        DatasetError: A file or a folder is missing or cannot be read, a class has no images, or the annotations do not
-            name each image once, with its class.
+        DatasetError: A file or a folder is missing or damaged, or the annotations do not name each image once.
 
     Config example::
 
@@ -45,14 +42,7 @@ class TinyImageNet(BaseDataset):
         super().__init__(ann_file='', data_root=data_root, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """List the images, without reading them.
-
-        Returns:
-            A dictionary with ``img_path`` and ``gt_label`` for each image.
-
-        Raises:
-            DatasetError: As the class says.
-        """
+        """List ``img_path`` and ``gt_label`` of each image."""
         wnids = sorted(set(self._lines('wnids.txt')))
         if not wnids:
             raise self._error('wnids.txt names no classes')
@@ -93,7 +83,6 @@ class TinyImageNet(BaseDataset):
         return [*samples.values()]
 
     def _images(self, folder: str) -> dict[str, str]:
-        """Return the paths of a folder's images by their names, sorted."""
         try:
             files = sorted((self.folder / folder).iterdir())
         except FileNotFoundError:

@@ -54,6 +54,7 @@ print(before, during, threads(), torch.distributed.is_initialized())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU machine the launchers are mmengine's own")
 def test_no_thread_of_a_process_group_is_left(tmp_path: Path) -> None:
     """One that meets the end of the interpreter aborts the process."""

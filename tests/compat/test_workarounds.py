@@ -56,6 +56,7 @@ def raw_stack(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bool | str]
     return json.loads((folder / 'breaks.json').read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', BREAKS)
 def test_is_broken_without_this_package(name: str, raw_stack: dict[str, bool | str]) -> None:
     if ONLY.get(name, FAMILY) != FAMILY:

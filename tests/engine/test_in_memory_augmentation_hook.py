@@ -63,6 +63,7 @@ def trained(cfg: Config, runner: Callable) -> tuple[Runner, Seen]:
     return run, seen
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_images_in_memory(plain_config: Callable, runner: Callable) -> None:
     # settings of workers, none of which is started
     workers = dict(num_workers=2, persistent_workers=True, timeout=60, multiprocessing_context='spawn')
@@ -161,6 +162,7 @@ def switch_recipe(runner: Runner) -> None:
 TENS = list(range(10))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('change', 'before', 'after'),
     [

@@ -43,6 +43,7 @@ def test_runners_in_one_process_do_not_touch_each_other(
     assert not torch.equal(states[1][fc], states[0][fc])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('algorithm', ['FrozenTeacherDistill', 'SingleTeacherDistill'])
 def test_mmrazors_loop_validates_both(algorithm: str, demo_config: Callable, runner: Callable) -> None:
     loop = dict(type='mmrazor.SingleTeacherDistillValLoop')
@@ -59,6 +60,7 @@ def test_mmrazors_loop_validates_both(algorithm: str, demo_config: Callable, run
         assert metrics[-1][name] == pytest.approx(100 * right.mean(), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_frozen_stages_stay(demo_config: Callable, runner: Callable) -> None:
     cfg = demo_config()
     cfg.model.architecture.backbone.frozen_stages = 1
@@ -104,6 +106,7 @@ def write(image: np.ndarray, kind: int, folder: Path) -> None:
         picture.save(folder / '7.tif')
 
 
+@pytest.mark.slow
 def test_odd_images_are_what_they_show(
     gray_images: dict[str, np.ndarray], demo_config: Callable, runner: Callable, tmp_path: Path
 ) -> None:
@@ -142,6 +145,7 @@ def test_an_image_that_is_not_whole_is_named_on_one_line(
     assert '\n' not in str(info.value)
 
 
+@pytest.mark.slow
 def test_several_labels_an_image(demo_config: Callable, runner: Callable, tmp_path: Path) -> None:
     """ICD alone beside a head for several labels: each image's class, and whether it is even."""
     generator = np.random.default_rng(0)

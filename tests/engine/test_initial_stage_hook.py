@@ -74,6 +74,7 @@ def test_each_stage_trains_its_own_part_and_a_resumed_run_ends_the_same(staged: 
             torch.testing.assert_close(weight, whole[epochs][name], msg=name)
 
 
+@pytest.mark.slow
 def test_the_rates_of_the_stages(staged: Callable, runner: Callable) -> None:
     run = runner(staged())
     rates, states = [], []  # before each step
@@ -99,6 +100,7 @@ def test_the_rates_of_the_stages(staged: Callable, runner: Callable) -> None:
             )
 
 
+@pytest.mark.slow
 def test_no_epoch_left_for_the_main_stage(staged: Callable, runner: Callable) -> None:
     cfg = staged(**{'train_cfg.max_epochs': 2, 'param_scheduler.begin': 0})
     with pytest.raises(SettingError, match=r'max_epochs=2 .*initial_epochs=2'):

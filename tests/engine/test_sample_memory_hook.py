@@ -94,6 +94,7 @@ def test_a_run_fills_the_memories_saves_and_resumes_them(memory_config: Callable
     assert 'do not match exactly' not in log
 
 
+@pytest.mark.slow
 def test_concatenated_sets_and_averaged_weights(memory_config: Callable, runner: Callable) -> None:
     cfg = memory_config(val_cfg=None, val_dataloader=None, val_evaluator=None, custom_hooks=[dict(type='EMAHook')])
     cfg.train_dataloader.dataset = wrapped(cfg.train_dataloader.dataset, 'ConcatDataset', 'IndexedDataset')
@@ -150,6 +151,7 @@ def test_labels_are_those_of_the_indices(wrappers: tuple, images: int, plain: di
     assert all(labels[sample.sample_idx] == sample.gt_label for sample in samples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('wrappers', [('ConcatDataset',), ('IndexedDataset', 'ConcatDataset')], ids=str)
 def test_refuses_a_training_set_without_one_numbering(wrappers: tuple, plain: dict) -> None:
     dataset = DATASETS.build(wrapped(plain, *wrappers))

@@ -41,6 +41,7 @@ def printed(capfd: pytest.CaptureFixture, *arguments: object, tool: str = 'train
     return [line for line in lines if line and not line.startswith('Loads checkpoint') and 'warn' not in line.lower()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('arguments', 'named'),
     [
@@ -78,6 +79,7 @@ def test_an_error_of_a_test_stands_alone(place: Path, capfd: pytest.CaptureFixtu
     assert len(lines) == 1
 
 
+@pytest.mark.slow
 def test_a_run_prints_its_whole_log(place: Path, capfd: pytest.CaptureFixture, demo_config: Callable) -> None:
     demo_config('res8_digits', **{'train_cfg.max_epochs': 1}).dump('config.py')
     assert exit_status(TOOLS / 'train.py', 'config.py') is None

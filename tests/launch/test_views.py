@@ -80,6 +80,7 @@ def test_scores_are_the_mean_over_the_views(
     assert not torch.allclose(alone, want, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_tool_tests_on_views(
     demo_config: Callable, runner: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +128,7 @@ def test_what_is_not_for_views_is_refused(
         shown()
 
 
+@pytest.mark.slow
 def test_sets_inside_others_are_shown_in_views(student_config: Callable, runner: Callable) -> None:
     cfg = student_config()
     inside = cfg.test_dataloader.dataset

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import TOOLS, exit_status, run_python
+from helpers import TOOLS, exit_status
 from mmengine.config import Config
 
 from icd_mmrazor import recipes
@@ -53,7 +53,10 @@ def test_several_processes_are_refused(
 
 
 @pytest.mark.slow
-def test_a_mixed_cell_is_trained(images_file: Path, teacher_file: Callable, tmp_path: Path) -> None:
+def test_a_mixed_cell_is_trained(
+    images_file: Path, teacher_file: Callable, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr('os.execv', lambda _, words: sys.exit(exit_status(Path(words[1]), *words[2:])))
     data = [f'{split}_dataloader.dataset.data_file={images_file}' for split in ('train', 'val', 'test')]
     options = [
         *data,
@@ -61,14 +64,13 @@ def test_a_mixed_cell_is_trained(images_file: Path, teacher_file: Callable, tmp_
         'train_cfg.max_epochs=1',
         'train_cfg.val_interval=1',
     ]
-    process = run_python(
-        FRONT, 'icd+kd+at', 'res20_res8_digits', '--work-dir', 'cell', '--cfg-options', *options, cwd=tmp_path
-    )
-    assert process.returncode == 0, process.stderr
+    arguments = ['icd+kd+at', 'res20_res8_digits', '--work-dir', 'cell', '--cfg-options', *options]
+    assert exit_status(FRONT, *arguments) is None
+    printed = ''.join(capfd.readouterr())
     for term in ('icd.loss_icd', 'kd.loss_kd', 'at.loss_at3'):
-        assert f'distill.{term}' in process.stdout
-    assert (tmp_path / 'cell' / 'epoch_1.pth').is_file()
-    assert not list((tmp_path / 'cell').glob('.*'))
+        assert f'distill.{term}' in printed
+    assert Path('cell/epoch_1.pth').is_file()
+    assert not list(Path('cell').glob('.*'))
 
 
 def test_dcd_is_icd(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,6 +88,7 @@ def epochs_of_starts(folder: Path) -> list[int]:
     return [log.read_text().count('accuracy') for log in sorted(folder.glob('*/vis_data/scalars.json'))]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
 def test_a_stopped_study_resumes(
     arguments: list[str], run: ModuleType, tool: Callable, capsys: pytest.CaptureFixture
@@ -350,6 +351,7 @@ def test_seeds_with_different_options_are_not_averaged(arguments: list[str], run
         tool('table').main(['runs'])
 
 
+@pytest.mark.slow
 def test_teachers_are_trained_first(
     run: ModuleType, tool: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -370,6 +372,7 @@ def test_teachers_are_trained_first(
     run.main(arguments)
 
 
+@pytest.mark.slow
 def test_every_study_can_be_composed(run: ModuleType, tool: Callable, tmp_path: Path) -> None:
     studies = tool('studies')
     # tests/test_recipes.py composes every method with every pair

@@ -15,7 +15,8 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from helpers import CONFIGS, TOOLS, exit_status, run_python
+from helpers import CONFIGS, TOOLS, exit_status
+from launches import Launch, run_forked
 from mmengine.config import Config
 from mmpretrain.registry import DATASETS, MODELS
 
@@ -53,13 +54,11 @@ def validated(work_dir: Path) -> list[dict]:
 
 @pytest.mark.slow
 @pytest.mark.stack
-def test_train_resume_and_test(options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    trained = run_python(TOOLS / 'train.py', DEMO, *options, cwd=tmp_path)
-    assert trained.returncode == 0, trained.stderr
+def test_train_resume_and_test(options: list[str], tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    assert exit_status(TOOLS / 'train.py', DEMO, *options) is None
     work_dir = tmp_path / 'work_dirs' / 'icd_res20_res8_digits'
     assert (work_dir / 'epoch_2.pth').is_file()
-    assert 'What is being distilled' in trained.stderr + trained.stdout
+    assert 'What is being distilled' in ''.join(capfd.readouterr())
 
     more = [*options, 'train_cfg.max_epochs=3']
     resume = ['--resume', '--resume-changes', 'list', '--auto-scale-lr']
@@ -258,18 +257,20 @@ def test_amp_sets_the_wrapper() -> None:
 
 @pytest.mark.slow
 @pytest.mark.stack
-def test_two_processes_train_and_test(options: list[str], images_file: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(torch.cuda.is_available(), reason='the processes are forked, and want the CPU')
+def test_two_processes_train_and_test(
+    options: list[str], images_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))  # seen_batches
     config = tmp_path / 'shared.py'
     config.write_text(
         f"_base_ = ['{DEMO}']\ncustom_imports = dict(imports=['icd_mmrazor', 'hooks_of_processes'])\n"
         "default_hooks = dict(seen=dict(type='SeenBatchesHook'))\n"
     )
     gather = ['model.distiller.icd.gather_distributed=True', 'train_dataloader.dataset.indices=60']
-    paths = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get('PYTHONPATH')]))
-    trained = run_shell('dist_train.sh', config, 2, *options, *gather, cwd=tmp_path, PYTHONPATH=paths)
-    assert trained.returncode == 0, trained.stderr
+    trained = Launch(tmp_path / 'train.log', 2, TOOLS / 'train.py', config, *options, *gather)
+    output = trained.log.read_text() if trained.wait(300) == 0 else pytest.fail(trained.log.read_text())
     work_dir = tmp_path / 'work_dirs' / 'shared'
-    output = trained.stdout + trained.stderr
     assert 'gather_distributed=True' in output
     assert 'GPU number: 2' in output
     # the processes share the images of an epoch, each with its own crops
@@ -284,11 +285,9 @@ def test_two_processes_train_and_test(options: list[str], images_file: Path, tmp
         positions += [position for batch in seen if batch['epoch'] == 0 for position in batch['positions']]
     assert sorted(positions) == list(range(60))
     data = [option for option in options if 'data_file' in option]
-    tested = run_shell(
-        'dist_test.sh', DEMO, work_dir / 'epoch_2.pth', 2, '--out', tmp_path / 'out.json', '--cfg-options', *data,
-        cwd=tmp_path,
-    )  # fmt: skip
-    assert tested.returncode == 0, tested.stderr
+    arguments = [DEMO, work_dir / 'epoch_2.pth', '--out', tmp_path / 'out.json', '--cfg-options', *data]
+    tested = Launch(tmp_path / 'test.log', 2, TOOLS / 'test.py', *arguments)
+    assert tested.wait(300) == 0, tested.log.read_text()
     # what was validated is what was saved
     assert json.loads((tmp_path / 'out.json').read_text()) == {
         'accuracy/top1': validated(work_dir)[-1]['accuracy/top1']
@@ -329,17 +328,31 @@ def test_slurm_starts_torchrun_on_every_node(options: list[str], tmp_path: Path)
         (commands / name).chmod(0o755)
     arguments = tmp_path / 'arguments'
     environment = dict(GPUS='2', GPUS_PER_NODE='1', SRUN_ARGS='--time 10 --exclusive', SRUN_ARGUMENTS=str(arguments))
+    options.append('train_cfg.max_epochs=1')
     process = run_shell(
         'slurm_train.sh', 'gpu', 'job', DEMO, 'cluster', *options, cwd=tmp_path, PATH=str(commands), **environment
     )
     assert process.returncode == 0, process.stderr
     assert 'GPU number: 2' in process.stdout + process.stderr
-    assert (tmp_path / 'cluster' / 'epoch_2.pth').is_file()
+    assert (tmp_path / 'cluster' / 'epoch_1.pth').is_file()
     given = arguments.read_text().split('\n')
     pairs = dict(itertools.pairwise(given))
     want = {'--partition': 'gpu', '--job-name': 'job', '--nodes': '2', '--ntasks-per-node': '1', '--gres': 'gpu:1'}
     assert {name: pairs[name] for name in want} == want
     assert {'--time', '10', '--exclusive'} <= set(given)
+
+
+def test_launchers_start_torchrun() -> None:
+    for script, arguments, command in (
+        ('dist_train.sh', ('config.py', 2, '--amp'), 'train.py config.py --amp'),
+        ('dist_test.sh', ('config.py', 'a.pth', 2, '--out', 'a.json'), 'test.py config.py a.pth --out a.json'),
+    ):
+        for restarts, wanted in (({}, '0'), ({'MAX_RESTARTS': '3'}, '3')):
+            process = run_shell(script, *arguments, cwd=Path.cwd(), PYTHON='echo', **restarts)
+            assert process.stdout == (
+                f'-m torch.distributed.run --standalone --nproc-per-node 2 --max-restarts {wanted} '
+                f'{TOOLS}/{command} --launcher pytorch\n'
+            )
 
 
 def test_launchers_refuse_wrong_numbers(tmp_path: Path) -> None:
@@ -368,13 +381,12 @@ def test_shell_scripts_are_sound(script: Path) -> None:
 
 
 @pytest.mark.slow
-def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_demo(capsys: pytest.CaptureFixture) -> None:
     """The demo in small: it trains all rows, reuses them, and the command it ends with works."""
-    first = run_python(TOOLS / 'demo.py', '--seeds', 1, '--epochs', 2, cwd=tmp_path)
-    assert first.returncode == 0, first.stdout + first.stderr
-    rows = re.findall(
-        r'^(teacher|student alone|ICD|ICD\+KD) +ResNet-(\d+) +(\d+) +([\d.]+) +([\d,]+)', first.stdout, re.M
-    )
+    with mock.patch.object(subprocess, 'run', run_forked):
+        assert exit_status(TOOLS / 'demo.py', '--seeds', 1, '--epochs', 1) is None
+    printed = capsys.readouterr().out
+    rows = re.findall(r'^(teacher|student alone|ICD|ICD\+KD) +ResNet-(\d+) +(\d+) +([\d.]+) +([\d,]+)', printed, re.M)
     assert [row[:3] for row in rows] == [
         ('teacher', '20', '1297'),
         ('student alone', '8', '100'),
@@ -383,9 +395,7 @@ def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     ]
     assert [row[4] for row in rows] == ['272,474', '78,042', '78,042', '78,042']
 
-    monkeypatch.chdir(tmp_path)
-    capsys.readouterr()
-    assert exit_status(TOOLS / 'demo.py', '--seeds', 1, '--epochs', 2) is None
+    assert exit_status(TOOLS / 'demo.py', '--seeds', 1, '--epochs', 1) is None
     again = capsys.readouterr().out
     assert '4 trainings, 4 of them finished before' in again
     python, tool, *arguments = again.strip().splitlines()[-1].split()

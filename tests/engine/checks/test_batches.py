@@ -54,6 +54,7 @@ def trained(rank: int, configs: dict[str, Config]) -> dict[str, str | float]:
     return results
 
 
+@pytest.mark.slow
 def test_three_processes(demo_config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # mmengine collects results in the working folder
     cases = {

@@ -22,6 +22,7 @@ one_graph = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 def test_training_continues_without_a_compiler_that_fails(
     algorithm: Callable, teacher_file: Callable, batch: Callable
 ) -> None:

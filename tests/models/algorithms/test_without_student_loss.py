@@ -116,6 +116,7 @@ def test_nothing_but_the_students_loss_is_left_out(kd: dict | None, algorithm: C
     torch.testing.assert_close(results[2], results[0], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('labels', [True, False])
 def test_the_head_computes_no_loss(labels: bool, algorithm: Callable, batch: Callable) -> None:
     model = algorithm(calculate_student_loss=False, torch_compile=dict(backend='eager'))
