@@ -121,6 +121,7 @@ assert after[1].__mro__[1].__name__ == 'DatasetError' and issubclass(after[1], F
 """
 
 
+@pytest.mark.slow
 def test_a_run_is_changed_on_purpose_only(tmp_path: Path) -> None:
     script = tmp_path / 'plain.py'
     script.write_text(PLAIN)
@@ -128,6 +129,7 @@ def test_a_run_is_changed_on_purpose_only(tmp_path: Path) -> None:
     assert process.returncode == 0, process.stderr
 
 
+@pytest.mark.slow
 def test_a_config_may_ask_for_it(tmp_path: Path) -> None:
     file, script = tmp_path / 'config.py', tmp_path / 'script.py'
     file.write_text("custom_imports = dict(imports=['icd_mmrazor', 'icd_mmrazor.runtime'])\n")

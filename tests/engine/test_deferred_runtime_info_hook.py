@@ -131,6 +131,7 @@ def short_batches(demo_config: Callable) -> Callable[..., Config]:
     return config
 
 
+@pytest.mark.slow
 def test_the_log_has_the_same_numbers(short_batches: Callable, runner: Callable) -> None:
     logs = []
     deferred = short_batches(**{'train_cfg.max_epochs': 2, 'default_hooks.logger.interval': 3})

@@ -30,6 +30,7 @@ def scalars(cfg: Config) -> list[dict]:
     return [json.loads(line) for line in ''.join(lines).splitlines()]
 
 
+@pytest.mark.slow
 def test_report_says_what_is_distilled(demo_config: Callable, runner: Callable) -> None:
     cfg = demo_config('icd-kd_res20_res8_digits', **{'model.distiller.icd.alpha': 0.25})
     run: Runner = runner(cfg)
@@ -56,6 +57,7 @@ def test_report_says_what_is_distilled(demo_config: Callable, runner: Callable) 
     assert last['distill.loss_icd'] == pytest.approx(parts, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('split', 'settings', 'found'),
     [
@@ -128,6 +130,7 @@ def test_report_leaves_mmrazors_own_teacher_as_it_is(demo_config: Callable, runn
     assert 'What is being distilled' in logged(cfg)
 
 
+@pytest.mark.slow
 def test_checkpoints_are_plain_and_hold_no_teacher(demo_config: Callable, runner: Callable) -> None:
     cfg = demo_config()
     run = runner(cfg)
@@ -217,6 +220,7 @@ def test_mixed_precision_run_on_a_gpu(demo_config: Callable, runner: Callable) -
     assert np.isfinite(scalars(cfg)[0]['distill.loss_icd'])
 
 
+@pytest.mark.slow
 def test_report_tells_stages_and_weights(demo_config: Callable, runner: Callable) -> None:
     cfg = demo_config()
     losses = dict(

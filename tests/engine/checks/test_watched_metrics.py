@@ -138,6 +138,7 @@ def test_the_image_that_is_validated_before_does_not_count(train: Callable) -> N
     assert run.message_hub.get_scalar('val/images').current() == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('save_best', ['accuracy/top1', ['accuracy/top1', 'accuracy/top5']])
 def test_a_run_resumed_elsewhere_publishes_what_it_has(save_best: str | list, train: Callable, tmp_path: Path) -> None:
     """Its best checkpoint lies in the other folder, and stays there, untouched."""
