@@ -82,10 +82,11 @@ def _in_an_empty_folder(_away_from_the_checkout: None, tmp_path: Path, monkeypat
 
 
 @pytest.fixture(autouse=True)
-def _mmrazor_scope() -> None:
-    """Build as a run with one of our configs does."""
-    if DefaultScope.get_current_instance() is None:
-        DefaultScope.get_instance('tests', scope_name='mmpretrain')
+def _mmrazor_scope(request: pytest.FixtureRequest) -> None:
+    """Build as a run with one of our configs does, whatever the scope of the last test's run was."""
+    scope = DefaultScope.get_current_instance()
+    if scope is None or scope.scope_name != 'mmpretrain':
+        DefaultScope.get_instance(request.node.nodeid, scope_name='mmpretrain')
     torch.manual_seed(0)
 
 

@@ -1,5 +1,6 @@
 """The wheel: what it carries, and that it works without the repository."""
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -18,7 +19,10 @@ model = dict(teacher_ckpt='mine.pth', distiller=dict(embed_dims=64))
 def test_wheel_carries_the_configs(tmp_path: Path) -> None:
     """Build the wheel, use it alone from another folder, and inherit."""
     command = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', tmp_path, ROOT]
-    subprocess.run(command, check=True, capture_output=True)
+    # not in the checkout's build/, which may hold files of an earlier version
+    settings = tmp_path / 'build.cfg'
+    settings.write_text(f'[build]\nbuild_base = {tmp_path / "build"}\n')
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, 'DIST_EXTRA_CONFIG': str(settings)})
     (wheel,) = tmp_path.glob('icd_mmrazor-*.whl')
     installed = tmp_path / 'installed'
     with zipfile.ZipFile(wheel) as archive:

@@ -180,6 +180,7 @@ def test_every_tool_refuses(
         MODELS.build(dict(type='mmpretrain.LinearProbe', num_classes=3, student_ckpt=str(file)))
 
 
+@pytest.mark.slow
 def test_the_pointer_of_a_stranger_runs_nothing(
     refused: Callable[..., str], images_file: Path, teacher_file: Callable, tmp_path: Path
 ) -> None:

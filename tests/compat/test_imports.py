@@ -116,6 +116,7 @@ assert after[1].__mro__[1].__name__ == 'DatasetError' and issubclass(after[1], F
 """
 
 
+@pytest.mark.slow
 def test_a_run_is_changed_on_purpose_only(tmp_path: Path) -> None:
     """Here by a config that asks for it; the import itself prints nothing."""
     script, config = tmp_path / 'plain.py', tmp_path / 'config.py'

@@ -26,6 +26,7 @@ def test_convolutions_that_torch_computes_wrongly_channels_last(monkeypatch: pyt
         assert layout.channels_last_is_sound(convolution)
 
 
+@pytest.mark.slow
 def test_narrow_strided_convolutions_are_trained_rightly_on_this_cpu() -> None:
     """In a process that would die of it, in the layout that is taken for them; threads as they come."""
     threads = {'OMP_NUM_THREADS': '2'}

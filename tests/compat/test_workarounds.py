@@ -133,6 +133,7 @@ for name, value in snapshot().items():
 """
 
 
+@pytest.mark.slow
 def test_the_page_lists_what_an_import_replaces(tmp_path: Path) -> None:
     script = tmp_path / 'replaced.py'
     script.write_text(REPLACED)

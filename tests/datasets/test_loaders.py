@@ -71,7 +71,6 @@ def test_batches_depend_on_their_number_alone() -> None:
         assert epochs(3, trained) == whole[trained:]
 
 
-@pytest.mark.slow
 def test_datasets_that_prepare_batches_themselves_still_do() -> None:
     whole = epochs(1, dataset=NoisyInBatches())
     assert whole == [[(*item, 'at once') for item in batch] for batch in epochs(1)]

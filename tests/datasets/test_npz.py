@@ -26,7 +26,6 @@ def images(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('shape', [(5, 8, 8, 3), (5, 8, 8), (5, 8, 8, 1)], ids=str)
 def test_images_and_labels_come_back(shape: tuple, dataset: Callable) -> None:
     stored, labels = images(*shape), np.array([3, 0, 1, 2, 3], dtype=np.uint8)

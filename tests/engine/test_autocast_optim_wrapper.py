@@ -35,6 +35,7 @@ def test_computes_in_bfloat16_and_keeps_float32(device: str) -> None:
     assert 0 < torch.linalg.vector_norm(before - model.weight).item() < 0.1 * 0.5
 
 
+@pytest.mark.slow
 def test_trains_as_float32_does(demo_config: Callable, runner: Callable) -> None:
     cfg = demo_config('icd-kd_res20_res8_digits')
     cfg.default_hooks.pop('distillation_report')

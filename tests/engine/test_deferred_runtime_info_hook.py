@@ -114,6 +114,7 @@ def test_no_more_numbers_wait_than_are_remembered() -> None:
         assert on_hub(runner)['train/loss'] == list(range(most))
 
 
+@pytest.mark.slow
 def test_the_log_has_the_same_numbers(short_batches: Callable, runner: Callable) -> None:
     logs = []
     deferred = short_batches(**{'train_cfg.max_epochs': 2, 'default_hooks.logger.interval': 3})

@@ -164,6 +164,7 @@ def test_an_interrupted_training_has_not_ended(scripted: Callable, runner: Calla
     assert line.startswith('epoch 1/4 | network 50.00 | best 50.00 (epoch 1) | ')
 
 
+@pytest.mark.slow
 def test_the_summary_names_what_is_there(demo_config: Callable, runner: Callable, tmp_path: Path) -> None:
     cfg = demo_config()
     cfg.visualizer.vis_backends = [dict(type='LocalVisBackend')]

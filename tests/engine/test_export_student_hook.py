@@ -38,6 +38,7 @@ def colour_config(demo_config: Callable, tmp_path: Path) -> Config:
     return cfg
 
 
+@pytest.mark.slow
 def test_the_student_is_ready_to_use(colour_config: Config, runner: Callable, tmp_path: Path) -> None:
     run = runner(colour_config)
     run.train()

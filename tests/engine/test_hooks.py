@@ -23,6 +23,7 @@ from icd_mmrazor.engine.former_hooks import PARTS
 from icd_mmrazor.errors import DatasetError
 
 
+@pytest.mark.slow
 def test_report_says_what_is_distilled(demo_config: Callable, runner: Callable) -> None:
     cfg = demo_config('icd-kd_res20_res8_digits', **{'model.distiller.icd.alpha': 0.25})
     run: Runner = runner(cfg)
@@ -49,6 +50,7 @@ def test_report_says_what_is_distilled(demo_config: Callable, runner: Callable) 
     assert last['distill.loss_icd'] == pytest.approx(parts, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('split', 'settings', 'found'),
     [
@@ -121,6 +123,7 @@ def test_report_leaves_mmrazors_own_teacher_as_it_is(demo_config: Callable, runn
     assert 'What is being distilled' in logged(cfg)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_plain_and_resumed_without_running_anything(
     demo_config: Callable, runner: Callable, tmp_path: Path
 ) -> None:
@@ -189,6 +192,7 @@ def test_mixed_precision_run_on_a_gpu(demo_config: Callable, runner: Callable) -
     assert np.isfinite(scalars(cfg)[0]['distill.loss_icd'])
 
 
+@pytest.mark.slow
 def test_loss_terms_tell_stages_and_weights(demo_config: Callable) -> None:
     cfg = demo_config()
     losses = dict(

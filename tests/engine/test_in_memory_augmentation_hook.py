@@ -198,6 +198,7 @@ def test_a_collate_function_that_is_set_meanwhile_is_used(plain_config: Callable
     assert 'train_dataloader has a custom collate_fn' in logged(run.cfg)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('by_epoch', [True, False])
 def test_a_pipeline_that_becomes_another_is_run_image_by_image(
     by_epoch: bool, plain_config: Callable, runner: Callable
@@ -290,6 +291,7 @@ def test_another_loader_takes_the_place(plain_config: Callable, runner: Callable
         assert not isinstance(loader, NumberedLoader)
 
 
+@pytest.mark.slow
 def test_mixup_has_a_data_sample_for_each_image(plain_config: Callable, runner: Callable) -> None:
     cfg = plain_config()
     cfg.model.data_preprocessor = dict(

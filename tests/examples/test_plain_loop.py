@@ -33,6 +33,7 @@ def test_plain_icd_equals_icd_loss(batch: int, log_tau: float) -> None:
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_example_trains_teacher_and_students() -> None:
     teacher, alone, distilled = EXAMPLE['accuracies'](seed=0, epochs=30)
     assert 85 < teacher <= 100

@@ -53,6 +53,7 @@ def test_it_is_tested(place: Path) -> None:
     assert json.loads(Path('metrics.json').read_text())['accuracy/top1'] == pytest.approx(ACCURACY, abs=0.21)
 
 
+@pytest.mark.slow
 def test_it_resumes_to_the_same_end(place: Path) -> None:
     arguments = ['--resume', OLD / 'epoch_2.pth', '--work-dir', 'resumed']
     assert exit_status(TOOLS / 'train.py', place, *arguments) is None

@@ -29,6 +29,7 @@ def with_config(file: str, cfg: Config, **preprocessor: object) -> None:
     torch.save({**torch.load(file, weights_only=True), 'meta': dict(cfg=cfg.pretty_text)}, file)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('coloured')
 def test_another_order_than_the_teachers_is_refused(demo_config: Callable, runner: Callable) -> None:
     cfg = demo_config()

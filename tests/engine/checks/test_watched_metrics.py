@@ -131,6 +131,7 @@ def test_what_a_training_can_do_without_is_not_refused(train: Callable) -> None:
     assert run.message_hub.get_scalar('val/images').current() == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('save_best', ['accuracy/top1', ['accuracy/top1', 'accuracy/top5']])
 def test_a_run_resumed_elsewhere_publishes_what_it_has(save_best: str | list, train: Callable, tmp_path: Path) -> None:
     """Its best checkpoint lies in the other folder, and stays there, untouched."""

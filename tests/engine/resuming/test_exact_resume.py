@@ -168,6 +168,7 @@ def test_early_stopping_in_a_loop_that_counts_iterations(config: Callable, train
     assert differences(whole, resumed) == []
 
 
+@pytest.mark.slow
 def test_early_stopping_that_has_ended_the_training(config: Callable, trained: Callable) -> None:
     """The second validation reaches the threshold and is the best one: there is nothing left to train."""
     scores = given(1.0, 3.0, 2.0, 2.0)

@@ -107,6 +107,7 @@ def test_a_hook_that_does_not_store_what_it_counts_is_named(start: Callable) -> 
     assert list(unsaved.values()) == [['iterations']]
 
 
+@pytest.mark.slow
 def test_a_state_that_no_checkpoint_can_hold_is_not_stored(start: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StoredCounting, 'state_dict', lambda hook: {'itself': hook})
     run = start('work', dict(type='StoredCounting'))
@@ -114,6 +115,7 @@ def test_a_state_that_no_checkpoint_can_hold_is_not_stored(start: Callable, monk
     assert not {'hook_states', 'unsaved_hook_states'} & read_checkpoint(Path(run.work_dir, LAST))['meta'].keys()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_the_state_is_resumed_with_a_warning(start: Callable) -> None:
     stopping = dict(type='EarlyStoppingHook', monitor='accuracy/top1')
     run = start('work', stopping, **{'train_cfg.max_epochs': 1})
