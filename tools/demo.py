@@ -106,7 +106,9 @@ def main() -> None:
     example = rows['ICD'][0]
     command = [sys.executable, ROOT / 'tools' / 'test.py', example.config, example.checkpoint]
     print(f'\nThe students are in {os.path.relpath(folder)}. Test one:\n ', *map(os.path.relpath, command), end='')
-    print(f' --cfg-options test_dataloader.dataset.data_file={os.path.relpath(data)}')
+    # where the config does not look for it
+    elsewhere = folder != FOLDER.resolve()
+    print(f' --cfg-options test_dataloader.dataset.data_file={os.path.relpath(data)}' if elsewhere else '')
 
 
 if __name__ == '__main__':
