@@ -323,7 +323,7 @@ def new_session(gpus: str | None, slots: Sequence[dict[str, str]]) -> dict[str, 
     """Describe this call, for the results: when it started, its code and machine."""
     command = ['git', 'describe', '--always', '--dirty', '--exclude=*']
     commit = subprocess.run(command, cwd=TOOLS, capture_output=True, text=True, check=False).stdout.strip()
-    started = datetime.now(timezone.utc).isoformat(timespec='seconds')
+    started = datetime.now(timezone.utc).isoformat()
     facts = dict(machine=machine(), cores_used=number_of_cores(), gpus=gpus, slots=len(slots))
     return dict(started=started, commit=commit or 'not a git clone', **facts)
 
