@@ -56,6 +56,7 @@ def epochs(number: int, trained: int = 0, dataset: Dataset | None = None, **sett
             torch.rand(loop.iter), np.random.random()  # noqa: NPY002
             loop.iter += 1
         loop.epoch += 1
+    numbered.undo()
     return found
 
 
