@@ -150,6 +150,8 @@ def patch_package_lookup() -> None:
             raise importlib.metadata.PackageNotFoundError(package)
         return spec.submodule_search_locations[0]
 
+    # mmengine.hub asks by install_package, which looks in its own module
+    package_utils.is_installed = is_installed
     config, hub = map(importlib.import_module, ('mmengine.config.config', 'mmengine.hub.hub'))
     config.is_installed, config.get_installed_path = is_installed, get_installed_path
     hub.get_installed_path = get_installed_path
