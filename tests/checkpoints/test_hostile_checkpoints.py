@@ -130,6 +130,7 @@ def test_the_whole_one_passes(whole: Path, tmp_path: Path) -> None:
     assert exit_status(EXPORT, whole, tmp_path / 'student.pth') is None
 
 
+@pytest.mark.slow
 def test_every_file_is_refused_by_the_converters(whole: Path, refused: Callable[..., str], tmp_path: Path) -> None:
     files = hostile_files.damaged(whole, whole.parent, tmp_path / 'trace')
     for name, content in hostile_files.contents(tmp_path / 'trace').items():

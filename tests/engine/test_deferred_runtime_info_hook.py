@@ -137,6 +137,7 @@ class Poison(Hook):
                 runner.model.distiller.connectors['icd_student'].linear.weight.fill_(math.nan)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'checkpoint',
     [dict(type='CheckpointHook'), dict(type='CheckpointHook', by_epoch=False, interval=7)],
@@ -156,6 +157,7 @@ def test_a_late_look_names_the_iteration(checkpoint: dict, short_batches: Callab
     assert not list(Path(cfg.work_dir).glob('*.pth'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('hook', [dict(type='RuntimeInfoHook'), None], ids=['mmengine', 'none'])
 def test_without_the_hook_losses_are_still_looked_at(
     hook: dict | None, short_batches: Callable, runner: Callable

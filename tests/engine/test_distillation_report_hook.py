@@ -127,6 +127,7 @@ def test_lines_of_a_distillation(scripted: Callable, runner: Callable, clock: Cl
     assert summary(cfg)['student'] == 'best 95.50 (epoch 8)'
 
 
+@pytest.mark.slow
 def test_lines_of_a_training_by_iterations(scripted: Callable, runner: Callable, clock: Clock) -> None:
     """Of a plain network, without a best checkpoint: the first number is shown."""
     options = {'default_hooks.checkpoint.save_best': None, 'default_hooks.logger.interval': 4}

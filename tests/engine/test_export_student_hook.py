@@ -87,6 +87,7 @@ def test_the_student_is_ready_to_use(colour_config: Config, runner: Callable, tm
         assert np.array_equal(found, trained(inputs[7:8], mode='predict')[0].pred_score.numpy())
 
 
+@pytest.mark.slow
 def test_it_follows_the_checkpoints_of_a_run_by_iterations(demo_config: Callable, runner: Callable) -> None:
     cfg = demo_config(**{'model.teacher_ckpt': None, 'model.random_teacher': True})
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1, by_epoch=False)

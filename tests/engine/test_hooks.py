@@ -113,6 +113,7 @@ def test_several_labels_an_image_are_not_checked(tmp_path: Path) -> None:
     assert image_labels(dataset) is None
 
 
+@pytest.mark.slow
 def test_report_leaves_mmrazors_own_teacher_as_it_is(demo_config: Callable, runner: Callable) -> None:
     cfg = demo_config(**{'model.type': 'SingleTeacherDistill'})
     run = runner(cfg)
@@ -227,6 +228,7 @@ def test_the_page_of_hooks_has_every_hook() -> None:
     assert {name for _, name, _ in rows} == {hook.type for hook in runtime.values()} & ours.keys()
 
 
+@pytest.mark.slow
 def test_a_part_that_a_config_names_replaces_that_of_the_whole(demo_config: Callable, runner: Callable) -> None:
     """As in a config of version 0.1 that is used with the runtime of this one."""
     cfg = demo_config('res8_digits', **{'default_hooks.check_resume': dict(type='CheckResumeHook', changes='list')})
@@ -239,6 +241,7 @@ def test_a_part_that_a_config_names_replaces_that_of_the_whole(demo_config: Call
     assert 'distilled' not in logged(cfg)
 
 
+@pytest.mark.slow
 def test_a_config_that_lists_the_hooks_of_version_0_1(demo_config: Callable, runner: Callable) -> None:
     whole = runner(demo_config(**{'train_cfg.max_epochs': 2}))
     whole.train()

@@ -185,6 +185,7 @@ def test_what_hooks_change_is_noticed(
     assert logged(run.cfg).count(again) == (0 if change is grow else 1)
 
 
+@pytest.mark.slow
 def test_a_collate_function_that_is_set_meanwhile_is_used(plain_config: Callable, runner: Callable) -> None:
     run, seen = runner(plain_config(**{'train_cfg.max_epochs': 2})), Seen()
 
@@ -334,6 +335,7 @@ def test_unsupported_runs_log_the_reason(options: dict, reason: str, plain_confi
     assert run.train_loop.dataloader is loader
 
 
+@pytest.mark.slow
 def test_bad_input_is_refused_before_the_images_are_read(plain_config: Callable, runner: Callable) -> None:
     cfg = plain_config(**{'model.head.num_classes': 7})
     with pytest.raises(DatasetError, match='labels from 0 to 9'):

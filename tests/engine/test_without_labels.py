@@ -85,6 +85,7 @@ def test_one_by_one_and_resumed(folder_config: Callable, runner: Callable, tmp_p
     torch.testing.assert_close(weights(second), weights(whole), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_memory_that_needs_classes_says_so(folder_config: Callable, runner: Callable) -> None:
     projection = dict(type='LinearProjection')
     cfg = folder_config()

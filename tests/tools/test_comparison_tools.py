@@ -292,6 +292,7 @@ def test_the_config_of_the_latest_training_is_read(tmp_path: Path) -> None:
         stored_config(tmp_path)
 
 
+@pytest.mark.slow
 def test_bad_input(work_dir: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run, alone = work_dir('icd'), work_dir('alone', 'res8_digits')
     other = work_dir('other', **{'model.teacher_ckpt': 'other.pth'})

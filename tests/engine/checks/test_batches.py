@@ -20,6 +20,7 @@ def test_no_batch(demo_config: Callable, runner: Callable) -> None:
         run.train()
 
 
+@pytest.mark.slow
 def test_images_without_others_to_compare_with(demo_config: Callable, runner: Callable) -> None:
     run = runner(demo_config(**{IMAGES: 4, BATCH_SIZE: 1}))
     with pytest.raises(SettingError, match=r'batch_size=1: each .* ICDLoss \(distiller.*\) .* gather_distributed'):

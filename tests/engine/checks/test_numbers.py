@@ -17,6 +17,7 @@ from icd_mmrazor.engine.checks import NumberCheck
 from icd_mmrazor.errors import NonFiniteLossError
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_the_run(demo_config: Callable, runner: Callable) -> None:
     cfg = demo_config(**{'train_cfg.max_epochs': 2})
     cfg.train_dataloader.batch_size = 8
@@ -104,6 +105,7 @@ def test_accumulated_gradients_and_averaged_weights(demo_config: Callable, runne
     assert [file.name for file in Path(cfg.work_dir).glob('iter_*.pth')] == ['iter_1.pth']
 
 
+@pytest.mark.slow
 def test_steps_that_a_scaler_leaves_out_are_no_error(
     demo_config: Callable, runner: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,12 +41,14 @@ def test_another_order_than_the_teachers_is_refused(demo_config: Callable, runne
     assert 'WARNING' not in logged(cfg).partition('What is being distilled')[2]
 
 
+@pytest.mark.slow
 def test_gray_images_have_no_order(demo_config: Callable, runner: Callable) -> None:
     cfg = demo_config()
     with_config(cfg.model.teacher_ckpt, cfg, to_rgb=True)
     runner(cfg).train()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures('coloured')
 def test_mmrazors_own_algorithm_is_checked_too(demo_config: Callable, runner: Callable) -> None:
     cfg = demo_config()

@@ -178,6 +178,7 @@ def test_a_lenient_teacher_is_refused(started: Callable, demo_config: Callable, 
         started('icd-kd_res20_res8_digits', **named, **NAMED)
 
 
+@pytest.mark.slow
 def test_what_is_resumed_fits_in_full(started: Callable, demo_config: Callable, runner: Callable) -> None:
     run = runner(demo_config())
     run.train()

@@ -201,6 +201,7 @@ def test_pairs_with_features_at_batch_norms() -> None:
         assert all(value.isfinite().all() for name, value in losses.items() if 'loss' in name)
 
 
+@pytest.mark.slow
 def test_a_replaced_module_in_a_compiled_graph(batch: Callable) -> None:
     model = algorithm_of('FrozenTeacherDistill', InPlace(), {'norm': OUTPUT})
     model.torch_compile = dict(backend='aot_eager')
