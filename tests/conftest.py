@@ -21,7 +21,7 @@ from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 
 from icd_mmrazor.configuration.building import explained_settings
-from icd_mmrazor.engine.hooks.checkpoint_hook import use_intact_checkpoints
+from icd_mmrazor.launch.run_config import use_intact_checkpoints
 from icd_mmrazor.launch.runner import ToolRunner
 
 # the same examples in every run, however slow the machine is; nothing is stored

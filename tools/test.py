@@ -25,7 +25,12 @@ from icd_mmrazor.launch.run_config import add_common_arguments, load_config
 from icd_mmrazor.launch.runner import ToolRunner
 from icd_mmrazor.launch.views import show_views, shown_model
 from icd_mmrazor.launch.watchdog import Watchdog
-from icd_mmrazor.models.networks.preparation import preparation_by, preparation_of_checkpoint, source_of_images
+from icd_mmrazor.models.networks.preparation import (
+    preparation_by,
+    preparation_of_checkpoint,
+    refuse_other_order,
+    source_of_images,
+)
 from icd_mmrazor.models.networks.student import student_of
 
 
@@ -80,14 +85,9 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
 
 def check_order_of_channels(checkpoint: dict, cfg: Config, model: BaseModel, runner: Runner) -> None:
     trained, source = preparation_of_checkpoint(checkpoint), source_of_images(cfg, ('test',))
-    if trained is None or source is None:
-        return
-    used = preparation_by(model.data_preprocessor, source)
-    if trained.has_order_of(used) is False and not images_are_gray(runner.test_dataloader.dataset):
-        raise SettingError(
-            f'the network was trained on {trained.order} images, as the checkpoint says, and this test gives it '
-            f'{used.order}. Set data_preprocessor.to_rgb={not used.turned}.'
-        )
+    if source is not None:
+        used, dataset = preparation_by(model.data_preprocessor, source), runner.test_dataloader.dataset
+        refuse_other_order('the network', trained, used, lambda: images_are_gray(dataset), 'this test')
 
 
 def main() -> None:

@@ -15,10 +15,9 @@ from icd_mmrazor.compat.distributed import process_group
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.engine.checks import WeightCheck
 from icd_mmrazor.engine.hooks import SanityCheckHook
-from icd_mmrazor.engine.hooks.checkpoint_hook import use_intact_checkpoints
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import run
-from icd_mmrazor.launch.run_config import add_common_arguments, load_config
+from icd_mmrazor.launch.run_config import add_common_arguments, load_config, use_intact_checkpoints
 from icd_mmrazor.launch.runner import ToolRunner
 from icd_mmrazor.launch.watchdog import Watchdog
 from icd_mmrazor.models.classifiers import name_student_in_full

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch.distributed as dist
+from mmengine.device import get_device
 
-from icd_mmrazor.compat.layout import accelerator_available
 from icd_mmrazor.errors import SettingError
 
 WATCHDOGS_LEAD = 60  # seconds
@@ -63,7 +63,7 @@ def process_group(cfg: Any) -> Iterator[None]:
         SettingError: Another launcher than ``pytorch`` without an accelerator.
     """
     forget_earlier_starts()
-    if cfg.launcher != 'none' and not accelerator_available():
+    if cfg.launcher != 'none' and get_device() == 'cpu':
         if cfg.launcher != 'pytorch':
             raise SettingError(
                 f"launcher='{cfg.launcher}' needs a GPU and this machine shows none. Start the processes with "

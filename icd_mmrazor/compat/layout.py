@@ -9,11 +9,6 @@ from mmengine.runner import Runner
 from torch import nn
 
 
-def accelerator_available() -> bool:
-    """Return whether mmengine finds a device other than the CPU."""
-    return get_device() != 'cpu'
-
-
 def compile_in_a_sound_layout() -> None:
     """Let ``compile=True`` of a config not lay images channels last where that is not sound.
 
@@ -45,7 +40,7 @@ def channels_last_is_sound(*networks: Any) -> bool:
     fewer input channels than oneDNN's block has, 8 with AVX2 and 16 with AVX-512: ``jit_1x1`` writes out of bounds. The
     process dies, computes nonsense, or seems to work. Which kernel oneDNN takes cannot be asked, so 16 everywhere.
     """
-    if accelerator_available():
+    if get_device() != 'cpu':
         return True
     convolutions = (module for network in networks for module in network.modules() if isinstance(module, nn.Conv2d))
     return not any(c.kernel_size == (1, 1) and c.stride != (1, 1) and c.in_channels < 16 for c in convolutions)

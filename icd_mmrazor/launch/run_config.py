@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -79,6 +80,13 @@ def complete_hooks(cfg: Config) -> None:
             del hooks[name]
         elif name in OPTIONAL_HOOKS and hook is not None:
             hook.setdefault('type', OPTIONAL_HOOKS[name])
+
+
+def use_intact_checkpoints(cfg: Config) -> None:
+    """Let ``IntactCheckpointHook`` write the checkpoints of a run whose config names mmengine's hook, or none."""
+    hook = cfg.setdefault('default_hooks', {}).setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+    if isinstance(hook, Mapping) and type_name(hook.get('type')) == 'CheckpointHook':
+        cfg.default_hooks.checkpoint['type'] = 'IntactCheckpointHook'
 
 
 def use_fused_optimizer(cfg: Config) -> None:

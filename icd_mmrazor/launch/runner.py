@@ -66,4 +66,4 @@ class _HeldBack(logging.Filter):
     def release(self) -> None:
         self.console.removeFilter(self)
         for record in self.records:
-            self.console.emit(record)
+            self.console.handle(record)

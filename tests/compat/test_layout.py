@@ -20,9 +20,9 @@ def test_convolutions_that_torch_computes_wrongly_channels_last(monkeypatch: pyt
         (nn.Conv2d(4, 8, 1), True),
         (nn.Conv2d(4, 8, 3, stride=2), True),
     ):
-        monkeypatch.setattr(layout, 'accelerator_available', lambda: False)
+        monkeypatch.setattr(layout, 'get_device', lambda: 'cpu')
         assert layout.channels_last_is_sound(nn.ReLU(), nn.Sequential(convolution)) is sound
-        monkeypatch.setattr(layout, 'accelerator_available', lambda: True)
+        monkeypatch.setattr(layout, 'get_device', lambda: 'cuda')
         assert layout.channels_last_is_sound(convolution)
 
 

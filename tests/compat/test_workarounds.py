@@ -37,7 +37,7 @@ WITHOUT_A_GPU = ('channels_last_is_sound', 'process_group')
 # of 1.0.20 and 1.0.26 the first unpickles what a config names; for who has an older one than the tests
 BEFORE_TIMM = {'refuse_pickles_of_timm': '1.0.26'}
 # they work around nothing: the two lists, the checks that there is a stack, and a question
-NO_WORKAROUNDS = {'prepare', 'runtime', 'require_stack', 'require_torch', 'accelerator_available'}
+NO_WORKAROUNDS = {'prepare', 'runtime', 'require_stack', 'require_torch'}
 # workarounds that are classes or functions of other rooms
 ELSEWHERE = {'AtomicBackend', 'IntactCheckpointHook', 'ToolRunner', 'explained_settings'}
 

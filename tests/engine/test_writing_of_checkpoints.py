@@ -18,9 +18,9 @@ from mmengine.hooks import CheckpointHook
 from mmengine.logging import MessageHub, MMLogger
 
 from icd_mmrazor.engine.hooks import IntactCheckpointHook
-from icd_mmrazor.engine.hooks.checkpoint_hook import use_intact_checkpoints
 from icd_mmrazor.errors import CheckpointError
 from icd_mmrazor.launch.command_line import run as run_tool
+from icd_mmrazor.launch.run_config import use_intact_checkpoints
 
 
 class KilledError(BaseException):

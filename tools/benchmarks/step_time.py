@@ -14,6 +14,7 @@ import json
 import os
 import runpy
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -47,7 +48,12 @@ from icd_mmrazor.launch.run_config import load_config
 
 PLAIN, DEFAULTS, FAST = 'plain', 'defaults', 'fast'
 PRODUCT_SIZES = {'cpu': 2048, 'cuda': 8192}
-PlainICD = runpy.run_path(str(Path(__file__).resolve().parents[2] / 'examples' / 'plain_loop.py'))['PlainICD']
+EXAMPLE = Path(__file__).resolve().parents[2] / 'examples' / 'plain_loop.py'
+if not EXAMPLE.is_file():
+    sys.exit(
+        f'error: {EXAMPLE} is missing, the plain loop to compare with. Run this tool in a clone of the repository.'
+    )
+PlainICD = runpy.run_path(str(EXAMPLE))['PlainICD']
 
 
 def feature_and_logits(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from icd_mmrazor.models.networks.preparation import (
     Preparation,
     preparation_by,
     preparation_of_checkpoint,
+    refuse_other_order,
     source_of_images,
 )
 
@@ -49,12 +50,9 @@ class PreparationCheck(Hook):
         ours = hasattr(model, 'check_order_of_channels')
         if not ours and not augments and hasattr(model, 'architecture'):
             _refuse_lost_augmentations(model, preprocessor)
-        trained_on = getattr(model, 'trained_on', None)
-        if isinstance(trained_on, Preparation) and trained_on.has_order_of(used) is False and not gray():
-            raise SettingError(
-                f'{type(model).__name__}: the student was trained on images with channels {trained_on.order}, as its '
-                f'checkpoint says, and this run gives it {used.order}. Set data_preprocessor.to_rgb={not used.turned}.'
-            )
+        trained_on = getattr(model, 'trained_on', None)  # a LinearProbe's student
+        if isinstance(trained_on, Preparation):
+            refuse_other_order(f'{type(model).__name__}: the student', trained_on, used, gray)
         if ours:
             model.check_order_of_channels(source, gray)
         elif isinstance(getattr(model, 'teacher', None), nn.Module):

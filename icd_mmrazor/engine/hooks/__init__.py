@@ -25,6 +25,7 @@ for _module in pkgutil.iter_modules(__path__, f'{__name__}.'):
 
 def __getattr__(name: str) -> Any:
     # classes of version 0.1, which configs in mmengine's pure Python style import from here
-    if name in HOOKS.module_dict:
-        return HOOKS.module_dict[name]
+    found = HOOKS.module_dict.get(name)
+    if found is not None and found.__module__.startswith('icd_mmrazor.'):
+        return found
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -5,12 +5,10 @@ import inspect
 import io
 import os
 from collections import deque
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
 from mmengine.dist import is_main_process, master_only
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import CheckpointHook, Hook
@@ -20,7 +18,6 @@ from torch import Tensor
 
 from icd_mmrazor.checkpoints.plain_values import make_plain
 from icd_mmrazor.checkpoints.writing import remove_abandoned, write_checkpoint_file
-from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.engine.metrics import best_metric, numbers_in
 from icd_mmrazor.engine.runs import optimizers_of
 
@@ -213,16 +210,3 @@ class IntactCheckpointHook(CheckpointHook):
         if not self._warned:
             self._warned = True
             runner.logger.warning(message)
-
-
-def use_intact_checkpoints(cfg: Config) -> None:
-    """Let a run write its checkpoints with :class:`IntactCheckpointHook` if its config names mmengine's hook, or none.
-
-    Args:
-        cfg: The run's; its ``default_hooks.checkpoint`` is changed.
-    """
-    cfg.setdefault('default_hooks', {})
-    cfg.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
-    hook = cfg.default_hooks.checkpoint
-    if isinstance(hook, Mapping) and type_name(hook.get('type')) == 'CheckpointHook':
-        hook['type'] = 'IntactCheckpointHook'

@@ -1,7 +1,7 @@
 """The preparation of images for a network: channel order, normalisation, padding."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,6 +58,28 @@ class Preparation:
         if {self.source, other.source} <= OTHER_ORDER.keys():
             return self.order == other.order
         return None
+
+
+def refuse_other_order(
+    network: str, trained: Preparation | None, used: Preparation, gray: Callable[[], bool], run: str = 'this run'
+) -> None:
+    """Refuse images with another channel order than a network was trained on, as its checkpoint says.
+
+    Args:
+        network: The network, for the message: ``'the network'``.
+        trained: How images were prepared in its training; ``None`` if that is unknown.
+        used: How they are prepared now.
+        gray: Returns whether all channels are alike; called last, since it may read images.
+        run: What uses it now, for the message.
+
+    Raises:
+        SettingError: The order differs.
+    """
+    if trained is not None and trained.has_order_of(used) is False and not gray():
+        raise SettingError(
+            f'{network} was trained on images with channels {trained.order}, as its checkpoint says, and {run} gives '
+            f'it {used.order}. Set data_preprocessor.to_rgb={not used.turned}.'
+        )
 
 
 def preparation_by(preprocessor: nn.Module | Mapping[str, Any], source: str | None = None) -> Preparation:
