@@ -166,6 +166,18 @@ def test_what_is_exported_is_known_by_its_content(demo_config: Callable, tmp_pat
     assert exported(2, later)[0] == 2
 
 
+def test_an_earlier_best_student_does_not_get_the_metrics_of_now(demo_config: Callable, tmp_path: Path) -> None:
+    """A run was resumed, without its student, and validates before it trains."""
+    checkpoints = CheckpointHook(save_best='accuracy/top1')
+    checkpoints.file_backend, checkpoints.out_dir = LocalBackend(), str(tmp_path)
+    checkpoints.best_ckpt_path = str(tmp_path / 'best_accuracy_top1_epoch_1.pth')
+    torch.save(dict(state_dict={'architecture.x': torch.zeros(1)}), checkpoints.best_ckpt_path)
+    run, hook = SimpleNamespace(hooks=[checkpoints], cfg=demo_config()), ExportStudentHook()
+    hook.before_train(run)
+    hook.after_val_epoch(run, {'accuracy/top1': 1.0})
+    assert 'metrics' not in torch.load(tmp_path / 'student_best.pth')['meta']
+
+
 def test_a_config_of_the_same_name_is_refused(demo_config: Callable, tmp_path: Path) -> None:
     demo_config().dump(tmp_path / 'student.py')
     run = SimpleNamespace(cfg=Config.fromfile(tmp_path / 'student.py'))

@@ -108,6 +108,14 @@ def test_no_epoch_left_for_the_main_stage(staged: Callable, runner: Callable) ->
 
 
 @pytest.mark.slow
+def test_a_training_that_counts_iterations_has_no_initial_stage(staged: Callable, runner: Callable) -> None:
+    cfg = staged()
+    cfg.train_cfg, cfg.param_scheduler = dict(by_epoch=False, max_iters=8), None
+    with pytest.raises(SettingError, match=r'by_epoch=True'):
+        runner(cfg).train()
+
+
+@pytest.mark.slow
 def test_several_processes_train_one_paraphraser(tmp_path: Path) -> None:
     """What the main stage freezes must be known to DDP as trained."""
     cfg = recipes.compose('res20_res8_digits', ['ft'])

@@ -6,7 +6,7 @@ from mmengine.dist import all_gather, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from icd_mmrazor.engine.runs import counts_iterations, model_of
 from icd_mmrazor.errors import SettingError
@@ -23,33 +23,19 @@ class BatchCheck(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Check the training batches."""
-        loader, processes = runner.train_dataloader, get_world_size()
-        if not isinstance(loader, DataLoader) or isinstance(loader.sampler, InfiniteSampler):
+        loader = runner.train_dataloader
+        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
             return
-        images = len(loader.dataset)
-        if images < processes:
-            raise SettingError(
-                f'train_dataloader.dataset has {images} images for {processes} processes. Start at most {images}.'
-            )
-        numbers = [int(number) for number in all_gather(torch.tensor(len(loader)))]
-        if min(numbers) == 0:
-            raise SettingError(
-                f'train_dataloader: {images} images and {processes} processes give no batch of '
-                f'batch_size={loader.batch_size} with drop_last={loader.drop_last}. Lower batch_size.'
-            )
-        # a loop that counts iterations starts the next pass where one ends
-        if len(set(numbers)) > 1 and not counts_iterations(runner):
-            raise SettingError(
-                f'train_dataloader.sampler gives the {processes} processes {numbers} batches; they must have equally '
-                'many. Set train_dataloader.sampler.round_up=True, or drop_last=True.'
-            )
+        endless = isinstance(loader.sampler, InfiniteSampler)
+        if not endless:
+            _check_numbers(runner, loader)
         # None: a batch_sampler of the user
         if loader.batch_size is None:
             return
         setting = f'train_dataloader.batch_size={loader.batch_size}'
-        single = len(loader.sampler) % loader.batch_size == 1 and not loader.drop_last
+        single = not (endless or loader.drop_last) and len(loader.sampler) % loader.batch_size == 1
         if loader.batch_size == 1 or (single and len(loader) == 1):
-            _refuse_comparisons(setting, model_of(runner), processes)
+            _refuse_comparisons(setting, model_of(runner))
         elif single:
             runner.logger.warning(
                 f'{setting}: the last batch of an epoch has a single image, which some batch norms cannot normalize. '
@@ -57,9 +43,30 @@ class BatchCheck(Hook):
             )
 
 
-def _refuse_comparisons(setting: str, model: nn.Module, processes: int) -> None:
+def _check_numbers(runner: Runner, loader: DataLoader) -> None:
+    """Refuse an epoch without batches, or with different numbers of them in the processes."""
+    images, processes = len(loader.dataset), get_world_size()
+    if images < processes:
+        raise SettingError(
+            f'train_dataloader.dataset has {images} images for {processes} processes. Start at most {images}.'
+        )
+    numbers = [int(number) for number in all_gather(torch.tensor(len(loader)))]
+    if min(numbers) == 0:
+        raise SettingError(
+            f'train_dataloader: {images} images and {processes} processes give no batch of '
+            f'batch_size={loader.batch_size} with drop_last={loader.drop_last}. Lower batch_size.'
+        )
+    # a loop that counts iterations starts the next pass where one ends
+    if len(set(numbers)) > 1 and not counts_iterations(runner):
+        raise SettingError(
+            f'train_dataloader.sampler gives the {processes} processes {numbers} batches; they must have equally '
+            'many. Set train_dataloader.sampler.round_up=True, or drop_last=True.'
+        )
+
+
+def _refuse_comparisons(setting: str, model: nn.Module) -> None:
     for name, loss in model.named_modules():
-        gathered = processes > 1 and getattr(loss, 'gather_distributed', False)
+        gathered = get_world_size() > 1 and getattr(loss, 'gather_distributed', False)
         if getattr(loss, 'compares_images', False) and not gathered:
             remedy = ', or set its gather_distributed=True' if hasattr(loss, 'gather_distributed') else ''
             raise SettingError(

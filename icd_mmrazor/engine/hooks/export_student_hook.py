@@ -69,6 +69,8 @@ class ExportStudentHook(Hook):
             )
             hook = None
         self._checkpoints = hook
+        # a best checkpoint of before a resume: the metrics of the next validation are not its own
+        self._update(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Export the checkpoint of the epoch."""

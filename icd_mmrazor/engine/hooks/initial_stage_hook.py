@@ -6,7 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from icd_mmrazor.engine.runs import model_of
+from icd_mmrazor.engine.runs import counts_iterations, model_of
 from icd_mmrazor.errors import SettingError
 
 # in the message hub, which is resumed
@@ -21,7 +21,7 @@ class InitialStageHook(Hook):
     stage has ``begin`` at the end of the initial one.
 
     Raises:
-        SettingError: No epoch would be left for the main stage.
+        SettingError: The training counts iterations, or no epoch would be left for the main stage.
 
     Config example::
 
@@ -35,6 +35,11 @@ class InitialStageHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Check that there is a main stage."""
         epochs = getattr(_distiller(runner), 'initial_epochs', 0)
+        if epochs and counts_iterations(runner):
+            raise SettingError(
+                f'train_cfg counts iterations, but model.distiller.initial_epochs={epochs} counts epochs. Set '
+                'train_cfg=dict(by_epoch=True, max_epochs=...).'
+            )
         if epochs and runner.max_epochs <= epochs:
             raise SettingError(
                 f'train_cfg.max_epochs={runner.max_epochs} leaves no epoch for the main stage: '

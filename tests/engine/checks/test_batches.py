@@ -1,13 +1,16 @@
 """Batches that no run can train with, in one process and in three."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from launches import in_processes
 from mmengine.config import Config
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader, IterableDataset
 
+from icd_mmrazor.engine.checks import BatchCheck
 from icd_mmrazor.errors import SettingError
 
 BATCH_SIZE, IMAGES = 'train_dataloader.batch_size', 'train_dataloader.dataset.indices'
@@ -20,11 +23,31 @@ def test_no_batch(demo_config: Callable, runner: Callable) -> None:
         run.train()
 
 
+class Stream(IterableDataset):
+    """Images that only come in their own order."""
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(7))
+
+    def __len__(self) -> int:
+        return 7
+
+
+def test_a_stream_of_images_is_left_alone() -> None:
+    BatchCheck().before_train(SimpleNamespace(train_dataloader=DataLoader(Stream(), batch_size=3)))
+
+
 @pytest.mark.slow
 def test_images_without_others_to_compare_with(demo_config: Callable, runner: Callable) -> None:
     run = runner(demo_config(**{IMAGES: 4, BATCH_SIZE: 1}))
     with pytest.raises(SettingError, match=r'batch_size=1: each .* ICDLoss \(distiller.*\) .* gather_distributed'):
         run.train()
+    # in a loop that counts iterations, too
+    endless = {'train_dataloader.sampler.type': 'InfiniteSampler'}
+    cfg = demo_config(**{IMAGES: 4, BATCH_SIZE: 1}, **endless)
+    cfg.train_cfg = dict(by_epoch=False, max_iters=2)
+    with pytest.raises(SettingError, match=r'batch_size=1: each '):
+        runner(cfg).train()
     # a student alone has nothing to compare
     runner(demo_config('res8_digits', **{IMAGES: 4, BATCH_SIZE: 1})).train()
 
