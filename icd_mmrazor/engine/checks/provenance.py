@@ -17,6 +17,7 @@ from icd_mmrazor.configuration.changes import config_changes, difference
 from icd_mmrazor.configuration.stored import read_settings
 from icd_mmrazor.datasets.class_names import CHOICES, class_names, differing_labels, listed_differences
 from icd_mmrazor.datasets.labels import image_labels
+from icd_mmrazor.engine.resuming.hook_states import several_averages
 from icd_mmrazor.engine.runs import is_training, model_of
 from icd_mmrazor.errors import CheckpointError, SettingError
 
@@ -80,6 +81,8 @@ class ProvenanceCheck(Hook):
                 'param_scheduler: its position is not in the checkpoint (CheckpointHook: save_param_scheduler=False), '
                 'so it starts over'
             )
+        if several := several_averages(runner):
+            changes.append(several)
         if not changes:
             return
         listed = '\n  '.join(changes)

@@ -1,47 +1,29 @@
 """The state of hooks in checkpoints."""
 
-import copy
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from mmengine.dist import get_world_size
-from mmengine.hooks import CheckpointHook, EMAHook, Hook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook, Hook
 from mmengine.runner import Runner
-from torch import Tensor, nn
 
 from icd_mmrazor.checkpoints.plain_values import is_plain, plain_value
-from icd_mmrazor.engine.checks import ProvenanceCheck
 from icd_mmrazor.engine.metrics import as_number, numbers_in
-from icd_mmrazor.engine.runs import hooks_of, is_training, model_of
-from icd_mmrazor.errors import SettingError
+from icd_mmrazor.engine.runs import hooks_of, is_training
 
 # in a checkpoint's meta
 STATES, UNSAVED = 'hook_states', 'unsaved_hook_states'
-# attributes of hooks of other packages, with a state that mmengine does not store
-ATTRIBUTES = {
-    'mmengine.EarlyStoppingHook': ('wait_count', 'best_score'),
-    'mmengine.SyncBuffersHook': ('called_in_train',),
-    'mmpretrain.WarmupParamHook': ('ori_val',),
-    'mmrazor.ResourceInfoHook': ('save_ckpt_thr',),
-}
-EARLY_STOPPING, SWAV, RF_SEARCH = 'mmengine.EarlyStoppingHook', 'mmpretrain.SwAVHook', 'mmcv.RFSearchHook'
 # the state of their other hooks is elsewhere in the checkpoint, or follows from the iteration
-KNOWN_PACKAGES = {'mmengine', 'mmcv', 'mmpretrain', 'mmrazor', 'icd_mmrazor'}
+KNOWN_PACKAGES = ('mmengine', 'icd_mmrazor')
 
 
 class HookStates(Hook):
     """Store the state of hooks in checkpoints, and restore it when a run is resumed.
 
     mmengine stores the averages of ``EMAHook`` and the best score of ``CheckpointHook`` alone; an ``EarlyStoppingHook``
-    would count again from 0. Here the hooks in ``ATTRIBUTES``, ``SwAVHook``, and any hook that has ``state_dict()`` and
-    ``load_state_dict(state)`` are stored; the first process writes, all read.
-
-    A state that no checkpoint can hold is named when the training starts, and its resume is refused unless changes are
-    only listed. Any other hook without these two methods whose attributes have changed is named in a warning.
-
-    Raises:
-        SettingError: See above.
+    would count again from 0. Here it is stored, and any hook that has ``state_dict()`` and ``load_state_dict(state)``;
+    the first process writes, all read. Any other hook of another package whose attributes have changed is named in a
+    warning.
     """
 
     # after the hooks that get ready, before CheckpointHook and the due validation
@@ -67,12 +49,6 @@ class HookStates(Hook):
         """Read the states of a checkpoint that is resumed."""
         if not (runner._resume and is_training(runner)):
             return
-        lost = '\n  '.join(_states_no_checkpoint_holds(runner))
-        if lost and all(check.changes == 'refuse' for check in hooks_of(runner, ProvenanceCheck)):
-            raise SettingError(
-                f'--resume: the checkpoint does not hold the state of these hooks:\n  {lost}\nTrain from the start, or '
-                'continue without it: --resume-changes list.'
-            )
         # a stranger's may hold anything
         meta = checkpoint['meta'] if isinstance(checkpoint.get('meta'), dict) else {}
         self._resumed = meta[STATES] if isinstance(meta.get(STATES), dict) else {}
@@ -81,13 +57,10 @@ class HookStates(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Restore the states, once the hooks are ready."""
-        for line in _states_no_checkpoint_holds(runner):
-            runner.logger.warning(f'ExactResumeHook: this training cannot be resumed exactly. {line}.')
+        if several := several_averages(runner):
+            runner.logger.warning(f'ExactResumeHook: this training cannot be resumed exactly. {several}.')
         hooks = list(_named_hooks(runner))
         for name, hook in hooks:
-            if _kind(hook) == SWAV and get_world_size() == 1:
-                # what it has read is of an earlier run in the same folder
-                _set_queue(hook, runner, None)
             if self._resumed is None:
                 continue
             if _is_stored(hook):
@@ -147,23 +120,25 @@ class HookStates(Hook):
             hook.after_val_epoch(runner, metrics=stored['metrics'])
 
 
+def several_averages(runner: Runner) -> str | None:
+    """Return why a run with more than one ``EMAHook`` cannot be resumed; None if it has at most one."""
+    count = len(hooks_of(runner, EMAHook))
+    if count < 2:
+        return None
+    return f'EMAHook: there are {count}, and mmengine stores the averages of one, in place of the weights'
+
+
 def _named_hooks(runner: Runner) -> Iterator[tuple[str, Hook]]:
     """Yield the hooks of a run with their names; the second of a kind is ``'mmengine.EarlyStoppingHook 2'``."""
     count: Counter = Counter()
     for hook in runner.hooks:
-        name = _name(type(hook))
+        name = f'{_package(hook)}.{type(hook).__name__}'
         count[name] += 1
         yield (name if count[name] == 1 else f'{name} {count[name]}'), hook
 
 
-def _name(kind: type) -> str:
-    return f'{kind.__module__.partition(".")[0]}.{kind.__name__}'
-
-
-def _kind(hook: Hook) -> str | None:
-    """Return the known hook that a hook is or is derived from."""
-    known = {*ATTRIBUTES, SWAV, RF_SEARCH}
-    return next((_name(kind) for kind in type(hook).__mro__ if _name(kind) in known), None)
+def _package(hook: Hook) -> str:
+    return type(hook).__module__.partition('.')[0]
 
 
 def _stores_itself(hook: Hook) -> bool:
@@ -171,18 +146,12 @@ def _stores_itself(hook: Hook) -> bool:
 
 
 def _is_stored(hook: Hook) -> bool:
-    if _stores_itself(hook):
-        return True
-    kind = _kind(hook)
-    if kind == SWAV:
-        return get_world_size() == 1
-    # what a SyncBuffersHook remembers means nothing in a single process
-    return kind in ATTRIBUTES and getattr(hook, 'distributed', True)
+    return _stores_itself(hook) or isinstance(hook, EarlyStoppingHook)
 
 
 def _is_foreign(hook: Hook) -> bool:
     """Return whether nothing is known about the state of a hook."""
-    return not _is_stored(hook) and type(hook).__module__.partition('.')[0] not in KNOWN_PACKAGES
+    return not _is_stored(hook) and _package(hook) not in KNOWN_PACKAGES
 
 
 def _plain_attributes(hook: Hook) -> dict[str, str]:
@@ -192,13 +161,11 @@ def _plain_attributes(hook: Hook) -> dict[str, str]:
 def _get_state(hook: Hook, runner: Runner) -> dict[str, Any]:
     if _stores_itself(hook):
         return hook.state_dict()
-    kind = _kind(hook)
-    if kind == SWAV:
-        return {'queue': _storable(_swav_loss(runner).queue)}
-    state = {name: _storable(getattr(hook, name)) for name in ATTRIBUTES[kind] if hasattr(hook, name)}
-    if kind == EARLY_STOPPING:
-        state['stop_training'] = bool(runner.train_loop.stop_training)
-    return state
+    return {
+        'wait_count': hook.wait_count,
+        'best_score': as_number(hook.best_score),
+        'stop_training': bool(runner.train_loop.stop_training),
+    }
 
 
 def _set_state(hook: Hook, runner: Runner, state: dict[str, Any]) -> bool:
@@ -206,45 +173,10 @@ def _set_state(hook: Hook, runner: Runner, state: dict[str, Any]) -> bool:
     if _stores_itself(hook):
         hook.load_state_dict(state)
         return True
-    kind = _kind(hook)
-    if kind == SWAV:
-        _set_queue(hook, runner, state.get('queue'))
-        return True
-    names = ATTRIBUTES[kind]
-    if not all(type(state.get(name)) in (bool, int, float, str, list, Tensor) for name in names):
+    if not all(isinstance(state.get(name), int | float) for name in ('wait_count', 'best_score')):
         return False
-    for name in names:
-        setattr(hook, name, state[name])
+    hook.wait_count, hook.best_score = state['wait_count'], state['best_score']
     if state.get('stop_training') is True:
         runner.train_loop.stop_training = True
-        runner.logger.info(f'{_name(type(hook))} had ended this training.')
+        runner.logger.info('EarlyStoppingHook had ended this training.')
     return True
-
-
-def _states_no_checkpoint_holds(runner: Runner) -> Iterator[str]:
-    """Yield which hooks of a run have a state that is not in its checkpoints, and why."""
-    averages = hooks_of(runner, EMAHook)
-    if len(averages) > 1:
-        yield f'EMAHook: there are {len(averages)}, and mmengine stores the averages of one, in place of the weights'
-    for name, hook in _named_hooks(runner):
-        if _kind(hook) == SWAV and hook.queue_length > 0 and get_world_size() > 1:
-            yield f'{name}: each process keeps its queue in its own file, which may be of another epoch'
-        if _kind(hook) == RF_SEARCH:
-            yield f'{name}: the structure found so far is not in a checkpoint'
-
-
-def _storable(value: Any) -> Any:
-    number = as_number(value)
-    if number is not None:
-        return number
-    return value.detach().cpu() if isinstance(value, Tensor) else copy.copy(value)
-
-
-def _swav_loss(runner: Runner) -> nn.Module:
-    return model_of(runner).head.loss_module
-
-
-def _set_queue(hook: Hook, runner: Runner, queue: Tensor | None) -> None:
-    if queue is not None:
-        queue = queue.to(next(model_of(runner).parameters()).device)
-    hook.queue = _swav_loss(runner).queue = queue

@@ -1,4 +1,4 @@
-"""The state of the resumed checkpoint, protected from hooks."""
+"""The weights of the resumed checkpoint, in modules that hooks replace."""
 
 from collections.abc import Mapping
 
@@ -6,17 +6,16 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from icd_mmrazor.engine.runs import counts_iterations, model_of, optimizers_of
+from icd_mmrazor.engine.runs import counts_iterations, model_of
 
 
 class LoadedState(Hook):
-    """Keep what was loaded from a checkpoint as it was, whatever other hooks do when they get ready.
+    """Fill modules that hooks replace when they get ready with their weights from the resumed checkpoint.
 
-    A module that a hook replaces (the loss of ``SwitchRecipeHook``) gets its weights from the checkpoint; a learning
-    rate that a hook sets at the start of an epoch (``SimSiamHook``) is not set again within one.
+    The loss of ``SwitchRecipeHook`` may have some.
     """
 
-    # after the hooks that set them
+    # after the hooks that replace them
     priority = 75
 
     def __init__(self) -> None:
@@ -26,9 +25,7 @@ class LoadedState(Hook):
         # what was loaded, and into which modules
         self._weights: Mapping[str, Tensor] = {}
         self._modules: dict[str, nn.Module] = {}
-        # whether the checkpoint lies within an epoch, and the learning rates there
         self._within_epoch = False
-        self._rates: list[tuple[dict, float]] = []
 
     def before_run(self, runner: Runner) -> None:
         """Forget an earlier run."""
@@ -43,21 +40,13 @@ class LoadedState(Hook):
             self._within_epoch = type(trained) is int and trained > 0
 
     def before_train(self, runner: Runner) -> None:
-        """Fill replaced modules, unless they are replaced once more when the epoch starts."""
-        if counts_iterations(runner):
-            self._within_epoch = runner.iter > 0
-        if self._within_epoch:
-            groups = [group for wrapper in optimizers_of(runner) for group in wrapper.optimizer.param_groups]
-            self._rates = [(group, group['lr']) for group in groups]
-        else:
+        """Fill replaced modules; what is replaced once more at the start of a new epoch stays as it is."""
+        if not (self._within_epoch or (counts_iterations(runner) and runner.iter)):
             self._fill_replaced_modules(runner)
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Fill replaced modules and restore the learning rates."""
+        """Fill modules that are replaced at the start of the epoch, within which the run is resumed."""
         self._fill_replaced_modules(runner)
-        for group, rate in self._rates:
-            group['lr'] = rate
-        self._rates = []
 
     def _fill_replaced_modules(self, runner: Runner) -> None:
         modules = model_of(runner).named_modules() if self._modules else ()
