@@ -44,7 +44,9 @@ class MetricCheck(Hook):
         if runner.val_loop is None:
             return
         savers = [hook for hook in hooks_of(runner, CheckpointHook) if hook.save_best]
-        watchers = [*_watchers(runner, _validated_epochs(runner)), *_best_metrics(savers)]
+        # a loop that counts iterations stays in its epoch 0
+        epochs = [0] if counts_iterations(runner) else range(max(runner.epoch, 1), runner.max_epochs + 1)
+        watchers = [*_watchers(runner, epochs), *_best_metrics(savers)]
         automatic = [hook for hook in savers if 'auto' in hook.key_indicators]
         metrics = _metrics_of_one_image(runner) if watchers or automatic else None
         if metrics is None:
@@ -69,7 +71,7 @@ class MetricCheck(Hook):
 
 
 def _watchers(runner: Runner, epochs: Iterable[int]) -> Iterator[_Watcher]:
-    """Yield what looks at a metric in the validations after these epochs."""
+    """Yield what looks at a metric in validations after these epochs."""
     schedulers = runner.param_schedulers or []
     for each in schedulers.values() if isinstance(schedulers, dict) else [schedulers]:
         for scheduler in each if isinstance(each, list) else []:
@@ -86,17 +88,6 @@ def _best_metrics(savers: Iterable[CheckpointHook]) -> Iterator[_Watcher]:
         for metric in hook.key_indicators:
             if metric != 'auto':
                 yield _Watcher(f'{type(hook).__name__}: save_best', metric)
-
-
-def _validated_epochs(runner: Runner) -> list[int]:
-    """Return after which epochs there will be a validation; a loop that counts iterations is in its epoch 0."""
-    if counts_iterations(runner):
-        return [0]
-    # a custom loop need not have these attributes
-    loop = runner.train_loop
-    first, last = max(runner.epoch, getattr(loop, 'val_begin', 1), 1), runner.max_epochs
-    intervals = getattr(loop, 'dynamic_intervals', [1])
-    return [n for n in range(first, last + 1) if n == last or any(n % interval == 0 for interval in intervals)]
 
 
 def _check(watchers: Iterable[_Watcher], metrics: Mapping[str, Any], warn: Callable[[str], None] | None = None) -> None:
