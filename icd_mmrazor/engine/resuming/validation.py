@@ -1,7 +1,7 @@
 """The validation that a stopped run had not finished."""
 
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from icd_mmrazor.engine.runs import counts_iterations, hooks_of, steps_done
 
@@ -39,7 +39,8 @@ class DueValidation(Hook):
 def _is_due(runner: Runner) -> bool:
     """Decide as mmengine's loops do after an epoch or an iteration."""
     loop, done = runner.train_loop, steps_done(runner)
-    if runner.val_loop is None or not done:
+    # a loop of another kind decides for itself
+    if runner.val_loop is None or not done or not isinstance(loop, EpochBasedTrainLoop | IterBasedTrainLoop):
         return False
     loop._decide_current_val_interval()
     total = loop.max_iters if counts_iterations(runner) else loop.max_epochs
