@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -81,6 +82,23 @@ def test_each_loss_is_looked_at(outputs: dict, tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLossError, match=rf'iteration 5 \(epoch 2\): {wrong}\. Its terms: .*loss_b='):
         NumberCheck().after_train_iter(run, 4, outputs={k: torch.tensor(v) for k, v in outputs.items()})
     NumberCheck().after_train_iter(run, 4, outputs={'loss_a': torch.tensor(1.0), 'grad_norm': math.inf})
+
+
+def test_the_checkpoint_of_an_earlier_run_is_not_the_last_good_one(tmp_path: Path) -> None:
+    for name in ('epoch_1.pth', 'last_checkpoint'):
+        (tmp_path / name).write_text(str(tmp_path / 'epoch_1.pth'))
+    run, check = SimpleNamespace(hooks=[], iter=4, epoch=1, work_dir=str(tmp_path), _resume=False), NumberCheck()
+    check.before_run(run)
+    with pytest.raises(NonFiniteLossError, match='No checkpoint had been written'):
+        check.after_train_iter(run, 4, outputs={'loss': math.nan})
+    # this run writes its own under the same name, or resumes it
+    os.utime(tmp_path / 'last_checkpoint')
+    with pytest.raises(NonFiniteLossError, match=r'The last good checkpoint is .*epoch_1\.pth'):
+        check.after_train_iter(run, 4, outputs={'loss': math.nan})
+    run._resume = True
+    check.before_run(run)
+    with pytest.raises(NonFiniteLossError, match=r'The last good checkpoint is .*epoch_1\.pth'):
+        check.after_train_iter(run, 4, outputs={'loss': math.nan})
 
 
 class SpoilGradient(Hook):
