@@ -1,4 +1,4 @@
-"""Hooks that are made of parts."""
+"""Hooks made of parts."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,7 @@ from mmengine.runner import Runner
 
 
 class CompositeHook(Hook):
-    """A hook whose parts are hooks with priorities of their own, which join those of the run when it starts.
+    """A hook whose parts, hooks with their own priorities, join those of the run when it starts.
 
     A part that the config itself names replaces the one of the same class.
 

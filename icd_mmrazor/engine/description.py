@@ -40,8 +40,9 @@ def describe(model: nn.Module, cfg: dict | None) -> str:
     # a wrapper of a whole network, such as TimmClassifier, has no backbone
     backbone = cfg.get('backbone', cfg) if isinstance(cfg, dict) else None
     if isinstance(backbone, dict):
-        settings = (f'{k}={v}' for k, v in backbone.items() if isinstance(v, int | float | str) and k != 'type')
-        name += f'({", ".join(s for s in settings if not s.startswith("_"))})'
+        shown = {key: value for key, value in backbone.items() if key != 'type' and not key.startswith('_')}
+        settings = [f'{key}={value}' for key, value in shown.items() if isinstance(value, int | float | str)]
+        name += f'({", ".join(settings)})'
     return f'{name}, {sum(p.numel() for p in model.parameters()):,} parameters'
 
 

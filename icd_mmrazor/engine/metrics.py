@@ -11,11 +11,7 @@ from torch import Tensor
 
 
 def as_number(value: Any) -> float | int | None:
-    """Return a metric as a Python number, None if it is not one; a tensor or array of one element is.
-
-    Args:
-        value: Anything.
-    """
+    """Return a metric as a Python number, None if it is not one; a tensor or array of one element is."""
     if isinstance(value, Tensor | np.ndarray):
         value = value.item() if np.prod(value.shape) == 1 else None
     elif isinstance(value, np.generic):
@@ -46,14 +42,10 @@ def best_metric(hook: CheckpointHook, numbers: Iterable[str]) -> str | None:
 
 
 def json_value(value: Any) -> Any:
-    """Return a metric, or all of an evaluation, as JSON can hold it: arrays and sets as lists, other objects as text.
-
-    Args:
-        value: Anything.
-    """
+    """Return a metric, or all of an evaluation, as JSON can hold it: arrays and sets as lists, other objects as text."""
     if isinstance(value, Tensor):
         value = value.detach().cpu()
-        # a sparse or quantized one has no list of its own
+        # a sparse or quantized one cannot be listed
         value = (value.dequantize() if value.is_quantized else value.to_dense()).tolist()
     elif isinstance(value, np.ndarray | np.generic):
         value = value.tolist()

@@ -1,4 +1,4 @@
-"""One of several processes: train factor transfer a step in each stage, on images of its own; compare the weights.
+"""One of several processes: train factor transfer a step in each stage, on its own images; compare the weights.
 
 Prints the names of the parameters that differ between the processes, and nothing else.
 """

@@ -21,7 +21,7 @@ TRAINING, VALIDATION = 10, 30
 
 @METRICS.register_module()
 class ScriptedMetric(BaseMetric):
-    """Return the values one after the other, of the metric ``score``, behind another one."""
+    """Return the values of the metric ``score`` one after the other, after another metric."""
 
     def __init__(self, values: list[float]) -> None:
         super().__init__()

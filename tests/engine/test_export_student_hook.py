@@ -131,7 +131,7 @@ def test_nothing_is_exported_without_a_student_or_a_local_folder(demo_config: Ca
     assert 's3://bucket' in warnings[0]
     checkpoints.file_backend, checkpoints.out_dir = LocalBackend(), str(tmp_path)
     assert exported(demo_config()) == ['student.py', 'student_last.pth']
-    # what a hook of the user's may have put into it is no reason to end the training
+    # what a user's hook may have put into it does not end the training
     torch.save(dict(state_dict={'x': torch.zeros(1)}, mine=Path), tmp_path / 'epoch_2.pth')
     checkpoints.last_ckpt = str(tmp_path / 'epoch_2.pth')
     exported(demo_config())

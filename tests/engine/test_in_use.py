@@ -147,7 +147,7 @@ def test_an_image_that_is_not_whole_is_named_on_one_line(
 
 @pytest.mark.slow
 def test_several_labels_an_image(demo_config: Callable, runner: Callable, tmp_path: Path) -> None:
-    """ICD alone beside a head for several labels: each image's class, and whether it is even."""
+    """ICD alone with a head for several labels: each image's class, and whether it is even."""
     generator = np.random.default_rng(0)
     entries = []
     for i in range(24):

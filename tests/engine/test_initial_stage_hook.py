@@ -23,7 +23,7 @@ def staged(demo_config: Callable) -> Callable[..., Config]:
         cfg = demo_config()
         cfg.model.distiller = Config.fromfile(Path(__file__).parents[2] / 'configs/_base_/methods/ft.py').ft
         cfg.model.distiller.update(initial_epochs=2, image_shape=(3, 16, 16), initial_lr=0.02)
-        # nothing random that a resumed run would draw anew
+        # nothing random that a resumed run would draw again
         cfg.train_dataloader.dataset.pipeline = [dict(type='PackInputs')]
         cfg.param_scheduler.update(begin=2, milestones=[1])
         cfg.merge_from_dict({'train_cfg.max_epochs': 4, 'train_cfg.val_interval': 9, **options})

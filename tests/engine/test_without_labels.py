@@ -73,7 +73,7 @@ def test_the_labels_of_the_images_make_no_difference(folder_config: Callable, ru
 
 @pytest.mark.slow
 def test_one_by_one_and_resumed(folder_config: Callable, runner: Callable, tmp_path: Path) -> None:
-    """Images that are prepared one by one, with everything that our runtime does beside them."""
+    """Images that are prepared one by one, with everything else that our runtime does."""
     options = {'default_hooks.whole_batches.max_memory': 0, 'train_cfg.max_epochs': 2}
     whole = runner(folder_config(**options, work_dir=str(tmp_path / 'whole')))
     whole.train()

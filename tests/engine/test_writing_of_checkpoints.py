@@ -92,7 +92,7 @@ def test_old_checkpoints_go_when_the_new_one_is_there(kept: int, tmp_path: Path)
         assert run.files == old + new
         assert pointer.read_text() == str(tmp_path / ('epoch_4.pth' if function == 'remove' else 'epoch_3.pth'))
 
-    # the run that goes on from it deletes what this one could not
+    # the run that resumes from it deletes what this one could not
     assert Run(tmp_path, 'epoch_4.pth', max_keep_ckpts=kept).files == [*old, 'epoch_4.pth'][-kept:]
 
 

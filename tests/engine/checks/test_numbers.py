@@ -1,4 +1,4 @@
-"""A run whose numbers stop making sense stops, and leaves no such weights behind."""
+"""A run stops at the first number that is not finite, and saves no such weights."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""CheckPreparationHook in real runs on a small problem."""
+"""The check of the preparation in real runs on a small problem."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -69,7 +69,7 @@ def test_the_student_of_a_probe(network: Callable, runner: Callable, tmp_path: P
     write_student(file, network('res8', 7))
     cfg = probe_config('stl10', write_stl10(tmp_path / 'stl10_binary'), file, tmp_path / 'work')
     with_config(file, cfg, to_rgb=True)
-    # the checkpoint's network is no probe
+    # the checkpoint's network is not a probe
     cfg.model.student = network('res8', 7)
     with pytest.raises(SettingError, match='LinearProbe: the student was trained on images with channels BGR, as its'):
         runner(cfg).train()

@@ -63,7 +63,7 @@ def config(demo_config: Callable) -> Callable[..., Config]:
 
 @pytest.fixture
 def trained(runner: Callable, tmp_path: Path) -> Callable[..., tuple[Path, Runner]]:
-    """Train a config in a folder of its own, stopped at the given places; return its last checkpoint and the run."""
+    """Train a config in its own folder, stopped at the given places; return its last checkpoint and the run."""
     count = iter(range(100))
 
     def train(cfg: Config, *stops: int, in_validation: bool = False, **resumed: object) -> tuple[Path, Runner]:
@@ -90,7 +90,7 @@ def given(*accuracies: float) -> dict:
 
 @pytest.mark.slow
 def test_whole_batches_memories_and_averages(config: Callable, trained: Callable) -> None:
-    """Stopped in an epoch, which it begins anew, and in the last validation, with which it begins."""
+    """Stopped in an epoch, which starts again, and in the last validation, which comes first after the resume."""
     cfg = config('icd', 'crd', 'rrd', custom_hooks=[dict(type='EMAHook')])
     whole, _ = trained(cfg)
     resumed, _ = trained(cfg, 4)
@@ -103,7 +103,7 @@ def test_whole_batches_memories_and_averages(config: Callable, trained: Callable
 
 @pytest.mark.slow
 def test_a_drawn_seed_and_images_from_workers(config: Callable, trained: Callable) -> None:
-    """Stopped within epochs, and gone on with other workers."""
+    """Stopped within epochs, and resumed with other workers."""
     workers = {'train_dataloader.num_workers': 2, 'train_dataloader.persistent_workers': True}
     none = {'train_dataloader.num_workers': 0, 'train_dataloader.persistent_workers': False}
     cfg = config(**workers, **{'randomness.seed': None, 'default_hooks.checkpoint.by_epoch': False})
@@ -142,7 +142,7 @@ def test_loops_that_count_iterations(
 @pytest.mark.slow
 @pytest.mark.parametrize(('priority', 'stops'), [('LOWEST', [6, 9]), ('NORMAL', [6])])
 def test_early_stopping_counts_on(priority: str, stops: list[int], config: Callable, trained: Callable) -> None:
-    """Stopped after the validation that is the best, which it has seen behind or before the checkpoint, and later."""
+    """Stopped after the validation that is the best, which it has seen after or before the checkpoint, and later."""
     scores = given(1.0, 3.0, 2.0, 2.0, 5.0, 5.0)
     stopping = dict(type='EarlyStoppingHook', monitor='accuracy/top1', patience=2, priority=priority)
     cfg = config(custom_hooks=[scores, stopping], **{'train_cfg.max_epochs': 6})
@@ -190,7 +190,7 @@ RECIPE = dict(
 
 @pytest.mark.slow
 def test_hooks_that_change_the_training(config: Callable, trained: Callable) -> None:
-    """Stopped within epochs: a loss with counts of its own, batch statistics; averages of mmpretrain's kind."""
+    """Stopped within epochs: a loss with its own counts, batch statistics, averages of mmpretrain's kind."""
     hooks = [RECIPE, dict(type='PreciseBNHook', num_samples=30), dict(type='EMAHook')]
     cfg = config(custom_hooks=hooks, **{'train_cfg.max_epochs': 3, 'default_hooks.checkpoint.by_epoch': False})
     cfg.default_hooks.whole_batches.max_memory = 0
