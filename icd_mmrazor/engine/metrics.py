@@ -42,7 +42,7 @@ def best_metric(hook: CheckpointHook, numbers: Iterable[str]) -> str | None:
 
 
 def json_value(value: Any) -> Any:
-    """Return a metric, or all of an evaluation, as JSON can hold it: arrays and sets as lists, other objects as text."""
+    """Return a metric, or all of an evaluation, for JSON: arrays and sets as lists, other objects as text."""
     if isinstance(value, Tensor):
         value = value.detach().cpu()
         # a sparse or quantized one cannot be listed

@@ -136,7 +136,11 @@ def test_nothing_is_exported_without_a_student_or_a_local_folder(demo_config: Ca
     checkpoints.last_ckpt = str(tmp_path / 'epoch_2.pth')
     exported(demo_config())
     assert len(warnings) == 2
-    assert 'the student is not exported. checkpoint' in warnings[1]
+    assert 'is not exported. checkpoint' in warnings[1]
+    # nor is a damaged file
+    (tmp_path / 'epoch_2.pth').write_bytes(b'damaged')
+    exported(demo_config())
+    assert len(warnings) == 3
 
 
 def test_what_is_exported_is_known_by_its_content(demo_config: Callable, tmp_path: Path) -> None:

@@ -98,17 +98,16 @@ class ExportStudentHook(Hook):
                 try:
                     self._export(Path(path), out, (metrics or {}) if name == 'best' else {})
                 except CheckpointError as error:  # not a reason to end a training
-                    runner.logger.warning(f'ExportStudentHook: the student is not exported. {error}')
-                    self._checkpoints = None
-                    return
+                    runner.logger.warning(f'ExportStudentHook: {out.name} is not exported. {error}')
 
     def _export(self, path: Path, out: Path, metrics: dict) -> None:
         """Write the student of a checkpoint, unless it is there: files are compared by content, not by time."""
         found = path.stat()
         seen = path, found.st_ino, found.st_mtime_ns
-        if self._seen.get(out) == seen and out.is_file():
+        if self._seen.get(out) == seen:
             return
-        self._seen[out], source = seen, _checksum(path)
+        self._seen[out] = seen
+        source = _checksum(path)
         if out.is_file() and _source_of(out) == source:
             return
         student = student_checkpoint(read_checkpoint(path), self._cfg, str(path))
@@ -121,8 +120,11 @@ class ExportStudentHook(Hook):
 
 def _checksum(checkpoint: Path) -> int:
     """Return a checksum of the checksums in the archive."""
-    with zipfile.ZipFile(checkpoint) as archive:
-        return zlib.crc32(repr([(member.filename, member.CRC) for member in archive.infolist()]).encode())
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            return zlib.crc32(repr([(member.filename, member.CRC) for member in archive.infolist()]).encode())
+    except zipfile.BadZipFile:
+        raise CheckpointError(f'checkpoint {checkpoint} is damaged.') from None
 
 
 def _source_of(student: Path) -> int | None:

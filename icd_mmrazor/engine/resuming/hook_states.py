@@ -72,10 +72,6 @@ class HookStates(Hook):
                 )
         self._attributes_before = {name: _plain_attributes(hook) for name, hook in hooks if _is_foreign(hook)}
 
-    def before_val(self, runner: Runner) -> None:
-        """Forget a validation that was interrupted."""
-        self._metrics = None
-
     def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:
         """Keep the metrics for hooks that see them after the checkpoint is written."""
         metrics = metrics or {}
