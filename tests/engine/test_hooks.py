@@ -221,7 +221,7 @@ def test_the_page_of_hooks_has_every_hook() -> None:
     page = (ROOT / 'docs' / 'reference' / 'hooks.md').read_text()
     rows = re.findall(r'^\| `(\w+)` \| `(\w+Hook)` \| (.*?) \|', page, re.MULTILINE)
     runtime = Config.fromfile(CONFIGS / '_base_' / 'runtimes' / 'default.py').default_hooks
-    ours = {name: cls for name, cls in vars(hooks).items() if name.endswith('Hook')}
+    ours = {name: cls for name, cls in HOOKS.module_dict.items() if cls.__module__.startswith(f'{hooks.__name__}.')}
     for key, name, text in rows:
         assert runtime[key].type == name
         assert text == ours[name].__doc__.partition('\n')[0].replace('``', '`')
