@@ -6,7 +6,7 @@ from mmengine.dist import all_reduce_params
 from mmengine.hooks import CheckpointHook, SyncBuffersHook
 from mmengine.runner import Runner
 
-from icd_mmrazor.engine.runs import hooks_of
+from icd_mmrazor.engine.runs import counts_iterations, hooks_of
 
 
 class SyncSavedBuffersHook(SyncBuffersHook):
@@ -17,6 +17,11 @@ class SyncSavedBuffersHook(SyncBuffersHook):
 
     # before EMAHook and CheckpointHook
     priority = 45
+
+    def before_train(self, runner: Runner) -> None:
+        """Leave the buffers of a resumed run alone until it trains: a second average may change their last bits."""
+        # a loop that counts iterations has no end of an epoch: there each validation averages
+        self.called_in_train = not counts_iterations(runner)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None

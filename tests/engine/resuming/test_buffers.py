@@ -1,7 +1,8 @@
 from unittest import mock
 
 import pytest
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, sync_buffer_hook
+from mmengine.runner import IterBasedTrainLoop
 
 from icd_mmrazor.engine.resuming import SyncSavedBuffersHook, buffers
 
@@ -35,3 +36,16 @@ def test_processes_agree_where_a_checkpoint_is_written(settings: dict, distribut
     assert synchronised == wanted
     if distributed:
         assert saved == wanted
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_a_resumed_run_that_validates_first_does_not_average_again(by_epoch: bool) -> None:
+    """An epoch has ended with an average; in a loop that counts iterations the validation makes it."""
+    hook, run = SyncSavedBuffersHook(), mock.Mock()
+    hook.distributed = True
+    if not by_epoch:
+        run._train_loop = mock.Mock(spec=IterBasedTrainLoop)
+    hook.before_train(run)
+    with mock.patch.object(sync_buffer_hook, 'all_reduce_params') as reduce:
+        hook.before_val_epoch(run)
+    assert reduce.called != by_epoch
