@@ -187,6 +187,13 @@ def test_the_summary_names_what_is_there(demo_config: Callable, runner: Callable
         check_tensorboard(next(folder.glob('*/vis_data')))
 
 
+@pytest.mark.slow
+def test_the_summary_names_students_in_another_folder(demo_config: Callable, runner: Callable, tmp_path: Path) -> None:
+    cfg = demo_config(**{'default_hooks.checkpoint.out_dir': str(tmp_path / 'checkpoints')})
+    runner(cfg).train()
+    assert summary(cfg)['exported'] == 'student_last.pth, student_best.pth, student.py'
+
+
 def check_tensorboard(folder: Path) -> None:
     """Compare with the file that our tools read."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

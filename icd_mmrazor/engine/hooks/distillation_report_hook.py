@@ -134,10 +134,12 @@ class DistillationReportHook(Hook):
         compared = [] if teacher is None else [_number(teacher)]
         if compared and value is not None:
             compared.append(f'{_number(abs(teacher - value))} {"above" if teacher > value else "below"} the student')
+        # with the checkpoints
+        folder = next((hook.out_dir for hook in hooks_of(runner, CheckpointHook)), runner.work_dir)
         rows = {
             _kind(runner): ', '.join(result),
             'teacher': ', '.join(compared),
-            'exported': ', '.join(file for file in STUDENT_FILES if Path(runner.work_dir, file).is_file()),
+            'exported': ', '.join(file for file in STUDENT_FILES if Path(folder, file).is_file()),
             'test': _test_command(runner),
         }
         width = max(map(len, rows))
