@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import given_metrics  # noqa: F401 (registers)
 import pytest
@@ -14,6 +16,7 @@ from same_checkpoints import differences
 
 from icd_mmrazor import recipes
 from icd_mmrazor.checkpoints.reading import read_checkpoint
+from icd_mmrazor.engine.resuming import DueValidation
 
 MIXUP = dict(type='ClsDataPreprocessor', num_classes=10, batch_augments=dict(augments=dict(type='Mixup', alpha=1.0)))
 PACK = dict(type='PackInputs')
@@ -200,3 +203,10 @@ def test_hooks_that_change_the_training(config: Callable, trained: Callable) -> 
     assert differences(whole, resumed) == []
     # no warning where nothing is lost
     assert 'of mmpretrain.' not in logged(run)
+
+
+def test_a_loop_of_another_kind_validates_when_it_likes() -> None:
+    """It need not have what mmengine's loops have."""
+    run = mock.Mock(epoch=1, train_loop=SimpleNamespace())
+    DueValidation().before_train(run)
+    assert not run.val_loop.run.called
