@@ -57,7 +57,8 @@ def require_torch() -> None:
 def limit_images() -> None:
     """Stop OpenCV from decoding images that take gigabytes unpacked, however small their files.
 
-    Where: OpenCV, whose limit is 2^30 pixels, six times Pillow's. It is read from the environment at its import.
+    Where: OpenCV, whose limit is 2^30 pixels, six times Pillow's. It is read from the environment at its import, which
+    that of ``mmengine.runner`` includes: a program that imports it before this package keeps the larger limit.
     """
     os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', str(MAX_PIXELS))
 
