@@ -125,7 +125,7 @@ class InMemoryBatches:
         return _computed(fingerprint, self._fixed_transforms())
 
     def _fingerprint_of_data(self) -> int:
-        return _computed(fingerprint_of_dataset, _unwrapped(self._dataset), {'pipeline'})
+        return _computed(fingerprint_of_dataset, _unwrapped(self._dataset))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -201,9 +201,9 @@ def split_pipeline(dataset: Any) -> tuple[list[Any], RandomCrop | None, RandomFl
     return fixed, crop, flip
 
 
-def _computed(compute: Callable[..., int], *of: Any) -> int:
+def _computed(compute: Callable[[Any], int], of: Any) -> int:
     try:
-        return compute(*of)
+        return compute(of)
     except Exception as error:  # pickle raises anything
         raise NotInMemoryError(
             f'a change of the dataset would go unnoticed, since it cannot be pickled ({error})'
