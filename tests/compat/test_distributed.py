@@ -65,7 +65,7 @@ def test_no_thread_of_a_process_group_is_left(tmp_path: Path) -> None:
         port = free.getsockname()[1]
     world = dict(RANK='0', LOCAL_RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
     process = run_python(script, **world, OMP_NUM_THREADS='1')
-    # gloo of torch 2.10 prints a line of its own
+    # gloo of torch 2.10 prints its own line
     before, during, after, initialized = process.stdout.splitlines()[-1].split()
     assert int(during) > int(before), process.stderr
     assert (after, initialized) == (before, 'False')
