@@ -22,6 +22,15 @@ def test_launchers_that_need_a_gpu_say_so(launcher: str) -> None:
         pass
 
 
+def test_processes_that_torchrun_has_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv('RANK', raising=False)
+    with (
+        pytest.raises(SettingError, match="launcher='pytorch'.*torchrun"),
+        process_group(Config({'launcher': 'pytorch'})),
+    ):
+        pass
+
+
 def test_a_single_process_starts_no_group() -> None:
     cfg = Config({'launcher': 'none'})
     with process_group(cfg):
