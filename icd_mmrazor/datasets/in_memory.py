@@ -100,8 +100,6 @@ class InMemoryBatches:
         """Read images and labels, for the first time or again; raises as the class does."""
         transforms = self._fixed_transforms()
         self.images = None  # frees the memory of the previous ones
-        if self.device.type == 'cuda':
-            torch.cuda.empty_cache()
         self.images, labels, self._positions = _read(self._dataset, transforms, self.device, self._max_memory)
         self._labels = labels.to(self.device)
         self._pipeline, self._data = self._fingerprint_of_pipeline(), self._fingerprint_of_data()

@@ -25,7 +25,7 @@ def test_launchers_that_need_a_gpu_say_so(launcher: str) -> None:
 def test_processes_that_torchrun_has_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv('RANK', raising=False)
     with (
-        pytest.raises(SettingError, match="launcher='pytorch'.*torchrun"),
+        pytest.raises(SettingError, match=r"launcher='pytorch'.*torchrun"),
         process_group(Config({'launcher': 'pytorch'})),
     ):
         pass
