@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from icd_mmrazor.errors import SettingError, did_you_mean
+from icd_mmrazor.errors import SettingError
 
 
 def is_number(value: Any) -> bool:
@@ -51,9 +51,7 @@ def settings(owner: Any, name: str, value: Any) -> dict[str, Any]:
 def one_of(owner: Any, name: str, value: Any, choices: Collection[Any]) -> Any:
     """Check that a setting is one of several values."""
     known = any(value is choice or (type(value) is type(choice) and value == choice) for choice in choices)
-    hint = did_you_mean(value, choices) if isinstance(value, str) and all(isinstance(c, str) for c in choices) else ''
-    hint = hint if 'mean' in hint else ''
-    return _checked(known, owner, name, value, f'one of {", ".join(map(repr, choices))}', hint)
+    return _checked(known, owner, name, value, f'one of {", ".join(map(repr, choices))}')
 
 
 def shape(owner: Any, name: str, value: Any, dims: Collection[int] = (3,)) -> tuple[int, ...]:
@@ -68,8 +66,8 @@ def shape(owner: Any, name: str, value: Any, dims: Collection[int] = (3,)) -> tu
     return sizes
 
 
-def _checked(right: bool, owner: Any, name: str, value: Any, expected: str, hint: str = '') -> Any:
+def _checked(right: bool, owner: Any, name: str, value: Any, expected: str) -> Any:
     if right:
         return value
     owner = owner if isinstance(owner, str) else type(owner).__name__
-    raise SettingError(f'{owner}: {name}={value!r} must be {expected}.{hint}')
+    raise SettingError(f'{owner}: {name}={value!r} must be {expected}.')

@@ -3,12 +3,10 @@
 import copyreg
 import difflib
 import functools
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 MAX_SUGGESTIONS = 16
-MAX_NAMES = 8
 MAX_LETTERS = 120
 
 
@@ -73,14 +71,3 @@ def printable(names: Iterable[Any], separator: str = ', ') -> str:
     """Join names that come from a file so that they are safe to print: short, without control characters."""
     short = (str(name)[:MAX_LETTERS] for name in names)
     return separator.join(''.join(letter if letter.isprintable() else '?' for letter in name) for name in short)
-
-
-def listed(names: Sequence[str]) -> str:
-    """List the first few names: ``'a, b and 3 more'``; ``'nothing'`` if there are none."""
-    more = f' and {len(names) - MAX_NAMES} more' if len(names) > MAX_NAMES else ''
-    return ', '.join(names[:MAX_NAMES]) + more if names else 'nothing'
-
-
-def contents(folder: Path) -> str:
-    """List what a folder holds: ``'epoch_1.pth, student.py, vis_data/'``."""
-    return listed(sorted(f'{file.name}{"/" if file.is_dir() else ""}' for file in folder.iterdir()))

@@ -105,7 +105,7 @@ def compose(pair: str, methods: Sequence[str]) -> Config:
     cfg.model.distiller = distillers[methods[0]] if alone else dict(type='MixedDistiller', distillers=distillers)
     try:
         initial_epochs = _initial_epochs(pair, cfg.model.distiller)
-    except (SettingError, KeyError) as error:  # KeyError: the registry does not know a type
+    except SettingError as error:
         raise SettingError(f'{"+".join(methods)} does not fit {pair}. {error}') from None
     if initial_epochs:
         _delay_schedule(cfg, initial_epochs)

@@ -8,10 +8,8 @@ an inherited config finds what it names, as it does in its own folder under ``de
 import mmpretrain.registry as mmpretrain_registry
 from mmengine.registry import Registry
 
-SCOPE = 'icd_mmrazor'
-
 REGISTRIES = {
-    name: Registry(parent.name, parent=parent, scope=SCOPE, locations=['icd_mmrazor'])
+    name: Registry(parent.name, parent=parent, scope='icd_mmrazor', locations=['icd_mmrazor'])
     for name, parent in vars(mmpretrain_registry).items()
     if isinstance(parent, Registry) and parent.scope == 'mmpretrain'
 }

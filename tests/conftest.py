@@ -5,15 +5,14 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from icd_mmrazor import compat  # first: mmengine.runner imports OpenCV, which it sets a limit for
+
+# isort: split
 import numpy as np
 import pytest
 import torch
 from helpers import CONFIGS, DATA
 from hypothesis import HealthCheck, settings
-
-from icd_mmrazor import compat
-
-# isort: split
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner

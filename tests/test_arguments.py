@@ -43,7 +43,7 @@ ROOMS = tuple(
 
 
 def settings_of(cls: Any) -> list[str]:
-    """Return the names of the settings of a class: mmengine's init_cfg and what is passed on are none of its own."""
+    """Return the names of a class's settings, without mmengine's init_cfg and what it passes on."""
     return [name for name in inspect.signature(cls).parameters if name not in ('init_cfg', 'args', 'kwargs')]
 
 

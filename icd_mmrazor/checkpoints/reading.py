@@ -57,12 +57,13 @@ def local_file(path: str | os.PathLike) -> Path:
     """Return the file of a checkpoint, with ``~`` expanded.
 
     Raises:
-        CheckpointError: There is no such file.
+        CheckpointError: There is no such file, or it is a folder.
     """
     # functions of os.path: those of Path raise for invalid names
     file = Path(os.path.expanduser(path))  # noqa: PTH111
     if not os.path.isfile(file):  # noqa: PTH113
-        raise CheckpointError(f'checkpoint {file}: there is no such file (working folder: {Path.cwd()}).')
+        found = 'it is a folder' if os.path.isdir(file) else 'there is no such file'  # noqa: PTH112
+        raise CheckpointError(f'checkpoint {file}: {found} (working folder: {Path.cwd()}).')
     return file
 
 

@@ -113,7 +113,8 @@ def checkpoint_to_resume(work_dir: str) -> str | None:
 def explain_damage(file: str, error: CheckpointError) -> CheckpointError:
     """Return the error of a checkpoint that cannot be resumed; if it is damaged, with the one to take instead."""
     path = Path(file)
-    if '://' in file or not path.is_file() or not _problem_with(path):
+    # Path.is_file raises for invalid names
+    if not os.path.isfile(file) or not _problem_with(path):  # noqa: PTH113
         return error
     valid, _ = latest_valid_checkpoint(path.parent, exclude=path)
     remedy = f'The newest valid one next to it: --resume {valid}' if valid else 'There is no valid one next to it.'

@@ -102,7 +102,9 @@ def check_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], what: st
     lines = [f'{what} does not fit the model.']
     lines += [f'  {title}: {_first(names, "; ")}' for title, names in lists.items() if names]
     last = [name for name, tensor in own.items() if name.endswith('.weight') and tensor.ndim == 2][-1:]
-    if not (fit.missing or unused) and len(shapes) <= 2 and last and last[0] in fit.other_shapes:
+    # and maybe its bias; the features are as wide as here
+    classes_alone = last and last[0] in fit.other_shapes and weights[last[0]].shape[1:] == own[last[0]].shape[1:]
+    if classes_alone and len(shapes) <= 2 and not (fit.missing or unused):
         lines.append(
             f'  The file was trained on {len(weights[last[0]])} classes, the config says {len(own[last[0]])}: '
             'set head.num_classes, or give the checkpoint of the right dataset.'

@@ -63,7 +63,7 @@ def write_checkpoint_file(content: str | bytes, path: str | os.PathLike) -> None
     except OSError as error:
         raise CheckpointError(
             f'{path} could not be written: {error.strerror or error}. Make room for {len(content) / 2**20:.1f} MB, '
-            f'or allow writing in {path.parent}. Earlier checkpoints are kept: --resume continues from the last one.'
+            f'or allow writing in {path.parent}. Nothing there has changed; --resume continues a training.'
         ) from error
 
 
@@ -81,6 +81,10 @@ class AtomicBackend(LocalBackend):
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write a file as :func:`write_checkpoint_file` does."""
         write_checkpoint_file(obj, filepath)
+
+    def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
+        """Write a text file likewise."""
+        self.put(obj.encode(encoding), filepath)
 
 
 def check_writable(path: Path, setting: str) -> None:

@@ -23,13 +23,13 @@ def prepare() -> None:
     imports.register_config_package()
 
     # they import the stack, which must be there first
-    from icd_mmrazor.compat import loading, mmrazor_fixes, models, recording
+    from icd_mmrazor.compat import loading, mmrazor_fixes, recording
 
     loading.load_checkpoints_as_plain_weights()
     loading.load_own_checkpoints()
     loading.read_files_as_plain_values()
     loading.refuse_pickles_of_timm()
-    models.name_weights_of_wrapped_networks_alike()
+    mmrazor_fixes.name_weights_of_wrapped_networks_alike()
     mmrazor_fixes.switch_all_inplace_off()
     mmrazor_fixes.make_sequences_dynamic()
     mmrazor_fixes.find_soft_cross_entropy()

@@ -60,8 +60,13 @@ def process_group(cfg: Any) -> Iterator[None]:
         cfg: The run's ``Config``, ``launcher`` set; gets a ``model_wrapper_cfg`` for the CPU.
 
     Raises:
-        SettingError: Another launcher than ``pytorch`` without an accelerator.
+        SettingError: ``pytorch`` without torchrun, or another launcher without an accelerator.
     """
+    if cfg.launcher == 'pytorch' and 'RANK' not in os.environ:
+        raise SettingError(
+            "launcher='pytorch' is for processes that torchrun or tools/dist_train.sh start. Start them like that, or "
+            'leave out --launcher for a single one.'
+        )
     forget_earlier_starts()
     if cfg.launcher != 'none' and get_device() == 'cpu':
         if cfg.launcher != 'pytorch':

@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -57,7 +56,8 @@ def require_torch() -> None:
 def limit_images() -> None:
     """Stop OpenCV from decoding images that take gigabytes unpacked, however small their files.
 
-    Where: OpenCV, whose limit is 2^30 pixels, six times Pillow's. It is read from the environment at its import.
+    Where: OpenCV, whose limit is 2^30 pixels, six times Pillow's. It is read from the environment at its import, which
+    that of ``mmengine.runner`` includes: a program that imports it before this package keeps the larger limit.
     """
     os.environ.setdefault('OPENCV_IO_MAX_IMAGE_PIXELS', str(MAX_PIXELS))
 
@@ -138,16 +138,17 @@ def patch_package_lookup() -> None:
     except ModuleNotFoundError:
         pass
 
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    modules = {package: module for module, package in MODULE2PACKAGE.items()}
+
     def is_installed(package: str) -> bool:
-        return importlib.util.find_spec(package) is not None or bool(_distribution(package))
+        return importlib.util.find_spec(modules.get(package, package)) is not None
 
     def get_installed_path(package: str) -> str:
-        spec, distribution = importlib.util.find_spec(package), _distribution(package)
-        if spec is None and distribution is not None:
-            top_level = (distribution.read_text('top_level.txt') or '').split()
-            spec = importlib.util.find_spec(top_level[0]) if top_level else None
+        spec = importlib.util.find_spec(modules.get(package, package))
         if spec is None or not spec.submodule_search_locations:
-            raise importlib.metadata.PackageNotFoundError(package)
+            raise ModuleNotFoundError(f'{package} is not an installed package.')
         return spec.submodule_search_locations[0]
 
     # mmengine.hub asks by install_package, which looks in its own module
@@ -155,13 +156,6 @@ def patch_package_lookup() -> None:
     config, hub = map(importlib.import_module, ('mmengine.config.config', 'mmengine.hub.hub'))
     config.is_installed, config.get_installed_path = is_installed, get_installed_path
     hub.get_installed_path = get_installed_path
-
-
-def _distribution(package: str) -> importlib.metadata.Distribution | None:
-    try:
-        return importlib.metadata.distribution(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def register_config_package() -> None:

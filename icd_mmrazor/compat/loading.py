@@ -1,5 +1,6 @@
 """Loading of foreign files without running code."""
 
+import functools
 import importlib.metadata
 from typing import Any
 
@@ -90,6 +91,7 @@ def refuse_pickles_of_timm() -> None:
 
 
 def _of_plain_weights(build: Any) -> Any:
+    @functools.wraps(build)
     def __init__(self: Any, *args: Any, checkpoint_path: str = '', **kwargs: Any) -> None:  # noqa: N807
         if checkpoint_path:
             read_checkpoint(checkpoint_path)

@@ -7,8 +7,9 @@ from mmcv.transforms import LoadImageFromFile
 from mmpretrain.datasets import CustomDataset
 
 from icd_mmrazor.compat.imports import MAX_PIXELS
-from icd_mmrazor.errors import DatasetError, contents, raised_as
+from icd_mmrazor.errors import DatasetError, raised_as
 
+SHOWN_NAMES = 8
 NOISE = ('Exp name: ', '"FileClient" will be', '"HardDiskBackend" is the alias')
 
 
@@ -25,17 +26,27 @@ def explain_image_folders() -> None:
             return load(self)
         except (OSError, RuntimeError, AssertionError, ValueError) as error:
             folder = Path(self.img_prefix)
-            found = f'it holds {contents(folder)}' if folder.is_dir() else 'there is no such folder'
             expected = f'a folder for each class with its images: {folder}/CLASS/IMAGE{min(self.extensions)}'
             if self.ann_file:
                 expected = f'lines "IMAGE LABEL" in {self.ann_file}'
             message = (
-                f'{type(self).__name__}: {folder} (working folder: {Path.cwd()}): {error}. Found: {found}. Expected: '
-                f'{expected}. Set data_root and data_prefix of the dataset to where the images are.'
+                f'{type(self).__name__}: {folder} (working folder: {Path.cwd()}): {error}. Found: {_found(folder)}. '
+                f'Expected: {expected}. Set data_root and data_prefix of the dataset to where the images are.'
             )
             raise raised_as(DatasetError, message, error) from error
 
     CustomDataset.load_data_list = load_data_list
+
+
+def _found(folder: Path) -> str:
+    try:
+        names = sorted(f'{file.name}{"/" if file.is_dir() else ""}' for file in folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return 'there is no such folder'
+    except OSError as error:
+        return f'it cannot be read ({error.strerror})'
+    more = f' and {len(names) - SHOWN_NAMES} more' if len(names) > SHOWN_NAMES else ''
+    return f'it holds {", ".join(names[:SHOWN_NAMES]) or "nothing"}{more}'
 
 
 def explain_images() -> None:

@@ -1,12 +1,12 @@
 """mmrazor's recorders, made to keep copies of what was computed by the modules that are there."""
 
-import copy
 import functools
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from mmengine.utils import apply_to
 from mmrazor.models.task_modules import recorder as recorders
 from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from torch import Tensor, nn
@@ -90,19 +90,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], record: Any) -> Any:
     Returns:
         The same nesting, of new tensors.
     """
-    if isinstance(record, Tensor):
-        return record if isinstance(record, nn.Parameter) else function(record)
-    if type(record) in (list, tuple):
-        return type(record)(map_tensors(function, value) for value in record)
-    if isinstance(record, tuple) and hasattr(record, '_make'):
-        return record._make(map_tensors(function, value) for value in record)
-    if isinstance(record, dict):
-        # keeps the class: networks of Hugging Face give dicts of their own
-        mapped = copy.copy(record)
-        for name, value in record.items():
-            mapped[name] = map_tensors(function, value)
-        return mapped
-    return record
+    return apply_to(record, lambda value: isinstance(value, Tensor) and not isinstance(value, nn.Parameter), function)
 
 
 def _copied(record: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import pickle
 import zlib
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,10 +16,10 @@ def fingerprint(value: Any) -> int:
     return checksum.value
 
 
-def fingerprint_of_dataset(dataset: Any, exclude: Collection[str] = ()) -> int:
-    """Compute a checksum of a dataset's attributes (but for ``exclude``), or of its annotations if pickle cannot."""
+def fingerprint_of_dataset(dataset: Any) -> int:
+    """Compute a checksum of a dataset's attributes except its pipeline, or of its annotations if pickle cannot."""
     try:
-        return fingerprint({name: value for name, value in vars(dataset).items() if name not in exclude})
+        return fingerprint({name: value for name, value in vars(dataset).items() if name != 'pipeline'})
     except Exception:  # an open file, a function inside: objects raise anything
         if not hasattr(dataset, 'get_data_info'):
             raise

@@ -100,8 +100,6 @@ class InMemoryBatches:
         """Read images and labels, for the first time or again; raises as the class does."""
         transforms = self._fixed_transforms()
         self.images = None  # frees the memory of the previous ones
-        if self.device.type == 'cuda':
-            torch.cuda.empty_cache()
         self.images, labels, self._positions = _read(self._dataset, transforms, self.device, self._max_memory)
         self._labels = labels.to(self.device)
         self._pipeline, self._data = self._fingerprint_of_pipeline(), self._fingerprint_of_data()
@@ -125,7 +123,7 @@ class InMemoryBatches:
         return _computed(fingerprint, self._fixed_transforms())
 
     def _fingerprint_of_data(self) -> int:
-        return _computed(fingerprint_of_dataset, _unwrapped(self._dataset), {'pipeline'})
+        return _computed(fingerprint_of_dataset, _unwrapped(self._dataset))
 
     @property
     def size(self) -> tuple[int, int]:
@@ -201,9 +199,9 @@ def split_pipeline(dataset: Any) -> tuple[list[Any], RandomCrop | None, RandomFl
     return fixed, crop, flip
 
 
-def _computed(compute: Callable[..., int], *of: Any) -> int:
+def _computed(compute: Callable[[Any], int], of: Any) -> int:
     try:
-        return compute(*of)
+        return compute(of)
     except Exception as error:  # pickle raises anything
         raise NotInMemoryError(
             f'a change of the dataset would go unnoticed, since it cannot be pickled ({error})'

@@ -15,7 +15,7 @@ def image_labels(dataset: Any) -> np.ndarray | None:
     if not hasattr(dataset, 'get_gt_labels') or not len(dataset):
         return None
     try:
-        labels = dataset.get_gt_labels()
+        labels = np.asarray(dataset.get_gt_labels())
     except (KeyError, ValueError):  # no labels, or rows of different length
         return None
     return labels if labels.ndim == 1 and labels.dtype.kind in 'iu' else None

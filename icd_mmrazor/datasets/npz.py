@@ -65,7 +65,7 @@ class NPZDataset(BaseDataset):
             )
         if not len(images):
             raise self._error(f'images_key={self.images_key!r} holds no images')
-        if labels.shape == (len(labels), 1):
+        if labels.shape[1:] == (1,):
             labels = labels[:, 0]
         if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (len(images),):
             raise self._error(

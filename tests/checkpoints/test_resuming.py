@@ -120,6 +120,9 @@ def test_an_error_names_the_checkpoint_to_take_instead(folder: Callable) -> None
     assert f'--resume {path}/epoch_1.pth' in str(explain_damage(str(path / 'epoch_2.pth'), error))
     # not damaged: it does not fit the model, or the config
     assert explain_damage(str(path / 'epoch_1.pth'), error) is error
+    # nor is this a file
+    for name in ('x' * 5000, 'a\0b', 'https://localhost/epoch_1.pth'):
+        assert explain_damage(name, error) is error
     (path / 'epoch_1.pth').unlink()
     assert '--resume' not in str(explain_damage(str(path / 'epoch_2.pth'), error))
 

@@ -95,6 +95,9 @@ def test_loads_strictly_or_not_at_all() -> None:
     for change, message in (
         ({'2.weight': torch.zeros(5, 4), '2.bias': torch.zeros(5)}, '5 classes'),
         ({'0.weight': torch.zeros(4, 9)}, r'0\.weight: \(4, 9\).*\(4, 3\)'),
+        # of the last layer, but not of another number of classes
+        ({'2.weight': torch.zeros(2, 5)}, r'2\.weight: \(2, 5\).*\n  Give the checkpoint of this network'),
+        ({'2.weight': torch.tensor(1.0)}, r'2\.weight: \(\).*\n  Give the checkpoint of this network'),
         ({'extra': torch.zeros(1)}, 'extra'),
     ):
         with pytest.raises(CheckpointError, match=message):

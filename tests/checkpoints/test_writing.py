@@ -8,6 +8,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from mmengine.fileio import dump, load
 
 from icd_mmrazor.checkpoints.writing import atomic_write, check_writable, remove_abandoned, write_json
 from icd_mmrazor.errors import SettingError
@@ -31,6 +32,15 @@ def test_the_old_file_stays_until_the_new_one_is_there(tmp_path: Path, monkeypat
         atomic_write('x = 2\n', file)
     assert file.read_text(encoding='utf-8') == 'x = "ä"\n'
     assert {found.name for found in tmp_path.iterdir()} == {'a.py', 'a.json'}
+
+
+@pytest.mark.parametrize('name', ['file.json', 'file.pkl'])
+def test_mmengine_writes_files_whole(name: str, tmp_path: Path) -> None:
+    file, same = tmp_path / name, tmp_path / 'same'
+    file.write_bytes(b'old')
+    same.hardlink_to(file)
+    dump({'a': 'ä'}, file, backend_args=dict(backend='atomic'))
+    assert (load(file), same.read_bytes()) == ({'a': 'ä'}, b'old')
 
 
 def test_what_killed_processes_left_is_removed_and_nothing_else(tmp_path: Path) -> None:

@@ -22,6 +22,15 @@ def test_launchers_that_need_a_gpu_say_so(launcher: str) -> None:
         pass
 
 
+def test_processes_that_torchrun_has_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv('RANK', raising=False)
+    with (
+        pytest.raises(SettingError, match=r"launcher='pytorch'.*torchrun"),
+        process_group(Config({'launcher': 'pytorch'})),
+    ):
+        pass
+
+
 def test_a_single_process_starts_no_group() -> None:
     cfg = Config({'launcher': 'none'})
     with process_group(cfg):
@@ -65,7 +74,7 @@ def test_no_thread_of_a_process_group_is_left(tmp_path: Path) -> None:
         port = free.getsockname()[1]
     world = dict(RANK='0', LOCAL_RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
     process = run_python(script, **world, OMP_NUM_THREADS='1')
-    # gloo of torch 2.10 prints a line of its own
+    # gloo of torch 2.10 prints its own line
     before, during, after, initialized = process.stdout.splitlines()[-1].split()
     assert int(during) > int(before), process.stderr
     assert (after, initialized) == (before, 'False')

@@ -1,6 +1,8 @@
 """Files that mmengine, mmpretrain and mmrazor write load; no code in files runs."""
 
 import collections
+import importlib.metadata
+import inspect
 import pickle
 import runpy
 import sys
@@ -14,9 +16,11 @@ from mmengine.config import Config
 from mmengine.fileio import dump, load
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
+from mmpretrain.models import TIMMBackbone, TimmClassifier
 from mmrazor.structures import Candidates
 
 from icd_mmrazor.checkpoints.reading import read_checkpoint
+from icd_mmrazor.compat.loading import refuse_pickles_of_timm
 from icd_mmrazor.errors import CheckpointError, DatasetError
 
 
@@ -32,6 +36,21 @@ def test_mmengine_loads_no_pickle(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError):
             CheckpointLoader.load_checkpoint(source)
     assert not trace.exists()
+
+
+def test_an_older_timm_unpickles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrappers = (TIMMBackbone, TimmClassifier)
+    arguments = [inspect.signature(wrapper) for wrapper in wrappers]
+    for wrapper in wrappers:
+        monkeypatch.setattr(wrapper, '__init__', wrapper.__init__)
+    monkeypatch.setattr(importlib.metadata, 'version', lambda _: '1.0.20')
+    refuse_pickles_of_timm()
+    torch.save({'state_dict': tmp_path}, tmp_path / 'pickle.pth')
+    for wrapper in wrappers:
+        with pytest.raises(CheckpointError, match=r'pickle\.pth'):
+            wrapper(model_name='resnet10t', checkpoint_path=str(tmp_path / 'pickle.pth'))
+    # which messages about a misspelt one list
+    assert [inspect.signature(wrapper) for wrapper in wrappers] == arguments
 
 
 def test_a_plain_load_reads_checkpoints_of_mmengine(tmp_path: Path) -> None:

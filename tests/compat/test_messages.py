@@ -1,5 +1,6 @@
 """Readable errors about images."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,17 @@ def test_a_folder_of_images_of_another_layout_is_explained(
         (tmp_path / 'images' / name).touch()
     with pytest.raises(DatasetError, match=message):
         DATASETS.build(dict(type='CustomDataset', data_root=str(tmp_path / 'images'), pipeline=[], **settings))
+
+
+def test_a_folder_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(*args: object, **kwargs: object) -> None:
+        raise PermissionError(13, 'Permission denied')
+
+    monkeypatch.setattr(os, 'scandir', deny)
+    monkeypatch.setattr(Path, 'iterdir', deny)
+    with pytest.raises(DatasetError, match=r'Found: it cannot be read \(Permission denied\)') as raised:
+        DATASETS.build(dict(type='CustomDataset', data_root=str(tmp_path), pipeline=[]))
+    assert isinstance(raised.value, PermissionError)
 
 
 def test_an_image_is_named_by_an_error_of_the_original_class(tmp_path: Path) -> None:

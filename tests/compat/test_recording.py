@@ -35,7 +35,7 @@ def test_records_are_copies(layout: torch.memory_format) -> None:
     assert torch.equal(gradient, torch.full_like(images, 2))
 
 
-def test_what_is_no_tensor_stays_what_it_is() -> None:
+def test_only_tensors_are_mapped() -> None:
     parameter, sample = nn.Parameter(torch.ones(2)), DataSample()
     record = Dictionary(a=[torch.ones(1), (parameter, None)], b=Pair(torch.ones(1), 'text'), c=sample)
     mapped = map_tensors(lambda tensor: tensor + 1, record)
@@ -60,7 +60,7 @@ def test_tensors_of_inference_and_sparse_ones() -> None:
 
 
 class Arithmetic:
-    """What a network calls that is no module."""
+    """Something that a network calls and that is not a module."""
 
     def double(self, x: Tensor, *, times: int = 1) -> Tensor:
         return x.mul_(2 * times)

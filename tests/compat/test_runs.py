@@ -4,7 +4,7 @@ import pytest
 from mmengine.config import Config
 
 
-def test_a_config_is_formatted_once_and_anew_when_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_config_is_formatted_once_and_again_when_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = Config(dict(model=dict(type='ICDLoss', alpha=0.5)))
     text = cfg.pretty_text
     assert Config.fromstring(text, '.py').to_dict() == cfg.to_dict()

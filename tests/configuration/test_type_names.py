@@ -9,6 +9,7 @@ from mmengine.hooks import EMAHook
 from mmengine.model import PretrainedInit
 from mmpretrain.engine import EMAHook as MMPretrainEMAHook
 from mmpretrain.models import ImageClassifier, ResNet
+from mmpretrain.registry import MODELS
 from mmrazor.models.architectures.backbones import WideResNet
 from mmrazor.registry import sub_model
 from torch import nn
@@ -100,9 +101,6 @@ def test_modules_of_a_user_are_imported_by_the_config(tmp_path: Path, monkeypatc
         with pytest.raises(SettingError, match=r'bad\.py.*my_styles'):
             read_config_file(tmp_path / 'bad.py')
     finally:
-        registered('OurNet')[0]
-        from mmpretrain.registry import MODELS
-
         MODELS.module_dict.pop('OurNet')
         sys.modules.pop('my_styles')
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmpretrain.registry import DATASETS
 
+from icd_mmrazor.datasets.labels import image_labels
 from icd_mmrazor.errors import DatasetError, SettingError
 
 PACK = [dict(type='PackInputs')]
@@ -100,6 +101,15 @@ def test_folds(plain: Callable) -> None:
     data = indexed(dict(type='KFoldDataset', dataset={**cfg, 'lazy_init': False}, fold=0, num_splits=2))
     assert seen(data) == [(0, 2, 2), (1, 3, 3)]
     assert data.get_gt_labels().tolist() == [2, 3]
+
+
+def test_labels_in_a_list(plain: Callable) -> None:
+    """As datasets of users give them."""
+    data = DATASETS.build(plain([2, 0]))
+    data.get_gt_labels = lambda: [2, 0]
+    assert image_labels(indexed(data)).tolist() == [2, 0]
+    data.get_gt_labels = lambda: [[2], [0, 1]]
+    assert image_labels(indexed(data)) is None
 
 
 def test_marks_what_is_packed_without_an_index(plain: Callable) -> None:

@@ -59,6 +59,7 @@ def test_medmnist_and_cifar10_files_load(dataset: Callable) -> None:
         ({'images': images(4, 8, 8), 'labels': np.zeros(3, int)}, 'one integer for each of the 4 images'),
         ({'images': images(4, 8, 8), 'labels': np.zeros((4, 14), int)}, 'one integer for each'),
         ({'images': images(4, 8, 8), 'labels': np.zeros(4)}, 'labels.* is float64'),
+        ({'images': images(4, 8, 8), 'labels': np.array(3)}, r'labels.* is int64 \(\)'),
         ({'images': images(4, 8, 8), 'labels': np.array([0, 1, -1, 2])}, 'labels from -1 to 2'),
         ({'images': images(4, 8, 8), 'labels': np.array([0, 1, 2, 3], object)}, 'cannot be read as plain arrays'),
     ],

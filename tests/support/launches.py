@@ -80,7 +80,7 @@ def run_forked(command: list[str], check: bool = False, **settings: Any) -> subp
 
 
 class Launch:
-    """A tool under torchrun's own agent, in a process of its own; its ranks are forked.
+    """A tool under torchrun's agent, which has its own process; its ranks are forked.
 
     Args:
         log: File for what all of them print.
@@ -141,7 +141,7 @@ class Launch:
     def left(self) -> list[int]:
         """Return the processes of the launch that live: ranks, their workers, the agent."""
         states = {int(file.parent.name): _state(file) for file in Path('/proc').glob('[0-9]*/stat')}
-        # the agent itself: it may not have begun its session yet
+        # the agent itself: it may not have started its session yet
         return [pid for pid, (state, session) in states.items() if self.agent in (pid, session) and state not in 'ZX']
 
     def kill(self) -> None:

@@ -9,7 +9,7 @@ import torch
 from icd_mmrazor.checkpoints.reading import read_checkpoint
 
 # times, folders (the config has some), and what the message hub has for display alone: the names of what it holds, and
-# the numbers of the epoch and iteration that were begun last, which a start without any training sets anew
+# the numbers of the epoch and iteration that started last, which a start without any training sets again
 IGNORED = {
     *(f'meta.{name}' for name in ('time', 'experiment_name', 'cfg')),
     'message_hub.resumed_keys',

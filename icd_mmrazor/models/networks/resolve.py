@@ -14,7 +14,7 @@ from mmpretrain.models import BaseClassifier
 from mmpretrain.registry import MODELS
 from mmrazor.registry import MODELS as MMRAZOR_MODELS
 
-from icd_mmrazor.compat.models import in_mmpretrain_scope
+from icd_mmrazor.compat.mmrazor_fixes import in_mmpretrain_scope
 from icd_mmrazor.configuration.files import read_config_file
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError, did_you_mean
