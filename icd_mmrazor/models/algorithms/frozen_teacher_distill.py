@@ -146,7 +146,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self.teacher_classes = class_names(checkpoint.get('meta'))
         self.teacher_dtype = PRECISIONS[teacher_precision]
         initialise_from_teacher(self.distiller, self.teacher)
-        refuse_softmax_of_labels(self.distiller, student=self.student, teacher=self.teacher)
+        refuse_softmax_of_labels(self.distiller, self.student, self.teacher)
         self._check_classes()
         names_augmentations = isinstance(data_preprocessor, dict) and 'batch_augments' in data_preprocessor
         adopt_student_settings(self.student, self.data_preprocessor, names_augmentations)
