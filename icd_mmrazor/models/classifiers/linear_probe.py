@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from icd_mmrazor.checkpoints.reading import read_checkpoint
 from icd_mmrazor.checkpoints.weights import load_strictly, weights_of
 from icd_mmrazor.configuration.stored import config_of
+from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.datasets.fingerprints import fingerprint_of_tensors
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.networks.output_cache import OutputCache, image_keys
 from icd_mmrazor.models.networks.preparation import preparation_of_checkpoint
 from icd_mmrazor.models.networks.resolve import network_config
-from icd_mmrazor.models.networks.student import student_of
+from icd_mmrazor.models.networks.student import dicts, student_of
 
 # configs of 0.1 name it: its features passed through
 MODELS.register_module(name='ProbeDataPreprocessor', module=ClsDataPreprocessor)
@@ -140,7 +141,7 @@ def _network_in(checkpoint: dict, path: str) -> ConfigDict:
     try:
         cfg = student_of(config_of(checkpoint, path))
         # it would read the checkpoint that the file names, which may be the file itself
-        if 'LinearProbe' in repr(cfg):
+        if any(type_name(part.get('type')) == 'LinearProbe' for part in dicts(cfg)):
             raise SettingError('its network is a LinearProbe. Give the checkpoint of the student that it read.')
         return cfg
     except SettingError as error:

@@ -83,6 +83,13 @@ def test_a_checkpoint_without_a_config_needs_a_network(student: tuple, tmp_path:
     assert torch.equal(model.backbone.conv1.weight, student[1]['backbone.conv1.weight'])
 
 
+def test_only_a_network_of_its_type_is_a_probe(network: Callable, tmp_path: Path) -> None:
+    cfg = network('res8', 7)
+    cfg.backbone.init_cfg = dict(type='Kaiming', layer=['Conv2d', 'LinearProbe'])
+    write_student(tmp_path / 'student.pth', cfg)
+    assert probe(student_ckpt=str(tmp_path / 'student.pth')).head.in_channels == 64
+
+
 def test_bad_students_are_refused(student: tuple, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r'student_ckpt=None.*model\.student_ckpt=work_dirs'):
         probe()

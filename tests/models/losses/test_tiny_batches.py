@@ -67,6 +67,6 @@ def test_gradients_of_tiny_batches(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('name', APART)
 def test_one_image_teaches_nothing(name: str) -> None:
-    """Which is why CheckBatchesHook refuses batches of one image."""
+    """Which is why SanityCheckHook refuses batches of one image."""
     assert all(gradient.abs().max() < 1e-6 for gradient in step(name, (1,), 0).values())
     assert APART[name].compares_images
