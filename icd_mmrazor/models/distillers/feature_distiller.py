@@ -116,6 +116,12 @@ class FeatureDistiller(ConfigurableDistiller):
         connectors = checks.settings(self, 'connectors', connectors)
         self.own_mappings = checks.settings(self, 'loss_forward_mappings', loss_forward_mappings)
         self.entries = checked_entries(losses, {**self.distill_losses})
+        named = {*self.own_mappings, *(f'loss_{name}' for name in self.entries)}
+        if idle := [name for name in self.distill_losses if name not in named]:
+            raise SettingError(
+                f'{owner}: nothing computes {", ".join(idle)} in distill_losses. Give it an entry in losses or in '
+                'loss_forward_mappings, or remove it.'
+            )
         shared = {name for entry in self.entries.values() for name in connector_names(entry)}
         _refuse_unknown(f'{owner}: connector', shared, connectors)
         # these are built once the shapes of their features are known

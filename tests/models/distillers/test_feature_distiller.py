@@ -261,6 +261,11 @@ def test_pooled_features_of_a_backbone_whose_maps_are_not_known(network: Callabl
         ),
         (
             {'it': remembering(features='pooled')},
+            {'distill_losses': dict(loss_more=dict(type='L2Loss'))},
+            'loss_more in distill_losses',
+        ),
+        (
+            {'it': remembering(features='pooled')},
             {'loss_forward_mappings': dict(loss_it=dict(s_feature=dict(recorder='pooled', from_student=True)))},
             'loss_it in loss_forward_mappings',
         ),
