@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
@@ -294,6 +295,12 @@ def test_pooled_features_need_no_image() -> None:
     distiller = prepared(student, teacher, losses=losses)
     assert distiller.connectors['it_s_feature'].linear.in_features == 4
     assert student.calls == teacher.calls == 0
+
+
+def test_images_of_another_size_than_the_connector_was_built_for(algorithm: Callable) -> None:
+    model = algorithm({'it': remembering(features='map2', student_connector=dict(type='ConvRegressor'))})
+    with pytest.raises(SettingError, match=r'student_shape=\(32, 16, 16\).* image_shape'):
+        model.loss(torch.randn(2, 3, 64, 64), [DataSample().set_gt_label(0)] * 2)
 
 
 def test_losses_of_mmrazors_own_arguments_count_too(algorithm: Callable, batch: Callable) -> None:
