@@ -69,6 +69,7 @@ class LinearProbe(ImageClassifier):
         network = _build(network_config(student, 'model.student') if student else _network_in(checkpoint, student_ckpt))
         head = LinearClsHead(num_classes, network.head.in_channels)
         super().__init__(backbone=network.backbone, neck=network.neck, head=head, **kwargs)
+        self._features: dict[tuple[bool, bool], OutputCache] = defaultdict(OutputCache)
         weights = weights_of(checkpoint, student_ckpt)
         weights = {name: weight for name, weight in weights.items() if not name.startswith('head.')}
         weights |= {f'head.{name}': weight for name, weight in self.head.state_dict().items()}
@@ -92,7 +93,7 @@ class LinearProbe(ImageClassifier):
         return fingerprint_of_tensors(t for part in self._frozen for t in (*part.parameters(), *part.buffers()))
 
     def _forget_features(self) -> None:
-        self._features: dict[tuple[bool, bool], OutputCache] = defaultdict(OutputCache)
+        self._features.clear()
         self._features_of = self._fingerprint()
 
     def init_weights(self) -> None:
@@ -107,6 +108,11 @@ class LinearProbe(ImageClassifier):
         for part in self._frozen:
             part.eval()
         return self
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        """Forget the features, which are of other weights."""
+        self._features.clear()
+        super()._load_from_state_dict(*args)
 
     def extract_feat(self, inputs: Tensor, stage: str = 'neck') -> tuple[Tensor, ...] | Tensor:
         """Compute the features of images that are new, without gradients; arguments as in ``ImageClassifier``.

@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers import CONFIGS
 from mmengine.config import Config
+from mmengine.runner.checkpoint import load_state_dict
 from mmpretrain.registry import MODELS
 from transfer_data import WNIDS, probe_config, write_stl10, write_student, write_tiny_imagenet
 
@@ -72,6 +73,19 @@ def test_its_checkpoint_is_that_of_a_plain_classifier(student: tuple, network: C
     for plain in (MODELS.build(network('res8', 10)), MODELS.build(exported)):
         plain.eval().load_state_dict(model.state_dict())
         assert torch.equal(plain(images), model(images))
+
+
+def test_features_of_other_weights_are_computed_again(student: tuple, batch: Callable) -> None:
+    model, (images, _) = probe(student_ckpt=student[0]).eval(), batch()
+    before = model.extract_feat(images)[-1]
+    weights = model.state_dict()
+    weights['backbone.conv1.weight'] = 1.5 * weights['backbone.conv1.weight']
+    other = probe(student_ckpt=student[0]).eval()
+    for load in (model.load_state_dict, lambda state: load_state_dict(other, state, strict=True)):
+        other.extract_feat(images)
+        load(weights)
+    for each in (model, other):
+        assert not torch.equal(each.extract_feat(images)[-1], before)
 
 
 def test_a_checkpoint_without_a_config_needs_a_network(student: tuple, tmp_path: Path) -> None:
