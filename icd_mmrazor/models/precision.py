@@ -17,11 +17,11 @@ def check_precision(dtype: torch.dtype, device: torch.device, setting: str) -> N
         SettingError: float16 on a CPU, or bfloat16 on a GPU without it; ``setting`` asks for it.
     """
     if dtype == torch.float16 and device.type == 'cpu':
-        raise SettingError(f'{setting}: float16 is not supported on a CPU. Set it to bfloat16 or float32.')
+        raise SettingError(f'{setting}: float16 is not supported on a CPU. Use bfloat16 or float32.')
     # not emulated, which torch counts as supported by default
     if dtype == torch.bfloat16 and device.type == 'cuda' and not torch.cuda.is_bf16_supported(False):
         raise SettingError(
-            f'{setting}: {torch.cuda.get_device_name(device)} does not compute in bfloat16. Set it to float16 (for the '
+            f'{setting}: {torch.cuda.get_device_name(device)} does not compute in bfloat16. Use float16 (for the '
             "student: optim_wrapper.type='AmpOptimWrapper', tools/train.py --amp fp16) or float32."
         )
     if dtype == torch.bfloat16 and device.type == 'cpu' and not _cpu_computes_in_bfloat16():

@@ -25,7 +25,7 @@ from icd_mmrazor.models.algorithms.shared_preprocessor import (
     adopt_student_settings,
     asks_for_weights,
     compare_preparations,
-    preparation_told,
+    declared_preparation,
     refuse_unmixed_labels,
     warn_of_preparation,
 )
@@ -121,7 +121,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             architecture = network_config(architecture, 'model.architecture')
         if not isinstance(teacher, nn.Module):
             teacher = network_config(teacher, 'model.teacher')
-        told = preparation_told(teacher)
+        declared = declared_preparation(teacher)
         teacher = teacher if isinstance(teacher, nn.Module) else MODELS.build(teacher)
         checkpoint = read_checkpoint(file) if file else {}
         if file:
@@ -146,12 +146,12 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self.teacher_classes = class_names(checkpoint.get('meta'))
         self.teacher_dtype = PRECISIONS[teacher_precision]
         initialise_from_teacher(self.distiller, self.teacher)
-        refuse_softmax_of_labels(self.distiller, student=self.student, teacher=self.teacher)
+        refuse_softmax_of_labels(self.distiller, self.student, self.teacher)
         self._check_classes()
         names_augmentations = isinstance(data_preprocessor, dict) and 'batch_augments' in data_preprocessor
         adopt_student_settings(self.student, self.data_preprocessor, names_augmentations)
         refuse_unmixed_labels(self.distiller, self.data_preprocessor)
-        self._check_preparation(told, preparation_of_checkpoint(checkpoint), architecture)
+        self._check_preparation(declared, preparation_of_checkpoint(checkpoint), architecture)
         self._lay_out_networks(channels_last)
         self.torch_compile, self.compiled_loss = torch_compile, None
         # the first batch sets both: whether it passed, and how far the student is run if its own loss does not count
@@ -165,13 +165,13 @@ class FrozenTeacherDistill(SingleTeacherDistill):
                 'model.teacher.head.num_classes and model.architecture.head.num_classes to those of the dataset.'
             )
 
-    def _check_preparation(self, told: Preparation | None, trained: Preparation | None, student: Any) -> None:
+    def _check_preparation(self, declared: Preparation | None, trained: Preparation | None, student: Any) -> None:
         """Compare how images are prepared with what the configs of both networks and the teacher's checkpoint say."""
-        self._preparations_of_teacher, self.order_is_checked = (told, trained), False
+        self._preparations_of_teacher, self.order_is_checked = (declared, trained), False
         used = preparation_by(self.data_preprocessor)
-        warn_of_preparation(used, trained or told, f"the teacher's {'checkpoint' if trained else 'config'}")
+        warn_of_preparation(used, trained or declared, f"the teacher's {'checkpoint' if trained else 'config'}")
         if asks_for_weights(student):
-            warn_of_preparation(used, preparation_told(student), 'the config of the pretrained student', order=True)
+            warn_of_preparation(used, declared_preparation(student), 'the config of the pretrained student', order=True)
         if trained is None:  # otherwise the order also depends on the datasets of both trainings
             self.check_order_of_channels()
 

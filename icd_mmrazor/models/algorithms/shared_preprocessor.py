@@ -79,18 +79,18 @@ def refuse_unmixed_labels(distiller: nn.Module, preprocessor: nn.Module) -> None
             )
 
 
-def preparation_told(network: dict | nn.Module) -> Preparation | None:
+def declared_preparation(network: dict | nn.Module) -> Preparation | None:
     """Return how a network, built or as a config, says that its images are prepared; None if it does not."""
     if not isinstance(network, nn.Module):
         return preparation_by(network['data_preprocessor']) if network.get('data_preprocessor') else None
     preprocessor = getattr(network, 'data_preprocessor', None)
-    told = preparation_by(preprocessor) if isinstance(preprocessor, nn.Module) else None
+    declared = preparation_by(preprocessor) if isinstance(preprocessor, nn.Module) else None
     # otherwise it is the default of a network built without one
-    return told if told and (told.normalisation or told.turned) else None
+    return declared if declared and (declared.normalisation or declared.turned) else None
 
 
 def compare_preparations(
-    used: Preparation, told: Preparation | None, trained: Preparation | None, gray: Callable[[], bool]
+    used: Preparation, declared: Preparation | None, trained: Preparation | None, gray: Callable[[], bool]
 ) -> None:
     """Refuse images with another channel order than a teacher was trained on.
 
@@ -99,7 +99,7 @@ def compare_preparations(
 
     Args:
         used: What both networks get.
-        told: What the teacher's config says, if it does.
+        declared: What the teacher's config says, if it does.
         trained: What the teacher's checkpoint says, if it does.
         gray: Returns whether all channels are alike, so that their order does not matter; called last, since it may
             read images.
@@ -107,7 +107,7 @@ def compare_preparations(
     Raises:
         SettingError: The order differs.
     """
-    known = trained or told
+    known = trained or declared
     same = True if known is None else known.has_order_of(used)
     if same or (same is None and known.turned == used.turned) or gray():
         return
@@ -116,7 +116,7 @@ def compare_preparations(
         f' says, and this run gives it {used.order}'
     )
     remedy = f'data_preprocessor.to_rgb={not used.turned}'
-    intended = trained and told and told.turned == used.turned != trained.turned
+    intended = trained and declared and declared.turned == used.turned != trained.turned
     if intended or same is None:
         because = ', as its config says' if intended else ''
         _log(f'{difference}{because}. If that is not intended, set {remedy}.', logging.WARNING)

@@ -1,4 +1,4 @@
-"""What the ShuffleNets of the CIFAR experiments have in common."""
+"""The common base of the ShuffleNets of the CIFAR experiments."""
 
 from typing import Any
 

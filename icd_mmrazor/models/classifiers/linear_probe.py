@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from icd_mmrazor.checkpoints.reading import read_checkpoint
 from icd_mmrazor.checkpoints.weights import load_strictly, weights_of
 from icd_mmrazor.configuration.stored import config_of
+from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.datasets.fingerprints import fingerprint_of_tensors
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.networks.output_cache import OutputCache, image_keys
 from icd_mmrazor.models.networks.preparation import preparation_of_checkpoint
 from icd_mmrazor.models.networks.resolve import network_config
-from icd_mmrazor.models.networks.student import student_of
+from icd_mmrazor.models.networks.student import dicts, student_of
 
 # configs of 0.1 name it: its features passed through
 MODELS.register_module(name='ProbeDataPreprocessor', module=ClsDataPreprocessor)
@@ -68,6 +69,7 @@ class LinearProbe(ImageClassifier):
         network = _build(network_config(student, 'model.student') if student else _network_in(checkpoint, student_ckpt))
         head = LinearClsHead(num_classes, network.head.in_channels)
         super().__init__(backbone=network.backbone, neck=network.neck, head=head, **kwargs)
+        self._features: dict[tuple[bool, bool], OutputCache] = defaultdict(OutputCache)
         weights = weights_of(checkpoint, student_ckpt)
         weights = {name: weight for name, weight in weights.items() if not name.startswith('head.')}
         weights |= {f'head.{name}': weight for name, weight in self.head.state_dict().items()}
@@ -91,7 +93,7 @@ class LinearProbe(ImageClassifier):
         return fingerprint_of_tensors(t for part in self._frozen for t in (*part.parameters(), *part.buffers()))
 
     def _forget_features(self) -> None:
-        self._features: dict[tuple[bool, bool], OutputCache] = defaultdict(OutputCache)
+        self._features.clear()
         self._features_of = self._fingerprint()
 
     def init_weights(self) -> None:
@@ -106,6 +108,11 @@ class LinearProbe(ImageClassifier):
         for part in self._frozen:
             part.eval()
         return self
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        """Forget the features, which are of other weights."""
+        self._features.clear()
+        super()._load_from_state_dict(*args)
 
     def extract_feat(self, inputs: Tensor, stage: str = 'neck') -> tuple[Tensor, ...] | Tensor:
         """Compute the features of images that are new, without gradients; arguments as in ``ImageClassifier``.
@@ -140,7 +147,7 @@ def _network_in(checkpoint: dict, path: str) -> ConfigDict:
     try:
         cfg = student_of(config_of(checkpoint, path))
         # it would read the checkpoint that the file names, which may be the file itself
-        if 'LinearProbe' in repr(cfg):
+        if any(type_name(part.get('type')) == 'LinearProbe' for part in dicts(cfg)):
             raise SettingError('its network is a LinearProbe. Give the checkpoint of the student that it read.')
         return cfg
     except SettingError as error:

@@ -12,5 +12,6 @@ def check_map(owner: Any, name: str, shape: tuple[int, ...], feature: Tensor) ->
     if feature.ndim != 4 or tuple(feature.shape[1 : 1 + len(shape)]) != shape:
         raise SettingError(
             f'{type(owner).__name__}({name}={shape}) got a feature of shape {tuple(feature.shape)}. Set {name} to the '
-            'shape of the recorded map, without the batch, or record another.'
+            "shape of the recorded map, without the batch (a FeatureDistiller's image_shape to that of the images), or "
+            'record another.'
         )

@@ -42,9 +42,10 @@ class FeatureDistiller(ConfigurableDistiller):
     * for a loss on each of several: ``maps`` and ``preactivations`` (of the stages), ``consecutive_maps`` (each map
       with the next, starting with the stem's).
 
-    A connector or a loss whose constructor has ``student_shape``, ``teacher_shape`` (``C x H x W``, or ``C``) or
-    ``in_features`` is given them. A loss with a method ``check_shapes`` may refuse the shapes of its arguments. A loss
-    whose ``forward`` has ``data_samples`` is given those of the batch, one per image or one for all.
+    A connector or a loss whose constructor has ``student_shape`` or ``teacher_shape`` is given them (``C x H x W``, or
+    ``C``), and a connector that has ``in_features`` its width. A loss with a method ``check_shapes`` may refuse the
+    shapes of its arguments. A loss whose ``forward`` has ``data_samples`` is given those of the batch, one per image or
+    one for all.
 
     Losses of the stage ``initial`` count in the first ``initial_epochs`` epochs, without the task; those of ``main``
     after them (``InitialStageHook``).
@@ -115,6 +116,12 @@ class FeatureDistiller(ConfigurableDistiller):
         connectors = checks.settings(self, 'connectors', connectors)
         self.own_mappings = checks.settings(self, 'loss_forward_mappings', loss_forward_mappings)
         self.entries = checked_entries(losses, {**self.distill_losses})
+        named = {*self.own_mappings, *(f'loss_{name}' for name in self.entries)}
+        if idle := [name for name in self.distill_losses if name not in named]:
+            raise SettingError(
+                f'{owner}: nothing computes {", ".join(idle)} in distill_losses. Give it an entry in losses or in '
+                'loss_forward_mappings, or remove it.'
+            )
         shared = {name for entry in self.entries.values() for name in connector_names(entry)}
         _refuse_unknown(f'{owner}: connector', shared, connectors)
         # these are built once the shapes of their features are known
@@ -175,12 +182,13 @@ class FeatureDistiller(ConfigurableDistiller):
         for name, each in features.items():
             self._start_recorders(name, each)
         self._add_own_mappings()
-        refuse_softmax_of_labels(self, **{name: each.model for name, each in features.items()})
+        refuse_softmax_of_labels(self, *(each.model for each in features.values()))
         if self.stage == 'main':
             self.set_stage('main')
 
     def _find_features(self, network: str, model: nn.Module) -> NamedFeatures:
-        maps = any(name not in OF_CLASSIFIER for entry in self.entries.values() for name in feature_names(entry))
+        names = [name for entry in self.entries.values() for name in feature_names(entry, network)]
+        maps = any(name not in OF_CLASSIFIER for name in names)
         features = NamedFeatures(type(self).__name__, network, model, getattr(self, f'{network}_source'), maps)
         setattr(self, f'{network}_source', features.source)
         return features
@@ -205,6 +213,13 @@ class FeatureDistiller(ConfigurableDistiller):
         if name in self.distill_losses and self.distill_losses[name] is not term.loss:
             raise SettingError(f'{type(self).__name__}: two losses are called {term.name}. Rename one in losses.')
         loss = term.loss if isinstance(term.loss, nn.Module) else _built(term.loss, given)
+        if term.decay != 1:
+            if not checks.is_number(getattr(loss, 'loss_weight', None)):
+                raise SettingError(
+                    f'{type(self).__name__}: {term.name} has a decay, but its {type(loss).__name__} has no loss_weight '
+                    'that is a number. Remove the decay, or use another loss.'
+                )
+            loss.loss_weight *= term.decay
         plain_logits = all(item.feature == 'logits' and item.connector is None for item in term.inputs.values())
         # a FeatureLoss may compare images instead of classes
         if plain_logits and not isinstance(loss, FeatureLoss) and len({*shapes.values()}) > 1:
@@ -252,6 +267,9 @@ class FeatureDistiller(ConfigurableDistiller):
         except (AssertionError, TypeError) as error:
             reason = ' '.join(str(error).split())
             raise SettingError(f'{type(self).__name__}: loss_forward_mappings: {reason}') from error
+        if twice := [name for name in self.own_mappings if any(name in each for each in self.stage_mappings.values())]:
+            names = f'{", ".join(twice)} in loss_forward_mappings'
+            raise SettingError(f'{type(self).__name__}: {names} is the name of a loss in losses. Rename yours.')
         self.stage_mappings['main'].update(self.own_mappings)
 
     def compute_distill_losses(self) -> dict[str, Tensor]:

@@ -34,6 +34,7 @@ class Term(NamedTuple):
     loss: dict | nn.Module
     inputs: dict[str, Input]
     stage: str
+    decay: float = 1.0
 
 
 def checked_entries(losses: Any, built: Mapping[str, nn.Module]) -> dict[str, dict]:
@@ -70,21 +71,27 @@ def _checked_entry(name: str, cfg: Any, built: Mapping[str, nn.Module]) -> dict:
         raise SettingError(f'{owner} needs either features, a name such as "pooled", or inputs; found {features!r}.')
     if not isinstance(inputs, Mapping | None):
         raise SettingError(f'{owner}: inputs={inputs!r} must be a dict by arguments of the loss.')
+    beside = [name for name in ('student_connector', 'teacher_connector') if entry.get(name) is not None]
+    if inputs is not None and beside:
+        raise SettingError(f'{owner}: {beside[0]} belongs to features. Set the connector of each of the inputs.')
     for argument, i in (inputs or {}).items():
         complete = isinstance(i, Mapping) and {'network', 'feature'} <= {*i} <= {*Input._fields}
+        complete = complete and (i.get('method') is None or i.get('connector') is not None)
         if not complete or i['network'] not in NETWORKS:
             raise SettingError(
-                f'{owner}: {argument}={i!r} in inputs must be dict(network=..., feature=...), optionally with '
-                f'connector and method; network is one of {", ".join(NETWORKS)}.'
+                f'{owner}: {argument}={i!r} in inputs must be dict(network=..., feature=...), optionally with a '
+                f'connector and a method of it; network is one of {", ".join(NETWORKS)}.'
             )
     checks.one_of(owner, 'stage', entry['stage'], STAGES)
     checks.positive(owner, 'decay', entry['decay'])
     return entry
 
 
-def feature_names(entry: dict) -> list[str]:
-    """Return the names of the features of a checked entry."""
-    return [entry['features']] if entry['inputs'] is None else [i['feature'] for i in entry['inputs'].values()]
+def feature_names(entry: dict, network: str) -> list[str]:
+    """Return the names of the features of a network in a checked entry."""
+    if entry['inputs'] is None:
+        return [entry['features']]
+    return [i['feature'] for i in entry['inputs'].values() if i['network'] == network]
 
 
 def connector_names(entry: dict) -> list[str]:
@@ -123,10 +130,9 @@ def terms_of(name: str, entry: dict, maps: dict[str, int]) -> list[Term]:
         if not len(needed) <= len(items) <= len(arguments):
             features = f'features={entry["features"]!r} of {name} are {len(items)} at once'
             raise SettingError(f'{OWNER}: {features}, but {takes}.')
-        weight = entry['decay'] ** (len(groups) - 1 - i)
-        weighted = {**loss, 'loss_weight': weight * loss.get('loss_weight', 1.0)} if weight != 1.0 else loss
         numbered = f'{name}{i + 1}' if len(groups) > 1 else name
-        terms.append(Term(numbered, weighted, dict(zip(arguments, items, strict=False)), stage))
+        decay = entry['decay'] ** (len(groups) - 1 - i)
+        terms.append(Term(numbered, loss, dict(zip(arguments, items, strict=False)), stage, decay))
     return terms
 
 

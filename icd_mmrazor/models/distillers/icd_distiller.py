@@ -11,7 +11,6 @@ from icd_mmrazor.models.connectors import LinearProjection
 from icd_mmrazor.models.distillers.feature_distiller import FeatureDistiller
 from icd_mmrazor.models.distillers.named_features import AUTO, NamedFeatures
 
-FEATURE, LOGITS = 'icd_feature', 'icd_logits'
 STUDENT, TEACHER = 'icd_student', 'icd_teacher'
 
 
@@ -29,11 +28,8 @@ class ICDDistiller(FeatureDistiller):
         icd: Settings of the loss between the embeddings; its type is :class:`ICDLoss` by default.
         kd: Settings of a loss between the logits; its type is mmrazor's ``KLDivergence`` by default. ``None``: no such
             loss.
-        student_recorders, teacher_recorders, distill_losses, connectors, loss_forward_mappings, distill_deliveries:
-            Same as in mmrazor's ``ConfigurableDistiller``: more losses, added to these.
-        init_cfg: Same as in mmengine's ``BaseModule``.
-        losses: Same as in ``FeatureDistiller``: more losses, added to these.
-        **kwargs: Other arguments of ``FeatureDistiller``.
+        losses, connectors, distill_losses: Same as in ``FeatureDistiller``: more losses, added to these.
+        **kwargs: Other arguments of ``FeatureDistiller``, which include those of mmrazor's ``ConfigurableDistiller``.
 
     Raises:
         SettingError: Same as in ``FeatureDistiller``.
@@ -47,7 +43,7 @@ class ICDDistiller(FeatureDistiller):
     """
 
     # loss_forward_mappings may refer to them
-    recorder_names: ClassVar[dict[str, str]] = {'pooled': FEATURE, 'logits': LOGITS}
+    recorder_names: ClassVar[dict[str, str]] = {'pooled': 'icd_feature', 'logits': 'icd_logits'}
 
     def __init__(
         self,
@@ -56,14 +52,9 @@ class ICDDistiller(FeatureDistiller):
         embed_dims: int = 128,
         icd: dict | None = None,
         kd: dict | None = None,
-        student_recorders: dict[str, dict] | None = None,
-        teacher_recorders: dict[str, dict] | None = None,
-        distill_losses: dict[str, dict] | None = None,
-        connectors: dict[str, dict] | None = None,
-        loss_forward_mappings: dict[str, dict] | None = None,
-        distill_deliveries: dict[str, dict] | None = None,
-        init_cfg: dict | None = None,
         losses: dict[str, dict] | None = None,
+        connectors: dict[str, dict] | None = None,
+        distill_losses: dict[str, dict] | None = None,
         **kwargs: Any,
     ) -> None:
         if checks.positive_int(self, 'embed_dims', embed_dims) < 2:
@@ -77,21 +68,12 @@ class ICDDistiller(FeatureDistiller):
             entries['kd'] = dict(features='logits')
             if 'tau' in kd:
                 checks.positive(self, 'kd.tau', kd['tau'])
-        recorders = {self.recorder_names[entry['features']]: None for entry in entries.values()}
-        _joined('student_recorders', recorders, student_recorders)
-        _joined('teacher_recorders', recorders, teacher_recorders)
-        _joined('loss_forward_mappings', own_losses, loss_forward_mappings)
         super().__init__(
             losses=_joined('losses', entries, losses),
             connectors=_joined('connectors', {STUDENT: projection, TEACHER: projection}, connectors),
+            distill_losses=_joined('distill_losses', own_losses, distill_losses),
             student_source=student_source,
             teacher_source=teacher_source,
-            student_recorders=student_recorders,
-            teacher_recorders=teacher_recorders,
-            distill_losses=_joined('distill_losses', own_losses, distill_losses),
-            loss_forward_mappings=loss_forward_mappings,
-            distill_deliveries=distill_deliveries,
-            init_cfg=init_cfg,
             **kwargs,
         )
         self.embed_dims = embed_dims

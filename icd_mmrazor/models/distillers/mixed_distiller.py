@@ -33,8 +33,8 @@ class MixedDistiller(BaseDistiller):
     """Any registered distillers side by side on one teacher and student.
 
     A loss is named after its distiller: ``icd.loss_icd``, ``ofd.loss_1``. If one of them trains in two stages
-    (``FeatureDistiller``), the others start with the main stage. Initial stages run together, at the lowest of their
-    learning rates.
+    (``FeatureDistiller``), the others start with the main stage. Initial stages run together, at the lowest
+    ``initial_lr`` that one of them has.
 
     Args:
         distillers: Config of each distiller by its name, a word that does not contain "loss" (mmengine adds up

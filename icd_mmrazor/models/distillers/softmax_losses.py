@@ -17,27 +17,26 @@ SOFTMAX_LOSSES = (KLDivergence, DKDLoss, DISTLoss, KDSoftCELoss, WSLD)
 LOGITS = ('logits', 'icd_logits')
 
 
-def refuse_softmax_of_labels(distiller: nn.Module, **networks: nn.Module) -> None:
+def refuse_softmax_of_labels(distiller: nn.Module, student: nn.Module, teacher: nn.Module) -> None:
     """Refuse losses between softmaxes of logits that stand for separate labels.
 
-    In a multi-label head each logit has a sigmoid. A softmax would make the labels exclude each other. ``networks`` are
-    the student, the teacher, or both, under these names.
+    In a multi-label head each logit has a sigmoid. A softmax would make the labels exclude each other.
 
     Raises:
         SettingError: There is such a loss.
     """
     for each in plain_distillers(distiller):
         for name, record in _records(each):
-            network = 'student' if record['from_student'] else 'teacher'
             loss = each.distill_losses[name]
-            if network not in networks or not isinstance(loss, SOFTMAX_LOSSES):
+            if not isinstance(loss, SOFTMAX_LOSSES):
                 continue
-            recorder = getattr(each, f'{network}_recorders').get_recorder(record['recorder'])
-            head = _multi_label_head(networks[network], record['recorder'], recorder)
+            role, network = ('student', student) if record['from_student'] else ('teacher', teacher)
+            recorder = getattr(each, f'{role}_recorders').get_recorder(record['recorder'])
+            head = _multi_label_head(network, record['recorder'], recorder)
             if head is not None:
                 raise SettingError(
                     f'{type(each).__name__}: {name} ({type(loss).__name__}) compares softmaxes of logits, but the '
-                    f'{network} has a {type(head).__name__}, for several labels per image. Compare only features '
+                    f'{role} has a {type(head).__name__}, for several labels per image. Compare only features '
                     '(ICDDistiller: kd=None), or use a loss such as L2Loss.'
                 )
 

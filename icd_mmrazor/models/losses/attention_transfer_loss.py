@@ -9,11 +9,12 @@ from icd_mmrazor.models.losses.base import FeatureLoss
 
 @MODELS.register_module()
 class AttentionTransferLoss(FeatureLoss):
-    """Attention transfer (AT), "Paying More Attention to Attention", ICLR 2017.
+    """Attention transfer (AT), "Paying More Attention to Attention", ICLR 2017, arXiv 1612.03928.
 
     The attention of a map is the mean of its squares over the channels, normalised over the pixels; the loss is the
     mean squared difference of two attentions. This is mmrazor's ``ATLoss`` in at least float32, also for maps of
-    different sizes. Published on the maps of all stages, with weight 1000.
+    different sizes. Published on the maps of all stages, with weight 1000. Arguments and errors are those of
+    :class:`FeatureLoss`.
 
     Config example::
 

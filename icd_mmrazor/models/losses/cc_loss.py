@@ -12,7 +12,7 @@ class CCLoss(FeatureLoss):
 
     With ``d_i`` the absolute differences between the embeddings of student and teacher of image ``i``, it is the mean
     of ``<d_i, d_{i+1}>`` over neighbours in the batch. Published on the pooled features, both through a learned
-    ``LinearProjection`` of width 128, with weight 0.02.
+    ``LinearProjection`` of width 128, with weight 0.02. Arguments and errors are those of :class:`FeatureLoss`.
 
     Config example::
 

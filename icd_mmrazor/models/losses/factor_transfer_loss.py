@@ -14,7 +14,7 @@ class FactorTransferLoss(FeatureLoss):
     The mean absolute difference between two factors, each reduced to the mean of its squares over the channels and
     normalised over the pixels. mmrazor's ``FTLoss`` normalises the whole factor instead, and gives another value.
     Published on the last map, the teacher's through :class:`FTParaphraser` and the student's through
-    :class:`FTTranslator`, with weight 200.
+    :class:`FTTranslator`, with weight 200. Arguments and errors are those of :class:`FeatureLoss`.
 
     Config example::
 

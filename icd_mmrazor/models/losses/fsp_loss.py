@@ -17,7 +17,7 @@ class FSPLoss(FeatureLoss):
     ``C_bottom x C_top``, the larger map averaged to the size of the smaller; the loss is the mean squared difference
     between the student's flow and the teacher's. The networks must have the same widths; their sizes may differ.
     Published on each map and the next, starting with the stem's, with weight 1 in an initial stage of 30 epochs without
-    other losses.
+    other losses. Arguments and errors are those of :class:`FeatureLoss`.
 
     Config example::
 

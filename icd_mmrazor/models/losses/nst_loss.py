@@ -13,7 +13,7 @@ class NSTLoss(FeatureLoss):
 
     The squared maximum mean discrepancy between the channels of two maps: each channel is normalised over the pixels,
     and the kernel of two channels is the square of their dot product. The numbers of channels may differ. Published on
-    the maps of all stages, with weight 50.
+    the maps of all stages, with weight 50. Arguments and errors are those of :class:`FeatureLoss`.
 
     Config example::
 

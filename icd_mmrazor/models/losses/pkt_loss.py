@@ -19,7 +19,7 @@ class PKTLoss(FeatureLoss):
 
     The cosines between the features of a batch, moved to 0..1 and divided by their sum, are the probabilities of an
     image's neighbours; the loss is the mean over all pairs of ``p_t log(p_t / p_s)``. The widths may differ. Published
-    on the pooled features, with weight 30000.
+    on the pooled features, with weight 30000. Arguments and errors are those of :class:`FeatureLoss`.
 
     Config example::
 

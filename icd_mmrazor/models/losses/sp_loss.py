@@ -14,7 +14,8 @@ class SPLoss(FeatureLoss):
 
     The similarities of an image to all images of the batch are the dot products of their flattened features, normalised
     to length 1; the loss is the mean squared difference between the student's and the teacher's. The features may
-    differ in every size. Published on the last map, with weight 3000.
+    differ in every size. Published on the last map, with weight 3000. Arguments and errors are those of
+    :class:`FeatureLoss`.
 
     Config example::
 

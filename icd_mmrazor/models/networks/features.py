@@ -11,7 +11,8 @@ These are the outputs of the stem and of each stage (maps), the outputs of the s
         preactivations = [input_of('stage1.relu'), input_of('stage2.relu')]
         return maps, preactivations
 
-A class inherits the points of its base class.
+A class inherits the points of its base class. A network without a ``backbone``, such as a ``TimmClassifier``, is added
+itself.
 """
 
 import contextlib
@@ -126,11 +127,12 @@ def feature_points(network: nn.Module, maps: bool = True, classifier: str | None
         SettingError: The backbone is unknown, or the classifying layer cannot be found.
     """
     classifier = classifier or find_classifier(network)
-    in_backbone = (
-        tuple(replace(point, source=f'backbone.{point.source}') for point in points)
-        for points in (points_of_backbone(getattr(network, 'backbone', network)) if maps else ((), ()))
+    backbone, place = (network.backbone, 'backbone.') if hasattr(network, 'backbone') else (network, '')
+    of_backbone = (
+        tuple(replace(point, source=f'{place}{point.source}') for point in points)
+        for points in (points_of_backbone(backbone) if maps else ((), ()))
     )
-    return FeaturePoints(*in_backbone, input_of(classifier), output_of(classifier))
+    return FeaturePoints(*of_backbone, input_of(classifier), output_of(classifier))
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers import CONFIGS
 from mmengine.config import Config
+from mmengine.runner.checkpoint import load_state_dict
 from mmpretrain.registry import MODELS
 from transfer_data import WNIDS, probe_config, write_stl10, write_student, write_tiny_imagenet
 
@@ -74,6 +75,19 @@ def test_its_checkpoint_is_that_of_a_plain_classifier(student: tuple, network: C
         assert torch.equal(plain(images), model(images))
 
 
+def test_features_of_other_weights_are_computed_again(student: tuple, batch: Callable) -> None:
+    model, (images, _) = probe(student_ckpt=student[0]).eval(), batch()
+    before = model.extract_feat(images)[-1]
+    weights = model.state_dict()
+    weights['backbone.conv1.weight'] = 1.5 * weights['backbone.conv1.weight']
+    other = probe(student_ckpt=student[0]).eval()
+    for load in (model.load_state_dict, lambda state: load_state_dict(other, state, strict=True)):
+        other.extract_feat(images)
+        load(weights)
+    for each in (model, other):
+        assert not torch.equal(each.extract_feat(images)[-1], before)
+
+
 def test_a_checkpoint_without_a_config_needs_a_network(student: tuple, tmp_path: Path) -> None:
     file = tmp_path / 'weights.pth'
     torch.save({'state_dict': student[1]}, file)
@@ -81,6 +95,13 @@ def test_a_checkpoint_without_a_config_needs_a_network(student: tuple, tmp_path:
         probe(student_ckpt=str(file))
     model = probe(student_ckpt=str(file), student=str(CONFIGS / 'vanilla' / 'res8_cifar100.py'))
     assert torch.equal(model.backbone.conv1.weight, student[1]['backbone.conv1.weight'])
+
+
+def test_only_a_network_of_its_type_is_a_probe(network: Callable, tmp_path: Path) -> None:
+    cfg = network('res8', 7)
+    cfg.backbone.init_cfg = dict(type='Kaiming', layer=['Conv2d', 'LinearProbe'])
+    write_student(tmp_path / 'student.pth', cfg)
+    assert probe(student_ckpt=str(tmp_path / 'student.pth')).head.in_channels == 64
 
 
 def test_bad_students_are_refused(student: tuple, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
@@ -22,6 +23,14 @@ class RememberingLoss(FeatureLoss):
     def forward(self, s_feature: Tensor, t_feature: Tensor) -> Tensor:
         self.given = (s_feature, t_feature)
         return self.loss_weight * s_feature.sum()
+
+
+@MODELS.register_module()
+class HeavyLoss(RememberingLoss):
+    """A loss whose weight is not 1 by default."""
+
+    def __init__(self, loss_weight: float = 8.0) -> None:
+        super().__init__(loss_weight)
 
 
 class Heads(nn.Module):
@@ -65,6 +74,12 @@ def remembering(**entry: object) -> dict:
     return dict(loss=dict(type='RememberingLoss'), **entry)
 
 
+BOTH_MAPS = {
+    's_feature': dict(network='student', feature='map1'),
+    't_feature': dict(network='teacher', feature='map1'),
+}
+
+
 @pytest.mark.parametrize('feature', ['map0', 'map2', 'last_map', 'preactivation1', 'pooled', 'logits'])
 def test_the_named_feature_reaches_the_loss(feature: str, algorithm: Callable, batch: Callable) -> None:
     model = algorithm({'it': remembering(features=feature)})
@@ -88,8 +103,9 @@ def test_the_named_feature_reaches_the_loss(feature: str, algorithm: Callable, b
         torch.testing.assert_close(given, features[feature])
 
 
-def test_one_loss_for_each_map_and_its_weight(algorithm: Callable, batch: Callable) -> None:
-    losses = {'it': dict(loss=dict(type='RememberingLoss', loss_weight=8.0), features='maps', decay=0.5)}
+@pytest.mark.parametrize('loss', [dict(type='RememberingLoss', loss_weight=8.0), dict(type='HeavyLoss')])
+def test_one_loss_for_each_map_and_its_weight(loss: dict, algorithm: Callable, batch: Callable) -> None:
+    losses = {'it': dict(loss=loss, features='maps', decay=0.5)}
     model = algorithm(losses)
     found = model.loss(*batch(3))
     assert [name for name in found if 'distill' in name] == [f'distill.loss_it{i}' for i in (1, 2, 3)]
@@ -172,7 +188,12 @@ def test_pooled_features_of_a_backbone_whose_maps_are_not_known(network: Callabl
     cfg['distiller']['image_shape'] = (1, 32, 32)
     cfg['teacher']['backbone']['in_channels'] = 1
     assert torch.isfinite(MODELS.build(cfg).loss(images, samples)['distill.loss_pkt'])
-    cfg['distiller']['losses']['pkt']['features'] = 'last_map'
+    # maps of the other network are known
+    pooled, last_map = dict(network='student', feature='pooled'), dict(network='teacher', feature='last_map')
+    inputs = dict(s_feature=pooled, t_feature=last_map)
+    cfg['distiller']['losses'] = {'sp': dict(loss=dict(type='SPLoss'), inputs=inputs)}
+    assert torch.isfinite(MODELS.build(cfg).loss(images, samples)['distill.loss_sp'])
+    cfg['distiller']['losses']['sp'] = dict(loss=dict(type='SPLoss'), features='last_map')
     with pytest.raises(SettingError, match='LeNet5'):
         MODELS.build(cfg)
 
@@ -206,6 +227,16 @@ def test_pooled_features_of_a_backbone_whose_maps_are_not_known(network: Callabl
         ({'it': remembering(features='maps'), 'it1': remembering(features='map1')}, {}, 'it1'),
         ({'it': dict(features='maps')}, {'distill_losses': dict(loss_it=dict(type='RememberingLoss'))}, 'it in losses'),
         ({'it': remembering(inputs=dict(s_feature=dict(network='s', feature='map1')))}, {}, 's_feature=.* in inputs'),
+        (
+            {'it': remembering(inputs={**BOTH_MAPS, 's_feature': dict(BOTH_MAPS['s_feature'], method='reconstruct')})},
+            {},
+            's_feature=.* in inputs',
+        ),
+        (
+            {'it': remembering(inputs=BOTH_MAPS, student_connector=dict(type='ConvRegressor'))},
+            {},
+            'it in losses: student_connector',
+        ),
         ({'it': remembering(inputs=['map1'])}, {}, 'inputs='),
         (
             {'it': remembering(inputs=dict(x=dict(network='student', feature='map1')))},
@@ -228,6 +259,16 @@ def test_pooled_features_of_a_backbone_whose_maps_are_not_known(network: Callabl
             {'it': remembering(features='pooled')},
             {'loss_forward_mappings': dict(loss_more=dict(s_feature=dict(recorder='pooled', from_student=True)))},
             'loss_forward_mappings: .*loss_more',
+        ),
+        (
+            {'it': remembering(features='pooled')},
+            {'distill_losses': dict(loss_more=dict(type='L2Loss'))},
+            'loss_more in distill_losses',
+        ),
+        (
+            {'it': remembering(features='pooled')},
+            {'loss_forward_mappings': dict(loss_it=dict(s_feature=dict(recorder='pooled', from_student=True)))},
+            'loss_it in loss_forward_mappings',
         ),
     ],
 )
@@ -254,6 +295,12 @@ def test_pooled_features_need_no_image() -> None:
     distiller = prepared(student, teacher, losses=losses)
     assert distiller.connectors['it_s_feature'].linear.in_features == 4
     assert student.calls == teacher.calls == 0
+
+
+def test_images_of_another_size_than_the_connector_was_built_for(algorithm: Callable) -> None:
+    model = algorithm({'it': remembering(features='map2', student_connector=dict(type='ConvRegressor'))})
+    with pytest.raises(SettingError, match=r'student_shape=\(32, 16, 16\).* image_shape'):
+        model.loss(torch.randn(2, 3, 64, 64), [DataSample().set_gt_label(0)] * 2)
 
 
 def test_losses_of_mmrazors_own_arguments_count_too(algorithm: Callable, batch: Callable) -> None:
@@ -298,3 +345,5 @@ def test_a_loss_without_a_weight_is_accepted(algorithm: Callable, batch: Callabl
 
     model = algorithm({'it': dict(loss=dict(type='WeightlessLoss'), features='pooled')})
     assert torch.isfinite(model.loss(*batch(3))['distill.loss_it'])
+    with pytest.raises(SettingError, match=r'it1 has a decay.*WeightlessLoss'):
+        algorithm({'it': dict(loss=dict(type='WeightlessLoss'), features='maps', decay=0.5)})

@@ -150,7 +150,7 @@ def test_more_losses_are_added() -> None:
 )
 def test_refuses_a_name_used_twice(setting: str, value: dict) -> None:
     with pytest.raises(SettingError, match=f'{next(iter(value))} in {setting}'):
-        MODELS.build({'_scope_': 'mmrazor', 'type': 'ICDDistiller', setting: value})
+        prepared(Classifier(4, 2), Classifier(4, 2), **SOURCES, **{setting: value})
 
 
 def test_refuses_a_source_that_is_not_a_linear_layer() -> None:

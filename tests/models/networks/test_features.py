@@ -115,6 +115,29 @@ def test_a_user_declares_a_backbone() -> None:
     assert feature_shapes(model, places, (3, 28, 28)) == shapes
 
 
+class Whole(BaseModel):
+    """A network without a backbone of its own, like a ``TimmClassifier``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fc = nn.Conv2d(3, 4, 1), nn.Linear(4, 10)
+
+    def forward(self, inputs: Tensor, mode: str = 'tensor') -> Tensor:
+        assert mode == 'tensor'
+        return self.fc(self.stem(inputs).mean((2, 3)))
+
+
+def test_a_user_declares_a_whole_network() -> None:
+    @points_of_backbone.register
+    def _(_: Whole) -> tuple[list[Point], list[Point]]:
+        return [output_of('stem')], []
+
+    model = Whole()
+    points = feature_points(model)
+    assert points.maps == (output_of('stem'),)
+    assert feature_shapes(model, [*points.maps, points.pooled]) == [(4, 32, 32), (4,)]
+
+
 def test_shapes_change_nothing(network: Callable) -> None:
     model = MODELS.build(network('res8')).double()
     model.train()
