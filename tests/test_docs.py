@@ -14,6 +14,10 @@ import pytest
 from helpers import CONFIGS, ROOT, TOOLS, exit_status, run_python
 from mmengine.config import Config
 
+from icd_mmrazor.checkpoints.reading import read_checkpoint
+from icd_mmrazor.configuration.stored import read_config_text
+from icd_mmrazor.errors import CheckpointError, SettingError
+
 DOCS = ROOT / 'docs'
 TUTORIAL = DOCS / 'tutorial.md'
 PAGES = [ROOT / 'README.md', *sorted(DOCS.glob('*.md')), *sorted(DOCS.glob('[hmr]*/*.md'))]
@@ -84,8 +88,9 @@ def test_links_resolve(page: Path) -> None:
 def test_what_is_named_exists(page: Path, options: Callable) -> None:
     text = page.read_text()
     for name in re.findall(r'(?<!tests/)(?:tools|configs|requirements)/[\w./-]+\.(?:py|sh|txt|csv|md)', text):
-        # that of a method of one's own, in the README
-        assert 'centroid' in name or (ROOT / name).is_file(), name
+        assert (ROOT / name).is_file(), name
+    for name in re.findall(r'`((?:tests|examples|icd_mmrazor)/[\w./-]+)`', text):
+        assert (ROOT / name).exists(), name
     for name in re.findall(r'icd_mmrazor::([\w./-]+\.py)', text):
         assert (CONFIGS / name).is_file(), name
     for words in commands(page):
@@ -100,6 +105,19 @@ def test_what_is_named_exists(page: Path, options: Callable) -> None:
     allowed = FOREIGN.union(*map(options, tools))
     for option in re.findall(r'`[^`\n]*?(?<![\w-])(--[a-z][\w-]*)', text):
         assert option in allowed, option
+
+
+def test_headings_of_the_faq_quote_our_errors(tmp_path: Path) -> None:
+    titles = re.findall(r'^### `(.*)`$', (DOCS / 'faq.md').read_text(), re.MULTILINE)
+    file = tmp_path / 'FILE'
+    file.write_bytes(b'neither an archive nor a pickle')
+    with pytest.raises(CheckpointError) as refused:
+        read_checkpoint(file)
+    assert str(refused.value).replace(str(file), 'FILE').partition(' Reason:')[0] in titles
+    with pytest.raises(SettingError) as refused:
+        read_config_text('model = open("FILE")', 'the config')
+    (title,) = (title for title in titles if 'as Python' in title)
+    assert title.removeprefix('... ') in str(refused.value)
 
 
 @pytest.mark.parametrize('page', [page for page in PAGES if files_in(page)], ids=page_name)

@@ -1,4 +1,4 @@
-"""The examples of the README and of the page on your own configs run."""
+"""The examples of the README and of the pages on your own configs and your own loop run."""
 
 import re
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from icd_mmrazor import recipes
+from icd_mmrazor.models import losses
 
 pytestmark = pytest.mark.stack
 README = (ROOT / 'README.md').read_text()
@@ -63,6 +64,23 @@ def test_the_loop_in_the_readme_trains() -> None:
     assert all((old != new).any() for old, new in zip(before, student.parameters(), strict=True))
     assert all(torch.equal(old, new) for old, new in zip(frozen, teacher.parameters(), strict=True))
     assert scope['icd'].log_tau.grad is not None
+
+
+def test_the_losses_in_an_own_loop() -> None:
+    page = (ROOT / 'docs' / 'howto' / 'own_loop.md').read_text()
+    (code,) = python_blocks(page)
+    scope = {f'{who}_logits': torch.randn(4, 10, requires_grad=who == 's') for who in 'st'}
+    scope |= dict(s_feature=torch.randn(4, 8), t_feature=torch.randn(4, 16))
+    scope |= dict(s_map=torch.randn(4, 8, 4, 4), t_map=torch.randn(4, 16, 8, 8))
+    exec(code, scope)
+    assert scope['loss'].isfinite()
+    scope['loss'].backward()
+    # the table says which losses need features of one width
+    rows = re.findall(r'^\| (`\w+Loss`.*?) \| .* \| (.*) \|$', page, re.MULTILINE)
+    assert len(rows) > 5
+    for names, widths in rows:
+        for name in re.findall(r'`(\w+)`', names):
+            assert (getattr(losses, name).same_width_by is None) == widths.startswith(('may', 'must')), name
 
 
 @pytest.mark.slow

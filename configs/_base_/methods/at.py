@@ -6,9 +6,9 @@ features: the maps of all stages
 
 ## Introduction
 
-Where in the image a network is active says what it looks at.
-The attention map of a layer is the mean over its channels of the squared activations, normalised; the student's should match the teacher's in every stage.
-The two networks need not have the same number of channels.
+Where a network is active shows which parts of an image it attends to.
+The attention map of a layer is the mean of the squared activations over its channels, normalised. The student's map should match the teacher's in every stage.
+The two networks may differ in their number of channels.
 
 $$q(F) = \frac1C \sum_{c=1}^{C} F_c^2, \qquad Q = \frac{q}{\lVert q \rVert_2}, \qquad L_\text{AT} = \sum_l \frac{1}{B H_l W_l} \sum_{i=1}^{B} \lVert Q(F^s_{l,i}) - Q(F^t_{l,i}) \rVert_2^2$$
 
@@ -16,7 +16,7 @@ $$q(F) = \frac1C \sum_{c=1}^{C} F_c^2, \qquad Q = \frac{q}{\lVert q \rVert_2}, \
 
 - Weight 1000, on the recorded maps of all stages without the stem, summed.
 - If two maps differ in size, the larger one is average-pooled to the size of the smaller.
-- The squared differences are averaged over positions; the paper writes the norm of the difference, with weight $\beta / 2$.
+- The squared differences are averaged over positions. The paper has the norm of the difference, with weight $\beta / 2$.
 
 ```bibtex
 @inproceedings{zagoruyko2017paying,

@@ -6,8 +6,8 @@ features: the pooled feature, embedded
 
 ## Introduction
 
-The student should learn not only single images but also the correlations between images.
-Both pooled features are mapped to the same width by linear embeddings $e$, which are trained too.
+The student should match the teacher not only for single images but also in the correlations between images.
+Trained linear embeddings $e$ bring both pooled features to the same width.
 The benchmark compares the deviations of neighbouring images in the batch:
 
 $$\Delta_i = |e_s(s_i) - e_t(t_i)|, \qquad L_\text{CC} = \frac{1}{B - 1} \sum_{i=1}^{B-1} \langle \Delta_i, \Delta_{i+1} \rangle$$
@@ -15,7 +15,7 @@ $$\Delta_i = |e_s(s_i) - e_t(t_i)|, \qquad L_\text{CC} = \frac{1}{B - 1} \sum_{i
 ## The benchmark's form
 
 - Weight 0.02, embeddings of width 128.
-- The paper compares whole correlation matrices, under a kernel that a Taylor series approximates, with batches sampled for it; the benchmark uses the short form above.
+- The paper compares whole correlation matrices, under a kernel that a Taylor series approximates, and samples batches for it. The benchmark uses the short form above.
 
 ```bibtex
 @inproceedings{peng2019correlation,

@@ -8,8 +8,8 @@ published: Source: the tables of the CRD benchmark ([arXiv 1910.10699](https://a
 ## Introduction
 
 The teacher's embedding of an image should single out the student's embedding of the same image among many others, and vice versa.
-The others come from a memory, which holds one embedding of every training image for each network: for each image, $N$ entries of other classes are drawn as negatives.
-With normalised embeddings $u$ and entries $m$ of the other network's memory, $M$ training images and the constant $Z$ estimated on the first batch:
+The others come from a memory that holds an embedding of every training image for each network. For each image, $N$ entries of other classes are drawn as negatives.
+With normalised embeddings $u$, entries $m$ of the other network's memory, $M$ training images, and a constant $Z$ that is estimated on the first batch:
 
 $$P(u, m) = \frac{e^{\langle u, m \rangle / \tau}}{Z}, \qquad h(u, m) = \frac{P(u, m)}{P(u, m) + N / M}$$
 
@@ -19,7 +19,7 @@ $$L_\text{CRD} = - \frac1B \sum_{i=1}^{B} \left( \log h(u_i, m_i) + \sum_{n=1}^{
 
 - Weight 0.8, $N = 16384$, $\tau = 0.07$, embeddings of width 128, linear and trained.
 - After each batch, its entries in the memory move halfway to the new embeddings (momentum 0.5).
-- The memory needs the index and the class of each image of the training set, and is saved with the checkpoint.
+- The memory needs the index and the class of each training image. It is saved in the checkpoint.
 
 ```bibtex
 @inproceedings{tian2020contrastive,

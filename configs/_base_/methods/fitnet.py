@@ -7,7 +7,7 @@ features: the third feature map
 ## Introduction
 
 A feature map from the middle of the teacher is a hint: the student's map of the same stage should predict it.
-A regressor $r$, a convolution with batch norm and ReLU, brings the student's map to the teacher's shape; it is trained with the student and dropped afterwards.
+A regressor $r$, a convolution with batch norm and ReLU, brings the student's map to the teacher's shape. It is trained with the student and dropped afterwards.
 With maps $F$ of $C \times H \times W$:
 
 $$L_\text{FitNet} = \frac{1}{BCHW} \sum_{i=1}^{B} \lVert r(F^s_i) - F^t_i \rVert_2^2$$
@@ -16,7 +16,7 @@ $$L_\text{FitNet} = \frac{1}{BCHW} \sum_{i=1}^{B} \lVert r(F^s_i) - F^t_i \rVert
 
 - Weight 100, on the third of the recorded maps (stem, stage 1, stage 2, ...).
 - Training has a single stage, with hint and cross-entropy together. The paper first trains the lower half of the student on the hint, then the whole student with KD.
-- The regressor's kernel depends on the two sizes: stride 2 for half the size, a transposed convolution for twice the size, otherwise a kernel that makes up the difference.
+- The regressor depends on the two sizes: a convolution with stride 2 to halve the size, a transposed convolution to double it, otherwise a kernel that makes up the difference.
 
 ```bibtex
 @inproceedings{romero2015fitnets,

@@ -6,8 +6,8 @@ features: each feature map with the next
 
 ## Introduction
 
-How a network solves a task shows in the flow from one layer to a later one: the inner products of their channels over all positions.
-The student is first taught these matrices, then trained on the labels. With consecutive maps $F_l$ and $F_{l+1}$ at $HW$ positions $p$:
+The inner products between the channels of one layer and those of a later one, over all positions, describe how a network solves a task step by step.
+The student first learns these matrices, and then the labels. With consecutive maps $F_l$ and $F_{l+1}$ at $HW$ positions $p$:
 
 $$G_l = \frac{1}{HW} \sum_p F_{l,p} F_{l+1,p}^\top, \qquad L_\text{FSP} = \sum_l \frac{1}{B C_l C_{l+1}} \sum_{i=1}^{B} \lVert G^s_{l,i} - G^t_{l,i} \rVert_F^2$$
 

@@ -6,9 +6,9 @@ features: the last feature map
 
 ## Introduction
 
-The teacher explains itself in fewer words. A paraphraser, an autoencoder on the teacher's last map, is trained first and then frozen; its code has half as many channels and is the teacher's factor $P$.
-A translator on the student's last map, trained with the student, gives the student's factor $S$, which should match it.
-With $Q$ the normalised map of [AT](../at/README.md), the mean of the squares over the channels:
+The teacher's last map is first paraphrased into fewer channels, which are easier to learn. The paraphraser is an autoencoder that is trained first and then frozen. Its code, with half as many channels, is the teacher's factor $P$.
+A translator on the student's last map, trained with the student, computes the student's factor $S$, which should match $P$.
+With the normalised attention map $Q$ of [AT](../at/README.md):
 
 $$L_\text{FT} = \frac{1}{BHW} \sum_{i=1}^{B} \lVert Q(S_i) - Q(P_i) \rVert_1$$
 
@@ -16,7 +16,7 @@ $$L_\text{FT} = \frac{1}{BHW} \sum_{i=1}^{B} \lVert Q(S_i) - Q(P_i) \rVert_1$$
 
 - An initial stage of 30 epochs has no task loss; the schedule of 240 epochs follows, so `max_epochs` is 270.
 - The initial stage trains the paraphraser alone: the mean squared error of its reconstruction, at a learning rate of 0.01 (0.05 if the student is VGG-8).
-- Afterwards FT has weight 200, in addition to cross-entropy. The factors are compared by their maps $Q$; the paper compares the normalised factors themselves.
+- Afterwards FT has weight 200, in addition to cross-entropy. The factors are compared by their maps $Q$. The paper compares the normalised factors themselves.
 - If two maps differ in size, the larger one is average-pooled to the size of the smaller.
 
 ```bibtex

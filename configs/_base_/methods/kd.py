@@ -15,7 +15,7 @@ $$L_\text{KD} = \frac{T^2}{B} \sum_{i=1}^{B} \mathrm{KL}(p^t_i \Vert p^s_i), \qq
 ## The benchmark's form
 
 - $T = 4$. On its own, the training loss is 0.1 cross-entropy + 0.9 KD.
-- Together with another method ("+KD" in the tables), the cross-entropy keeps its weight of 1 and KD is added with weight 1.
+- Together with another method ("+KD" in the tables), cross-entropy and KD both have weight 1.
 
 ```bibtex
 @article{hinton2015distilling,

@@ -6,8 +6,8 @@ features: the maps of all stages
 
 ## Introduction
 
-Each channel is selective for a pattern of positions. The student's channels, taken as a sample of such patterns, should have the same distribution as the teacher's.
-The distance of the two distributions is the maximum mean discrepancy with the kernel $k(a, b) = \langle a, b \rangle^2$.
+Each channel responds to its own pattern of positions. The student's channels, taken as a sample of such patterns, should have the same distribution as the teacher's.
+The distance between the two distributions is the maximum mean discrepancy with the kernel $k(a, b) = \langle a, b \rangle^2$.
 With $a_c$ the $HW$ activations of channel $c$, normalised:
 
 $$L_\text{NST} = \sum_l \frac1B \sum_{i=1}^{B} \left( \mathop{\mathrm{mean}}_{c,c'} k(a^t_c, a^t_{c'}) + \mathop{\mathrm{mean}}_{c,c'} k(a^s_c, a^s_{c'}) - 2 \mathop{\mathrm{mean}}_{c,c'} k(a^s_c, a^t_{c'}) \right)$$
@@ -15,7 +15,7 @@ $$L_\text{NST} = \sum_l \frac1B \sum_{i=1}^{B} \left( \mathop{\mathrm{mean}}_{c,
 ## The benchmark's form
 
 - Weight 50, on the recorded maps of all stages without the stem, summed.
-- The kernel is the polynomial of degree 2 without a constant; the paper also has linear and Gaussian kernels.
+- The kernel is the polynomial of degree 2 without a constant. The paper also has linear and Gaussian kernels.
 - If two maps differ in size, the larger one is average-pooled to the size of the smaller.
 
 ```bibtex

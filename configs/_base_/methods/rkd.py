@@ -6,7 +6,7 @@ features: the pooled feature
 
 ## Introduction
 
-The student copies the geometry of the teacher's features, not the features: the distances between the images of a batch and the angles in their triangles.
+The student copies the geometry of the teacher's features, not the features themselves: the distances between the images of a batch, and the angles of their triangles.
 Distances are divided by their mean, so the scale of the features does not matter. With the Huber loss $\ell$ and features $f$ ($s$ or $t$):
 
 $$\psi_{ij} = \frac{\lVert f_i - f_j \rVert}{\text{mean distance}}, \qquad \phi_{ijk} = \cos \angle (f_j - f_i, f_k - f_i)$$
@@ -15,7 +15,7 @@ $$L_\text{RKD} = 25 \mathop{\mathrm{mean}}_{i,j} \ell(\psi^s_{ij}, \psi^t_{ij}) 
 
 ## The benchmark's form
 
-- Weight 25 for distances, 50 for angles, on the pooled feature, raw (not normalised).
+- Weight 25 for distances and 50 for angles, on the pooled feature, which is not normalised.
 
 ```bibtex
 @inproceedings{park2019relational,

@@ -7,7 +7,7 @@ published: `RRD`, `RRD+KD`: the last result tables that the authors of [arXiv 24
 
 ## Introduction
 
-The similarities of an image to many others form a distribution, and the student's should match the teacher's.
+The similarities of an image to many others form a distribution, in which the student should match the teacher.
 The others are the teacher's embeddings of recent batches, kept in a queue of $N$ entries $m$.
 With normalised embeddings $u$ of the student and $v$ of the teacher:
 
@@ -22,9 +22,9 @@ $$p_i = \mathrm{softmax}_n (\langle u_i, m_n \rangle / \tau_s), \qquad q_i = \ma
 | 2024, the preset `rrd` | July to November 2024 (ee559b3 to a6bed43) | 0.04 | 0.1 | after the comparison | the published tables below |
 | 2025, the defaults of `RRDLoss` | from February 2025 (a2ee80b) | 0.1 | 0.02 | before it, so each image is also compared with itself | none published; [ours on CIFAR-10](../../docs/results.md) |
 
-- In the first form the teacher's distribution is softer than the student's, in the second sharper. To use the second form on any pair: `--cfg-options model.distiller.losses.rrd.loss.student_temperature=0.1 model.distiller.losses.rrd.loss.teacher_temperature=0.02 model.distiller.losses.rrd.loss.enqueue=before`.
+- In the first form, the teacher's distribution is softer than the student's; in the second, sharper. To use the second form on any pair, add `--cfg-options model.distiller.losses.rrd.loss.student_temperature=0.1 model.distiller.losses.rrd.loss.teacher_temperature=0.02 model.distiller.losses.rrd.loss.enqueue=before`.
 - No gradient flows through $q$ or the queue, so the teacher's embedding keeps its initial weights.
-- The authors also published a form with a memory of all images, as in [CRD](../crd/README.md); it is not implemented here.
+- The authors also published a form with a memory of all images, as in [CRD](../crd/README.md). It is not implemented here.
 
 ```bibtex
 @misc{giakoumoglou2024relational,

@@ -7,7 +7,7 @@ features: the last feature map
 ## Introduction
 
 Images that look alike to the teacher should look alike to the student, whatever the student's own features are.
-Each network gives a matrix of similarities between the images of the batch; the rows of both are normalised and compared.
+Each network yields a matrix of similarities between the images of the batch. Its rows are normalised, and the two matrices compared.
 With $A$ the $B \times CHW$ matrix of flattened maps:
 
 $$G = A A^\top \text{ with normalised rows}, \qquad L_\text{SP} = \frac{1}{B^2} \lVert G^s - G^t \rVert_F^2$$

@@ -6,9 +6,9 @@ features: the maps of all stages
 
 ## Introduction
 
-The student should keep as much information about the teacher's features as possible.
-A lower bound of this mutual information turns it into a regression: a small network $\mu_l$ on the student's map predicts the teacher's, as a Gaussian whose variance $\sigma_{l,c}^2$ is learned for each channel.
-The loss is the mean over all images, channels and positions of the negative log-likelihood, without its constant, summed over the stages:
+The student's features should hold as much information about the teacher's as possible.
+A lower bound of this mutual information leads to a regression: a small network $\mu_l$ on the student's map predicts the teacher's map, as a Gaussian whose variance $\sigma_{l,c}^2$ is learned for each channel.
+The loss is the negative log-likelihood without its constant, averaged over images, channels and positions, and summed over the stages:
 
 $$L_\text{VID} = \sum_l \frac{1}{B C_l H_l W_l} \sum_{i,c,h,w} \frac12 \left( \frac{(\mu_l(F^s_{l,i}) - F^t_{l,i})_{chw}^2}{\sigma_{l,c}^2} + \log \sigma_{l,c}^2 \right)$$
 
