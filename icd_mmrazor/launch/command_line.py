@@ -9,8 +9,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+from mmengine.config import DictAction
 
 from icd_mmrazor import compat
 from icd_mmrazor.compat.distributed import lost_connection
@@ -25,6 +27,20 @@ def key_value(text: str) -> str:
     if not key or not equals:
         raise argparse.ArgumentTypeError(f'{text!r} is not KEY=VALUE, such as train_cfg.max_epochs=60')
     return text
+
+
+def parse_options(options: Sequence[str]) -> dict[str, Any] | None:
+    """Parse ``KEY=VALUE`` items as ``--cfg-options`` does; the result is for ``apply_cfg_options``."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument('options', nargs='*', type=key_value, action=DictAction)
+    return parser.parse_args(options).options
+
+
+def positive_int(text: str) -> int:
+    """Convert an argument that must be a positive integer."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a positive integer')
+    return int(text)
 
 
 def run(main: Callable[[], None], when_stopped: str = '') -> None:

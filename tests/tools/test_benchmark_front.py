@@ -93,8 +93,8 @@ def test_a_cell_in_several_processes(monkeypatch: pytest.MonkeyPatch, capsys: py
     folder = ['--work-dir', 'work_dirs/icd_res20_res8_digits']
     assert started == [(launch, [launch, config, '3', *folder, '--resume'])]
     assert os.environ.pop('PYTHON') == sys.executable
-    assert exit_status(FRONT, *arguments, '0') == 1
-    assert '--processes 0' in capsys.readouterr().err
+    assert exit_status(FRONT, *arguments, '0') == 2
+    assert "--processes: '0' is not a positive integer" in capsys.readouterr().err
 
 
 def test_dump_writes_the_config_and_keeps_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

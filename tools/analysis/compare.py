@@ -2,20 +2,12 @@
 
 import argparse
 import copy
+import os
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
-import torch
-from mmengine.config import Config, DictAction
-from mmengine.device import get_device
-from mmengine.registry import DATASETS, init_default_scope
-from mmengine.runner import Runner
-from mmengine.utils import track_iter_progress
-from torch import nn
+from typing import NamedTuple
 
 from icd_mmrazor.checkpoints.reading import read_checkpoint
 from icd_mmrazor.checkpoints.resuming import latest_valid_checkpoint
@@ -33,8 +25,16 @@ from icd_mmrazor.models.networks.classifier_layer import find_classifier, linear
 from icd_mmrazor.models.networks.resolve import published_weights
 from icd_mmrazor.models.networks.student import student_of
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.registry import DATASETS, init_default_scope
+from mmengine.runner import Runner
+from mmengine.utils import track_iter_progress
+from torch import nn
 
 FONT_SIZE = 9
 TITLE_WIDTH = 26  # characters
@@ -90,22 +90,17 @@ def add_arguments(parser: argparse.ArgumentParser, max_images: int | None, class
     parser.usage = (
         '%(prog)s CONFIG CHECKPOINT [CHECKPOINT ...] [options]\n       %(prog)s WORK_DIR [WORK_DIR ...] [options]'
     )
-    parser.add_argument(
-        'sources',
-        nargs='+',
-        metavar='SOURCE',
-        help="a distillation's config and checkpoints of its student, or work folders, one of a distillation at least",
-    )
+    sources = "a distillation's config and checkpoints of its student, or work folders, one of a distillation at least"
+    parser.add_argument('sources', nargs='+', metavar='SOURCE', help=sources)
     parser.add_argument('--teacher-ckpt', metavar='FILE', help="the teacher's checkpoint (default: the config's)")
     parser.add_argument('--labels', nargs='+', metavar='NAME', help='names of the students (default: of their folders)')
     parser.add_argument('--classes', metavar='0-4,7', help=f'numbers of the classes to show (default: {classes})')
     number = f'draw N images at random (default: {max_images or "all"})'
     parser.add_argument('--max-images', type=int, default=max_images, metavar='N', help=number)
     parser.add_argument('--seed', type=int, default=0, help='random seed (default: 0)')
-    example = 'change settings of the configs: test_dataloader.dataset.data_root=data/cifar100 ...'
-    parser.add_argument(
-        '--cfg-options', nargs='+', type=key_value, action=DictAction, metavar='KEY=VALUE', help=example
-    )
+    options = 'change settings of the configs: test_dataloader.dataset.data_root=data/cifar100 ...'
+    kind = dict(nargs='+', type=key_value, action=DictAction, metavar='KEY=VALUE')
+    parser.add_argument('--cfg-options', **kind, help=options)
     parser.add_argument('--out', type=Path, default=out, metavar='FILE', help=f'.png, .svg or .pdf (default: {out})')
 
 
@@ -116,10 +111,8 @@ def check_out(out: Path) -> None:
     check_writable(out, '--out')
 
 
-def save_figure(figure: 'Figure', out: Path) -> None:
+def save_figure(figure: Figure, out: Path) -> None:
     """Write a figure as PNG, as SVG, and as what ``out`` names."""
-    from matplotlib.text import Text
-
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a folder may be called $x$
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -221,19 +214,17 @@ def by_age(files: Iterable[Path]) -> list[Path]:
 
 def names_of(sources: Sequence[Path], labels: Sequence[str] | None) -> list[str]:
     """Return the labels, or what tells the paths apart: icd and kd of icd/seed_0 and kd/seed_0."""
-    paths = [source.resolve().parts for source in sources]
+    paths = [source.resolve() for source in sources]
     if labels and len(labels) != len(sources):
         raise SettingError(f'--labels: {len(labels)} names for {len(sources)} students.')
     if len({*(labels or paths)}) < len(sources) or len({*paths}) < len(sources):
         raise SettingError(f'{" ".join(map(str, labels or sources))}: two are the same. Name each student once.')
     if labels:
         return list(labels)
-    while len(paths) > 1 and len({path[-1] for path in paths}) == 1:
-        paths = [path[:-1] for path in paths]
-    length = 1
-    while len({path[-length:] for path in paths}) < len(paths):
-        length += 1
-    return [str(Path(*path[-length:])) for path in paths]
+    while len(paths) > 1 and len({path.name for path in paths}) == 1:
+        paths = [path.parent for path in paths]
+    common = os.path.commonpath([path.parent for path in paths])
+    return [str(path.relative_to(common)) for path in paths]
 
 
 def distillation_of(runs: Sequence[Run], teacher_ckpt: str | None) -> Run:

@@ -19,21 +19,17 @@ import re
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from icd_mmrazor import recipes  # first: it explains what to install if the stack is missing
-
-# isort: split
-from results import NOT_RUN, Results, dump, published_accuracy, read, studies_in
-from studies import PUBLISHED, Axis, Study
-
+from icd_mmrazor import recipes
 from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
 from icd_mmrazor.errors import SettingError, UserError
 from icd_mmrazor.launch.command_line import run as run_tool
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from results import NOT_RUN, Results, dump, published_accuracy, read, studies_in
+from studies import PUBLISHED, Axis, Study
 
 STUDENT = recipes.STUDENT_ALONE
 START = re.compile(r'<!-- ([\w-]+): ([\w-]+) -->\n')
@@ -146,10 +142,8 @@ def filled(text: str, studies: dict[str, Results]) -> str:
     return BLOCK.sub(fill, text)
 
 
-def new_figure(panels: int, columns: int, width: float, height: float) -> tuple['Figure', list['Axes']]:
+def new_figure(panels: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """Return a figure and its panels; matplotlib's pyplot, which looks for a display, is not needed."""
-    from matplotlib.figure import Figure
-
     rows = -(-panels // columns)
     figure = Figure(figsize=(columns * width, rows * height), layout='constrained')
     found = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
@@ -161,7 +155,7 @@ def new_figure(panels: int, columns: int, width: float, height: float) -> tuple[
     return figure, found[:panels]
 
 
-def draw_methods(results: Results) -> 'Figure':
+def draw_methods(results: Results) -> Figure:
     """Draw a panel for each pair: the seeds of each method, their mean and deviation."""
     methods = results.study.points[PUBLISHED].methods
     pairs = [pair for pair in results.study.pairs if any(results.runs(PUBLISHED, name, pair) for name in methods)]
@@ -181,7 +175,7 @@ def draw_methods(results: Results) -> 'Figure':
     return figure
 
 
-def draw_axes(results: Results, axes: Sequence[Axis]) -> 'Figure':
+def draw_axes(results: Results, axes: Sequence[Axis]) -> Figure:
     """Draw a panel for each axis: the accuracy at each point, at the published one in another colour."""
     figure, panels = new_figure(len(axes), min(3, len(axes)), 4.2, 2.9)
     entries: dict[str, Any] = {}
@@ -195,7 +189,7 @@ def draw_axes(results: Results, axes: Sequence[Axis]) -> 'Figure':
     return figure
 
 
-def draw_axis(panel: 'Axes', results: Results, axis: Axis) -> dict[str, Any]:
+def draw_axis(panel: Axes, results: Results, axis: Axis) -> dict[str, Any]:
     """Draw the points of an axis; return what is drawn, by its name in the legend."""
     (pair,), methods, entries = results.study.pairs, methods_on(results.study, axis), {}
     for number, method in enumerate(methods):
@@ -211,7 +205,7 @@ def draw_axis(panel: 'Axes', results: Results, axis: Axis) -> dict[str, Any]:
     return entries
 
 
-def draw_cell(panel: 'Axes', runs: list[dict], place: float, colour: str, across: bool = False) -> Any:
+def draw_cell(panel: Axes, runs: list[dict], place: float, colour: str, across: bool = False) -> Any:
     """Draw seeds as dots, mean and deviation as a diamond, which is returned; None without runs."""
     if not runs:
         return None
@@ -223,7 +217,7 @@ def draw_cell(panel: 'Axes', runs: list[dict], place: float, colour: str, across
     return panel.errorbar(**mean, fmt='D', color=colour, markersize=6, capsize=3)
 
 
-def figures_of(studies: dict[str, Results]) -> dict[str, tuple[Callable[[], 'Figure'], str]]:
+def figures_of(studies: dict[str, Results]) -> dict[str, tuple[Callable[[], Figure], str]]:
     """Return the figures by the names of their files: what draws each, and a digest of the tables that it shows."""
     figures = {}
     for name, results in studies.items():
@@ -240,10 +234,9 @@ def figures_of(studies: dict[str, Results]) -> dict[str, tuple[Callable[[], 'Fig
     return figures
 
 
-def save(figure: 'Figure', digest: str, file: Path) -> None:
+def save(figure: Figure, digest: str, file: Path) -> None:
     content = io.BytesIO()
     figure.savefig(content, format='png', dpi=150, metadata={'Description': digest})
-    file.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(content.getvalue(), file)
 
 

@@ -13,12 +13,10 @@ import os
 import sys
 from pathlib import Path
 
-from icd_mmrazor import recipes  # first: it explains what to install if the stack is missing
-
-# isort: split
+from icd_mmrazor import recipes
 from icd_mmrazor.checkpoints.writing import atomic_write
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.launch.command_line import run
+from icd_mmrazor.launch.command_line import positive_int, run
 
 TOOLS = Path(__file__).resolve().parents[1]
 
@@ -31,7 +29,7 @@ def parse_args() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument('--dump', metavar='FILE', help='write the composed config to FILE and exit')
     parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: ./work_dirs/METHODS_PAIR)')
     number = 'one on each of N GPUs, or N on the CPU (default: 1)'
-    parser.add_argument('--processes', type=int, default=1, metavar='N', help=number)
+    parser.add_argument('--processes', type=positive_int, default=1, metavar='N', help=number)
     args, options = parser.parse_known_args()
     if not args.list and args.pair is None:
         parser.error('METHODS and PAIR are required; --list shows them')
@@ -85,12 +83,9 @@ def main() -> None:
             f'WORLD_SIZE={os.environ["WORLD_SIZE"]}: this tool is a single process. For several GPUs give --processes '
             'GPUS, or write the config with --dump FILE and train it with tools/dist_train.sh FILE GPUS.'
         )
-    if args.processes < 1:
-        raise SettingError(f'--processes {args.processes} must be 1 or more.')
     work_dir = Path(args.work_dir or Path('work_dirs', name))
     if work_dir.is_file():
         raise SettingError(f'--work-dir {work_dir} is a file. Give a folder.')
-    work_dir.mkdir(parents=True, exist_ok=True)
     config = work_dir / f'{name}.py'
     # atomically: another training in the same folder may be reading it
     atomic_write(cfg.pretty_text, config)
