@@ -61,8 +61,10 @@ def main() -> None:
     parser.add_argument('--seeds', type=positive_int, default=3, help='runs of each student (default: 3)')
     parser.add_argument('--epochs', type=positive_int, help='epochs of every training, for a quick look')
     args = parser.parse_args()
-    folder = args.work_dir.resolve()
-    data = folder / 'digits.npz'
+    whole = args.work_dir.resolve()
+    data = whole / 'digits.npz'
+    # no training resumes one of another length
+    folder = whole / f'epochs_{args.epochs}' if args.epochs else whole
     if not data.is_file():
         converter = ROOT / 'tools' / 'dataset_converters' / 'digits_to_npz.py'
         subprocess.run([sys.executable, str(converter), str(data)], check=True)
@@ -86,7 +88,7 @@ def main() -> None:
     example = rows['ICD'][0]
     files = [sys.executable, ROOT / 'tools' / 'test.py', example.config, example.checkpoint]
     command = [os.path.relpath(file) for file in files]
-    if folder != FOLDER.resolve():  # the config does not look for the data there
+    if whole != FOLDER.resolve():  # the config does not look for the data there
         command += ['--cfg-options', f'test_dataloader.dataset.data_file={os.path.relpath(data)}']
     print(f'\nThe students are in {os.path.relpath(folder)}. Test one:\n  {shlex.join(command)}')
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 
 from icd_mmrazor.configuration.files import DATALOADERS, STAGES, apply_cfg_options, check_sections, read_config_file
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.launch.command_line import key_value
+from icd_mmrazor.launch.command_line import add_cfg_options
 
 # mmengine has a default for each, but not if it is None
 OPTIONAL_SECTIONS = ('auto_scale_lr', 'env_cfg', 'randomness')
@@ -30,14 +30,7 @@ OPTIONAL_HOOKS = {
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of both tools, under the names of mmpretrain's and mmrazor's tools."""
     parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: ./work_dirs/CONFIG_NAME)')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        type=key_value,
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='change settings of the config: model.distiller.embed_dims=64 train_cfg.max_epochs=60 ...',
-    )
+    add_cfg_options(parser, 'change settings: model.distiller.embed_dims=64 train_cfg.max_epochs=60 ...')
     parser.add_argument(
         '--launcher',
         choices=('none', 'pytorch', 'slurm', 'mpi'),

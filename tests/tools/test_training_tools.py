@@ -393,6 +393,8 @@ def test_demo(capsys: pytest.CaptureFixture) -> None:
         ('ICD+KD', '8', '100'),
     ]
     assert [row[4] for row in rows] == ['272,474', '78,042', '78,042', '78,042']
+    # the whole demo does not meet trainings of another length
+    assert sorted(file.name for file in Path('work_dirs', 'demo').iterdir()) == ['digits.npz', 'epochs_1']
 
     assert exit_status(TOOLS / 'demo.py', '--seeds', 1, '--epochs', 1) is None
     again = capsys.readouterr().out

@@ -20,7 +20,7 @@ from icd_mmrazor.datasets.class_names import check_class_names, choice_in, class
 from icd_mmrazor.datasets.labels import image_labels
 from icd_mmrazor.errors import CheckpointError, DatasetError, SettingError
 from icd_mmrazor.export.network import build_network
-from icd_mmrazor.launch.command_line import key_value
+from icd_mmrazor.launch.command_line import add_cfg_options
 from icd_mmrazor.models.networks.classifier_layer import find_classifier, linear_layer
 from icd_mmrazor.models.networks.resolve import published_weights
 from icd_mmrazor.models.networks.student import student_of
@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
@@ -98,9 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser, max_images: int | None, class
     number = f'draw N images at random (default: {max_images or "all"})'
     parser.add_argument('--max-images', type=int, default=max_images, metavar='N', help=number)
     parser.add_argument('--seed', type=int, default=0, help='random seed (default: 0)')
-    options = 'change settings of the configs: test_dataloader.dataset.data_root=data/cifar100 ...'
-    kind = dict(nargs='+', type=key_value, action=DictAction, metavar='KEY=VALUE')
-    parser.add_argument('--cfg-options', **kind, help=options)
+    add_cfg_options(parser, 'change settings of the configs: test_dataloader.dataset.data_root=data/cifar100 ...')
     parser.add_argument('--out', type=Path, default=out, metavar='FILE', help=f'.png, .svg or .pdf (default: {out})')
 
 
