@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import CONFIGS, TOOLS, exit_status
+from helpers import CONFIGS, DATA, TOOLS, exit_status
 from mmengine.config import Config
 from mmrazor.registry import MODELS
 
@@ -122,8 +122,13 @@ def with_config(text: str) -> Callable[[dict], dict]:
         (None, ['--input-size', '8', '8'], '--input-size'),
         (None, ['--onnx', '--input-size', '0', '8'], "argument --input-size: '0'"),
         (None, ['--onnx', '{out}'], '--onnx '),
+        (None, ['--onnx', CONFIGS], '--onnx .* is a folder'),
+        (None, ['--onnx', DATA / 'resnet8_io.npz'], '--onnx .* exists'),
     ],
-    ids=['weights', 'config', 'foreign', 'teacher', 'code', 'type', 'no file', 'other network', 'size', 'zero', 'onnx'],
+    ids=[
+        *('weights', 'config', 'foreign', 'teacher', 'code', 'type', 'no file', 'other network', 'size', 'zero'),
+        *('onnx', 'onnx folder', 'onnx exists'),
+    ],
 )  # fmt: skip
 def test_bad_input_leaves_nothing(
     change: Callable | None,

@@ -154,6 +154,17 @@ def test_a_failed_training_stops_no_other_and_is_named(arguments: list[str], run
     assert environment == str(max(1, len(os.sched_getaffinity(0)) // 2))
 
 
+def test_a_training_that_has_ended_gets_no_signal(
+    tool: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process id may be that of another program by then."""
+    training = tool('trainings').Training('short', tmp_path, [sys.executable, '-c', ''], epochs=1)
+    training.run({})
+    assert 'without accuracy/top1 of epoch 1' in training.failure
+    monkeypatch.setattr(os, 'killpg', lambda *_: pytest.fail('a signal'))
+    training.stop(signal.SIGTERM)
+
+
 def test_a_folder_with_another_config_is_refused(arguments: list[str], run: ModuleType) -> None:
     run.main(arguments)
     with pytest.raises(SettingError) as refused:

@@ -261,7 +261,7 @@ def test_amp_sets_the_wrapper() -> None:
 def test_two_processes_train_and_test(
     options: list[str], images_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))  # seen_batches
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))  # hooks_of_processes
     config = tmp_path / 'shared.py'
     config.write_text(
         f"_base_ = ['{DEMO}']\ncustom_imports = dict(imports=['icd_mmrazor', 'hooks_of_processes'])\n"

@@ -219,7 +219,7 @@ def names_of(sources: Sequence[Path], labels: Sequence[str] | None) -> list[str]
         raise SettingError(f'{" ".join(map(str, labels or sources))}: two are the same. Name each student once.')
     if labels:
         return list(labels)
-    while len(paths) > 1 and len({path.name for path in paths}) == 1:
+    while len({path.name for path in paths}) == 1:
         paths = [path.parent for path in paths]
     common = os.path.commonpath([path.parent for path in paths])
     return [str(path.relative_to(common)) for path in paths]

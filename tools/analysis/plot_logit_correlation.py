@@ -107,12 +107,12 @@ def main() -> None:
     check_out(args.out)
     if args.max_difference is not None and not args.max_difference > 0:
         raise SettingError(f'--max-difference {args.max_difference:g} must be more than 0.')
-    compared, matrices = compare(args), []
-    for output in compared.outputs:
-        if args.measure == 'correlation':
-            matrices.append(correlations(output.logits, compared.classes))
-        else:
-            matrices.append(mean_logits(output.logits, compared.labels, compared.classes))
+    compared = compare(args)
+    classes, labels, logits = compared.classes, compared.labels, [output.logits for output in compared.outputs]
+    if args.measure == 'correlation':
+        matrices = [correlations(each, classes) for each in logits]
+    else:
+        matrices = [mean_logits(each, labels, classes) for each in logits]
     print(f'{WORDS[args.measure][0]}, mean absolute difference from the teacher:')
     for name, matrix in zip(compared.names[1:], matrices[1:], strict=True):
         print(f'  {name}: {differences(matrix, matrices[0]).mean():.4f}')

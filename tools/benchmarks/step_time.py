@@ -35,6 +35,7 @@ from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 from torch.utils.benchmark import Timer
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
@@ -145,11 +146,7 @@ def untrained(cfg: Config, size: int) -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
     teacher, student = (MODELS.build(cfg.model[name]) for name in ('teacher', 'architecture'))
     # a deep teacher would overflow with the initial statistics of its batch norms: they get those of random images
-    for module in teacher.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-    with torch.no_grad():
-        teacher.train().extract_feat(torch.randn(64, 3, size, size))
+    update_bn([torch.randn(64, 3, size, size)], teacher)
     return teacher.eval(), student
 
 

@@ -54,12 +54,13 @@ def outputs(args: argparse.Namespace) -> dict[str, Path]:
     if len({file.resolve() for file in files.values()}) < len(files):
         raise SettingError(f'--onnx {args.onnx} is the file of the weights or the config. Give another one.')
     sources = {Path(source).resolve() for source in (args.checkpoint, args.config) if source}
-    for file in files.values():
-        check_writable(file, 'OUT')
+    for kind, file in files.items():
+        setting = '--onnx' if kind == 'onnx' else 'OUT'
+        check_writable(file, setting)
         if file.resolve() in sources:
-            raise SettingError(f'{file} is a source of the export. Give another OUT.')
+            raise SettingError(f'{setting} {file} is a source of the export. Give another file.')
         if file.exists() and not args.force:
-            raise SettingError(f'{file} exists. Give another OUT, or --force to replace it.')
+            raise SettingError(f'{setting} {file} exists. Give another file, or --force to replace it.')
     return files
 
 
