@@ -27,8 +27,7 @@ from icd_mmrazor.models.networks.student import student_of
 
 from mmengine.config import Config
 from mmengine.fileio import dump
-from mmengine.model import BaseModel, is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.model import is_model_wrapper
 
 
 def parse_args() -> argparse.Namespace:
@@ -65,7 +64,10 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     if args.tta:
         model = shown_model(model, runner.test_dataloader.dataset)
-    check_order_of_channels(checkpoint, cfg, model, runner)
+    trained, source = preparation_of_checkpoint(checkpoint), source_of_images(cfg, ('test',))
+    if source is not None:
+        used, dataset = preparation_by(model.data_preprocessor, source), runner.test_dataloader.dataset
+        refuse_other_order('the network', trained, used, lambda: images_are_gray(dataset), 'this test')
     what = f'checkpoint {args.checkpoint}'
     load_strictly(model, weights, what)
     names = class_names(checkpoint.get('meta'))
@@ -73,13 +75,6 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     metrics = runner.test()
     if args.out and runner.rank == 0:
         atomic_write(dump(json_value(metrics), file_format='json'), Path(args.out))
-
-
-def check_order_of_channels(checkpoint: dict, cfg: Config, model: BaseModel, runner: Runner) -> None:
-    trained, source = preparation_of_checkpoint(checkpoint), source_of_images(cfg, ('test',))
-    if source is not None:
-        used, dataset = preparation_by(model.data_preprocessor, source), runner.test_dataloader.dataset
-        refuse_other_order('the network', trained, used, lambda: images_are_gray(dataset), 'this test')
 
 
 def main() -> None:

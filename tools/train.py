@@ -88,15 +88,6 @@ def model_type(cfg: Config) -> str:
     return type_name(cfg.get('model', {}).get('type'))
 
 
-def train(cfg: Config) -> None:
-    use_intact_checkpoints(cfg)
-    runner = ToolRunner.from_cfg(cfg)
-    if not any(isinstance(hook, SanityCheckHook | WeightCheck) for hook in runner.hooks):
-        # a config that is not built on ours
-        runner.register_hook(WeightCheck())
-    runner.train()
-
-
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
@@ -104,8 +95,13 @@ def main() -> None:
         COMPLETE[model_type(cfg)](cfg.model)
     apply_arguments(cfg, args)
     resume_after_restart(cfg)
+    use_intact_checkpoints(cfg)
     with Watchdog(cfg), process_group(cfg):
-        train(cfg)
+        runner = ToolRunner.from_cfg(cfg)
+        if not any(isinstance(hook, SanityCheckHook | WeightCheck) for hook in runner.hooks):
+            # a config that is not built on ours
+            runner.register_hook(WeightCheck())
+        runner.train()
 
 
 if __name__ == '__main__':

@@ -98,11 +98,13 @@ def test_a_cell_in_several_processes(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 def test_dump_writes_the_config_and_keeps_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    file = tmp_path / 'ab.py'
+    file = tmp_path / 'new' / 'ab.py'
     assert exit_status(FRONT, 'ab', 'vgg13_vgg8_cifar100', '--dump', file) is None
     assert exit_status(FRONT, 'kd', 'vgg13_vgg8_cifar100', '--dump', file) == 1
     assert Config.fromfile(file).to_dict() == recipes.compose('vgg13_vgg8_cifar100', ['ab']).to_dict()
-    assert f'--dump {file}' in capsys.readouterr().err
+    assert f'--dump {file} exists' in capsys.readouterr().err
+    assert exit_status(FRONT, 'kd', 'vgg13_vgg8_cifar100', '--dump', file / 'inside.py') == 1
+    assert f'--dump {file}/inside.py: {file} is not a folder' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

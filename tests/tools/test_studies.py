@@ -363,6 +363,16 @@ def test_a_page_that_cannot_be_filled_stays(text: str, message: str, study: Call
     assert not Path('figures').exists()
 
 
+def test_where_results_go_is_checked_first(study: Callable, tool: Callable, capsys: pytest.CaptureFixture) -> None:
+    study('--points', 'published', 'alpha-1', '--seeds', '0')
+    Path('page.md').write_text('<!-- small: alpha -->\n<!-- end -->\n')
+    capsys.readouterr()
+    for option, place in (('--figures', 'page.md'), ('--json', 'page.md/results.json'), ('--json', 'runs')):
+        with pytest.raises(SettingError, match=f'{option} {place}'):
+            tool('table').main(['runs', '--pages', 'page.md', option, place])
+    assert Path('page.md').read_text() == '<!-- small: alpha -->\n<!-- end -->\n'
+
+
 @pytest.mark.parametrize('text', ['{"accuracy/top1": 71.5}', '[1]', '{"own": {"runs": []}}', '{'])
 def test_a_file_that_holds_no_results_is_refused(text: str, tool: Callable, tmp_path: Path) -> None:
     (tmp_path / 'metrics.json').write_text(text)

@@ -102,13 +102,6 @@ def add_arguments(parser: argparse.ArgumentParser, max_images: int | None, class
     parser.add_argument('--out', type=Path, default=out, metavar='FILE', help=f'.png, .svg or .pdf (default: {out})')
 
 
-def check_out(out: Path) -> None:
-    """Check, before the long work, that a figure can be written."""
-    if out.suffix not in SUFFIXES:
-        raise SettingError(f'--out {out}: name a file that ends in {", ".join(SUFFIXES)}.')
-    check_writable(out, '--out')
-
-
 def save_figure(figure: Figure, out: Path) -> None:
     """Write a figure as PNG, as SVG, and as what ``out`` names."""
     for text in figure.findobj(Text):
@@ -138,6 +131,9 @@ def compare(
         default_classes: Returns the classes to show, given their number, if ``--classes`` names none.
         check_count: Called with the number of images before the networks run; may refuse it.
     """
+    if args.out.suffix not in SUFFIXES:
+        raise SettingError(f'--out {args.out}: name a file that ends in {", ".join(SUFFIXES)}.')
+    check_writable(args.out, '--out')
     if args.max_images is not None and args.max_images < 2:
         raise SettingError(f'--max-images {args.max_images} must be 2 or more.')
     runs = runs_of(args)

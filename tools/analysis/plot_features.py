@@ -13,7 +13,7 @@ from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import run
 
 import numpy as np
-from compare import FONT_SIZE, Comparison, add_arguments, check_out, compare, save_figure, title
+from compare import FONT_SIZE, Comparison, add_arguments, compare, save_figure, title
 from matplotlib.figure import Figure
 
 LEGEND_CLASSES = 20  # more cannot be told apart by colour and marker
@@ -76,7 +76,6 @@ def main() -> None:
     add_arguments(parser, max_images=2000, classes=classes, out='features.png')
     parser.add_argument('--perplexity', type=float, default=30.0, help='about the number of neighbours (default: 30)')
     args = parser.parse_args()
-    check_out(args.out)
     if importlib.util.find_spec('sklearn') is None:
         raise SettingError("t-SNE needs scikit-learn: pip install 'icd-mmrazor[analysis]'")
     if not args.perplexity >= 1:

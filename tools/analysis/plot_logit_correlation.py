@@ -11,7 +11,7 @@ from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import run
 
 import numpy as np
-from compare import FONT_SIZE, Comparison, add_arguments, check_out, compare, save_figure, title
+from compare import FONT_SIZE, Comparison, add_arguments, compare, save_figure, title
 from matplotlib.figure import Figure
 
 TICKED_CLASSES = 20
@@ -104,7 +104,6 @@ def main() -> None:
     parser.add_argument('--measure', choices=WORDS, default='correlation', help=measures)
     parser.add_argument('--max-difference', type=float, metavar='X', help='the end of the scale of differences')
     args = parser.parse_args()
-    check_out(args.out)
     if args.max_difference is not None and not args.max_difference > 0:
         raise SettingError(f'--max-difference {args.max_difference:g} must be more than 0.')
     compared = compare(args)

@@ -42,7 +42,6 @@ from trainings import ConfigTraining, Training, check_failures, locked, machine,
 
 TOOLS = Path(__file__).resolve().parents[1]
 FRONT = TOOLS / 'benchmarks' / 'train.py'
-OWN = 'own'
 STUDENT = 'model.architecture.'
 # settings of the model that the student alone does not have
 OF_DISTILLATION = ('teacher', 'random_teacher', 'distiller', 'student_trainable', 'calculate_student_loss')
@@ -294,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.list:
         show_list()
         return
-    study, name = requested(args), args.study or OWN
+    study, name = requested(args), args.study or 'own'
     counts = sorted({point.processes for point in study.points.values()})
     slots = {processes: slots_for(args.gpus, args.jobs, processes) for processes in counts}
     root = (args.work_dir / name).resolve()

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from icd_mmrazor import recipes
-from icd_mmrazor.checkpoints.writing import atomic_write
+from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import positive_int, run
 
@@ -26,7 +26,7 @@ def parse_args() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument('methods', metavar='METHODS', nargs='?', help='a method, or several: icd+kd; dcd is icd')
     parser.add_argument('pair', metavar='PAIR', nargs='?', help='TEACHER_STUDENT_DATASET')
     parser.add_argument('--list', action='store_true', help='list all methods and pairs, and what each pair needs')
-    parser.add_argument('--dump', metavar='FILE', help='write the composed config to FILE and exit')
+    parser.add_argument('--dump', metavar='FILE', type=Path, help='write the composed config to FILE and exit')
     parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: ./work_dirs/METHODS_PAIR)')
     number = 'one on each of N GPUs, or N on the CPU (default: 1)'
     parser.add_argument('--processes', type=positive_int, default=1, metavar='N', help=number)
@@ -74,8 +74,10 @@ def main() -> None:
     cfg = recipes.compose(args.pair, args.methods.split('+'))
     name = f'{recipes.canonical_name(args.methods)}_{args.pair}'
     if args.dump:
-        if Path(args.dump).exists():
+        check_writable(args.dump, '--dump')
+        if args.dump.exists():
             raise SettingError(f'--dump {args.dump} exists. Give another path.')
+        args.dump.parent.mkdir(parents=True, exist_ok=True)
         cfg.dump(args.dump)
         return
     if os.environ.get('WORLD_SIZE', '') not in ('', '1'):
@@ -89,7 +91,6 @@ def main() -> None:
     config = work_dir / f'{name}.py'
     # atomically: another training in the same folder may be reading it
     atomic_write(cfg.pretty_text, config)
-    sys.stdout.flush()
     options = ['--work-dir', str(work_dir), *options]
     if args.processes == 1:
         os.execv(sys.executable, [sys.executable, str(TOOLS / 'train.py'), str(config), *options])
