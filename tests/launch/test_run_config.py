@@ -54,6 +54,26 @@ def test_a_tools_config_is_fused(tmp_path: Path) -> None:
     assert cfg.optim_wrapper.optimizer.fused
 
 
+def test_hooks_that_are_none_and_settings_without_a_type() -> None:
+    hooks = dict(
+        logger=None,
+        export_student=None,
+        sanity_check=dict(skip=['batches']),
+        check_resume=dict(changes='list'),
+        check_weights=dict(type='Other', names='list'),
+    )
+    cfg = Config(dict(default_hooks=hooks))
+    run_config.complete_hooks(cfg)
+    assert cfg.default_hooks == dict(
+        # mmengine leaves out its own
+        logger=None,
+        sanity_check=dict(type='SanityCheckHook', skip=['batches']),
+        check_resume=dict(type='CheckResumeHook', changes='list'),
+        check_weights=dict(type='Other', names='list'),
+    )
+    run_config.complete_hooks(Config({}))
+
+
 @pytest.mark.parametrize('stage', ['train', 'test'])
 def test_a_config_without_the_stage_of_the_tool_is_refused(stage: str, tmp_path: Path) -> None:
     """That of an exported student has a test only."""

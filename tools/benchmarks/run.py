@@ -71,7 +71,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if args.study and (args.processes != 1 or args.cfg_options):
         parser.error('--processes and --cfg-options are for a study of your own; those of STUDY are fixed')
     if args.points and not args.study:
-        parser.error('--points are those of STUDY')
+        parser.error('--points is for STUDY; a study of your own has one point')
     return args
 
 
