@@ -342,7 +342,8 @@ def test_bad_input(work_dir: Callable, tmp_path: Path, capsys: pytest.CaptureFix
         ([missing], 'absent.npz'),
         ([stored], 'network.py'),
         ([untested], 'test_dataloader'),
-        ([untaught], '--teacher-ckpt FILE'),
+        ([untaught], f'model.teacher_ckpt of {untaught}: there is no file None'),
+        ([run, '--teacher-ckpt', 'absent.pth'], '--teacher-ckpt absent.pth: there is no file'),
     ]:
         assert exit_status(FEATURES, '--out', tmp_path / 'figure.png', *arguments) == 1, arguments
         assert message in capsys.readouterr().err

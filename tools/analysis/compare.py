@@ -238,12 +238,10 @@ def distillation_of(runs: Sequence[Run], teacher_ckpt: str | None) -> Run:
 
 def load_teacher(run: Run, checkpoint: str | None) -> Network:
     model = run.cfg.model
+    where = f'--teacher-ckpt {checkpoint}' if checkpoint else f'model.teacher_ckpt of {run.source}'
     checkpoint = checkpoint or model.get('teacher_ckpt') or published_weights(model.teacher)
     if not checkpoint or not (checkpoint.startswith('https://') or Path(checkpoint).expanduser().is_file()):
-        raise CheckpointError(
-            f'model.teacher_ckpt={checkpoint!r} of {run.source}: there is no such file. Name the weights with '
-            '--teacher-ckpt FILE.'
-        )
+        raise CheckpointError(f'{where}: there is no file {checkpoint}. Name the weights with --teacher-ckpt FILE.')
     # built like the student, in whose place it is put; it gets the student's images
     cfg = copy.deepcopy(run.cfg)
     cfg.model.architecture = model.teacher
