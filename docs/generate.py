@@ -18,9 +18,10 @@ import csv
 import functools
 import os
 import re
+import runpy
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 
@@ -40,105 +41,52 @@ NOT_RUN = '**We have not run any of these cells**: CIFAR-100 was not available t
 METAFILE_HEADER = '# Written by docs/generate.py. No Results or Weights: we have not trained any of these configs.\n'
 
 
-@dataclass(frozen=True)
-class Family:
-    """Networks of one paper: the pattern of their names, the name of the collection, the paper."""
+class Family(NamedTuple):
+    """Networks of one paper."""
 
-    pattern: str
+    pattern: str  # of their names
     name: str
-    title: str
     url: str
+    title: str
 
 
-RESNET = ('Deep Residual Learning for Image Recognition', 'https://arxiv.org/abs/1512.03385')
+ARXIV = 'https://arxiv.org/abs'
+RESNET = (f'{ARXIV}/1512.03385', 'Deep Residual Learning for Image Recognition')
+VGG = 'Very Deep Convolutional Networks for Large-Scale Image Recognition'
+MOBILENET = 'MobileNetV2: Inverted Residuals and Linear Bottlenecks'
+SHUFFLENET = 'ShuffleNet: An Extremely Efficient Convolutional Neural Network for Mobile Devices'
+SHUFFLENET_V2 = 'ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design'
 # in the order of the tables
 FAMILIES = (
     Family(r'res(?!50$).*', 'CIFAR ResNet', *RESNET),
-    Family(r'wrn.*', 'Wide ResNet', 'Wide Residual Networks', 'https://arxiv.org/abs/1605.07146'),
-    Family(
-        r'vgg.*',
-        'VGG',
-        'Very Deep Convolutional Networks for Large-Scale Image Recognition',
-        'https://arxiv.org/abs/1409.1556',
-    ),
+    Family(r'wrn.*', 'Wide ResNet', f'{ARXIV}/1605.07146', 'Wide Residual Networks'),
+    Family(r'vgg.*', 'VGG', f'{ARXIV}/1409.1556', VGG),
     Family(r'res50', 'ResNet-50', *RESNET),
-    Family(
-        r'mobilenetv2',
-        'MobileNetV2',
-        'MobileNetV2: Inverted Residuals and Linear Bottlenecks',
-        'https://arxiv.org/abs/1801.04381',
-    ),
-    Family(
-        r'shufflenetv1',
-        'ShuffleNetV1',
-        'ShuffleNet: An Extremely Efficient Convolutional Neural Network for Mobile Devices',
-        'https://arxiv.org/abs/1707.01083',
-    ),
-    Family(
-        r'shufflenetv2',
-        'ShuffleNetV2',
-        'ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design',
-        'https://arxiv.org/abs/1807.11164',
-    ),
-)
-# our name of a network -> that of the benchmark's checkpoints
-PUBLISHED_NAMES = (
-    (r'res50', 'ResNet50'),
-    (r'res(.+)', r'resnet\1'),
-    (r'wrn(\d+)-(\d+)', r'wrn_\1_\2'),
-    (r'mobilenetv2', 'MobileNetV2'),
-    (r'shufflenetv(\d)', r'ShuffleV\1'),
+    Family(r'mobilenetv2', 'MobileNetV2', f'{ARXIV}/1801.04381', MOBILENET),
+    Family(r'shufflenetv1', 'ShuffleNetV1', f'{ARXIV}/1707.01083', SHUFFLENET),
+    Family(r'shufflenetv2', 'ShuffleNetV2', f'{ARXIV}/1807.11164', SHUFFLENET_V2),
 )
 
 
-@dataclass(frozen=True)
 class Method:
-    """The facts of a method, as its config states them; only the name is required."""
+    """The facts of a method, as its config states them; everything but the distiller may be missing."""
 
-    name: str
-    label: str
-    url: str
-    authors: str
-    loss: str
-    features: str
-    source: str
-    also_called: str
-    text: str
-    bibtex: str
-    initial_epochs: int
-    variants: tuple[str, ...]
-
-    @classmethod
-    def read(cls, file: Path) -> 'Method':
-        """Read the config of a method."""
-        code = file.read_text()
+    def __init__(self, file: Path) -> None:
+        code, cfg, self.name = file.read_text(), Config.fromfile(file), file.stem
         first = code.splitlines()[0]
-        label = first.removeprefix('#').partition(':')[0].strip() if first.startswith('#') else file.stem
+        self.label = first.removeprefix('#').partition(':')[0].strip() if first.startswith('#') else self.name
         head, _, text = (ast.get_docstring(ast.parse(code), clean=False) or '').strip().partition('\n\n')
         text, _, bibtex = text.partition('```bibtex\n')
+        self.text, self.bibtex = text.strip(), bibtex.removesuffix('```')
+        title = re.search(r'^\s*title\s*= \{(.*)\},?$', self.bibtex, re.MULTILINE)
+        self.title = re.sub(r'[{}]', '', title[1]) if title else ''
         facts = dict(re.findall(r'^(\w+): (.*)$', head, re.MULTILINE))
-        url, _, authors = facts.get('paper', '').partition(', ')
-        cfg = Config.fromfile(file)
-        return cls(
-            name=file.stem,
-            label=label,
-            url=url,
-            authors=authors,
-            loss=facts.get('loss', ''),
-            features=facts.get('features', ''),
-            source=facts.get('published', f'Source: {BENCHMARK}.'),
-            also_called=facts.get('also_called', ''),
-            text=text.strip(),
-            bibtex=bibtex.removesuffix('```'),
-            initial_epochs=cfg[file.stem].get('initial_epochs', 0),
-            variants=tuple(name for name in cfg if name != file.stem),
-        )
-
-    @property
-    def title(self) -> str:
-        """The title of the paper, from the BibTeX entry."""
-        found = re.search(r'^\s*title\s*= \{(.*)\},?$', self.bibtex, re.MULTILINE)
-        return re.sub(r'[{}]', '', found[1]) if found else ''
+        self.url, _, self.authors = facts.get('paper', '').partition(', ')
+        self.loss, self.features = facts.get('loss', ''), facts.get('features', '')
+        self.source = facts.get('published', f'Source: {BENCHMARK}.')
+        self.also_called = facts.get('also_called', '')
+        self.initial_epochs = cfg[self.name].get('initial_epochs', 0)
+        self.variants = [name for name in cfg if name != self.name]
 
 
 @functools.cache
@@ -152,7 +100,7 @@ def published(root: Path) -> dict[str, dict[str, str]]:
 def methods(root: Path) -> list[Method]:
     """Return all methods: those of the published table in its order, then the others by name."""
     order = [name.lower() for name in published(root)]
-    found = [Method.read(file) for file in sorted((root / 'configs' / '_base_' / 'methods').glob('*.py'))]
+    found = [Method(file) for file in sorted((root / 'configs' / '_base_' / 'methods').glob('*.py'))]
     return sorted(found, key=lambda method: order.index(method.name) if method.name in order else len(order))
 
 
@@ -317,17 +265,15 @@ def network_table(root: Path, folder: Path) -> str:
     for pair in published(root)['teacher']:
         for network, role in zip(pair.split('_'), ('teacher', 'student'), strict=True):
             accuracies[network] = published(root)[role][pair]
+    converter = runpy.run_path(str(root / 'tools' / 'model_converters' / 'repdistiller_to_mmpretrain.py'))
+    published_names = {ours: name for name, ours in converter['ARCHITECTURES'].items()}
     rows = []
     for network in networks(root):
-        published_name = network
-        for pattern, replacement in PUBLISHED_NAMES:
-            if re.fullmatch(pattern, network):
-                published_name = re.sub(pattern, replacement, network)
-                break
         cfg, parameters = vanilla(root, network, 'cifar100')
         link = os.path.relpath(root / 'configs' / 'vanilla' / f'{network}_cifar100.py', folder)
         numbers = [f'{parameters:,}', str(cfg.model.head.in_channels), str(cfg.optim_wrapper.optimizer.lr)]
-        rows.append([f'[`{network}`]({link})', f'`{published_name}`', *numbers, accuracies.get(network, '-')])
+        names = [f'[`{network}`]({link})', f'`{published_names.get(network, network)}`']
+        rows.append([*names, *numbers, accuracies.get(network, '-')])
     header = ['network', 'published name', 'parameters', 'feature width', 'learning rate', 'published accuracy (%)']
     return table(header, rows, 4)
 

@@ -7,64 +7,42 @@ reused, interrupted ones resume.
 
 import argparse
 import os
+import shlex
 import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from icd_mmrazor.checkpoints.reading import read_checkpoint
 from icd_mmrazor.checkpoints.weights import weights_of
-
-# isort: split
-from mmengine.config import Config
-
-from icd_mmrazor.errors import UserError
-from icd_mmrazor.launch.command_line import run as run_tool
+from icd_mmrazor.launch.command_line import positive_int, run
 
 sys.path.insert(0, str(Path(__file__).with_name('benchmarks')))
-from trainings import Training, run_all
+from trainings import ConfigTraining, check_failures, number_of_cores, run_all
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = Path('work_dirs/demo')  # where the configs look for the data and the teacher
+# config, network, images, and epochs between checkpoints: the students' are two iterations, less work than a checkpoint
 ROWS = {
-    'teacher': ('res20_digits', 'ResNet-20', 1297),
-    'student alone': ('res8_digits', 'ResNet-8', 100),
-    'ICD': ('icd_res20_res8_digits', 'ResNet-8', 100),
-    'ICD+KD': ('icd-kd_res20_res8_digits', 'ResNet-8', 100),
+    'teacher': ('res20_digits', 'ResNet-20', 1297, 5),
+    'student alone': ('res8_digits', 'ResNet-8', 100, 40),
+    'ICD': ('icd_res20_res8_digits', 'ResNet-8', 100, 40),
+    'ICD+KD': ('icd-kd_res20_res8_digits', 'ResNet-8', 100, 40),
 }
 
 
-class DemoTraining(Training):
-    """A training of a row of the table with one seed."""
-
-    def __init__(self, row: str, seed: int, folder: Path, options: dict[str, object]) -> None:
-        self.config = ROOT / 'configs' / 'demo' / f'{ROWS[row][0]}.py'
-        epochs = options.get('train_cfg.max_epochs') or Config.fromfile(self.config).train_cfg.max_epochs
-        # an epoch of the students is two iterations, less work than a checkpoint
-        own = {'randomness.seed': seed, 'randomness.deterministic': True}
-        options = {**options, **own, 'default_hooks.checkpoint.interval': max(1, epochs // 4)}
-        command = [sys.executable, ROOT / 'tools' / 'train.py', self.config, '--work-dir', folder, '--resume']
-        command += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
-        super().__init__(f'{row} (seed {seed})', folder, command, epochs)
-        self.checkpoint = folder / f'epoch_{epochs}.pth'
-
-    @property
-    def result(self) -> dict[str, Any] | None:
-        return super().result if self.checkpoint.is_file() else None
+def training_of(row: str, seed: int, folder: Path, options: dict[str, object]) -> ConfigTraining:
+    config, *_, interval = ROWS[row]
+    own = {'randomness.seed': seed, 'randomness.deterministic': True, 'default_hooks.checkpoint.interval': interval}
+    file = ROOT / 'configs' / 'demo' / f'{config}.py'
+    return ConfigTraining(f'{row} (seed {seed})', file, folder, {**options, **own})
 
 
-def train(trainings: Sequence[DemoTraining], at_a_time: int) -> None:
-    threads = str((os.cpu_count() or 1) // at_a_time)
-    if failed := run_all(trainings, [{'OMP_NUM_THREADS': threads}] * at_a_time):
-        raise UserError('\n\n'.join(training.failure for training in failed))
-
-
-def print_table(rows: dict[str, Sequence[DemoTraining]]) -> None:
+def print_table(rows: dict[str, Sequence[ConfigTraining]]) -> None:
     print(f'\n{"":15} {"network":10} {"images":>6} {"accuracy (%)":>14} {"parameters":>10} {"seconds":>8}')
     for name, trainings in rows.items():
-        _, network, images = ROWS[name]
+        _, network, images, _ = ROWS[name]
         accuracies = [training.result['accuracy'] for training in trainings]
         spread = f' ± {statistics.stdev(accuracies):3.1f}' if len(trainings) > 1 else ''
         accuracy = f'{statistics.mean(accuracies):.1f}{spread:6}'
@@ -80,36 +58,40 @@ def print_table(rows: dict[str, Sequence[DemoTraining]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--work-dir', type=Path, default=FOLDER, help=f'default: {FOLDER}')
-    parser.add_argument('--seeds', type=int, default=3, help='runs of each student (default: 3)')
-    parser.add_argument('--epochs', type=int, help='epochs of every training, for a quick look')
+    parser.add_argument('--seeds', type=positive_int, default=3, help='runs of each student (default: 3)')
+    parser.add_argument('--epochs', type=positive_int, help='epochs of every training, for a quick look')
     args = parser.parse_args()
-    folder = args.work_dir.resolve()
-    data = folder / 'digits.npz'
+    whole = args.work_dir.resolve()
+    data = whole / 'digits.npz'
+    # no training resumes one of another length
+    folder = whole / f'epochs_{args.epochs}' if args.epochs else whole
     if not data.is_file():
         converter = ROOT / 'tools' / 'dataset_converters' / 'digits_to_npz.py'
         subprocess.run([sys.executable, str(converter), str(data)], check=True)
     options: dict[str, object] = {f'{split}_dataloader.dataset.data_file': data for split in ('train', 'val', 'test')}
     options |= {'train_cfg.max_epochs': args.epochs} if args.epochs else {}
-    teacher = DemoTraining('teacher', 0, folder / 'teacher', options)
+    teacher = training_of('teacher', 0, folder / 'teacher', options)
     rows = {'teacher': [teacher]}
     for name in list(ROWS)[1:]:
         taught = {'model.teacher_ckpt': teacher.checkpoint} if 'ICD' in name else {}
         folders = [folder / ROWS[name][0] / f'seed_{seed}' for seed in range(args.seeds)]
-        rows[name] = [DemoTraining(name, seed, folders[seed], {**options, **taught}) for seed in range(args.seeds)]
+        rows[name] = [training_of(name, seed, folders[seed], {**options, **taught}) for seed in range(args.seeds)]
 
     students = [training for row in rows.values() for training in row if training is not teacher]
     finished = sum(training.result is not None for training in (teacher, *students))
     print(f'{1 + len(students)} trainings, {finished} of them finished before, in {folder}', flush=True)
-    train([teacher], 1)
-    train(students, min(4, os.cpu_count() or 1))
+    cores = number_of_cores()
+    for trainings, at_a_time in (([teacher], 1), (students, min(4, cores))):
+        run_all(trainings, [{'OMP_NUM_THREADS': str(cores // at_a_time)}] * at_a_time)
+        check_failures(trainings)
     print_table(rows)
     example = rows['ICD'][0]
-    command = [sys.executable, ROOT / 'tools' / 'test.py', example.config, example.checkpoint]
-    print(f'\nThe students are in {os.path.relpath(folder)}. Test one:\n ', *map(os.path.relpath, command), end='')
-    # where the config does not look for it
-    elsewhere = folder != FOLDER.resolve()
-    print(f' --cfg-options test_dataloader.dataset.data_file={os.path.relpath(data)}' if elsewhere else '')
+    files = [sys.executable, ROOT / 'tools' / 'test.py', example.config, example.checkpoint]
+    command = [os.path.relpath(file) for file in files]
+    if whole != FOLDER.resolve():  # the config does not look for the data there
+        command += ['--cfg-options', f'test_dataloader.dataset.data_file={os.path.relpath(data)}']
+    print(f'\nThe students are in {os.path.relpath(folder)}. Test one:\n  {shlex.join(command)}')
 
 
 if __name__ == '__main__':
-    run_tool(main, 'Repeat the command to resume.')
+    run(main, 'Repeat the command to resume.')

@@ -4,14 +4,6 @@
 import argparse
 from pathlib import Path
 
-import icd_mmrazor  # noqa: F401 (first: it says what to install if the stack is missing)
-
-# isort: split
-from mmengine.config import Config
-from mmengine.fileio import dump
-from mmengine.model import BaseModel, is_model_wrapper
-from mmengine.runner import Runner
-
 from icd_mmrazor.checkpoints.reading import read_checkpoint
 from icd_mmrazor.checkpoints.weights import load_strictly, weights_of
 from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
@@ -33,18 +25,19 @@ from icd_mmrazor.models.networks.preparation import (
 )
 from icd_mmrazor.models.networks.student import student_of
 
+from mmengine.config import Config
+from mmengine.fileio import dump
+from mmengine.model import is_model_wrapper
+
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file, of the distillation or of the plain student')
     parser.add_argument('checkpoint', help='checkpoint, of a distillation or of a plain network')
     parser.add_argument('--out', metavar='FILE.json', help='write the metrics to this file')
-    parser.add_argument(
-        '--tta',
-        action='store_true',
-        help="average the scores of several views of each image: those of the config's tta_pipeline, by default the "
-        'image and its mirror image',
-    )
+    views = "average the scores of several views of each image: those of the config's tta_pipeline, by default the "
+    views += 'image and its mirror image'
+    parser.add_argument('--tta', action='store_true', help=views)
     add_common_arguments(parser)
     return parser.parse_args()
 
@@ -71,28 +64,22 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     if args.tta:
         model = shown_model(model, runner.test_dataloader.dataset)
-    check_order_of_channels(checkpoint, cfg, model, runner)
-    what = f'checkpoint {args.checkpoint}'
-    load_strictly(model, weights, what)
-    if runner.test_loop is not None:
-        names = class_names(checkpoint.get('meta'))
-        check_class_names(what, names, datasets_in_use(runner), choice_in(cfg), runner.logger.warning)
-    metrics = runner.test()
-    if args.out and runner.rank == 0:
-        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(dump(json_value(metrics), file_format='json'), Path(args.out))
-
-
-def check_order_of_channels(checkpoint: dict, cfg: Config, model: BaseModel, runner: Runner) -> None:
     trained, source = preparation_of_checkpoint(checkpoint), source_of_images(cfg, ('test',))
     if source is not None:
         used, dataset = preparation_by(model.data_preprocessor, source), runner.test_dataloader.dataset
         refuse_other_order('the network', trained, used, lambda: images_are_gray(dataset), 'this test')
+    what = f'checkpoint {args.checkpoint}'
+    load_strictly(model, weights, what)
+    names = class_names(checkpoint.get('meta'))
+    check_class_names(what, names, datasets_in_use(runner), choice_in(cfg), runner.logger.warning)
+    metrics = runner.test()
+    if args.out and runner.rank == 0:
+        atomic_write(dump(json_value(metrics), file_format='json'), Path(args.out))
 
 
 def main() -> None:
     args = parse_args()
-    cfg = load_config(args)
+    cfg = load_config(args, 'test')
     prepare(cfg, args)
     with Watchdog(cfg), process_group(cfg):
         test(cfg, args)

@@ -3,12 +3,6 @@
 
 import argparse
 
-import icd_mmrazor  # noqa: F401 (first: it says what to install if the stack is missing)
-
-# isort: split
-from mmengine.config import Config
-from mmengine.device import get_device
-
 from icd_mmrazor.checkpoints.reading import local_file
 from icd_mmrazor.checkpoints.resuming import resume_after_restart
 from icd_mmrazor.compat.distributed import process_group
@@ -23,6 +17,9 @@ from icd_mmrazor.launch.watchdog import Watchdog
 from icd_mmrazor.models.classifiers import name_student_in_full
 from icd_mmrazor.models.networks.resolve import name_networks_in_full
 
+from mmengine.config import Config
+from mmengine.device import get_device
+
 OPTIM_WRAPPERS = {'fp16': 'AmpOptimWrapper', 'bf16': 'AutocastOptimWrapper'}
 # write the networks of a config in full, so that what is stored with the run is complete
 COMPLETE = {'FrozenTeacherDistill': name_networks_in_full, 'LinearProbe': name_student_in_full}
@@ -32,31 +29,15 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     # not required: it may follow --amp, which then takes it for a precision
     parser.add_argument('config', nargs='?', help='config file')
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        metavar='CHECKPOINT',
-        help='resume from this checkpoint, or from the latest valid one in the work folder',
-    )
-    parser.add_argument(
-        '--resume-changes',
-        choices=('refuse', 'list'),
-        help='if settings, teacher or data differ from those of the checkpoint: end with a list of the differences '
-        '(the default), or write it to the log and continue',
-    )
-    parser.add_argument(
-        '--amp',
-        nargs='?',
-        const='fp16',
-        metavar='{fp16,bf16}',
-        help='train with automatic mixed precision, fp16 (the default; needs a GPU) or bf16; also a frozen teacher',
-    )
-    parser.add_argument(
-        '--auto-scale-lr',
-        action='store_true',
-        help='scale the learning rate by the total batch size over auto_scale_lr.base_batch_size',
-    )
+    resume = 'resume from this checkpoint, or from the latest valid one in the work folder'
+    parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT', help=resume)
+    changes = 'if settings, teacher or data differ from those of the checkpoint: end with a list of the differences '
+    changes += '(the default), or write it to the log and continue'
+    parser.add_argument('--resume-changes', choices=('refuse', 'list'), help=changes)
+    amp = 'train with automatic mixed precision, fp16 (the default; needs a GPU) or bf16; also a frozen teacher'
+    parser.add_argument('--amp', nargs='?', const='fp16', metavar='{fp16,bf16}', help=amp)
+    scale = 'scale the learning rate by the total batch size over auto_scale_lr.base_batch_size'
+    parser.add_argument('--auto-scale-lr', action='store_true', help=scale)
     add_common_arguments(parser)
     args = parser.parse_args()
     if not args.config and args.amp not in (None, *OPTIM_WRAPPERS):
@@ -75,11 +56,10 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
     if cfg.get('load_from') and '://' not in cfg.load_from:
         local_file(cfg.load_from)  # before the work that precedes its reading
     if args.resume_changes:
-        hooks = cfg.setdefault('default_hooks', {})
-        if 'sanity_check' in hooks:
-            hooks['sanity_check']['resume_changes'] = args.resume_changes
+        if 'sanity_check' in cfg.default_hooks:
+            cfg.default_hooks.sanity_check['resume_changes'] = args.resume_changes
         else:  # a stored config of version 0.1, or one that is not built on ours
-            hooks['check_resume'] = {'type': 'CheckResumeHook', 'changes': args.resume_changes}
+            cfg.default_hooks.check_resume = {'type': 'CheckResumeHook', 'changes': args.resume_changes}
     if args.amp:
         use_mixed_precision(cfg, args.amp)
     if args.auto_scale_lr:
@@ -108,15 +88,6 @@ def model_type(cfg: Config) -> str:
     return type_name(cfg.get('model', {}).get('type'))
 
 
-def train(cfg: Config) -> None:
-    use_intact_checkpoints(cfg)
-    runner = ToolRunner.from_cfg(cfg)
-    if not any(isinstance(hook, SanityCheckHook | WeightCheck) for hook in runner.hooks):
-        # a config that is not built on ours
-        runner.register_hook(WeightCheck())
-    runner.train()
-
-
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
@@ -124,8 +95,13 @@ def main() -> None:
         COMPLETE[model_type(cfg)](cfg.model)
     apply_arguments(cfg, args)
     resume_after_restart(cfg)
+    use_intact_checkpoints(cfg)
     with Watchdog(cfg), process_group(cfg):
-        train(cfg)
+        runner = ToolRunner.from_cfg(cfg)
+        if not any(isinstance(hook, SanityCheckHook | WeightCheck) for hook in runner.hooks):
+            # a config that is not built on ours
+            runner.register_hook(WeightCheck())
+        runner.train()
 
 
 if __name__ == '__main__':

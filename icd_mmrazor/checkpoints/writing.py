@@ -21,8 +21,9 @@ def atomic_write(content: str | bytes, path: Path) -> None:
 
     Args:
         content: The content; text is written in UTF-8.
-        path: The file; its folder exists.
+        path: The file; its folder is created.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
         with temporary.open('wb') as file:
@@ -35,7 +36,7 @@ def atomic_write(content: str | bytes, path: Path) -> None:
 
 
 def write_json(values: Any, path: Path) -> None:
-    """Write a JSON file atomically; its folder exists."""
+    """Write a JSON file atomically; its folder is created."""
     atomic_write(json.dumps(values), path)
 
 
@@ -58,7 +59,6 @@ def write_checkpoint_file(content: str | bytes, path: str | os.PathLike) -> None
     """
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(content, path)
     except OSError as error:
         raise CheckpointError(

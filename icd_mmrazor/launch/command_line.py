@@ -9,8 +9,10 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+from mmengine.config import DictAction
 
 from icd_mmrazor import compat
 from icd_mmrazor.compat.distributed import lost_connection
@@ -20,11 +22,39 @@ from icd_mmrazor.launch.processes import die_with_parent, end_process, several_p
 
 
 def key_value(text: str) -> str:
-    """Check that an item of ``--cfg-options`` is ``KEY=VALUE``; mmengine's ``DictAction`` parses it."""
+    """Check that an item of ``--cfg-options`` is ``KEY=VALUE``."""
     key, equals, _ = text.partition('=')
     if not key or not equals:
         raise argparse.ArgumentTypeError(f'{text!r} is not KEY=VALUE, such as train_cfg.max_epochs=60')
     return text
+
+
+class _Options(DictAction):
+    """mmengine's action, which removes spaces from values; here a path keeps them."""
+
+    @staticmethod
+    def _parse_iterable(val: str) -> Any:
+        is_text = ' ' in val.strip() and not any(sign in val for sign in ',([')
+        return val if is_text else DictAction._parse_iterable(val)
+
+
+def add_cfg_options(parser: argparse.ArgumentParser, what: str | None = None) -> None:
+    """Add ``--cfg-options KEY=VALUE ...``, for ``apply_cfg_options``; ``what`` is its help."""
+    parser.add_argument('--cfg-options', nargs='+', type=key_value, action=_Options, metavar='KEY=VALUE', help=what)
+
+
+def parse_options(options: Sequence[str]) -> dict[str, Any] | None:
+    """Parse items ``KEY=VALUE`` as ``--cfg-options`` does."""
+    parser = argparse.ArgumentParser()
+    add_cfg_options(parser)
+    return parser.parse_args(['--cfg-options', *options] if options else []).cfg_options
+
+
+def positive_int(text: str) -> int:
+    """Convert an argument that must be a positive integer."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a positive integer')
+    return int(text)
 
 
 def run(main: Callable[[], None], when_stopped: str = '') -> None:

@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 
-from icd_mmrazor.configuration.files import DATALOADERS, apply_cfg_options, check_sections, read_config_file
+from icd_mmrazor.configuration.files import DATALOADERS, STAGES, apply_cfg_options, check_sections, read_config_file
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.launch.command_line import key_value
+from icd_mmrazor.launch.command_line import add_cfg_options
 
+# mmengine has a default for each, but not if it is None
+OPTIONAL_SECTIONS = ('auto_scale_lr', 'env_cfg', 'randomness')
 FUSED_OPTIMIZERS = ('SGD', 'Adam', 'AdamW')
 # mmengine itself leaves these out if they are None
 MMENGINE_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
@@ -28,14 +30,7 @@ OPTIONAL_HOOKS = {
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of both tools, under the names of mmpretrain's and mmrazor's tools."""
     parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: ./work_dirs/CONFIG_NAME)')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        type=key_value,
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='change settings of the config: model.distiller.embed_dims=64 train_cfg.max_epochs=60 ...',
-    )
+    add_cfg_options(parser, 'change settings: model.distiller.embed_dims=64 train_cfg.max_epochs=60 ...')
     parser.add_argument(
         '--launcher',
         choices=('none', 'pytorch', 'slurm', 'mpi'),
@@ -46,10 +41,14 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
-def load_config(args: argparse.Namespace) -> Config:
+def load_config(args: argparse.Namespace, stage: str = 'train') -> Config:
     """Read a tool's config, apply the common arguments, and set what every run wants and few configs say.
 
     That is batches as one tensor, workers that persist, pinned memory for a GPU, and a fused optimizer.
+
+    Args:
+        args: The tool's arguments, those of :func:`add_common_arguments` among them.
+        stage: What the config must have the sections for: ``'train'`` or ``'test'``.
 
     Raises:
         SettingError: There is no such config file, it or ``--cfg-options`` has a mistake, or the work folder is a file.
@@ -60,6 +59,11 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
     apply_cfg_options(cfg, args.cfg_options)
     check_sections(cfg, args.config)
+    if cfg.get(f'{stage}_dataloader') is None:
+        raise SettingError(f'config {args.config} has no {", ".join(STAGES[stage])}, so there is nothing to {stage}.')
+    for section in OPTIONAL_SECTIONS:
+        if cfg.get(section, ...) is None:
+            cfg.pop(section)
     if Path(cfg.work_dir).is_file():
         raise SettingError(f'--work-dir {cfg.work_dir} is a file. Give a folder.')
     for name in DATALOADERS:
@@ -73,8 +77,10 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def complete_hooks(cfg: Config) -> None:
-    """Leave out hooks that are None, and name the type of those for which only settings are given."""
-    hooks = cfg.get('default_hooks') or {}
+    """Leave out hooks that are None, name the type of those for which only settings are given, and make the section."""
+    if not cfg.get('default_hooks'):
+        cfg.default_hooks = {}
+    hooks = cfg.default_hooks
     for name, hook in [*hooks.items()]:
         if hook is None and name not in MMENGINE_HOOKS:
             del hooks[name]
@@ -84,7 +90,7 @@ def complete_hooks(cfg: Config) -> None:
 
 def use_intact_checkpoints(cfg: Config) -> None:
     """Let ``IntactCheckpointHook`` write the checkpoints of a run whose config names mmengine's hook, or none."""
-    hook = cfg.setdefault('default_hooks', {}).setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
+    hook = cfg.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
     if isinstance(hook, Mapping) and type_name(hook.get('type')) == 'CheckpointHook':
         cfg.default_hooks.checkpoint['type'] = 'IntactCheckpointHook'
 

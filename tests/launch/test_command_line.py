@@ -8,9 +8,35 @@ from unittest import mock
 import pytest
 
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.launch.command_line import run
+from icd_mmrazor.launch.command_line import parse_options, run
 
 LOST = '[/x/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:7000'
+
+
+@pytest.mark.parametrize(
+    ('text', 'value'),
+    [
+        ('my data/digits.npz', 'my data/digits.npz'),
+        ('1', 1),
+        (' 0.5', 0.5),
+        ('False', False),
+        ('None', None),
+        ('[1, 2]', [1, 2]),
+        ('(a, b)', ('a', 'b')),
+        ('a=b', 'a=b'),
+        ('', ''),
+    ],
+)
+def test_values_of_options(text: str, value: object) -> None:
+    assert parse_options([f'a.b={text}', 'c=1']) == {'a.b': value, 'c': 1}
+    assert parse_options([]) is None
+
+
+@pytest.mark.parametrize('option', ['a.b', '=1'])
+def test_options_must_be_key_and_value(option: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        parse_options([option])
+    assert f"argument --cfg-options: '{option}' is not KEY=VALUE" in capsys.readouterr().err
 
 
 def end(error: BaseException) -> None:

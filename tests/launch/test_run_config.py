@@ -10,7 +10,10 @@ from helpers import CONFIGS
 from mmengine.config import Config
 from torch import nn
 
+from icd_mmrazor.configuration import files
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch import run_config
+from icd_mmrazor.launch.watchdog import Watchdog
 
 DEMO = CONFIGS / 'demo' / 'icd_res20_res8_digits.py'
 
@@ -49,6 +52,50 @@ def test_a_tools_config_is_fused(tmp_path: Path) -> None:
     args = argparse.Namespace(config=str(DEMO), launcher='none', work_dir=None, cfg_options=None, local_rank=0)
     cfg = run_config.load_config(args)
     assert cfg.optim_wrapper.optimizer.fused
+
+
+def test_hooks_that_are_none_and_settings_without_a_type() -> None:
+    hooks = dict(
+        logger=None,
+        export_student=None,
+        sanity_check=dict(skip=['batches']),
+        check_resume=dict(changes='list'),
+        check_weights=dict(type='Other', names='list'),
+    )
+    cfg = Config(dict(default_hooks=hooks))
+    run_config.complete_hooks(cfg)
+    assert cfg.default_hooks == dict(
+        # mmengine leaves out its own
+        logger=None,
+        sanity_check=dict(type='SanityCheckHook', skip=['batches']),
+        check_resume=dict(type='CheckResumeHook', changes='list'),
+        check_weights=dict(type='Other', names='list'),
+    )
+    run_config.complete_hooks(Config({}))
+
+
+@pytest.mark.parametrize('stage', ['train', 'test'])
+def test_a_config_without_the_stage_of_the_tool_is_refused(stage: str, tmp_path: Path) -> None:
+    """That of an exported student has a test only."""
+    config, sections = tmp_path / 'part.py', files.STAGES[stage]
+    config.write_text('\n'.join([f"_base_ = ['{DEMO}']", *(f'{section} = None' for section in sections)]))
+    args = argparse.Namespace(config=str(config), launcher='none', work_dir=None, cfg_options=None, local_rank=0)
+    with pytest.raises(SettingError, match=rf'part\.py has no {", ".join(sections)}'):
+        run_config.load_config(args, stage)
+    assert run_config.load_config(args, 'test' if stage == 'train' else 'train')
+
+
+@pytest.mark.parametrize('line', ['{} = None', '_base_.pop("{}")'])
+def test_sections_that_mmengine_can_do_without(line: str, tmp_path: Path) -> None:
+    config, sections = tmp_path / 'none.py', run_config.OPTIONAL_SECTIONS
+    lines = [line.format(section) for section in (*sections, 'default_hooks')]
+    config.write_text('\n'.join([f"_base_ = ['{DEMO}']", *lines]))
+    args = argparse.Namespace(config=str(config), launcher='none', work_dir=None, cfg_options=None, local_rank=0)
+    cfg = run_config.load_config(args)
+    assert not cfg.keys() & {*sections}
+    run_config.use_intact_checkpoints(cfg)
+    assert cfg.default_hooks.checkpoint.type == 'IntactCheckpointHook'
+    assert Watchdog(cfg).timeout == cfg.env_cfg.dist_cfg.timeout
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -40,43 +39,6 @@ def _rank(rank: int, function: Callable, size: int, folder: Path, args: tuple) -
     dist.barrier()
     # no orderly end: it is pytest's
     os._exit(0)
-
-
-_run = subprocess.run
-
-
-def run_forked(command: list[str], check: bool = False, **settings: Any) -> subprocess.CompletedProcess:
-    """Stand in for ``subprocess.run`` of this interpreter with a tool.
-
-    Args:
-        command: ``[sys.executable, TOOL, *ARGUMENTS]``.
-        check: Whether a failure is an error.
-        **settings: ``stdout`` and ``stderr``, open files, and ``env``.
-    """
-    python, tool, *arguments = map(str, command)
-    assert python == sys.executable
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid == 0:
-        status, subprocess.run = 1, _run
-        try:
-            for number, name in enumerate(('stdout', 'stderr'), start=1):
-                if name in settings:
-                    os.dup2(settings[name].fileno(), number)
-            sys.stdout, sys.stderr = os.fdopen(1, 'w'), os.fdopen(2, 'w')
-            os.environ.update(settings.get('env') or {})
-            status = exit_status(Path(tool), *arguments) or 0
-        except BaseException as error:  # nothing may get back to pytest
-            print(error, file=sys.stderr)
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status if isinstance(status, int) else 1)
-    _, status = os.waitpid(pid, 0)
-    done = subprocess.CompletedProcess(command, os.waitstatus_to_exitcode(status))
-    if check:
-        done.check_returncode()
-    return done
 
 
 class Launch:

@@ -93,16 +93,18 @@ def test_a_cell_in_several_processes(monkeypatch: pytest.MonkeyPatch, capsys: py
     folder = ['--work-dir', 'work_dirs/icd_res20_res8_digits']
     assert started == [(launch, [launch, config, '3', *folder, '--resume'])]
     assert os.environ.pop('PYTHON') == sys.executable
-    assert exit_status(FRONT, *arguments, '0') == 1
-    assert '--processes 0' in capsys.readouterr().err
+    assert exit_status(FRONT, *arguments, '0') == 2
+    assert "--processes: '0' is not a positive integer" in capsys.readouterr().err
 
 
 def test_dump_writes_the_config_and_keeps_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    file = tmp_path / 'ab.py'
+    file = tmp_path / 'new' / 'ab.py'
     assert exit_status(FRONT, 'ab', 'vgg13_vgg8_cifar100', '--dump', file) is None
     assert exit_status(FRONT, 'kd', 'vgg13_vgg8_cifar100', '--dump', file) == 1
     assert Config.fromfile(file).to_dict() == recipes.compose('vgg13_vgg8_cifar100', ['ab']).to_dict()
-    assert f'--dump {file}' in capsys.readouterr().err
+    assert f'--dump {file} exists' in capsys.readouterr().err
+    assert exit_status(FRONT, 'kd', 'vgg13_vgg8_cifar100', '--dump', file / 'inside.py') == 1
+    assert f'--dump {file}/inside.py: {file} is not a folder' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

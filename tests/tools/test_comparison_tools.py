@@ -28,6 +28,7 @@ from compare import (
     chosen_images,
     compare,
     load_network,
+    names_of,
     network_outputs,
     stored_config,
 )
@@ -116,6 +117,20 @@ def test_choice_of_images() -> None:
     np.testing.assert_array_equal(some, np.unique(some))
     assert len(some) == 10
     assert set(labels[some]) <= {1, 4, 7}
+
+
+@pytest.mark.parametrize(
+    ('folders', 'names'),
+    [
+        (['runs/icd/seed_0', 'runs/kd/seed_0'], ['icd', 'kd']),
+        (['icd/seed_0', 'icd/seed_1', 'kd/seed_0'], ['icd/seed_0', 'icd/seed_1', 'kd/seed_0']),
+        (['first/icd', 'second/icd'], ['first', 'second']),
+        (['run', 'run/inner'], ['run', 'run/inner']),
+    ],
+)
+def test_students_are_named_by_what_tells_them_apart(folders: list[str], names: list[str]) -> None:
+    assert names_of([Path(folder) for folder in folders], None) == names
+    assert names_of([Path(folder) for folder in folders], [*'abc'][: len(names)]) == [*'abc'][: len(names)]
 
 
 def test_networks_that_do_not_fit_are_refused(
@@ -327,7 +342,8 @@ def test_bad_input(work_dir: Callable, tmp_path: Path, capsys: pytest.CaptureFix
         ([missing], 'absent.npz'),
         ([stored], 'network.py'),
         ([untested], 'test_dataloader'),
-        ([untaught], '--teacher-ckpt FILE'),
+        ([untaught], f'model.teacher_ckpt of {untaught}: there is no file None'),
+        ([run, '--teacher-ckpt', 'absent.pth'], '--teacher-ckpt absent.pth: there is no file'),
     ]:
         assert exit_status(FEATURES, '--out', tmp_path / 'figure.png', *arguments) == 1, arguments
         assert message in capsys.readouterr().err

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import CONFIGS, TOOLS, exit_status
+from helpers import CONFIGS, DATA, TOOLS, exit_status
 from mmengine.config import Config
 from mmrazor.registry import MODELS
 
@@ -120,10 +120,15 @@ def with_config(text: str) -> Callable[[dict], dict]:
         (None, ['--config', 'none.py'], r'--config none\.py'),
         (None, ['--config', CONFIGS / 'demo/res20_digits.py'], r'not in the file: backbone\.layer1\.1'),
         (None, ['--input-size', '8', '8'], '--input-size'),
-        (None, ['--onnx', '--input-size', '0', '8'], '--input-size 0 8'),
+        (None, ['--onnx', '--input-size', '0', '8'], "argument --input-size: '0'"),
         (None, ['--onnx', '{out}'], '--onnx '),
+        (None, ['--onnx', CONFIGS], '--onnx .* is a folder'),
+        (None, ['--onnx', DATA / 'resnet8_io.npz'], '--onnx .* exists'),
     ],
-    ids=['weights', 'config', 'foreign', 'teacher', 'code', 'type', 'no file', 'other network', 'size', 'zero', 'onnx'],
+    ids=[
+        *('weights', 'config', 'foreign', 'teacher', 'code', 'type', 'no file', 'other network', 'size', 'zero'),
+        *('onnx', 'onnx folder', 'onnx exists'),
+    ],
 )  # fmt: skip
 def test_bad_input_leaves_nothing(
     change: Callable | None,
@@ -137,7 +142,8 @@ def test_bad_input_leaves_nothing(
     if change:
         torch.save(change(content), source)
     out = tmp_path / 'new' / 'student.pth'
-    assert exit_status(TOOL, source, out, *(str(argument).format(out=out) for argument in arguments)) == 1
+    status = exit_status(TOOL, source, out, *(str(argument).format(out=out) for argument in arguments))
+    assert status == (2 if message.startswith('argument') else 1)
     error = capsys.readouterr().err
     assert re.search(message, error, re.DOTALL), error
     assert not (tmp_path / 'new').exists()

@@ -44,7 +44,6 @@ def test_a_pair_is_measured(tool: ModuleType, monkeypatch: pytest.MonkeyPatch, c
         ('--pairs res20_res9_digits', "'res20_res9_digits'. Did you mean res20_res8_digits"),
         ('--methods idc', "'idc'. Did you mean"),
         ('--methods student', '--methods student'),
-        ('--batch-size 0', '--batch-size 0'),
         ('--contender fast model.channels_last=False', '--contender fast'),
         ('--contender mine modle.channels_last=False', 'modle'),
     ],
@@ -52,6 +51,13 @@ def test_a_pair_is_measured(tool: ModuleType, monkeypatch: pytest.MonkeyPatch, c
 def test_bad_input(options: str, message: str, tool: ModuleType) -> None:
     with pytest.raises(SettingError, match=message):
         tool.main(['--pairs', 'res20_res8_digits', *options.split()])
+
+
+def test_numbers_must_be_positive(tool: ModuleType, capsys: pytest.CaptureFixture) -> None:
+    for option in ('--batch-size', '--rounds', '--steps', '--warm-up', '--threads'):
+        with pytest.raises(SystemExit):
+            tool.main([option, '0'])
+        assert f"argument {option}: '0' is not a positive integer" in capsys.readouterr().err
 
 
 def test_plain_images_are_transformed_as_the_config_says(tool: ModuleType) -> None:

@@ -154,6 +154,17 @@ def test_a_failed_training_stops_no_other_and_is_named(arguments: list[str], run
     assert environment == str(max(1, len(os.sched_getaffinity(0)) // 2))
 
 
+def test_a_training_that_has_ended_gets_no_signal(
+    tool: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process id may be that of another program by then."""
+    training = tool('trainings').Training('short', tmp_path, [sys.executable, '-c', ''], epochs=1)
+    training.run({})
+    assert 'without accuracy/top1 of epoch 1' in training.failure
+    monkeypatch.setattr(os, 'killpg', lambda *_: pytest.fail('a signal'))
+    training.stop(signal.SIGTERM)
+
+
 def test_a_folder_with_another_config_is_refused(arguments: list[str], run: ModuleType) -> None:
     run.main(arguments)
     with pytest.raises(SettingError) as refused:
@@ -181,9 +192,7 @@ def test_a_folder_with_another_config_is_refused(arguments: list[str], run: Modu
         (['--cfg-options', 'model.random_techer=True'], 'random_techer'),
         (['--cfg-options', 'train_cfg.max_epochs.x=1'], 'train_cfg.max_epochs.x'),
         (['--cfg-options', 'train_fcg.max_epochs=1'], 'train_fcg'),
-        (['--jobs', '0'], '--jobs'),
         (['--gpus', '0', '--jobs', '1'], '--jobs'),
-        (['--processes', '0'], '--processes'),
         (['--work-dir', __file__], '--work-dir'),
     ],
     ids=lambda value: ' '.join(value)[:40] if isinstance(value, list) else '',
@@ -193,6 +202,16 @@ def test_refused_before_anything_starts(
 ) -> None:
     with pytest.raises(SettingError, match=message):
         run.main([*arguments, *changes])
+    assert not Path('runs').exists()
+
+
+@pytest.mark.parametrize('changes', [['--jobs', '0'], ['--processes', '-1'], ['--points', 'published']], ids=' '.join)
+def test_arguments_that_make_no_sense(
+    changes: list[str], arguments: list[str], run: ModuleType, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit):
+        run.main([*arguments, *changes])
+    assert changes[0] in capsys.readouterr().err
     assert not Path('runs').exists()
 
 
@@ -259,14 +278,14 @@ def test_gpus_are_those_that_this_process_sees(run: ModuleType, monkeypatch: pyt
         visible('0,1,2', processes=2)
 
 
-def test_cores_are_shared(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, 'number_of_cores', lambda: 8)
+def test_cores_are_shared(run: ModuleType, tool: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tool('trainings'), 'number_of_cores', lambda: 8)
     for jobs, processes, threads in ((None, 1, ['2'] * 4), (None, 2, ['1'] * 4), (2, 2, ['2'] * 2), (1, 16, ['1'])):
         assert [slot['OMP_NUM_THREADS'] for slot in run.slots_for(None, jobs, processes)] == threads
 
 
 def test_a_study_is_trained_in_parts_and_tabled(study: Callable, tool: Callable, capsys: pytest.CaptureFixture) -> None:
-    study('--points', 'published', '--methods', 'dcd', '--seeds', '1')
+    study('--points', 'published', '--methods', 'dcd', '--seeds', '1', '1')
     study()
     study()  # nothing is left to do
     capsys.readouterr()
@@ -344,6 +363,23 @@ def test_a_page_that_cannot_be_filled_stays(text: str, message: str, study: Call
     assert not Path('figures').exists()
 
 
+def test_where_results_go_is_checked_first(study: Callable, tool: Callable, capsys: pytest.CaptureFixture) -> None:
+    study('--points', 'published', 'alpha-1', '--seeds', '0')
+    Path('page.md').write_text('<!-- small: alpha -->\n<!-- end -->\n')
+    capsys.readouterr()
+    for option, place in (('--figures', 'page.md'), ('--json', 'page.md/results.json'), ('--json', 'runs')):
+        with pytest.raises(SettingError, match=f'{option} {place}'):
+            tool('table').main(['runs', '--pages', 'page.md', option, place])
+    assert Path('page.md').read_text() == '<!-- small: alpha -->\n<!-- end -->\n'
+
+
+@pytest.mark.parametrize('text', ['{"accuracy/top1": 71.5}', '[1]', '{"own": {"runs": []}}', '{'])
+def test_a_file_that_holds_no_results_is_refused(text: str, tool: Callable, tmp_path: Path) -> None:
+    (tmp_path / 'metrics.json').write_text(text)
+    with pytest.raises(SettingError, match=r'metrics\.json cannot be read'):
+        tool('table').main([str(tmp_path / 'metrics.json')])
+
+
 def test_seeds_with_different_options_are_not_averaged(arguments: list[str], run: ModuleType, tool: Callable) -> None:
     for seed, more in ((0, []), (1, ['optim_wrapper.optimizer.lr=0.01'])):
         run.main([*arguments, *more, '--seeds', str(seed)])
@@ -365,8 +401,12 @@ def test_teachers_are_trained_first(
     assert not teacher.exists()
     with pytest.raises(UserError, match='teacher res20_cifar10-16k'):
         run.main(arguments)
-    # one from elsewhere is taken, one whose training was stopped is not
+    # one from elsewhere is taken, one whose training was stopped or whose checkpoint is gone is not
+    (teacher / 'result.json').write_text(json.dumps(dict(accuracy=50.0, epochs=8)))
+    assert run.TeacherTraining(teacher.name).result is None
     (teacher / 'epoch_8.pth').touch()
+    assert run.TeacherTraining(teacher.name).result
+    (teacher / 'result.json').unlink()
     assert run.TeacherTraining(teacher.name).missing
     (teacher / 'train.log').unlink()
     run.main(arguments)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import CONFIGS, TOOLS, exit_status
-from launches import Launch, run_forked
+from launches import Launch
 from mmengine.config import Config
 from mmpretrain.registry import DATASETS, MODELS
 
@@ -261,7 +261,7 @@ def test_amp_sets_the_wrapper() -> None:
 def test_two_processes_train_and_test(
     options: list[str], images_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))  # seen_batches
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))  # hooks_of_processes
     config = tmp_path / 'shared.py'
     config.write_text(
         f"_base_ = ['{DEMO}']\ncustom_imports = dict(imports=['icd_mmrazor', 'hooks_of_processes'])\n"
@@ -383,8 +383,7 @@ def test_shell_scripts_are_sound(script: Path) -> None:
 @pytest.mark.slow
 def test_demo(capsys: pytest.CaptureFixture) -> None:
     """The demo in small: it trains all rows, reuses them, and the command it ends with works."""
-    with mock.patch.object(subprocess, 'run', run_forked):
-        assert exit_status(TOOLS / 'demo.py', '--seeds', 1, '--epochs', 1) is None
+    assert exit_status(TOOLS / 'demo.py', '--seeds', 1, '--epochs', 1) is None
     printed = capsys.readouterr().out
     rows = re.findall(r'^(teacher|student alone|ICD|ICD\+KD) +ResNet-(\d+) +(\d+) +([\d.]+) +([\d,]+)', printed, re.M)
     assert [row[:3] for row in rows] == [
@@ -394,6 +393,8 @@ def test_demo(capsys: pytest.CaptureFixture) -> None:
         ('ICD+KD', '8', '100'),
     ]
     assert [row[4] for row in rows] == ['272,474', '78,042', '78,042', '78,042']
+    # the whole demo does not meet trainings of another length
+    assert sorted(file.name for file in Path('work_dirs', 'demo').iterdir()) == ['digits.npz', 'epochs_1']
 
     assert exit_status(TOOLS / 'demo.py', '--seeds', 1, '--epochs', 1) is None
     again = capsys.readouterr().out
@@ -404,6 +405,13 @@ def test_demo(capsys: pytest.CaptureFixture) -> None:
     printed = capsys.readouterr()
     (accuracy,) = re.findall(r'accuracy/top1: ([\d.]+)', printed.out + printed.err)
     assert float(accuracy) == pytest.approx(float(rows[2][3]), abs=0.05)
+
+
+@pytest.mark.parametrize('option', ['--seeds', '--epochs'])
+def test_the_demo_needs_seeds_and_epochs(option: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert exit_status(TOOLS / 'demo.py', '--work-dir', tmp_path / 'demo', option, 0) == 2
+    assert option in capsys.readouterr().err
+    assert not (tmp_path / 'demo').exists()
 
 
 @pytest.mark.slow

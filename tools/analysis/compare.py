@@ -2,20 +2,12 @@
 
 import argparse
 import copy
+import os
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
-import torch
-from mmengine.config import Config, DictAction
-from mmengine.device import get_device
-from mmengine.registry import DATASETS, init_default_scope
-from mmengine.runner import Runner
-from mmengine.utils import track_iter_progress
-from torch import nn
+from typing import NamedTuple
 
 from icd_mmrazor.checkpoints.reading import read_checkpoint
 from icd_mmrazor.checkpoints.resuming import latest_valid_checkpoint
@@ -28,13 +20,21 @@ from icd_mmrazor.datasets.class_names import check_class_names, choice_in, class
 from icd_mmrazor.datasets.labels import image_labels
 from icd_mmrazor.errors import CheckpointError, DatasetError, SettingError
 from icd_mmrazor.export.network import build_network
-from icd_mmrazor.launch.command_line import key_value
+from icd_mmrazor.launch.command_line import add_cfg_options
 from icd_mmrazor.models.networks.classifier_layer import find_classifier, linear_layer
 from icd_mmrazor.models.networks.resolve import published_weights
 from icd_mmrazor.models.networks.student import student_of
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import DATASETS, init_default_scope
+from mmengine.runner import Runner
+from mmengine.utils import track_iter_progress
+from torch import nn
 
 FONT_SIZE = 9
 TITLE_WIDTH = 26  # characters
@@ -90,36 +90,20 @@ def add_arguments(parser: argparse.ArgumentParser, max_images: int | None, class
     parser.usage = (
         '%(prog)s CONFIG CHECKPOINT [CHECKPOINT ...] [options]\n       %(prog)s WORK_DIR [WORK_DIR ...] [options]'
     )
-    parser.add_argument(
-        'sources',
-        nargs='+',
-        metavar='SOURCE',
-        help="a distillation's config and checkpoints of its student, or work folders, one of a distillation at least",
-    )
+    sources = "a distillation's config and checkpoints of its student, or work folders, one of a distillation at least"
+    parser.add_argument('sources', nargs='+', metavar='SOURCE', help=sources)
     parser.add_argument('--teacher-ckpt', metavar='FILE', help="the teacher's checkpoint (default: the config's)")
     parser.add_argument('--labels', nargs='+', metavar='NAME', help='names of the students (default: of their folders)')
     parser.add_argument('--classes', metavar='0-4,7', help=f'numbers of the classes to show (default: {classes})')
     number = f'draw N images at random (default: {max_images or "all"})'
     parser.add_argument('--max-images', type=int, default=max_images, metavar='N', help=number)
     parser.add_argument('--seed', type=int, default=0, help='random seed (default: 0)')
-    example = 'change settings of the configs: test_dataloader.dataset.data_root=data/cifar100 ...'
-    parser.add_argument(
-        '--cfg-options', nargs='+', type=key_value, action=DictAction, metavar='KEY=VALUE', help=example
-    )
+    add_cfg_options(parser, 'change settings of the configs: test_dataloader.dataset.data_root=data/cifar100 ...')
     parser.add_argument('--out', type=Path, default=out, metavar='FILE', help=f'.png, .svg or .pdf (default: {out})')
 
 
-def check_out(out: Path) -> None:
-    """Check, before the long work, that a figure can be written."""
-    if out.suffix not in SUFFIXES:
-        raise SettingError(f'--out {out}: name a file that ends in {", ".join(SUFFIXES)}.')
-    check_writable(out, '--out')
-
-
-def save_figure(figure: 'Figure', out: Path) -> None:
+def save_figure(figure: Figure, out: Path) -> None:
     """Write a figure as PNG, as SVG, and as what ``out`` names."""
-    from matplotlib.text import Text
-
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a folder may be called $x$
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -147,6 +131,9 @@ def compare(
         default_classes: Returns the classes to show, given their number, if ``--classes`` names none.
         check_count: Called with the number of images before the networks run; may refuse it.
     """
+    if args.out.suffix not in SUFFIXES:
+        raise SettingError(f'--out {args.out}: name a file that ends in {", ".join(SUFFIXES)}.')
+    check_writable(args.out, '--out')
     if args.max_images is not None and args.max_images < 2:
         raise SettingError(f'--max-images {args.max_images} must be 2 or more.')
     runs = runs_of(args)
@@ -221,19 +208,17 @@ def by_age(files: Iterable[Path]) -> list[Path]:
 
 def names_of(sources: Sequence[Path], labels: Sequence[str] | None) -> list[str]:
     """Return the labels, or what tells the paths apart: icd and kd of icd/seed_0 and kd/seed_0."""
-    paths = [source.resolve().parts for source in sources]
+    paths = [source.resolve() for source in sources]
     if labels and len(labels) != len(sources):
         raise SettingError(f'--labels: {len(labels)} names for {len(sources)} students.')
     if len({*(labels or paths)}) < len(sources) or len({*paths}) < len(sources):
         raise SettingError(f'{" ".join(map(str, labels or sources))}: two are the same. Name each student once.')
     if labels:
         return list(labels)
-    while len(paths) > 1 and len({path[-1] for path in paths}) == 1:
-        paths = [path[:-1] for path in paths]
-    length = 1
-    while len({path[-length:] for path in paths}) < len(paths):
-        length += 1
-    return [str(Path(*path[-length:])) for path in paths]
+    while len({path.name for path in paths}) == 1:
+        paths = [path.parent for path in paths]
+    common = os.path.commonpath([path.parent for path in paths])
+    return [str(path.relative_to(common)) for path in paths]
 
 
 def distillation_of(runs: Sequence[Run], teacher_ckpt: str | None) -> Run:
@@ -253,12 +238,10 @@ def distillation_of(runs: Sequence[Run], teacher_ckpt: str | None) -> Run:
 
 def load_teacher(run: Run, checkpoint: str | None) -> Network:
     model = run.cfg.model
+    where = f'--teacher-ckpt {checkpoint}' if checkpoint else f'model.teacher_ckpt of {run.source}'
     checkpoint = checkpoint or model.get('teacher_ckpt') or published_weights(model.teacher)
     if not checkpoint or not (checkpoint.startswith('https://') or Path(checkpoint).expanduser().is_file()):
-        raise CheckpointError(
-            f'model.teacher_ckpt={checkpoint!r} of {run.source}: there is no such file. Name the weights with '
-            '--teacher-ckpt FILE.'
-        )
+        raise CheckpointError(f'{where}: there is no file {checkpoint}. Name the weights with --teacher-ckpt FILE.')
     # built like the student, in whose place it is put; it gets the student's images
     cfg = copy.deepcopy(run.cfg)
     cfg.model.architecture = model.teacher

@@ -8,19 +8,13 @@ each other.
 import argparse
 import importlib.util
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-from icd_mmrazor import compat  # noqa: F401 (first: it explains what to install if the stack is missing)
-
-# isort: split
-import numpy as np
-from compare import FONT_SIZE, Comparison, add_arguments, check_out, compare, save_figure, title
 
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import run
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+import numpy as np
+from compare import FONT_SIZE, Comparison, add_arguments, compare, save_figure, title
+from matplotlib.figure import Figure
 
 LEGEND_CLASSES = 20  # more cannot be told apart by colour and marker
 SHOWN_CLASSES = 10  # of datasets with more classes than that
@@ -44,10 +38,8 @@ def embed(features: np.ndarray, perplexity: float, seed: int) -> np.ndarray:
     return TSNE(perplexity=perplexity, random_state=seed).fit_transform(features)
 
 
-def draw(compared: Comparison, maps: Sequence[np.ndarray], settings: str) -> 'Figure':
+def draw(compared: Comparison, maps: Sequence[np.ndarray], settings: str) -> Figure:
     """Draw a panel for each network from the positions of the images, ``N x 2``, in its map."""
-    from matplotlib.figure import Figure
-
     columns, listed = min(COLUMNS, len(maps)), len(compared.classes) <= LEGEND_CLASSES
     rows = -(-len(maps) // columns)
     figure = Figure(figsize=(3.2 * columns, 3.2 * rows), layout='constrained')
@@ -84,7 +76,6 @@ def main() -> None:
     add_arguments(parser, max_images=2000, classes=classes, out='features.png')
     parser.add_argument('--perplexity', type=float, default=30.0, help='about the number of neighbours (default: 30)')
     args = parser.parse_args()
-    check_out(args.out)
     if importlib.util.find_spec('sklearn') is None:
         raise SettingError("t-SNE needs scikit-learn: pip install 'icd-mmrazor[analysis]'")
     if not args.perplexity >= 1:

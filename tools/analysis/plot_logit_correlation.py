@@ -6,19 +6,13 @@ A student that has learned which classes its teacher finds alike has small diffe
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-from icd_mmrazor import compat  # noqa: F401 (first: it explains what to install if the stack is missing)
-
-# isort: split
-import numpy as np
-from compare import FONT_SIZE, Comparison, add_arguments, check_out, compare, save_figure, title
 
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import run
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+import numpy as np
+from compare import FONT_SIZE, Comparison, add_arguments, compare, save_figure, title
+from matplotlib.figure import Figure
 
 TICKED_CLASSES = 20
 # what the figure calls a matrix, its columns and its rows
@@ -67,10 +61,8 @@ def differences(student: np.ndarray, teacher: np.ndarray) -> np.ndarray:
 
 def draw(
     compared: Comparison, matrices: Sequence[np.ndarray], measure: str, max_difference: float | None = None
-) -> 'Figure':
+) -> Figure:
     """Draw the matrix of each network, ``K x K``, and, below each student, its differences from the teacher."""
-    from matplotlib.figure import Figure
-
     name, columns, rows = WORDS[measure]
     apart = [differences(student, matrices[0]) for student in matrices[1:]]
     figure = Figure(figsize=(2.9 * len(matrices), 5.8), layout='compressed')
@@ -112,15 +104,14 @@ def main() -> None:
     parser.add_argument('--measure', choices=WORDS, default='correlation', help=measures)
     parser.add_argument('--max-difference', type=float, metavar='X', help='the end of the scale of differences')
     args = parser.parse_args()
-    check_out(args.out)
     if args.max_difference is not None and not args.max_difference > 0:
         raise SettingError(f'--max-difference {args.max_difference:g} must be more than 0.')
-    compared, matrices = compare(args), []
-    for output in compared.outputs:
-        if args.measure == 'correlation':
-            matrices.append(correlations(output.logits, compared.classes))
-        else:
-            matrices.append(mean_logits(output.logits, compared.labels, compared.classes))
+    compared = compare(args)
+    classes, labels, logits = compared.classes, compared.labels, [output.logits for output in compared.outputs]
+    if args.measure == 'correlation':
+        matrices = [correlations(each, classes) for each in logits]
+    else:
+        matrices = [mean_logits(each, labels, classes) for each in logits]
     print(f'{WORDS[args.measure][0]}, mean absolute difference from the teacher:')
     for name, matrix in zip(compared.names[1:], matrices[1:], strict=True):
         print(f'  {name}: {differences(matrix, matrices[0]).mean():.4f}')

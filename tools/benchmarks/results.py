@@ -8,23 +8,25 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from studies import PUBLISHED, STUDIES, Point, Study, teacher_of
-
 from icd_mmrazor import recipes
 from icd_mmrazor.errors import SettingError
 
+from studies import PUBLISHED, STUDIES, Point, Study, teacher_of
+
 PUBLISHED_TABLE = Path(__file__).with_name('published_cifar100.csv')
 NOT_RUN = 'not run'
+KINDS = ('sessions', 'teachers', 'runs')  # what is known of a study
 
 
 def read(source: Path) -> dict[str, Any]:
     """Read the results of studies from the file that holds them, or collect them from the --work-dir of run.py."""
     try:
         if source.is_file():
-            return json.loads(source.read_text())
+            found = json.loads(source.read_text())
+            return {name: {kind: study[kind] for kind in KINDS} for name, study in found.items()}
         folders = [folder for folder in sorted(source.iterdir()) if any(folder.glob('*/*/**/result.json'))]
         return {folder.name: collect(folder) for folder in folders}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingError(f'{source} cannot be read ({error!r}). Give the --work-dir of run.py, or --json.') from error
 
 

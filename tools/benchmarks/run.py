@@ -18,10 +18,8 @@ the trainings of METHODS only, and takes precedence: ab:model.distiller.initial_
 import argparse
 import itertools
 import json
-import os
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -29,30 +27,24 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from icd_mmrazor import recipes  # first: it explains what to install if the stack is missing
-
-# isort: split
-import torch
-from mmengine.config import Config, DictAction
-from mmrazor.registry import MODELS
-from studies import PUBLISHED, STUDIES, Point, Study, teacher_of
-from trainings import Training, locked, machine, run_all
-
+from icd_mmrazor import recipes
 from icd_mmrazor.checkpoints.writing import write_json
 from icd_mmrazor.configuration.files import apply_cfg_options
-from icd_mmrazor.errors import SettingError, UserError
-from icd_mmrazor.launch.command_line import key_value
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.launch.command_line import parse_options, positive_int
 from icd_mmrazor.launch.command_line import run as run_tool
+
+import torch
+from mmengine.config import Config
+from mmrazor.registry import MODELS
+from studies import PUBLISHED, STUDIES, Point, Study, teacher_of
+from trainings import ConfigTraining, Training, check_failures, locked, machine, number_of_cores, run_all, slots_for
 
 TOOLS = Path(__file__).resolve().parents[1]
 FRONT = TOOLS / 'benchmarks' / 'train.py'
-OWN = 'own'
 STUDENT = 'model.architecture.'
-# settings that the student alone does not have
-OF_DISTILLATION = tuple(
-    f'model.{name}'
-    for name in ('teacher', 'random_teacher', 'distiller', 'student_trainable', 'calculate_student_loss')
-)
+# settings of the model that the student alone does not have
+OF_DISTILLATION = ('teacher', 'random_teacher', 'distiller', 'student_trainable', 'calculate_student_loss')
 # settings that the runner gives each training
 RESERVED = ('randomness.seed', 'work_dir', 'resume', 'launcher')
 SHOWN_DIFFERENCES = 4
@@ -68,8 +60,8 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--pairs', nargs='+', metavar='PAIR', help='res32x4_res8x4_cifar100 ...')
     parser.add_argument('--seeds', nargs='+', type=int, metavar='SEED', help="default: the study's; of your own: 0")
     parser.add_argument('--gpus', metavar='0,1', help='train on these GPUs, one training on each (default: on the CPU)')
-    parser.add_argument('--jobs', type=int, metavar='N', help='on the CPU: N trainings at a time, sharing the cores')
-    parser.add_argument('--processes', type=int, default=1, metavar='N', help='of each training of your own')
+    parser.add_argument('--jobs', type=positive_int, metavar='N', help='on the CPU: N trainings at a time')
+    parser.add_argument('--processes', type=positive_int, default=1, metavar='N', help='of each training of your own')
     parser.add_argument('--skip-unfit', action='store_true', help='leave out methods that do not fit a pair')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='[METHODS:]KEY=VALUE', help='see above')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/studies'), help='default: %(default)s')
@@ -78,6 +70,8 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error('give STUDY, or --methods and --pairs; --list shows the studies')
     if args.study and (args.processes != 1 or args.cfg_options):
         parser.error('--processes and --cfg-options are for a study of your own; those of STUDY are fixed')
+    if args.points and not args.study:
+        parser.error('--points is for STUDY; a study of your own has one point')
     return args
 
 
@@ -92,13 +86,11 @@ def show_list() -> None:
 def requested(args: argparse.Namespace) -> Study:
     """Return the study to run, or the part of it that is asked for."""
     if not args.study:
-        for name in dict.fromkeys(method for methods in args.methods for method in methods.split('+')):
-            recipes.check_name('method', name, recipes.method_names())
+        chosen([name for methods in args.methods for name in methods.split('+')], recipes.method_names(), 'method')
         chosen(args.pairs, recipes.pair_names(), 'pair')
         check_options(args.cfg_options, args.methods)
         point = Point(tuple(dict.fromkeys(args.methods)), tuple(args.cfg_options), args.processes)
-        seeds = args.seeds or [0]
-        return Study('', list(dict.fromkeys(args.pairs)), {PUBLISHED: point}, seeds=list(dict.fromkeys(seeds)))
+        return Study('', list(dict.fromkeys(args.pairs)), {PUBLISHED: point}, seeds=args.seeds or [0])
     recipes.check_name('study', args.study, list(STUDIES))
     study = STUDIES[args.study]
     methods = chosen(args.methods, list(dict.fromkeys(m for p in study.points.values() for m in p.methods)), 'method')
@@ -148,7 +140,7 @@ def options_for(methods: str, options: Sequence[str]) -> list[str]:
             if methods == recipes.STUDENT_ALONE:
                 if key.startswith(STUDENT):
                     key = f'model.{key.removeprefix(STUDENT)}'
-                elif key.startswith(OF_DISTILLATION) and prefix is None:
+                elif key.removeprefix('model.').startswith(OF_DISTILLATION) and prefix is None:
                     continue
             found[key] = f'{key}={value}'
     return list(found.values())
@@ -157,9 +149,7 @@ def options_for(methods: str, options: Sequence[str]) -> list[str]:
 def configured(pair: str, methods: str, options: Sequence[str]) -> Config:
     """Compose a config with its options; building the model checks those of the model."""
     cfg = recipes.compose(pair, methods.split('+'))
-    parser = argparse.ArgumentParser()
-    parser.add_argument('options', nargs='*', type=key_value, action=DictAction)
-    apply_cfg_options(cfg, parser.parse_args(options).options)
+    apply_cfg_options(cfg, parse_options(options))
     if any(option.startswith('model.') for option in options):
         model = cfg.model.to_dict()
         if 'teacher' in model:
@@ -201,7 +191,6 @@ class StudentTraining(Training):
         self.requested = json.loads(json.dumps(requested, default=str))
 
     def run(self, environment: Mapping[str, str]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.requested, self.folder / 'trial.json')
         super().run(environment)
 
@@ -222,17 +211,12 @@ class StudentTraining(Training):
         return f'{self.folder} holds a training with another config: {"; ".join(shown)}.'
 
 
-class TeacherTraining(Training):
+class TeacherTraining(ConfigTraining):
     """A training of a network on the labels alone with seed 0, in the folder where its pairs look for it."""
 
     def __init__(self, name: str) -> None:
-        config = recipes.BASE.parent / 'vanilla' / f'{name}.py'
-        folder = Path('work_dirs', name).resolve()
-        command = [sys.executable, TOOLS / 'train.py', config, '--work-dir', folder, '--resume']
-        command += ['--cfg-options', 'randomness.seed=0']
-        epochs = Config.fromfile(config).train_cfg.max_epochs
-        super().__init__(f'teacher {name}', folder, command, epochs, dict(teacher=name))
-        self.checkpoint = folder / f'epoch_{epochs}.pth'
+        config, folder = recipes.BASE.parent / 'vanilla' / f'{name}.py', Path('work_dirs', name).resolve()
+        super().__init__(f'teacher {name}', config, folder, {'randomness.seed': 0}, teacher=name)
 
     @property
     def missing(self) -> bool:
@@ -267,56 +251,23 @@ def students_of(study: Study, root: Path, skip_unfit: bool) -> list[StudentTrain
             else:
                 cells.append(Cell(point, methods, pair, cfg, options, settings.processes))
     problems += [
-        f'teacher {file}: there is no such file, and {count} trainings need it. Train it, convert a published one with '
+        f'teacher {file}: there is no such file. Train it, convert a published one with '
         'tools/model_converters/repdistiller_to_mmpretrain.py, or name another: --cfg-options model.teacher_ckpt=FILE.'
-        for file, count in missing_teachers(study, cells).items()
+        for file in missing_teachers(study, cells)
     ]
-    trainings = [StudentTraining(cell, seed, root) for seed in study.seeds for cell in cells]
+    trainings = [StudentTraining(cell, seed, root) for seed in dict.fromkeys(study.seeds) for cell in cells]
     problems += [problem for training in trainings if (problem := training.problem())]
     if problems or not trainings:
         raise SettingError('\n  '.join(['nothing was started:', *(problems or ['no training is left.'])]))
     return trainings
 
 
-def missing_teachers(study: Study, cells: Sequence[Cell]) -> Counter[str]:
-    """Count the cells of each teacher that neither exists nor is trained by the study."""
+def missing_teachers(study: Study, cells: Sequence[Cell]) -> list[str]:
+    """Return the teachers of the cells that neither exist nor are trained by the study."""
     coming = {TeacherTraining(name).checkpoint for name in study.teachers}
-    files = Counter(cell.cfg.model.get('teacher_ckpt') or '' for cell in cells)
-    for file in list(files):
-        path = Path(file).expanduser()
-        if not file or file.startswith('https://') or path.is_file() or path.absolute() in coming:
-            del files[file]
-    return files
-
-
-def number_of_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def slots_for(gpus: str | None, jobs: int | None, processes: int = 1) -> list[dict[str, str]]:
-    """Return the environment of each training that runs at the same time."""
-    if processes < 1:
-        raise SettingError(f'--processes {processes} must be 1 or more.')
-    if jobs is not None and (gpus or jobs < 1):
-        raise SettingError(f'--jobs {jobs} must be 1 or more, and is for the CPU only, without --gpus.')
-    cores = number_of_cores()
-    if gpus is None:
-        jobs = jobs or min(4, max(1, cores // processes))
-        return [{'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': str(max(1, cores // (jobs * processes)))}] * jobs
-    numbers, available = gpus.split(','), torch.cuda.device_count()
-    wrong = [number for number in numbers if not number.isdecimal() or int(number) >= available]
-    if wrong or len({int(number) for number in numbers}) < len(numbers):
-        found = f'0 to {available - 1}' if available else 'none'
-        raise SettingError(f'--gpus {gpus}: give different numbers, separated by commas. GPUs found: {found}.')
-    if len(numbers) % processes:
-        raise SettingError(f'--gpus {gpus}: trainings in {processes} processes need {processes} GPUs each.')
-    # the numbers count the GPUs that this process sees
-    visible = os.environ.get('CUDA_VISIBLE_DEVICES', '')
-    names = visible.split(',') if visible else [str(number) for number in range(available)]
-    used, threads = [names[int(number)] for number in numbers], str(max(1, cores // len(numbers)))
-    groups = [','.join(used[first : first + processes]) for first in range(0, len(used), processes)]
-    return [{'CUDA_VISIBLE_DEVICES': group, 'OMP_NUM_THREADS': threads} for group in groups]
+    files = dict.fromkeys(cell.cfg.model.get('teacher_ckpt') for cell in cells)
+    local = [file for file in files if file and not file.startswith('https://')]
+    return [file for file in local if not Path(file).expanduser().is_file() and Path(file).absolute() not in coming]
 
 
 def new_session(gpus: str | None, slots: Sequence[dict[str, str]]) -> dict[str, Any]:
@@ -328,19 +279,13 @@ def new_session(gpus: str | None, slots: Sequence[dict[str, str]]) -> dict[str, 
     return dict(started=started, commit=commit or 'not a git clone', **facts)
 
 
-def train(trainings: Sequence[Training], slots: Sequence[dict[str, str]], session: dict[str, Any]) -> list[Training]:
-    """Run trainings; each result says in which session it was trained. Return the failed ones."""
+def train(trainings: Sequence[Training], slots: Sequence[dict[str, str]], session: dict[str, Any]) -> None:
+    """Run trainings; each result says in which session it was trained."""
     for training in trainings:
         training.facts['session'] = session
     finished = sum(training.result is not None for training in trainings)
     print(f'{len(trainings)} trainings, {finished} finished before; {len(slots)} at a time', flush=True)
-    return run_all(trainings, slots)
-
-
-def check_failures(failed: Sequence[Training], trainings: Sequence[Training]) -> None:
-    if failed:
-        count = f'{len(failed)} of {len(trainings)} trainings failed; the same command tries them again.'
-        raise UserError('\n\n'.join([count, *(training.failure for training in failed)]))
+    run_all(trainings, slots)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -348,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.list:
         show_list()
         return
-    study, name = requested(args), args.study or OWN
+    study, name = requested(args), args.study or 'own'
     counts = sorted({point.processes for point in study.points.values()})
     slots = {processes: slots_for(args.gpus, args.jobs, processes) for processes in counts}
     root = (args.work_dir / name).resolve()
@@ -365,17 +310,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for teacher in missing:
                 stack.enter_context(locked(teacher.folder))
             # they differ in size: on the CPU one after the other, with all cores
-            check_failures(train(missing, slots_for(args.gpus, None if args.gpus else 1), session), missing)
+            train(missing, slots_for(args.gpus, None if args.gpus else 1), session)
+            check_failures(missing)
         for teacher in teachers:
             if teacher.result:
-                copy = root / 'teachers' / teacher.folder.name
-                copy.mkdir(parents=True, exist_ok=True)
-                write_json(teacher.result, copy / 'result.json')
-        failed = []
+                write_json(teacher.result, root / 'teachers' / teacher.folder.name / 'result.json')
         for processes in counts:
-            group = [student for student in students if student.processes == processes]
-            failed += train(group, slots[processes], session)
-        check_failures(failed, students)
+            train([student for student in students if student.processes == processes], slots[processes], session)
+        check_failures(students)
     print(f'all {len(students)} trainings are done. Tables:')
     print(f'  {sys.executable} {TOOLS / "benchmarks" / "table.py"} {args.work_dir}')
 

@@ -8,10 +8,8 @@ convolutions and matrix products, divided by the speed of one large matrix produ
 """
 
 import argparse
-import contextlib
 import copy
 import json
-import os
 import runpy
 import statistics
 import sys
@@ -20,31 +18,29 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from icd_mmrazor import recipes  # first: it explains what to install if the stack is missing
+from icd_mmrazor import recipes
+from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
+from icd_mmrazor.configuration.files import apply_cfg_options
+from icd_mmrazor.configuration.type_names import type_name
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.launch.command_line import parse_options, positive_int, run
+from icd_mmrazor.launch.run_config import load_config
 
-# isort: split
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 from torch.utils.benchmark import Timer
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
-from trainings import machine
-
-from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
-from icd_mmrazor.configuration.files import apply_cfg_options
-from icd_mmrazor.configuration.type_names import type_name
-from icd_mmrazor.errors import SettingError
-from icd_mmrazor.launch.command_line import key_value
-from icd_mmrazor.launch.command_line import run as run_tool
-from icd_mmrazor.launch.run_config import load_config
+from trainings import machine, number_of_cores
 
 PLAIN, DEFAULTS, FAST = 'plain', 'defaults', 'fast'
 PRODUCT_SIZES = {'cpu': 2048, 'cuda': 8192}
@@ -102,18 +98,13 @@ def plain_steps(
         yield loss.item()
 
 
-class ReadyToStep(Exception):  # noqa: N818 (not an error)
-    """Everything before the first iteration is done."""
-
-
 @LOOPS.register_module(force=True)
 class SteppedTrainLoop(EpochBasedTrainLoop):
-    """mmengine's loop, stopped before its first iteration."""
+    """mmengine's loop, whose iterations are run one by one after ``Runner.train``."""
 
     def run(self) -> nn.Module:
         self.runner.call_hook('before_train')
-        # leaves Runner.train without the hooks' after_train
-        raise ReadyToStep
+        return self.runner.model
 
     def steps(self) -> Iterator[None]:
         """Train, a step each time the iterator is advanced."""
@@ -143,8 +134,7 @@ def runner_steps(
     cfg = load_config(argparse.Namespace(config=folder / 'contender.py', **options))
     cfg.experiment_name = str(folder)
     runner = Runner.from_cfg(cfg)
-    with contextlib.suppress(ReadyToStep):
-        runner.train()
+    runner.train()
     teacher, student = networks
     runner.model.teacher.load_state_dict(teacher.state_dict())
     runner.model.architecture.load_state_dict(student.state_dict())
@@ -156,11 +146,7 @@ def untrained(cfg: Config, size: int) -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
     teacher, student = (MODELS.build(cfg.model[name]) for name in ('teacher', 'architecture'))
     # a deep teacher would overflow with the initial statistics of its batch norms: they get those of random images
-    for module in teacher.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0
-    with torch.no_grad():
-        teacher.train().extract_feat(torch.randn(64, 3, size, size))
+    update_bn([torch.randn(64, 3, size, size)], teacher)
     return teacher.eval(), student
 
 
@@ -238,16 +224,18 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     one_more = 'one more: the defaults with these settings changed; may be repeated'
     contender = dict(nargs='+', action='append', default=[], metavar=('NAME', 'KEY=VALUE'), help=one_more)
     parser.add_argument('--contender', **contender)
-    parser.add_argument('--threads', type=int, help="torch's threads on the CPU (default: torch's choice)")
-    workers = min(8, os.cpu_count() or 1)
-    for name, default in (('batch-size', 64), ('rounds', 7), ('steps', 5), ('warm-up', 5), ('workers', workers)):
-        text = {'steps': 'of a turn, ', 'workers': 'of the plain loop, '}.get(name, '')
-        parser.add_argument(f'--{name}', type=int, default=default, metavar='N', help=f'{text}default: {default}')
+    parser.add_argument(
+        '--threads', type=positive_int, metavar='N', help="torch's threads on the CPU (default: torch's choice)"
+    )
+    for name, default in (('batch-size', 64), ('rounds', 7), ('steps', 5), ('warm-up', 5)):
+        text = f'{"of a turn, " if name == "steps" else ""}default: {default}'
+        parser.add_argument(f'--{name}', type=positive_int, default=default, metavar='N', help=text)
+    workers = min(8, number_of_cores())
+    parser.add_argument(
+        '--workers', type=int, default=workers, metavar='N', help='of the plain loop, default: %(default)s'
+    )
     parser.add_argument('--out', type=Path, metavar='FILE.json', help='also write all numbers')
     args = parser.parse_args(arguments)
-    for name in ('batch_size', 'rounds', 'steps', 'warm_up'):
-        if getattr(args, name) < 1:
-            raise SettingError(f'--{name.replace("_", "-")} {getattr(args, name)} must be 1 or more.')
     if args.out:
         check_writable(args.out, '--out')
     args.device = 'cuda' if get_device() == 'cuda' else 'cpu'
@@ -265,9 +253,7 @@ def contenders_of(pair: str, args: argparse.Namespace) -> dict[str, Config | Non
         cfg = recipes.compose(pair, args.methods)
         if 'teacher' not in cfg.model:
             raise SettingError(f'--methods {"+".join(args.methods)}: a student alone has no distillation to measure.')
-        parser = argparse.ArgumentParser(prog=f'--contender {name}')
-        parser.add_argument('settings', nargs='*', type=key_value, action=DictAction)
-        apply_cfg_options(cfg, parser.parse_args(options).settings)
+        apply_cfg_options(cfg, parse_options(options))
         contenders[name] = cfg
     return contenders
 
@@ -285,9 +271,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name, times in result['contenders'].items():
             print(f'  {name:12} {times["median_ms"]:9.1f} ms  ratio {times["ratio"]:.2f}', flush=True)
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(json.dumps({'machine': machine(), 'results': results}, indent=1) + '\n', args.out)
 
 
 if __name__ == '__main__':
-    run_tool(main)
+    run(main)

@@ -12,28 +12,23 @@ page or a figure is stale.
 """
 
 import argparse
-import functools
 import hashlib
 import io
 import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from icd_mmrazor import recipes  # first: it explains what to install if the stack is missing
-
-# isort: split
-from results import NOT_RUN, Results, dump, published_accuracy, read, studies_in
-from studies import PUBLISHED, Axis, Study
-
+from icd_mmrazor import recipes
 from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
 from icd_mmrazor.errors import SettingError, UserError
 from icd_mmrazor.launch.command_line import run as run_tool
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from results import NOT_RUN, Results, dump, published_accuracy, read, studies_in
+from studies import PUBLISHED, Axis, Study
 
 STUDENT = recipes.STUDENT_ALONE
 START = re.compile(r'<!-- ([\w-]+): ([\w-]+) -->\n')
@@ -146,10 +141,8 @@ def filled(text: str, studies: dict[str, Results]) -> str:
     return BLOCK.sub(fill, text)
 
 
-def new_figure(panels: int, columns: int, width: float, height: float) -> tuple['Figure', list['Axes']]:
+def new_figure(panels: int, columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """Return a figure and its panels; matplotlib's pyplot, which looks for a display, is not needed."""
-    from matplotlib.figure import Figure
-
     rows = -(-panels // columns)
     figure = Figure(figsize=(columns * width, rows * height), layout='constrained')
     found = list(figure.subplots(rows, columns, squeeze=False, sharey=True).flat)
@@ -161,7 +154,7 @@ def new_figure(panels: int, columns: int, width: float, height: float) -> tuple[
     return figure, found[:panels]
 
 
-def draw_methods(results: Results) -> 'Figure':
+def draw_methods(results: Results) -> Figure:
     """Draw a panel for each pair: the seeds of each method, their mean and deviation."""
     methods = results.study.points[PUBLISHED].methods
     pairs = [pair for pair in results.study.pairs if any(results.runs(PUBLISHED, name, pair) for name in methods)]
@@ -181,7 +174,7 @@ def draw_methods(results: Results) -> 'Figure':
     return figure
 
 
-def draw_axes(results: Results, axes: Sequence[Axis]) -> 'Figure':
+def draw_axes(results: Results, axes: Sequence[Axis]) -> Figure:
     """Draw a panel for each axis: the accuracy at each point, at the published one in another colour."""
     figure, panels = new_figure(len(axes), min(3, len(axes)), 4.2, 2.9)
     entries: dict[str, Any] = {}
@@ -195,7 +188,7 @@ def draw_axes(results: Results, axes: Sequence[Axis]) -> 'Figure':
     return figure
 
 
-def draw_axis(panel: 'Axes', results: Results, axis: Axis) -> dict[str, Any]:
+def draw_axis(panel: Axes, results: Results, axis: Axis) -> dict[str, Any]:
     """Draw the points of an axis; return what is drawn, by its name in the legend."""
     (pair,), methods, entries = results.study.pairs, methods_on(results.study, axis), {}
     for number, method in enumerate(methods):
@@ -211,7 +204,7 @@ def draw_axis(panel: 'Axes', results: Results, axis: Axis) -> dict[str, Any]:
     return entries
 
 
-def draw_cell(panel: 'Axes', runs: list[dict], place: float, colour: str, across: bool = False) -> Any:
+def draw_cell(panel: Axes, runs: list[dict], place: float, colour: str, across: bool = False) -> Any:
     """Draw seeds as dots, mean and deviation as a diamond, which is returned; None without runs."""
     if not runs:
         return None
@@ -223,28 +216,16 @@ def draw_cell(panel: 'Axes', runs: list[dict], place: float, colour: str, across
     return panel.errorbar(**mean, fmt='D', color=colour, markersize=6, capsize=3)
 
 
-def figures_of(studies: dict[str, Results]) -> dict[str, tuple[Callable[[], 'Figure'], str]]:
-    """Return the figures by the names of their files: what draws each, and a digest of the tables that it shows."""
+def figures_of(studies: dict[str, Results]) -> dict[str, tuple[Results, list[Axis], str]]:
+    """Return the figures by the names of their files: results, axes to draw, and a digest of the tables they show."""
     figures = {}
     for name, results in studies.items():
         axes = {key: axis for key, axis in results.study.axes.items() if NOT_RUN not in axis_table(results, axis)}
-        if not results.sessions or (results.study.axes and not axes):
-            continue
-        shown = ''.join(part(results, key) for key in axes or ['table'])
-        draw = (
-            functools.partial(draw_axes, results, [*axes.values()])
-            if axes
-            else functools.partial(draw_methods, results)
-        )
-        figures[f'results_{name}.png'] = draw, hashlib.sha256(shown.encode()).hexdigest()
+        if results.sessions and (axes or not results.study.axes):
+            shown = ''.join(part(results, key) for key in axes or ['table'])
+            digest = hashlib.sha256(shown.encode()).hexdigest()
+            figures[f'results_{name}.png'] = results, [*axes.values()], digest
     return figures
-
-
-def save(figure: 'Figure', digest: str, file: Path) -> None:
-    content = io.BytesIO()
-    figure.savefig(content, format='png', dpi=150, metadata={'Description': digest})
-    file.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(content.getvalue(), file)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -255,6 +236,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--figures', type=Path, metavar='FOLDER', help='draw the figures of all studies that were run')
     parser.add_argument('--check', action='store_true', help='write nothing; fail if a page or a figure is stale')
     args = parser.parse_args(arguments)
+    if args.json:
+        check_writable(args.json, '--json')
     found = read(args.source)
     if not found:
         raise SettingError(f'{args.source} holds no finished training of tools/benchmarks/run.py.')
@@ -265,22 +248,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
             pages[page] = filled(page.read_text(), studies)
         except (OSError, SettingError) as error:
             raise SettingError(f'--pages {page}: {error}') from error
-    figures = figures_of(studies) if args.figures else {}
+    figures = {args.figures / name: figure for name, figure in figures_of(studies).items()} if args.figures else {}
+    for file in figures:
+        check_writable(file, '--figures')
     if args.check:
         stale = [page for page, text in pages.items() if page.read_text() != text]
         # the digest, since the pixels depend on the version of matplotlib
-        for file, (_, digest) in ((args.figures / name, figure) for name, figure in figures.items()):
-            if not file.is_file() or digest.encode() not in file.read_bytes():
-                stale.append(file)
+        drawn = {file: file.read_bytes() if file.is_file() else b'' for file in figures}
+        stale += [file for file, (*_, digest) in figures.items() if digest.encode() not in drawn[file]]
         if stale:
             raise UserError(f'{", ".join(map(str, stale))} differ from {args.source}; repeat without --check.')
         return
     for page, text in pages.items():
         atomic_write(text, page)
-    for name, (draw, digest) in figures.items():
-        save(draw(), digest, args.figures / name)
+    for file, (results, axes, digest) in figures.items():
+        figure, content = draw_axes(results, axes) if axes else draw_methods(results), io.BytesIO()
+        figure.savefig(content, format='png', dpi=150, metadata={'Description': digest})
+        atomic_write(content.getvalue(), file)
     if args.json:
-        check_writable(args.json, '--json')
         atomic_write(dump(found), args.json)
     for name in found:
         for kind in ['table', *studies[name].study.axes]:

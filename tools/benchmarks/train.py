@@ -13,12 +13,10 @@ import os
 import sys
 from pathlib import Path
 
-from icd_mmrazor import recipes  # first: it explains what to install if the stack is missing
-
-# isort: split
-from icd_mmrazor.checkpoints.writing import atomic_write
+from icd_mmrazor import recipes
+from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.launch.command_line import run
+from icd_mmrazor.launch.command_line import positive_int, run
 
 TOOLS = Path(__file__).resolve().parents[1]
 
@@ -28,10 +26,10 @@ def parse_args() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument('methods', metavar='METHODS', nargs='?', help='a method, or several: icd+kd; dcd is icd')
     parser.add_argument('pair', metavar='PAIR', nargs='?', help='TEACHER_STUDENT_DATASET')
     parser.add_argument('--list', action='store_true', help='list all methods and pairs, and what each pair needs')
-    parser.add_argument('--dump', metavar='FILE', help='write the composed config to FILE and exit')
+    parser.add_argument('--dump', metavar='FILE', type=Path, help='write the composed config to FILE and exit')
     parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: ./work_dirs/METHODS_PAIR)')
     number = 'one on each of N GPUs, or N on the CPU (default: 1)'
-    parser.add_argument('--processes', type=int, default=1, metavar='N', help=number)
+    parser.add_argument('--processes', type=positive_int, default=1, metavar='N', help=number)
     args, options = parser.parse_known_args()
     if not args.list and args.pair is None:
         parser.error('METHODS and PAIR are required; --list shows them')
@@ -76,8 +74,10 @@ def main() -> None:
     cfg = recipes.compose(args.pair, args.methods.split('+'))
     name = f'{recipes.canonical_name(args.methods)}_{args.pair}'
     if args.dump:
-        if Path(args.dump).exists():
+        check_writable(args.dump, '--dump')
+        if args.dump.exists():
             raise SettingError(f'--dump {args.dump} exists. Give another path.')
+        args.dump.parent.mkdir(parents=True, exist_ok=True)
         cfg.dump(args.dump)
         return
     if os.environ.get('WORLD_SIZE', '') not in ('', '1'):
@@ -85,16 +85,12 @@ def main() -> None:
             f'WORLD_SIZE={os.environ["WORLD_SIZE"]}: this tool is a single process. For several GPUs give --processes '
             'GPUS, or write the config with --dump FILE and train it with tools/dist_train.sh FILE GPUS.'
         )
-    if args.processes < 1:
-        raise SettingError(f'--processes {args.processes} must be 1 or more.')
     work_dir = Path(args.work_dir or Path('work_dirs', name))
     if work_dir.is_file():
         raise SettingError(f'--work-dir {work_dir} is a file. Give a folder.')
-    work_dir.mkdir(parents=True, exist_ok=True)
     config = work_dir / f'{name}.py'
     # atomically: another training in the same folder may be reading it
     atomic_write(cfg.pretty_text, config)
-    sys.stdout.flush()
     options = ['--work-dir', str(work_dir), *options]
     if args.processes == 1:
         os.execv(sys.executable, [sys.executable, str(TOOLS / 'train.py'), str(config), *options])

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import platform
-import queue
 import signal
 import subprocess
 import sys
@@ -17,14 +16,16 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from icd_mmrazor.checkpoints.writing import write_json
+from icd_mmrazor.errors import SettingError, UserError
+
 import mmengine
 import torch
 from filelock import FileLock, Timeout
+from mmengine.config import Config
 from tqdm import tqdm
 
-from icd_mmrazor.checkpoints.writing import write_json
-from icd_mmrazor.errors import SettingError
-
+TRAIN = Path(__file__).resolve().parents[1] / 'train.py'
 METRIC = 'accuracy/top1'
 LOGS = '*/vis_data/scalars.json'
 SHOWN_LINES = 15
@@ -96,9 +97,24 @@ class Training:
         """Send a signal to the training and its child processes, and keep it from starting."""
         with self._lock:
             self._stopped = True
-            if self._process is not None:
+            if self._process is not None and self._process.returncode is None:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(self._process.pid, number)
+
+
+class ConfigTraining(Training):
+    """A training of a config file by tools/train.py, whose last checkpoint is part of the result."""
+
+    def __init__(self, name: str, config: Path, folder: Path, options: Mapping[str, object], **facts: Any) -> None:
+        epochs = options.get('train_cfg.max_epochs') or Config.fromfile(config).train_cfg.max_epochs
+        command = [sys.executable, TRAIN, config, '--work-dir', folder, '--resume']
+        command += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
+        super().__init__(name, folder, command, epochs, facts)
+        self.config, self.checkpoint = config, folder / f'epoch_{epochs}.pth'
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        return super().result if self.checkpoint.is_file() else None
 
 
 def accuracies(folder: Path) -> dict[int, float]:
@@ -113,24 +129,18 @@ def accuracies(folder: Path) -> dict[int, float]:
     return found
 
 
-def run_all(trainings: Sequence[Training], slots: Sequence[Mapping[str, str]]) -> list[Training]:
-    """Run the trainings that have not finished, in their order, one at a time in each slot; return the failed ones.
-
-    A slot is the environment variables of a training, for example its GPU.
-    """
+def run_all(trainings: Sequence[Training], slots: Sequence[Mapping[str, str]]) -> None:
+    """Run the trainings that have not finished, in their order, one at a time in each of the :func:`slots_for` them."""
     waiting = [training for training in trainings if training.result is None]
-    free: queue.SimpleQueue = queue.SimpleQueue()
-    for slot in slots:
-        free.put(slot)
+    free = [*slots]  # never empty when a thread takes one: there are as many threads
 
     def run(training: Training) -> None:
-        slot = free.get()
+        slot = free.pop()
         try:
             training.run(slot)
         finally:
-            free.put(slot)
+            free.append(slot)
 
-    failed = []
     with ThreadPoolExecutor(len(slots)) as pool:
         futures = {pool.submit(run, training): training for training in waiting}
         try:
@@ -139,7 +149,6 @@ def run_all(trainings: Sequence[Training], slots: Sequence[Mapping[str, str]]) -
                 future.result()
                 training = futures[future]
                 if training.failure:
-                    failed.append(training)
                     tqdm.write(f'  {training.name}: failed, see {training.folder / "train.log"}')
                 else:
                     result = training.result
@@ -154,7 +163,47 @@ def run_all(trainings: Sequence[Training], slots: Sequence[Mapping[str, str]]) -
             for training in waiting:
                 training.stop(signal.SIGKILL)
             raise
-    return failed
+
+
+def check_failures(trainings: Sequence[Training]) -> None:
+    """Raise what happened to the trainings that failed, if any did."""
+    if failed := [training.failure for training in trainings if training.failure]:
+        count = f'{len(failed)} of {len(trainings)} trainings failed; the same command tries them again.'
+        raise UserError('\n\n'.join([count, *failed]))
+
+
+def number_of_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def slots_for(gpus: str | None, jobs: int | None, processes: int = 1) -> list[dict[str, str]]:
+    """Return the environment variables of each training that runs at the same time.
+
+    Args:
+        gpus: Numbers of GPUs, separated by commas, for a training on each; None for the CPU.
+        jobs: On the CPU, the number of trainings, which share the cores; None for up to 4.
+        processes: The number of processes of each training.
+    """
+    if jobs is not None and gpus:
+        raise SettingError(f'--jobs {jobs} is for the CPU only, without --gpus.')
+    cores = number_of_cores()
+    if gpus is None:
+        jobs = jobs or min(4, max(1, cores // processes))
+        return [{'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': str(max(1, cores // (jobs * processes)))}] * jobs
+    numbers, available = gpus.split(','), torch.cuda.device_count()
+    wrong = [number for number in numbers if not number.isdecimal() or int(number) >= available]
+    if wrong or len({int(number) for number in numbers}) < len(numbers):
+        found = f'0 to {available - 1}' if available else 'none'
+        raise SettingError(f'--gpus {gpus}: give different numbers, separated by commas. GPUs found: {found}.')
+    if len(numbers) % processes:
+        raise SettingError(f'--gpus {gpus}: trainings in {processes} processes need {processes} GPUs each.')
+    # the numbers count the GPUs that this process sees
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES', '')
+    names = visible.split(',') if visible else [str(number) for number in range(available)]
+    used, threads = [names[int(number)] for number in numbers], str(max(1, cores // len(numbers)))
+    groups = [','.join(used[first : first + processes]) for first in range(0, len(used), processes)]
+    return [{'CUDA_VISIBLE_DEVICES': group, 'OMP_NUM_THREADS': threads} for group in groups]
 
 
 @contextlib.contextmanager

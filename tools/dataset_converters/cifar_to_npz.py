@@ -12,14 +12,12 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from icd_mmrazor.datasets import VerifiedCIFAR10, VerifiedCIFAR100  # first: it says what to install
-
-# isort: split
-import numpy as np
-
 from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
+from icd_mmrazor.datasets import VerifiedCIFAR10, VerifiedCIFAR100
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import run
+
+import numpy as np
 
 DATASETS = {'cifar10': VerifiedCIFAR10, 'cifar100': VerifiedCIFAR100}
 
@@ -41,7 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arrays[f'y_{split}'] = np.array([entry['gt_label'] for entry in entries], np.uint8)
     content = io.BytesIO()
     np.savez(content, **arrays)
-    args.dst.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(content.getvalue(), args.dst)
     print(f'{args.dst}: {len(arrays["y_train"])} + {len(arrays["y_test"])} images')
 

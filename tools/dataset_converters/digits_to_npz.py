@@ -2,7 +2,7 @@
 """Write scikit-learn's digits as an .npz file for NPZDataset: 1297 training and 500 test images, 16 x 16, gray."""
 
 import argparse
-import os
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -35,12 +35,10 @@ def main() -> None:
         parser.error(f'DST {dst} must be a new file that ends in .npz')
     digits = read_digits()
     dst.parent.mkdir(parents=True, exist_ok=True)
-    part = dst.with_name(f'.{os.getpid()}.{dst.name}')
-    try:
+    with tempfile.TemporaryDirectory(prefix=f'.{dst.name}.', dir=dst.parent) as folder:
+        part = Path(folder, dst.name)
         np.savez(part, **digits)
-        part.replace(dst)  # complete or not at all
-    finally:
-        part.unlink(missing_ok=True)
+        part.rename(dst)  # complete or not at all
     print(f'{dst}: {len(digits["train_labels"])} + {len(digits["test_labels"])} images')
 
 

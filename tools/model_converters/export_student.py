@@ -10,20 +10,17 @@ from pathlib import Path
 
 from icd_mmrazor.checkpoints.reading import read_checkpoint
 from icd_mmrazor.checkpoints.weights import load_strictly
-from icd_mmrazor.checkpoints.writing import write_checkpoint
-
-# isort: split
-from mmengine.registry import DefaultScope
-
-from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
+from icd_mmrazor.checkpoints.writing import atomic_write, check_writable, write_checkpoint
 from icd_mmrazor.configuration.files import read_config_file
 from icd_mmrazor.configuration.stored import config_of
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.export.network import build_network
 from icd_mmrazor.export.onnx import input_size, require_onnx, write_onnx
 from icd_mmrazor.export.student import plain_student, student_checkpoint
-from icd_mmrazor.launch.command_line import run
+from icd_mmrazor.launch.command_line import positive_int, run
 from icd_mmrazor.models.networks.classifier_layer import number_of_channels
+
+from mmengine.registry import DefaultScope
 
 REMEDY = 'Give the config of the training, --config CONFIG; its custom_imports must name your own modules.'
 USAGE = """
@@ -39,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--config', help='of the run (default: the one in the checkpoint, which is read, not run)')
     parser.add_argument('--onnx', nargs='?', const=True, metavar='FILE', help='write ONNX as well (default: OUT.onnx)')
     size = 'of the images of the ONNX file (default: what the test pipeline makes)'
-    parser.add_argument('--input-size', nargs=2, type=int, metavar=('H', 'W'), help=size)
+    parser.add_argument('--input-size', nargs=2, type=positive_int, metavar=('H', 'W'), help=size)
     parser.add_argument('--force', action='store_true', help='replace files that exist')
     return parser.parse_args()
 
@@ -54,17 +51,16 @@ def outputs(args: argparse.Namespace) -> dict[str, Path]:
         files['onnx'] = out.with_suffix('.onnx') if args.onnx is True else Path(args.onnx)
     elif args.input_size:
         raise SettingError('--input-size is for the ONNX file: give --onnx as well.')
-    if args.input_size and min(args.input_size) < 1:
-        raise SettingError(f'--input-size {args.input_size[0]} {args.input_size[1]}: both must be positive.')
     if len({file.resolve() for file in files.values()}) < len(files):
         raise SettingError(f'--onnx {args.onnx} is the file of the weights or the config. Give another one.')
     sources = {Path(source).resolve() for source in (args.checkpoint, args.config) if source}
-    for file in files.values():
-        check_writable(file, 'OUT')
+    for kind, file in files.items():
+        setting = '--onnx' if kind == 'onnx' else 'OUT'
+        check_writable(file, setting)
         if file.resolve() in sources:
-            raise SettingError(f'{file} is a source of the export. Give another OUT.')
+            raise SettingError(f'{setting} {file} is a source of the export. Give another file.')
         if file.exists() and not args.force:
-            raise SettingError(f'{file} exists. Give another OUT, or --force to replace it.')
+            raise SettingError(f'{setting} {file} exists. Give another file, or --force to replace it.')
     return files
 
 
@@ -82,8 +78,6 @@ def main() -> None:
         model = build_network(f'the student of {source}', cfg.model, REMEDY).eval()
     load_strictly(model, student['state_dict'], f'the student in {args.checkpoint}')
 
-    for file in files.values():
-        file.parent.mkdir(parents=True, exist_ok=True)
     notes = {'onnx': ''}
     if args.onnx:
         channels = number_of_channels(model)

@@ -13,18 +13,14 @@ from typing import NamedTuple
 
 from icd_mmrazor.checkpoints.reading import read_checkpoint
 from icd_mmrazor.checkpoints.weights import check_fit, weights_of
-from icd_mmrazor.checkpoints.writing import write_checkpoint
-from icd_mmrazor.errors import printable
+from icd_mmrazor.checkpoints.writing import check_writable, write_checkpoint
+from icd_mmrazor.errors import CheckpointError, SettingError, printable
+from icd_mmrazor.launch.command_line import run
 
-# isort: split
 import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
-from torch import Tensor, nn
-
-from icd_mmrazor.checkpoints.writing import check_writable
-from icd_mmrazor.errors import CheckpointError, SettingError
-from icd_mmrazor.launch.command_line import run
+from torch import Tensor
 
 MODEL_CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / '_base_' / 'models'
 
@@ -151,25 +147,19 @@ def renamed(published: dict[str, Tensor], family: Family) -> dict[str, Tensor]:
     }
 
 
-def build(architecture: str) -> nn.Module:
+@functools.cache
+def state_dict_of(architecture: str) -> dict[str, Tensor]:
+    """Return the tensors of a network with one class."""
     ours = ARCHITECTURES[architecture]
     cfg = Config.fromfile(MODEL_CONFIGS / f'{ours}.py')[ours.replace('-', '_')]
     cfg.head.num_classes = 1
-    return MODELS.build(cfg)
-
-
-@functools.cache
-def state_dict_of(architecture: str) -> dict[str, Tensor]:
-    return build(architecture).state_dict()
+    return MODELS.build(cfg).state_dict()
 
 
 def state_dict_for(weights: dict[str, Tensor], architecture: str) -> dict[str, Tensor]:
-    """Return a network's tensors; those of the head on the meta device, since a file sets the number of classes."""
-    num_classes = next(iter(weights[f'{HEAD}weight'].shape), 0)
-    return {
-        name: torch.empty((num_classes, *w.shape[1:]), dtype=w.dtype, device='meta') if name.startswith(HEAD) else w
-        for name, w in state_dict_of(architecture).items()
-    }
+    """Return a network's tensors, with as many classes as a file has, which take no memory."""
+    own, num_classes = state_dict_of(architecture), max([1, *weights[f'{HEAD}weight'].shape[:1]])
+    return {name: w.expand(num_classes, *w.shape[1:]) if name.startswith(HEAD) else w for name, w in own.items()}
 
 
 def recognised(published: dict[str, Tensor]) -> str | None:
@@ -211,7 +201,7 @@ def convert(checkpoint: dict, src: str, architecture: str | None = None) -> dict
         )
     own = state_dict_for(weights, architecture)
     check_fit(own, weights, f'{src} as {architecture}')
-    converted = {name: like if name not in weights else weights[name].to(like.dtype) for name, like in own.items()}
+    converted = {name: weights.get(name, like).to(like.dtype) for name, like in own.items()}
     meta = {'architecture': architecture, 'converted_from': Path(src).name}
     accuracy = checkpoint.get('accuracy', checkpoint.get('best_acc'))
     if isinstance(accuracy, int | float) or (isinstance(accuracy, Tensor) and accuracy.numel() == 1):
@@ -221,15 +211,15 @@ def convert(checkpoint: dict, src: str, architecture: str | None = None) -> dict
 
 def main() -> None:
     args = parse_args()
-    names = {**{name: name for name in ARCHITECTURES}, **{ours: name for name, ours in ARCHITECTURES.items()}}
-    if args.arch is not None and args.arch not in names:
+    architecture = {ours: name for name, ours in ARCHITECTURES.items()}.get(args.arch, args.arch)
+    if architecture not in (None, *ARCHITECTURES):
         raise SettingError(f'--arch {args.arch} is not one of {", ".join(ARCHITECTURES)}.')
     check_writable(Path(args.dst), 'DST')
     if Path(args.dst).exists() and not args.force:
         raise SettingError(f'DST {args.dst} exists. Give another path, or --force to replace it.')
     # some published checkpoints hold the command line of the training
     checkpoint = read_checkpoint(args.src, also_allowed=[argparse.Namespace])
-    converted = convert(checkpoint, args.src, names.get(args.arch))
+    converted = convert(checkpoint, args.src, architecture)
     write_checkpoint(converted, args.dst)
     meta, weights = converted['meta'], converted['state_dict']
     accuracy = f', published accuracy {meta["accuracy"]:.2f} %' if 'accuracy' in meta else ''
