@@ -1,7 +1,7 @@
 """Checks of constructor arguments.
 
-Each takes the object that has a setting (or the name of its class), the name of the setting and its value. It returns
-the value, or raises a ``SettingError`` that names all three::
+Each (but :func:`feature_map`) takes the object that has a setting, or the name of its class, the name of the setting and
+its value. It returns the value, or raises a ``SettingError`` that names all three::
 
     self.alpha = checks.positive(self, 'alpha', alpha)
 """
@@ -9,6 +9,8 @@ the value, or raises a ``SettingError`` that names all three::
 import math
 from collections.abc import Collection, Sequence
 from typing import Any
+
+from torch import Tensor
 
 from icd_mmrazor.errors import SettingError
 
@@ -64,6 +66,16 @@ def shape(owner: Any, name: str, value: Any, dims: Collection[int] = (3,)) -> tu
     right = len(sizes) in dims and all(type(size) is int and size > 0 for size in sizes)
     _checked(right, owner, name, value, f'{expected}: positive integers, without the batch')
     return sizes
+
+
+def feature_map(owner: Any, name: str, shape: tuple[int, ...], feature: Tensor) -> None:
+    """Check that a map that a connector gets has the shape of its argument ``name``, ``(C, H, W)`` or ``(C,)``."""
+    if feature.ndim != 4 or tuple(feature.shape[1 : 1 + len(shape)]) != shape:
+        raise SettingError(
+            f'{type(owner).__name__}({name}={shape}) got a feature of shape {tuple(feature.shape)}. Set {name} to the '
+            "shape of the recorded map, without the batch (a FeatureDistiller's image_shape to that of the images), or "
+            'record another.'
+        )
 
 
 def _checked(right: bool, owner: Any, name: str, value: Any, expected: str) -> Any:

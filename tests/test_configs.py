@@ -1,6 +1,10 @@
-"""The shipped configs: the protocol, the pairs, nothing that no one reads, and inheritance by a user's own file."""
+"""The shipped configs: the protocol, the pairs, nothing that no one reads, the wheel, and users' own files."""
 
 import inspect
+import os
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,13 +12,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import CONFIGS
+from helpers import CONFIGS, ROOT, run_python
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.runner import Runner
 from mmrazor.registry import MODELS
 
-pytestmark = pytest.mark.stack
 FILES = sorted(file for file in CONFIGS.glob('*/*.py') if file.parent.name != '_base_')
 PAIRS = [
     ('wrn40-2', 'wrn16-2'),
@@ -41,12 +44,14 @@ def load(name: str) -> Config:
     return Config.fromfile(CONFIGS / f'{name}.py')
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize('file', FILES, ids=lambda file: f'{file.parent.name}/{file.stem}')
 def test_every_key_is_read(file: Path) -> None:
     read = {*inspect.signature(Runner.__init__).parameters, 'custom_imports', 'find_unused_parameters'}
     assert set(Config.fromfile(file)) <= read
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize('name', VANILLA)
 def test_protocol(name: str) -> None:
     cfg = load(f'vanilla/{name}_cifar100')
@@ -64,6 +69,7 @@ def test_protocol(name: str) -> None:
     assert {cfg[f'{split}_dataloader'].dataset.type for split in ('train', 'val', 'test')} == {'VerifiedCIFAR100'}
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize(('teacher', 'student'), PAIRS)
 def test_pair(teacher: str, student: str) -> None:
     name = f'icd/icd_{teacher}_{student}_cifar100'
@@ -79,6 +85,7 @@ def test_pair(teacher: str, student: str) -> None:
         assert cfg[key] == load(f'vanilla/{student}_cifar100')[key] == with_kd[key]
 
 
+@pytest.mark.stack
 @pytest.mark.parametrize(('teacher', 'student'), [('resnet34', 'resnet18'), ('resnet50', 'mobilenet-v2')])
 def test_imagenet_pair(teacher: str, student: str) -> None:
     name = f'icd/icd_{teacher}_{student}_8xb32_in1k'
@@ -101,6 +108,7 @@ def without_scopes(value: object) -> object:
     return [without_scopes(item) for item in value] if isinstance(value, list) else value
 
 
+@pytest.mark.stack
 @pytest.mark.slow
 def test_imagenet_end_to_end(tmp_path: Path, runner: Callable) -> None:
     """A folder of images as mmpretrain reads it, one epoch and its validation."""
@@ -137,6 +145,7 @@ def test_imagenet_end_to_end(tmp_path: Path, runner: Callable) -> None:
     assert np.isfinite(scalars['train/loss'].current())
 
 
+@pytest.mark.stack
 def test_defaults_of_the_method_are_the_published_ones(teacher_file: Callable) -> None:
     cfg = load('icd/icd-kd_res56_res20_cifar100').model
     cfg.teacher_ckpt = teacher_file('res56', 100)
@@ -157,6 +166,7 @@ model = dict(teacher_ckpt='mine.pth', distiller=dict(embed_dims=64))
 """
 
 
+@pytest.mark.stack
 def test_a_users_file_inherits(tmp_path: Path) -> None:
     file = tmp_path / 'mine.py'
     file.write_text(USER_CONFIG)
@@ -165,6 +175,7 @@ def test_a_users_file_inherits(tmp_path: Path) -> None:
     assert (cfg.train_dataloader.batch_size, cfg.optim_wrapper.optimizer.lr) == (32, 0.05)
 
 
+@pytest.mark.stack
 @pytest.mark.slow
 def test_an_inherited_config_runs(tmp_path: Path, images_file: Path, teacher_file: Callable, runner: Callable) -> None:
     file = tmp_path / 'mine.py'
@@ -188,6 +199,46 @@ def test_an_inherited_config_runs(tmp_path: Path, images_file: Path, teacher_fil
     assert (tmp_path / 'work' / 'epoch_1.pth').is_file()
 
 
+@pytest.mark.stack
 def test_cfg_path_names_our_networks() -> None:
     model = MODELS.build(dict(cfg_path='icd_mmrazor::vanilla/res8_cifar100.py', pretrained=False))
     assert type(model.backbone).__name__ == 'CIFARResNet'
+
+
+CONFIG_OF_A_USER = """
+_base_ = ['icd_mmrazor::icd/icd_res32x4_res8x4_cifar100.py']
+model = dict(teacher_ckpt='mine.pth', distiller=dict(embed_dims=64))
+"""
+
+
+@pytest.mark.slow
+def test_wheel_carries_the_configs(tmp_path: Path) -> None:
+    """Build the wheel, use it alone from another folder, and inherit."""
+    command = [sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', tmp_path, ROOT]
+    # not in the checkout's build/, which may hold files of an earlier version
+    settings = tmp_path / 'build.cfg'
+    settings.write_text(f'[build]\nbuild_base = {tmp_path / "build"}\n')
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, 'DIST_EXTRA_CONFIG': str(settings)})
+    (wheel,) = tmp_path.glob('icd_mmrazor-*.whl')
+    installed = tmp_path / 'installed'
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(installed)
+    shipped = {str(file.relative_to(CONFIGS)) for file in CONFIGS.rglob('*') if file.suffix in ('.py', '.yml', '.md')}
+    prefix = 'icd_mmrazor/.mim/configs/'
+    assert shipped == {name[len(prefix) :] for name in names if name.startswith(prefix)}
+    wanted = ('.mim/tools/train.py', '.mim/tools/dist_train.sh', '.mim/model-index.yml', 'py.typed')
+    assert {f'icd_mmrazor/{name}' for name in wanted} <= names
+    assert not [name for name in names if name.startswith(('tests', 'configs', 'tools'))]
+
+    folder = tmp_path / 'users_folder'
+    folder.mkdir()
+    (folder / 'mine.py').write_text(CONFIG_OF_A_USER)
+    process = run_python(
+        '-c',
+        'import icd_mmrazor; from mmengine.config import Config\n'
+        'cfg = Config.fromfile("mine.py"); print(icd_mmrazor.__file__, cfg.model.distiller.embed_dims)',
+        cwd=folder,
+        PYTHONPATH=str(installed),
+    )
+    assert process.stdout.split() == [str(installed / 'icd_mmrazor' / '__init__.py'), '64'], process.stderr

@@ -2,8 +2,7 @@
 
 from icd_mmrazor.models.backbones.cifar_mobilenet_v2 import CIFARMobileNetV2
 from icd_mmrazor.models.backbones.cifar_resnet import CIFARResNet
-from icd_mmrazor.models.backbones.cifar_shufflenet_v1 import CIFARShuffleNetV1
-from icd_mmrazor.models.backbones.cifar_shufflenet_v2 import CIFARShuffleNetV2
+from icd_mmrazor.models.backbones.cifar_shufflenet import CIFARShuffleNetV1, CIFARShuffleNetV2
 from icd_mmrazor.models.backbones.cifar_vgg import CIFARVGG
 
 __all__ = ['CIFARVGG', 'CIFARMobileNetV2', 'CIFARResNet', 'CIFARShuffleNetV1', 'CIFARShuffleNetV2']

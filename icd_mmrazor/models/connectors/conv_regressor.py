@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.connectors.shapes import check_map
 
 
 @MODELS.register_module()
@@ -58,7 +57,7 @@ class ConvRegressor(BaseConnector):
 
     def forward_train(self, feature: Tensor) -> Tensor:
         """Bring a map of the student, ``B x student_shape``, to the teacher's shape."""
-        check_map(self, 'student_shape', self.student_shape, feature)
+        checks.feature_map(self, 'student_shape', self.student_shape, feature)
         return self.layers(feature)
 
 

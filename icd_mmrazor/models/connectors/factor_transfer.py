@@ -9,7 +9,6 @@ from torch import Tensor
 
 from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.connectors.shapes import check_map
 
 
 @MODELS.register_module()
@@ -39,12 +38,12 @@ class FTParaphraser(Paraphraser):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the factor of the teacher's map, ``B x (rate C) x H x W``, without a gradient."""
-        check_map(self, 'teacher_shape', (self.in_channels,), x)
+        checks.feature_map(self, 'teacher_shape', (self.in_channels,), x)
         return super().forward(x)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Encode and decode the teacher's map, to train both."""
-        check_map(self, 'teacher_shape', (self.in_channels,), x)
+        checks.feature_map(self, 'teacher_shape', (self.in_channels,), x)
         return self.forward_pretrain(x)
 
 
@@ -80,7 +79,7 @@ class FTTranslator(Translator):
 
     def forward_train(self, x: Tensor) -> Tensor:
         """Translate the student's map to ``B x (rate C_teacher) x H x W``."""
-        check_map(self, 'student_shape', (self.in_channels,), x)
+        checks.feature_map(self, 'student_shape', (self.in_channels,), x)
         return super().forward_train(x)
 
 

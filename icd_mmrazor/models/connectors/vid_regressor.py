@@ -7,7 +7,6 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from icd_mmrazor import checks
-from icd_mmrazor.models.connectors.shapes import check_map
 
 
 @MODELS.register_module()
@@ -44,5 +43,5 @@ class VIDRegressor(BaseConnector):
 
     def forward_train(self, feature: Tensor) -> Tensor:
         """Predict the teacher's map from the student's, ``B x C x H x W``."""
-        check_map(self, 'student_shape', (self.in_channels,), feature)
+        checks.feature_map(self, 'student_shape', (self.in_channels,), feature)
         return self.layers(self.pool(feature))

@@ -13,7 +13,7 @@ from torch import nn
 
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.backbones import CIFARVGG, CIFARResNet, CIFARShuffleNetV2
-from icd_mmrazor.models.backbones.cifar_shufflenet_v2 import LastUnit
+from icd_mmrazor.models.backbones.cifar_shufflenet import LastUnit
 from icd_mmrazor.models.networks.features import feature_points, feature_shapes
 
 PUBLISHED = {
