@@ -1,7 +1,7 @@
 """Checks of constructor arguments.
 
-Each (but :func:`feature_map`) takes the object that has a setting, or the name of its class, the name of the setting and
-its value. It returns the value, or raises a ``SettingError`` that names all three::
+Each but :func:`feature_map` takes the object that has a setting (or the name of its class), the name of the setting
+and its value. It returns the value, or raises a ``SettingError`` that names all three::
 
     self.alpha = checks.positive(self, 'alpha', alpha)
 """
