@@ -8,8 +8,8 @@ STAMP := $(VENV)/.made
 VENV_OPENMMLAB := .venv-openmmlab
 STAMP_OPENMMLAB := $(VENV_OPENMMLAB)/.made
 SOURCES := setup.cfg pyproject.toml requirements/constraints.txt
-# two workers with one thread each: most tests are small or start a process of their own
-WORKERS := --numprocesses 2 --dist worksteal
+# three workers with one thread each keep two cores busy: many tests wait for processes of their own
+WORKERS := --numprocesses 3 --dist worksteal
 
 .PHONY: help demo test test-fast test-openmmlab coverage docs lint format package clean
 
