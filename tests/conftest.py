@@ -1,5 +1,6 @@
 """Fixtures of all tests: small real data, networks with weights on disk, real runners."""
 
+import gc
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -72,6 +73,7 @@ def _away_from_the_checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def _as_in_our_tools() -> None:
     """Let runs behave as those of our tools; what a plain import does is tested in processes of their own."""
     compat.runtime()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

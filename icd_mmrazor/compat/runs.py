@@ -40,20 +40,24 @@ def take_batches_from(loop: Any, batches: Iterator) -> None:
     0.10.12 for other samplers than its own).
     """
 
-    class Batches:
-        # onedl-mmengine calls skip_iter once, 0.10.7 asks for each of the batches
-        passed_over = 0 if hasattr(loop.dataloader_iterator, 'skip_iter') else loop.iter
+    # onedl-mmengine calls skip_iter once, 0.10.7 asks for each of the batches
+    passed_over = 0 if hasattr(loop.dataloader_iterator, 'skip_iter') else loop.iter
+    loop.dataloader_iterator = _Batches(batches, passed_over)
 
-        def skip_iter(self, num_iters: int) -> None:
-            """Skip nothing: the iterator starts at the next unseen batch."""
 
-        def __next__(self) -> Any:
-            if self.passed_over:
-                self.passed_over -= 1
-                return None
-            return next(batches)
+class _Batches:
+    def __init__(self, batches: Iterator, passed_over: int) -> None:
+        self.batches = batches
+        self.passed_over = passed_over
 
-    loop.dataloader_iterator = Batches()
+    def skip_iter(self, num_iters: int) -> None:
+        """Skip nothing: the iterator starts at the next unseen batch."""
+
+    def __next__(self) -> Any:
+        if self.passed_over:
+            self.passed_over -= 1
+            return None
+        return next(self.batches)
 
 
 def current_iteration() -> int:

@@ -223,8 +223,10 @@ def test_persistent_workers_of_an_earlier_pass_are_not_asked() -> None:
     assert active_children() != workers
     numbered.undo()
     loop.iter = 1
-    number_batches(loop, 5, 0).skip = 1
+    numbered = number_batches(loop, 5, 0)
+    numbered.skip = 1
     assert [*loop.dataloader] == whole[1:]
+    numbered.undo()
 
 
 class Counting(Dataset):
@@ -245,7 +247,7 @@ def test_workers_of_a_loop_that_counts_iterations_see_changes_with_the_next_pass
     dataset = Counting()
     loader = DataLoader(dataset, batch_size=2, sampler=DefaultSampler(dataset), collate_fn=list, num_workers=workers)
     loop = loop_of(loader, dataloader_iterator=Passing())
-    number_batches(loop, 5, 0)
+    numbered, others = number_batches(loop, 5, 0), set(active_children())
     seen = []
     for i in range(9):
         seen.append(next(loop.dataloader_iterator)[0])
@@ -253,6 +255,9 @@ def test_workers_of_a_loop_that_counts_iterations_see_changes_with_the_next_pass
         if i == 2:
             dataset.setting = 7
     assert seen == [0] * 3 + [7] * 6
+    assert len({*active_children()} - others) == workers
+    numbered.undo()
+    assert not {*active_children()} - others
 
 
 @pytest.mark.parametrize('custom', [False, True])
