@@ -39,7 +39,6 @@ def take_batches_from(loop: Any, batches: Iterator) -> None:
     DataLoader, and a resumed run skips the batches that were trained already by loading them (0.10.7; onedl-mmengine
     0.10.12 for other samplers than its own).
     """
-
     # onedl-mmengine calls skip_iter once, 0.10.7 asks for each of the batches
     passed_over = 0 if hasattr(loop.dataloader_iterator, 'skip_iter') else loop.iter
     loop.dataloader_iterator = _Batches(batches, passed_over)
