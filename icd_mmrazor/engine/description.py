@@ -3,10 +3,12 @@
 from typing import Any
 
 import torch
+from mmengine.evaluator import Evaluator
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
+from icd_mmrazor.datasets.labels import has_labels, plain_datasets
 from icd_mmrazor.models.networks.passes import explained_pass
 
 
@@ -14,19 +16,44 @@ from icd_mmrazor.models.networks.passes import explained_pass
 def evaluate(model: BaseModel, data_preprocessor: nn.Module, runner: Runner) -> dict[str, Any]:
     """Evaluate a network on a run's validation set, without hooks and log; return the metrics of ``val_evaluator``.
 
+    Metrics that compare a student with its teacher (``needs``) are left out.
+
     Args:
         model: The network; it is left in eval mode.
         data_preprocessor: The run's.
         runner: The run.
     """
     model.eval()
-    dataloader, evaluator = runner.val_loop.dataloader, runner.val_loop.evaluator
+    dataloader, whole = runner.val_loop.dataloader, runner.val_loop.evaluator
+    # others compare a student with its teacher
+    metrics = [metric for metric in whole.metrics if getattr(metric, 'needs', None) is None]
+    if not metrics:
+        return {}
+    evaluator = whole if len(metrics) == len(whole.metrics) else Evaluator(metrics)
     for batch in dataloader:
         data = data_preprocessor(batch, False)
         with explained_pass('DistillationReportHook', data['inputs'], **{'model.teacher': model}):
             outputs = model(data['inputs'], data['data_samples'], mode='predict')
         evaluator.process(data_samples=outputs, data_batch=batch)
     return evaluator.evaluate(len(dataloader.dataset))
+
+
+def describe_images(loader: Any) -> str | None:
+    """Describe how many training images have labels: ``'100 with labels, 400 without; a batch has 16 and 48'``.
+
+    Returns:
+        None if all of them have labels, or it cannot be told.
+    """
+    dataset, sampler = getattr(loader, 'dataset', None), getattr(loader, 'batch_sampler', None)
+    labeled = getattr(dataset, 'num_labeled', None)
+    if labeled is None:
+        none = dataset is not None and {has_labels(part) for part in plain_datasets(dataset)} == {False}
+        return f'{len(dataset):,}, none with a label' if none else None
+    text = f'{labeled:,} with labels, {len(dataset) - labeled:,} without'
+    counts = [getattr(sampler, f'{kind}_per_batch', None) for kind in ('labeled', 'unlabeled')]
+    if None in counts:
+        return text
+    return f'{text}; a batch has {counts[0]} and {counts[1]}, an epoch is a pass over the {sampler.epoch_of} ones'
 
 
 def describe(model: nn.Module, cfg: dict | None) -> str:

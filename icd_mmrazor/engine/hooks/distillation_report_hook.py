@@ -17,7 +17,7 @@ from torch import nn
 
 from icd_mmrazor import checks
 from icd_mmrazor.compat.messages import drop_log_noise
-from icd_mmrazor.engine.description import describe, evaluate, loss_terms
+from icd_mmrazor.engine.description import describe, describe_images, evaluate, loss_terms
 from icd_mmrazor.engine.metrics import as_number, numbers_in
 from icd_mmrazor.engine.runs import counts_iterations, hooks_of, model_of, steps_done
 
@@ -88,6 +88,8 @@ class DistillationReportHook(Hook):
             f'  distiller: {trainable:,} trainable parameters',
             '  loss = ' + '\n       + '.join(loss_terms(algorithm)),
         ]
+        if images := describe_images(runner.train_dataloader):
+            lines.insert(4, f'  images   {images}')
         runner.logger.info('\n'.join(lines))
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -153,6 +155,8 @@ class DistillationReportHook(Hook):
         metrics = evaluate(algorithm.teacher, algorithm.data_preprocessor, runner)
         # not kept in checkpoints: a resumed run evaluates its own teacher
         runner.message_hub.update_info('teacher_metrics', metrics, resumed=False)
+        if not metrics:
+            return ''
         # some are lists, such as an accuracy for each class
         return ', validation set: ' + ', '.join(f'{name} {value:.2f}' for name, value in numbers_in(metrics).items())
 

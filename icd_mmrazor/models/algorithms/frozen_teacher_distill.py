@@ -1,7 +1,7 @@
 """Distillation from a teacher that is truly frozen."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,9 @@ from icd_mmrazor.datasets.class_names import class_names
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.algorithms.compilation import check_compile_options, compiled_on_request
 from icd_mmrazor.models.algorithms.first_batch import checked_first_batch
-from icd_mmrazor.models.algorithms.records import forget, make_plain
+from icd_mmrazor.models.algorithms.predictions import checked_additions, predictions_of
+from icd_mmrazor.models.algorithms.records import classifier_is_used, forget, make_plain
+from icd_mmrazor.models.algorithms.separate_mixing import mixing_separately
 from icd_mmrazor.models.algorithms.shared_preprocessor import (
     adopt_student_settings,
     asks_for_weights,
@@ -29,9 +31,10 @@ from icd_mmrazor.models.algorithms.shared_preprocessor import (
     refuse_unmixed_labels,
     warn_of_preparation,
 )
+from icd_mmrazor.models.algorithms.student_losses import student_losses
 from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher, networks_needed_by
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
-from icd_mmrazor.models.networks.classifier_layer import number_of_classes
+from icd_mmrazor.models.networks.classifier_layer import classifying_layers, number_of_classes
 from icd_mmrazor.models.networks.preparation import Preparation, preparation_by, preparation_of_checkpoint
 from icd_mmrazor.models.networks.resolve import network_config, published_weights
 from icd_mmrazor.models.precision import PRECISIONS
@@ -64,8 +67,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             ``torch.compile``: ``dict(mode='max-autotune')``. If that fails, training continues without it.
         random_teacher: Use the teacher as it is, without a checkpoint, to try things out.
         student_trainable: Same as in the base class.
-        calculate_student_loss: Whether the student's own loss counts. If not, the student stops at its logits too, and
-            needs no labels.
+        calculate_student_loss: Whether the student's own loss counts, of those images of a batch that have labels
+            (``PartlyLabeledDataset``). If not, the student stops at its logits too, and needs no labels.
+        predict_also: What predictions contain besides those of the student, for metrics: ``'teacher'``
+            (``TeacherAgreement``) runs the teacher too, ``'pooled'`` (``KNNAccuracy``) keeps the student's feature.
         fold_teacher_norms: Has no effect; accepted for configs of version 0.1.
         **kwargs: Other arguments of the base class.
 
@@ -100,6 +105,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         random_teacher: bool = False,
         student_trainable: bool = True,
         calculate_student_loss: bool = True,
+        predict_also: Sequence[str] = (),
         fold_teacher_norms: bool | None = None,
         **kwargs: Any,
     ) -> None:
@@ -109,6 +115,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         checks.boolean(self, 'calculate_student_loss', calculate_student_loss)
         checks.one_of(self, 'teacher_precision', teacher_precision, PRECISIONS)
         check_compile_options(torch_compile)
+        also = checked_additions(predict_also)
         _check_teacher_settings(kwargs, fold_teacher_norms)
         file = None if random_teacher else teacher_ckpt or published_weights(teacher)
         if not file and not random_teacher:
@@ -145,17 +152,32 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         # SanityCheckHook compares them with those of the images
         self.teacher_classes = class_names(checkpoint.get('meta'))
         self.teacher_dtype = PRECISIONS[teacher_precision]
+        self.predict_also = also
         initialise_from_teacher(self.distiller, self.teacher)
         refuse_softmax_of_labels(self.distiller, self.student, self.teacher)
+        if not classifier_is_used(self):
+            self._freeze_classifier()
         self._check_classes()
         names_augmentations = isinstance(data_preprocessor, dict) and 'batch_augments' in data_preprocessor
         adopt_student_settings(self.student, self.data_preprocessor, names_augmentations)
+        self.data_preprocessor = mixing_separately(self.data_preprocessor)
         refuse_unmixed_labels(self.distiller, self.data_preprocessor)
         self._check_preparation(declared, preparation_of_checkpoint(checkpoint), architecture)
         self._lay_out_networks(channels_last)
         self.torch_compile, self.compiled_loss = torch_compile, None
         # the first batch sets both: whether it passed, and how far the student is run if its own loss does not count
         self.first_batch_passed, self.student_pass = False, 'tensor'
+
+    def _freeze_classifier(self) -> None:
+        # DDP waits for the gradient of every parameter that is trained
+        layers = classifying_layers(self.student)
+        for name in layers:
+            self.student.get_submodule(name).requires_grad_(False)
+        if layers:
+            names = ', '.join(layers)
+            print_log(
+                f'FrozenTeacherDistill: no loss reads the logits, so {names} of the student stays as it is.', 'current'
+            )
 
     def _check_classes(self) -> None:
         student, teacher = number_of_classes(self.student), number_of_classes(self.teacher)
@@ -238,17 +260,17 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         forget(distiller)
         return losses
 
-    def run_teacher(self, batch_inputs: Tensor, data_samples: list | None = None) -> None:
-        """Run the teacher on a batch, up to its logits; recorders keep its features."""
+    def run_teacher(self, batch_inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor') -> Any:
+        """Run the teacher on a batch, up to its logits or predictions, which are returned; recorders keep features."""
         device = next(self.parameters()).device.type
         # also shields a teacher in float32 from the student's autocast
         with torch.no_grad(), torch.autocast(device, self.teacher_dtype, enabled=self.teacher_dtype is not None):
-            self.teacher(batch_inputs, data_samples, mode='tensor')
+            return self.teacher(batch_inputs, data_samples, mode=mode)
 
     def _student_losses(self, batch_inputs: Tensor, data_samples: list | None) -> dict[str, Tensor]:
         """Run the student; return its own losses, if they count."""
         if self.calculate_student_loss:
-            losses = self.student(batch_inputs, data_samples, mode='loss')
+            losses = student_losses(self.student, batch_inputs, data_samples)
             weight = 1.0 if self.distillation_stopped else getattr(self.distiller, 'student_loss_weight', 1.0)
             if weight != 1.0:
                 losses = {name: weight * value if 'loss' in name else value for name, value in losses.items()}
@@ -261,6 +283,11 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         with contextlib.nullcontext() if self.student_trainable else torch.no_grad():
             self.student(batch_inputs, data_samples, mode=self.student_pass)
         return {}
+
+    def _predict(self, inputs: Tensor, data_samples: list | None = None) -> list:
+        if not self.predict_also:
+            return super()._predict(inputs, data_samples)
+        return predictions_of(self, inputs, data_samples)
 
     def train(self, mode: bool = True) -> 'FrozenTeacherDistill':
         """Set the mode of student and distiller; the teacher stays in eval mode."""

@@ -36,16 +36,24 @@ def forget(distiller: nn.Module) -> None:
         recorder.reset_data_buffer()
 
 
-def reads_logits(distiller: nn.Module, teacher: nn.Module) -> bool:
-    """Return whether a distiller compares logits of a teacher; otherwise it compares features only.
+def reads_logits(distiller: nn.Module, network: nn.Module, name: str = 'teacher') -> bool:
+    """Return whether a distiller compares logits of a network; otherwise it compares features only.
 
-    Everything recorded in the teacher's head counts as logits, except for the input of the classifying layer. So does
-    what is not recorded of a module.
+    Everything recorded in the network's head counts as logits, except for the input of the classifying layer. So does
+    what is not recorded of a module. ``name`` is ``'teacher'`` or ``'student'``.
     """
-    if not hasattr(distiller, 'teacher_recorders'):
+    if not hasattr(distiller, f'{name}_recorders'):
         return True
-    classifiers = classifying_layers(teacher)
-    return any(_records_logits(recorder, classifiers) for recorder in recorders_of(distiller, 'teacher'))
+    classifiers = classifying_layers(network)
+    return any(_records_logits(recorder, classifiers) for recorder in recorders_of(distiller, name))
+
+
+def classifier_is_used(algorithm: nn.Module) -> bool:
+    """Return whether a loss reads the logits of the student; true for everything but a distillation of features."""
+    distiller = getattr(algorithm, 'distiller', None)
+    if distiller is None or getattr(algorithm, 'calculate_student_loss', True):
+        return True
+    return reads_logits(distiller, algorithm.architecture, 'student')
 
 
 def _records_logits(recorder: BaseRecorder, classifiers: list[str]) -> bool:

@@ -1,0 +1,70 @@
+"""Predictions of a student that also tell what metrics of a distillation compare."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from icd_mmrazor import checks
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.networks.features import Point, feature_points
+
+TEACHER, POOLED = 'teacher', 'pooled'
+# what each adds to a data sample
+FIELDS = {TEACHER: 'teacher_score', POOLED: 'feature'}
+
+
+def checked_additions(names: Any) -> tuple[str, ...]:
+    """Check the setting ``predict_also`` of a ``FrozenTeacherDistill``."""
+    names = (names,) if isinstance(names, str) else names
+    if not isinstance(names, list | tuple):
+        raise SettingError(f'FrozenTeacherDistill: predict_also={names!r} must be a list of {", ".join(FIELDS)}.')
+    for name in names:
+        checks.one_of('FrozenTeacherDistill', 'predict_also', name, FIELDS)
+    return tuple(names)
+
+
+def predictions_of(algorithm: Any, images: Tensor, data_samples: list | None) -> list:
+    """Predict with the student, and add what ``predict_also`` names to each data sample.
+
+    Args:
+        algorithm: A ``FrozenTeacherDistill``.
+        images: The batch, ``B x C x H x W``, as the data preprocessor gives it.
+        data_samples: Its data samples.
+
+    Returns:
+        The student's predictions, with ``teacher_score`` (the teacher's probabilities, ``classes``) and ``feature``
+        (what the student classifies, ``D``).
+    """
+    found: list[Tensor] = []
+    with _recorded(algorithm, found) if POOLED in algorithm.predict_also else contextlib.nullcontext():
+        predictions = algorithm.student(images, data_samples, mode='predict')
+    if POOLED in algorithm.predict_also:
+        for sample, feature in zip(predictions, found[-1].flatten(1).float(), strict=True):
+            sample.set_field(feature, FIELDS[POOLED])
+    if TEACHER in algorithm.predict_also:
+        for sample, of_teacher in zip(predictions, algorithm.run_teacher(images, mode='predict'), strict=True):
+            sample.set_field(of_teacher.pred_score.float(), FIELDS[TEACHER])
+    return predictions
+
+
+def _recorded(algorithm: Any, found: list[Tensor]) -> contextlib.AbstractContextManager:
+    source = getattr(algorithm.distiller, 'student_source', 'auto')
+    point = feature_points(algorithm.student, maps=False, classifier=None if source == 'auto' else source).pooled
+    return _recording(algorithm.student.get_submodule(point.source), point, found)
+
+
+@contextlib.contextmanager
+def _recording(module: nn.Module, point: Point, found: list[Tensor]) -> Iterator[None]:
+    """Keep what a module takes or returns, in all of its calls."""
+
+    def record(_module: nn.Module, inputs: tuple, output: Any) -> None:
+        data = inputs if point.type == 'ModuleInputs' else output
+        found.append(data if point.data_idx is None else data[point.data_idx])
+
+    handle = module.register_forward_hook(record)
+    try:
+        yield
+    finally:
+        handle.remove()
