@@ -3,7 +3,7 @@
 import torch
 from mmpretrain.models import ClsHead, ImageClassifier
 from mmpretrain.structures import DataSample
-from torch import nn
+from torch import Tensor, nn
 
 from icd_mmrazor.errors import SettingError
 
@@ -32,12 +32,12 @@ def _inherits(module: nn.Module | None, base: type, *methods: str) -> bool:
     return isinstance(module, base) and all(getattr(type(module), name) is getattr(base, name) for name in methods)
 
 
-def mark_unlabeled(data_sample: DataSample) -> None:
+def mark_unlabeled(data_sample: DataSample, empty: Tensor | None = None) -> None:
     """Mark an image of a batch with labelled ones as one without a label.
 
-    Its empty label leaves the labels of a batch, joined, those of the labelled images.
+    Its ``empty`` label, on the device of the others, keeps the joined labels of a batch those of the labelled images.
     """
-    data_sample.set_gt_label(torch.empty(0, dtype=torch.int64))
+    data_sample.set_gt_label(torch.empty(0, dtype=torch.int64) if empty is None else empty)
     data_sample.set_metainfo({UNLABELED: True})
 
 
