@@ -6,8 +6,14 @@ from mmengine.logging import print_log
 from torch import nn
 
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.networks.classifier_layer import find_classifier, linear_layer, number_of_channels
-from icd_mmrazor.models.networks.features import Point, feature_points, feature_shapes
+from icd_mmrazor.models.networks.classifier_layer import (
+    NO_CLASSIFIER,
+    find_classifier,
+    linear_layer,
+    number_of_channels,
+    pooling_layer,
+)
+from icd_mmrazor.models.networks.features import Point, feature_points, feature_shapes, output_of
 
 AUTO = 'auto'
 # features that every classifier has, whatever its backbone
@@ -30,22 +36,28 @@ class NamedFeatures:
 
     def __init__(self, owner: str, network: str, model: nn.Module, source: str, maps: bool) -> None:
         self._owner, self._network, self.model = owner, network, model
-        self.source = find_classifier(model, f'{network}_source') if source == AUTO else source
-        layer = linear_layer(model, self.source, f'{network}_source')
-        if source == AUTO:
-            widths = f'{layer.in_features} wide, {layer.out_features} classes'
-            print_log(f'{owner}: {network} feature: input of {self.source}, {widths}', logger='current')
-        known = feature_points(model, maps, self.source)
+        pooling = pooling_layer(model)
+        if pooling:
+            self.source, classifier = pooling, None
+            self.shapes = {'pooled': feature_shapes(model, [output_of(pooling)])[0]}
+        else:
+            self.source = find_classifier(model, f'{network}_source') if source == AUTO else source
+            layer, classifier = linear_layer(model, self.source, f'{network}_source'), self.source
+            self.shapes = {'pooled': (layer.in_features,), 'logits': (layer.out_features,)}
+        if pooling or source == AUTO:
+            classes = 'no classifier' if pooling else f'{layer.out_features} classes'
+            place = f'{"output" if pooling else "input"} of {self.source}, {self.shapes["pooled"][0]} wide, {classes}'
+            print_log(f'{owner}: {network} feature: {place}', logger='current')
+        known = feature_points(model, maps, classifier)
         self.maps = len(known.maps)
         self._known = {
             **{f'map{i}': point for i, point in enumerate(known.maps)},
             **{f'preactivation{i}': point for i, point in enumerate(known.preactivations, start=1)},
             **({'last_map': known.maps[-1]} if known.maps else {}),
             'pooled': known.pooled,
-            'logits': known.logits,
+            **({'logits': known.logits} if known.logits else {}),
         }
         self.points: dict[str, Point] = {}
-        self.shapes: dict[str, tuple[int, ...]] = {'pooled': (layer.in_features,), 'logits': (layer.out_features,)}
 
     def use(self, names: Iterable[str], image_shape: tuple[int, ...] | None) -> None:
         """Find the places and shapes of features; maps need a forward pass with an image of this shape.
@@ -54,6 +66,8 @@ class NamedFeatures:
             SettingError: The network has no such feature, or does not take such images.
         """
         for name in names:
+            if name == 'logits' and name not in self._known:
+                raise SettingError(f'{self._owner}: the {self._network} {NO_CLASSIFIER}')
             if name not in self._known:
                 has = ', '.join(self._known)
                 raise SettingError(f'{self._owner}: the {self._network} has no feature {name!r}. It has {has}.')

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.backbones import CIFARShuffleNetV2
-from icd_mmrazor.models.networks.classifier_layer import find_classifier, number_of_channels
+from icd_mmrazor.models.networks.classifier_layer import find_classifier, number_of_channels, pooling_layer
+from icd_mmrazor.models.networks.image_size import image_size_of
 
 LAST_CALL = -1
 
@@ -55,7 +56,7 @@ class FeaturePoints:
     maps: tuple[Point, ...]
     preactivations: tuple[Point, ...]
     pooled: Point
-    logits: Point
+    logits: Point | None  # None in a network without a classifier
 
 
 def output_of(source: str) -> Point:
@@ -126,13 +127,16 @@ def feature_points(network: nn.Module, maps: bool = True, classifier: str | None
     Raises:
         SettingError: The backbone is unknown, or the classifying layer cannot be found.
     """
-    classifier = classifier or find_classifier(network)
+    pooling = None if classifier else pooling_layer(network)
+    classifier = classifier or pooling or find_classifier(network)
     backbone, place = (network.backbone, 'backbone.') if hasattr(network, 'backbone') else (network, '')
     of_backbone = (
         tuple(replace(point, source=f'{place}{point.source}') for point in points)
         for points in (points_of_backbone(backbone) if maps else ((), ()))
     )
-    return FeaturePoints(*of_backbone, input_of(classifier), output_of(classifier))
+    # the pooling layer is not a classifier
+    last = (output_of(pooling), None) if pooling else (input_of(classifier), output_of(classifier))
+    return FeaturePoints(*of_backbone, *last)
 
 
 @contextlib.contextmanager
@@ -152,7 +156,7 @@ def feature_shapes(
 ) -> list[tuple[int, ...]]:
     """Find the shapes of features, without the batch, by a forward pass that leaves no trace in the network.
 
-    The image has the network's channels and 32 x 32 pixels by default.
+    The image has the network's channels and size by default; 32 x 32 pixels if it takes any.
 
     Raises:
         SettingError: A point names a module that does not exist, or a call of it that does not happen.
@@ -162,8 +166,8 @@ def feature_shapes(
     if missing := [point.source for point in points if point.source not in modules]:
         raise SettingError(f'{", ".join(missing)} is not a module of this {type(network).__name__}.')
     calls: dict[str, list[dict[str, Any]]] = {point.source: [] for point in points}
-    parameter = next(network.parameters())
-    image_shape = image_shape or (number_of_channels(network), 32, 32)
+    parameter = next(network.parameters(), torch.zeros(()))
+    image_shape = image_shape or (number_of_channels(network), *(image_size_of(network) or (32, 32)))
     image = torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype)
     with contextlib.ExitStack() as stack, in_eval_mode(network), torch.no_grad():
         for source, records in calls.items():

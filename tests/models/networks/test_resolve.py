@@ -124,7 +124,7 @@ def test_says_why_there_is_no_classifier() -> None:
     message = r'head\.layers\.head, head\.layers\.head_dist\..*student_source'
     with pytest.raises(SettingError, match=message):
         find_classifier(deit, 'student_source')
-    with pytest.raises(SettingError, match='ImageClassifier has no linear layer'):
+    with pytest.raises(SettingError, match='ImageClassifier has no classifier'):
         find_classifier(built(None))
     wrong = built(dict(type='LinearClsHead', num_classes=7, in_channels=512))
     wrong.head.fc = nn.Linear(512, 8)
