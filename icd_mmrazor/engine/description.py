@@ -53,7 +53,8 @@ def describe_images(loader: Any) -> str | None:
     counts = [getattr(sampler, f'{kind}_per_batch', None) for kind in ('labeled', 'unlabeled')]
     if None in counts:
         return text
-    return f'{text}; a batch has {counts[0]} and {counts[1]}, an epoch is a pass over the {sampler.epoch_of} ones'
+    which = 'with' if sampler.epoch_of == 'labeled' else 'without'
+    return f'{text}; a batch has {counts[0]} and {counts[1]}, an epoch is a pass over those {which} labels'
 
 
 def describe(model: nn.Module, cfg: dict | None) -> str:

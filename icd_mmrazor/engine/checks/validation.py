@@ -15,8 +15,10 @@ from mmpretrain.evaluation import (
 from torch import nn
 
 from icd_mmrazor.datasets.labels import has_labels, plain_datasets
+from icd_mmrazor.engine.evaluation import TeacherAgreement
 from icd_mmrazor.engine.runs import model_of
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.algorithms.records import classifier_is_used
 
 OF_LABELS = (
     Accuracy,
@@ -44,6 +46,11 @@ class ValidationCheck(Hook):
         metrics = getattr(runner.val_loop.evaluator, 'metrics', [])
         for metric in metrics:
             _check_predictions(metric, model, dataset)
+            if isinstance(metric, (*OF_LABELS, TeacherAgreement)) and not classifier_is_used(model):
+                runner.logger.warning(
+                    f'val_evaluator ({type(metric).__name__}) measures the classifier of the student, which no loss '
+                    'trains. KNNAccuracy measures its feature, with labelled images.'
+                )
         of_labels = next((metric for metric in metrics if isinstance(metric, OF_LABELS)), None)
         if of_labels is not None and any(has_labels(part) is False for part in plain_datasets(dataset)):
             raise SettingError(

@@ -20,8 +20,8 @@ from icd_mmrazor.datasets.class_names import class_names
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.algorithms.compilation import check_compile_options, compiled_on_request
 from icd_mmrazor.models.algorithms.first_batch import checked_first_batch
-from icd_mmrazor.models.algorithms.predictions import checked_additions, predictions_of
-from icd_mmrazor.models.algorithms.records import classifier_is_used, forget, make_plain
+from icd_mmrazor.models.algorithms.predictions import checked_additions, predictions_of, refuse_missing_predictions
+from icd_mmrazor.models.algorithms.records import forget, freeze_unread_classifier, make_plain
 from icd_mmrazor.models.algorithms.separate_mixing import mixing_separately
 from icd_mmrazor.models.algorithms.shared_preprocessor import (
     adopt_student_settings,
@@ -34,7 +34,7 @@ from icd_mmrazor.models.algorithms.shared_preprocessor import (
 from icd_mmrazor.models.algorithms.student_losses import student_losses
 from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher, networks_needed_by
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
-from icd_mmrazor.models.networks.classifier_layer import classifying_layers, number_of_classes
+from icd_mmrazor.models.networks.classifier_layer import number_of_classes
 from icd_mmrazor.models.networks.preparation import Preparation, preparation_by, preparation_of_checkpoint
 from icd_mmrazor.models.networks.resolve import network_config, published_weights
 from icd_mmrazor.models.precision import PRECISIONS
@@ -155,8 +155,8 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self.predict_also = also
         initialise_from_teacher(self.distiller, self.teacher)
         refuse_softmax_of_labels(self.distiller, self.student, self.teacher)
-        if not classifier_is_used(self):
-            self._freeze_classifier()
+        freeze_unread_classifier(self)
+        refuse_missing_predictions(self)
         self._check_classes()
         names_augmentations = isinstance(data_preprocessor, dict) and 'batch_augments' in data_preprocessor
         adopt_student_settings(self.student, self.data_preprocessor, names_augmentations)
@@ -167,17 +167,6 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         self.torch_compile, self.compiled_loss = torch_compile, None
         # the first batch sets both: whether it passed, and how far the student is run if its own loss does not count
         self.first_batch_passed, self.student_pass = False, 'tensor'
-
-    def _freeze_classifier(self) -> None:
-        # DDP waits for the gradient of every parameter that is trained
-        layers = classifying_layers(self.student)
-        for name in layers:
-            self.student.get_submodule(name).requires_grad_(False)
-        if layers:
-            names = ', '.join(layers)
-            print_log(
-                f'FrozenTeacherDistill: no loss reads the logits, so {names} of the student stays as it is.', 'current'
-            )
 
     def _check_classes(self) -> None:
         student, teacher = number_of_classes(self.student), number_of_classes(self.teacher)

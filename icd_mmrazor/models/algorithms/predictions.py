@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.networks.classifier_layer import is_headless
 from icd_mmrazor.models.networks.features import Point, feature_points
 
 TEACHER, POOLED = 'teacher', 'pooled'
@@ -23,6 +24,16 @@ def checked_additions(names: Any) -> tuple[str, ...]:
     for name in names:
         checks.one_of('FrozenTeacherDistill', 'predict_also', name, FIELDS)
     return tuple(names)
+
+
+def refuse_missing_predictions(algorithm: Any) -> None:
+    """Refuse ``predict_also=['teacher']`` for a teacher that predicts nothing."""
+    if TEACHER in algorithm.predict_also and is_headless(algorithm.teacher):
+        raise SettingError(
+            "FrozenTeacherDistill: predict_also=['teacher'], and the teacher has no classifier: it predicts nothing. "
+            "Set predict_also=['pooled'] and val_evaluator=dict(type='KNNAccuracy'), which needs labelled images, or "
+            'train a linear classifier on its feature first (LinearProbe).'
+        )
 
 
 def predictions_of(algorithm: Any, images: Tensor, data_samples: list | None) -> list:
