@@ -1,5 +1,6 @@
 """Real runs on images without labels, alone or with labelled ones, up to what is refused before they start."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from helpers import logged
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from icd_mmrazor.engine.checks.missing_labels import check_channels
 from icd_mmrazor.errors import DatasetError, SettingError
 
 PARTLY = dict(type='PartlyLabeledBatchSampler', unlabeled=0.75)
@@ -180,3 +182,26 @@ def test_datasets_joined_without_a_part_for_each(config: Callable, runner: Calla
     cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=parts, ignore_keys=['classes'])
     with pytest.raises(DatasetError, match='PartlyLabeledDataset'):
         runner(cfg).train()
+
+
+LOAD, PACK = dict(type='LoadImageFromFile'), dict(type='PackInputs')
+FILES = dict(type='CustomDataset', pipeline=[LOAD, PACK])
+ARRAYS = dict(type='CIFAR10', pipeline=[PACK])
+TURNED = dict(FILES, pipeline=[LOAD, dict(type='NumpyToPIL', to_rgb=True), dict(type='PILToNumpy'), PACK])
+
+
+@pytest.mark.parametrize(
+    ('labeled', 'unlabeled', 'refused'),
+    [
+        (ARRAYS, FILES, True),
+        (FILES, dict(type='UnlabeledDataset', dataset=ARRAYS), True),
+        (ARRAYS, TURNED, False),
+        (FILES, FILES, False),
+        (FILES, dict(type='NPZDataset', pipeline=[PACK]), False),
+    ],
+)
+def test_orders_of_the_channels(labeled: dict, unlabeled: dict, refused: bool) -> None:
+    """Arrays of CIFAR are RGB, files are read as BGR."""
+    loader = Config(dict(dataset=dict(labeled=labeled, unlabeled=unlabeled)))
+    with pytest.raises(SettingError, match='channels') if refused else contextlib.nullcontext():
+        check_channels(loader)
