@@ -202,6 +202,6 @@ TURNED = dict(FILES, pipeline=[LOAD, dict(type='NumpyToPIL', to_rgb=True), dict(
 )
 def test_orders_of_the_channels(labeled: dict, unlabeled: dict, refused: bool) -> None:
     """Arrays of CIFAR are RGB, files are read as BGR."""
-    loader = Config(dict(dataset=dict(labeled=labeled, unlabeled=unlabeled)))
+    loader = dict(dataset=dict(labeled=labeled, unlabeled=unlabeled))
     with pytest.raises(SettingError, match='channels') if refused else contextlib.nullcontext():
         check_channels(loader)
