@@ -3,30 +3,52 @@
 from typing import Any
 
 import torch
-from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
+from icd_mmrazor.models.networks.classifier_layer import is_headless, number_of_classes
+from icd_mmrazor.models.networks.headless import ImageNetwork
 from icd_mmrazor.models.networks.passes import explained_pass
+from icd_mmrazor.models.networks.preparation import preparation_by
 
 
 @torch.no_grad()
-def evaluate(model: BaseModel, data_preprocessor: nn.Module, runner: Runner) -> dict[str, Any]:
-    """Evaluate a network on a run's validation set, without hooks and log; return the metrics of ``val_evaluator``.
+def evaluate(algorithm: nn.Module, runner: Runner) -> dict[str, Any]:
+    """Evaluate a teacher on a run's validation set, without hooks and log; return the metrics of ``val_evaluator``.
 
     Args:
-        model: The network; it is left in eval mode.
-        data_preprocessor: The run's.
+        algorithm: A distillation of ours or of mmrazor; its teacher is left in eval mode.
         runner: The run.
     """
-    model.eval()
+    teacher = algorithm.teacher.eval()
+    view = getattr(algorithm, 'teacher_view', None)
     dataloader, evaluator = runner.val_loop.dataloader, runner.val_loop.evaluator
     for batch in dataloader:
-        data = data_preprocessor(batch, False)
-        with explained_pass('DistillationReportHook', data['inputs'], **{'model.teacher': model}):
-            outputs = model(data['inputs'], data['data_samples'], mode='predict')
+        data = algorithm.data_preprocessor(batch, False)
+        images = data['inputs'] if view is None else view(data['inputs'])
+        with explained_pass('DistillationReportHook', images, **{'model.teacher': teacher}):
+            outputs = teacher(images, data['data_samples'], mode='predict')
         evaluator.process(data_samples=outputs, data_batch=batch)
     return evaluator.evaluate(len(dataloader.dataset))
+
+
+def why_not_evaluated(algorithm: nn.Module) -> str | None:
+    """Return why the validation set says nothing of a teacher; None if it does."""
+    if is_headless(algorithm.teacher):
+        return 'it has no classifier'
+    teacher, student = number_of_classes(algorithm.teacher), number_of_classes(algorithm.architecture)
+    if teacher and student and teacher != student:
+        return f'it has {teacher} classes, the student {student}'
+    return None
+
+
+def teacher_images(algorithm: nn.Module) -> list[str]:
+    """Describe what a teacher sees, and then the student, if that differs."""
+    view = getattr(algorithm, 'teacher_view', None)
+    if view is None or not view.changes:
+        return []
+    used = preparation_by(algorithm.data_preprocessor).normalisation or 'no mean and std'
+    return [f'{view.extra_repr()}', f'the same crops and flips as the student, which gets {used}']
 
 
 def describe(model: nn.Module, cfg: dict | None) -> str:
@@ -36,7 +58,7 @@ def describe(model: nn.Module, cfg: dict | None) -> str:
         model: The network.
         cfg: Its config, if it was built from one.
     """
-    name = type(getattr(model, 'backbone', model)).__name__
+    name = type(getattr(model, 'backbone', model.model if isinstance(model, ImageNetwork) else model)).__name__
     # a wrapper of a whole network, such as TimmClassifier, has no backbone
     backbone = cfg.get('backbone', cfg) if isinstance(cfg, dict) else None
     if isinstance(backbone, dict):

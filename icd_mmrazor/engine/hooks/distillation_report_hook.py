@@ -17,7 +17,7 @@ from torch import nn
 
 from icd_mmrazor import checks
 from icd_mmrazor.compat.messages import drop_log_noise
-from icd_mmrazor.engine.description import describe, evaluate, loss_terms
+from icd_mmrazor.engine.description import describe, evaluate, loss_terms, teacher_images, why_not_evaluated
 from icd_mmrazor.engine.metrics import as_number, numbers_in
 from icd_mmrazor.engine.runs import counts_iterations, hooks_of, model_of, steps_done
 
@@ -84,6 +84,7 @@ class DistillationReportHook(Hook):
             'What is being distilled:',
             f'  teacher  {describe(algorithm.teacher, cfg.get("teacher"))}{self._accuracy(runner, algorithm)}',
             f'           weights {getattr(algorithm, "teacher_ckpt", cfg.get("teacher_ckpt"))}',
+            *(f'           images  {line}' for line in teacher_images(algorithm)),
             f'  student  {describe(algorithm.architecture, cfg.get("architecture"))}',
             f'  distiller: {trainable:,} trainable parameters',
             '  loss = ' + '\n       + '.join(loss_terms(algorithm)),
@@ -150,7 +151,9 @@ class DistillationReportHook(Hook):
     def _accuracy(self, runner: Runner, algorithm: nn.Module) -> str:
         if runner.val_loop is None or not self.evaluate_teacher:
             return ''
-        metrics = evaluate(algorithm.teacher, algorithm.data_preprocessor, runner)
+        if reason := why_not_evaluated(algorithm):
+            return f', not evaluated: {reason}'
+        metrics = evaluate(algorithm, runner)
         # not kept in checkpoints: a resumed run evaluates its own teacher
         runner.message_hub.update_info('teacher_metrics', metrics, resumed=False)
         # some are lists, such as an accuracy for each class

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from icd_mmrazor.compat.recording import map_tensors
 from icd_mmrazor.models.distillers.mixed_distiller import plain_distillers
-from icd_mmrazor.models.networks.classifier_layer import classifying_layers
+from icd_mmrazor.models.networks.classifier_layer import classifying_layers, is_headless
 
 
 def recorders_of(distiller: nn.Module, *networks: str) -> Iterator[BaseRecorder]:
@@ -42,6 +42,8 @@ def reads_logits(distiller: nn.Module, teacher: nn.Module) -> bool:
     Everything recorded in the teacher's head counts as logits, except for the input of the classifying layer. So does
     what is not recorded of a module.
     """
+    if is_headless(teacher):
+        return False
     if not hasattr(distiller, 'teacher_recorders'):
         return True
     classifiers = classifying_layers(teacher)
