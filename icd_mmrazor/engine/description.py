@@ -42,13 +42,11 @@ def why_not_evaluated(algorithm: nn.Module) -> str | None:
     return None
 
 
-def teacher_images(algorithm: nn.Module) -> list[str]:
-    """Describe what a teacher sees, and then the student, if that differs."""
+def images_of(algorithm: nn.Module) -> tuple[str, str]:
+    """Describe the images that teacher and student see."""
     view = getattr(algorithm, 'teacher_view', None)
-    if view is None or not view.changes:
-        return []
-    used = preparation_by(algorithm.data_preprocessor).normalisation or 'no mean and std'
-    return [f'{view.extra_repr()}', f'the same crops and flips as the student, which gets {used}']
+    of_student = preparation_by(algorithm.data_preprocessor).normalisation or 'no mean and std'
+    return view.extra_repr() if view is not None and view.changes else "the student's", of_student
 
 
 def describe(model: nn.Module, cfg: dict | None) -> str:

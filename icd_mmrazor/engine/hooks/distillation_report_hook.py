@@ -17,7 +17,7 @@ from torch import nn
 
 from icd_mmrazor import checks
 from icd_mmrazor.compat.messages import drop_log_noise
-from icd_mmrazor.engine.description import describe, evaluate, loss_terms, teacher_images, why_not_evaluated
+from icd_mmrazor.engine.description import describe, evaluate, images_of, loss_terms, why_not_evaluated
 from icd_mmrazor.engine.metrics import as_number, numbers_in
 from icd_mmrazor.engine.runs import counts_iterations, hooks_of, model_of, steps_done
 
@@ -80,12 +80,14 @@ class DistillationReportHook(Hook):
             return
         cfg = runner.cfg.get('model', {})
         trainable = sum(p.numel() for p in algorithm.distiller.parameters() if p.requires_grad)
+        of_teacher, of_student = images_of(algorithm)
         lines = [
             'What is being distilled:',
             f'  teacher  {describe(algorithm.teacher, cfg.get("teacher"))}{self._accuracy(runner, algorithm)}',
             f'           weights {getattr(algorithm, "teacher_ckpt", cfg.get("teacher_ckpt"))}',
-            *(f'           images  {line}' for line in teacher_images(algorithm)),
+            f'           images  {of_teacher}',
             f'  student  {describe(algorithm.architecture, cfg.get("architecture"))}',
+            f'           images  {of_student}',
             f'  distiller: {trainable:,} trainable parameters',
             '  loss = ' + '\n       + '.join(loss_terms(algorithm)),
         ]
