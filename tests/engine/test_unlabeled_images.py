@@ -49,7 +49,9 @@ def test_labelled_and_unlabelled_images(config: Callable, runner: Callable) -> N
     run = runner(config(**{'default_hooks.logger.interval': 1}))
     run.train()
     log = logged(run)
-    assert '  images   16 with labels, 64 without; a batch has 4 and 12, an epoch is a pass over those with' in log
+    assert (
+        '  training images: 16 with labels, 64 without; a batch has 4 and 12, an epoch is a pass over those with' in log
+    )
     assert '80 training images are on cpu' in log
     assert {'student.loss', 'distill.loss_icd'} <= {*last_line(run, 'student.loss')}
     assert run.iter == 4
@@ -66,7 +68,7 @@ def test_no_labels_at_all(config: Callable, runner: Callable) -> None:
     run = runner(cfg)
     run.train()
     log, line = logged(run), last_line(run, 'agreement/top1')
-    assert '  images   64, none with a label' in log
+    assert '  training images: 64, none with a label' in log
     assert 'student.loss' not in log
     assert [*Path(cfg.work_dir).glob('best_agreement_top1_epoch_1.pth')]
     # against a loop of its own

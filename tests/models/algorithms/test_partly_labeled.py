@@ -313,3 +313,11 @@ def test_predictions_for_metrics(algorithm: Callable, batch: Callable) -> None:
 def test_predictions_that_do_not_exist(names: Any, algorithm: Callable) -> None:
     with pytest.raises(SettingError, match='predict_also'):
         algorithm(predict_also=names)
+
+
+def test_a_teacher_without_a_classifier_predicts_nothing(algorithm: Callable) -> None:
+    teacher = dict(type='ImageClassifier', backbone=RESNET, neck=dict(type='GlobalAveragePooling'))
+    settings = dict(teacher=teacher, teacher_ckpt=None, random_teacher=True, calculate_student_loss=False)
+    with pytest.raises(SettingError, match=r"predict_also=\['teacher'\].*KNNAccuracy"):
+        algorithm(**settings, predict_also=['teacher'])
+    assert algorithm(**settings, predict_also=['pooled'])
