@@ -11,6 +11,8 @@ import torch
 from helpers import logged
 from mmengine.config import Config
 from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import DataLoader
 
 from icd_mmrazor.engine.checks.missing_labels import check_channels
 from icd_mmrazor.errors import DatasetError, SettingError
@@ -85,8 +87,12 @@ def test_no_labels_at_all(config: Callable, runner: Callable) -> None:
 
 
 @pytest.mark.slow
-def test_nearest_neighbours(config: Callable, runner: Callable) -> None:
+@pytest.mark.parametrize('headless', [False, True])
+def test_nearest_neighbours(headless: bool, config: Callable, runner: Callable) -> None:
     cfg = config(partly=False)
+    if headless:
+        cfg.model.update(random_teacher=True, teacher_ckpt=None)
+        cfg.model.teacher.pop('head')
     cfg.model.predict_also = ['pooled']
     cfg.model.distiller.kd = None
     bank = {**cfg.val_dataloader.dataset, 'images_key': 'train_images', 'labels_key': 'train_labels'}
@@ -97,20 +103,28 @@ def test_nearest_neighbours(config: Callable, runner: Callable) -> None:
     log = logged(run)
     assert 'no loss reads the logits of the student, so head.fc is not trained' in log
     assert [*Path(cfg.work_dir).glob('best_knn_top1_epoch_1.pth')]
-    model, features, labels = run.model.eval(), [], []
-    with torch.no_grad():
-        for batch in run.val_dataloader:
-            data = model.data_preprocessor(batch)
-            features.append(torch.nn.functional.normalize(model.student.extract_feat(data['inputs'])[-1]))
-            labels += [int(sample.gt_label) for sample in data['data_samples']]
-    features, right = torch.cat(features), 0
+    model = run.model.eval()
+    found = last_line(run, 'knn/top1')['knn/top1']
+    assert found == pytest.approx(accuracy_by_a_loop(model.student, model, run.val_dataloader))
+    of_teacher = accuracy_by_a_loop(model.teacher, model, run.val_dataloader)
+    assert run.message_hub.get_info('teacher_metrics') == {'knn/top1': pytest.approx(of_teacher)}
+
+
+@torch.no_grad()
+def accuracy_by_a_loop(network: nn.Module, model: nn.Module, loader: DataLoader) -> float:
+    features, labels, right = [], [], 0
+    for batch in loader:
+        data = model.data_preprocessor(batch)
+        features.append(torch.nn.functional.normalize(network.extract_feat(data['inputs'])[-1]))
+        labels += [int(sample.gt_label) for sample in data['data_samples']]
+    features = torch.cat(features)
     for index in range(64, 104):
         similarities = [(float(features[index] @ features[other]), labels[other]) for other in range(64)]
         votes = [0.0] * 10
         for similarity, label in sorted(similarities, reverse=True)[:5]:
             votes[label] += torch.tensor(similarity / 0.1).exp().item()
         right += max(range(10), key=votes.__getitem__) == labels[index]
-    assert last_line(run, 'knn/top1')['knn/top1'] == pytest.approx(100 * right / 40)
+    return 100 * right / 40
 
 
 def crd(cfg: Config) -> None:
