@@ -1,4 +1,4 @@
-"""The features of the backbones of mmpretrain, mmrazor and this package."""
+"""The features of backbones other than those of timm."""
 
 from collections.abc import Iterable
 
