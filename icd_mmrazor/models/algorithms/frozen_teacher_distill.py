@@ -1,7 +1,7 @@
 """Distillation from a teacher that is truly frozen."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,9 @@ from icd_mmrazor.compat.layout import channels_last_is_sound, laid_out
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.algorithms.compilation import check_compile_options, compiled_on_request
 from icd_mmrazor.models.algorithms.first_batch import checked_first_batch
-from icd_mmrazor.models.algorithms.records import forget, make_plain, reads_logits
+from icd_mmrazor.models.algorithms.predictions import checked_additions, predictions_of, refuse_missing_predictions
+from icd_mmrazor.models.algorithms.records import forget, freeze_unread_classifier, make_plain, reads_logits
+from icd_mmrazor.models.algorithms.separate_mixing import mixing_separately
 from icd_mmrazor.models.algorithms.shared_preprocessor import (
     adopt_student_settings,
     asks_for_weights,
@@ -24,6 +26,7 @@ from icd_mmrazor.models.algorithms.shared_preprocessor import (
     refuse_unmixed_labels,
     warn_of_preparation,
 )
+from icd_mmrazor.models.algorithms.student_losses import student_losses
 from icd_mmrazor.models.algorithms.teacher import ready_teacher
 from icd_mmrazor.models.algorithms.teacher_preparation import (
     TeacherPreparation,
@@ -74,8 +77,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             ``torch.compile``: ``dict(mode='max-autotune')``. If that fails, training continues without it.
         random_teacher: Use the teacher as it is, without a checkpoint, to try things out.
         student_trainable: Same as in the base class.
-        calculate_student_loss: Whether the student's own loss counts. If not, the student stops at its logits too, and
-            needs no labels.
+        calculate_student_loss: Whether the student's own loss counts, of those images of a batch that have labels
+            (``PartlyLabeledDataset``). If not, the student stops at its logits too, and needs no labels.
+        predict_also: What predictions contain besides those of the student, for metrics: ``'teacher'``
+            (``TeacherAgreement``) runs the teacher too, ``'pooled'`` (``KNNAccuracy``) keeps the student's feature.
         fold_teacher_norms: Has no effect; accepted for configs of version 0.1.
         **kwargs: Other arguments of the base class.
 
@@ -112,6 +117,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         random_teacher: bool = False,
         student_trainable: bool = True,
         calculate_student_loss: bool = True,
+        predict_also: Sequence[str] = (),
         fold_teacher_norms: bool | None = None,
         **kwargs: Any,
     ) -> None:
@@ -121,6 +127,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         checks.boolean(self, 'calculate_student_loss', calculate_student_loss)
         checks.one_of(self, 'teacher_precision', teacher_precision, PRECISIONS)
         check_compile_options(torch_compile)
+        also = checked_additions(predict_also)
         _check_teacher_settings(kwargs, fold_teacher_norms)
         check_teacher_preprocessor(teacher_preprocessor)
         ready = ready_teacher(teacher, teacher_ckpt, random_teacher, teacher_feature)
@@ -145,11 +152,15 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         # SanityCheckHook compares them with those of the images
         self.teacher_classes = ready.classes
         self.teacher_dtype = PRECISIONS[teacher_precision]
+        self.predict_also = also
         initialise_from_teacher(self.distiller, self.teacher)
         refuse_softmax_of_labels(self.distiller, self.student, self.teacher)
+        freeze_unread_classifier(self)
+        refuse_missing_predictions(self)
         self._check_classes()
         names_augmentations = isinstance(data_preprocessor, dict) and 'batch_augments' in data_preprocessor
         adopt_student_settings(self.student, self.data_preprocessor, names_augmentations)
+        self.data_preprocessor = mixing_separately(self.data_preprocessor)
         refuse_unmixed_labels(self.distiller, self.data_preprocessor)
         self.teacher_preparation = TeacherPreparation(teacher_preprocessor, self.data_preprocessor, ready)
         if asks_for_weights(architecture):
@@ -254,7 +265,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     def _student_losses(self, batch_inputs: Tensor, data_samples: list | None) -> dict[str, Tensor]:
         """Run the student; return its own losses, if they count."""
         if self.calculate_student_loss:
-            losses = self.student(batch_inputs, data_samples, mode='loss')
+            losses = student_losses(self.student, batch_inputs, data_samples)
             weight = 1.0 if self.distillation_stopped else getattr(self.distiller, 'student_loss_weight', 1.0)
             if weight != 1.0:
                 losses = {name: weight * value if 'loss' in name else value for name, value in losses.items()}
@@ -267,6 +278,11 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         with contextlib.nullcontext() if self.student_trainable else torch.no_grad():
             self.student(batch_inputs, data_samples, mode=self.student_pass)
         return {}
+
+    def _predict(self, inputs: Tensor, data_samples: list | None = None) -> list:
+        if not self.predict_also:
+            return super()._predict(inputs, data_samples)
+        return predictions_of(self, inputs, data_samples)
 
     def train(self, mode: bool = True) -> 'FrozenTeacherDistill':
         """Set the mode of student and distiller; the teacher stays in eval mode."""

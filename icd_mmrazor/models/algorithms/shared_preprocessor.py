@@ -17,7 +17,13 @@ from icd_mmrazor.models.networks.preparation import Preparation, preparation_by
 from icd_mmrazor.models.networks.student import dicts
 
 # these normalise alike
-USUAL_KINDS = {'ClsDataPreprocessor', 'ImgDataPreprocessor', 'ProbeDataPreprocessor', 'SelfSupDataPreprocessor'}
+USUAL_KINDS = {
+    'ClsDataPreprocessor',
+    'ImgDataPreprocessor',
+    'ProbeDataPreprocessor',
+    'SelfSupDataPreprocessor',
+    'SeparateMixingPreprocessor',
+}
 # how much of 255 the channels of a gray image may differ by once normalised and back
 GRAY = 0.5
 
