@@ -7,12 +7,14 @@ from mmengine.registry import HOOKS
 from icd_mmrazor import checks
 from icd_mmrazor.datasets.class_names import CHOICES
 from icd_mmrazor.engine.checks import (
+    AverageCheck,
     BatchCheck,
     LabelCheck,
     MetricCheck,
     NumberCheck,
     PreparationCheck,
     ProvenanceCheck,
+    ScheduleCheck,
     WeightCheck,
 )
 from icd_mmrazor.engine.composite import CompositeHook
@@ -28,6 +30,8 @@ class SanityCheckHook(CompositeHook):
     ``labels``       labels or class names of the datasets do not fit the classifier
     ``batches``      training batches hang the processes or train nothing
     ``preparation``  the channels of the images come in another order than the teacher was trained on
+    ``averages``     weights are validated that no checkpoint holds (``EMAHook``)
+    ``schedules``    a schedule of epochs in a training that counts iterations (a warning)
     ``metrics``      a watched metric (``save_best``, a plateau, early stopping) is not a number of the validation
     ``numbers``      a loss or a weight is not finite
     ===============  ===================================================================================================
@@ -62,6 +66,8 @@ class SanityCheckHook(CompositeHook):
             'labels': LabelCheck(),
             'batches': BatchCheck(),
             'preparation': PreparationCheck(),
+            'averages': AverageCheck(),
+            'schedules': ScheduleCheck(),
             'metrics': MetricCheck(),
             'numbers': NumberCheck(),
         }

@@ -129,6 +129,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             load_strictly(teacher, weights_of(checkpoint, file), f'teacher_ckpt={file}')
         if isinstance(data_preprocessor, dict):
             data_preprocessor = {'type': 'mmpretrain.ClsDataPreprocessor', **data_preprocessor}
+            if str(data_preprocessor['type']).startswith('mmpretrain.'):
+                # its parts, such as Mixup, are looked up in its scope
+                data_preprocessor.setdefault('_scope_', 'mmpretrain')
         super().__init__(
             distiller,
             teacher,
