@@ -29,6 +29,7 @@ from icd_mmrazor.models.algorithms.shared_preprocessor import (
     refuse_unmixed_labels,
     warn_of_preparation,
 )
+from icd_mmrazor.models.algorithms.shared_teacher import SharesTeacherWeights
 from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher, networks_needed_by
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
 from icd_mmrazor.models.networks.classifier_layer import number_of_classes
@@ -38,7 +39,7 @@ from icd_mmrazor.models.precision import PRECISIONS
 
 
 @MODELS.register_module()
-class FrozenTeacherDistill(SingleTeacherDistill):
+class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
     """mmrazor's ``SingleTeacherDistill`` for a teacher that is only ever read.
 
     The teacher's checkpoint is required, and loaded strictly from a plain weights file before the distiller sees the
@@ -129,7 +130,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             load_strictly(teacher, weights_of(checkpoint, file), f'teacher_ckpt={file}')
         if isinstance(data_preprocessor, dict):
             data_preprocessor = {'type': 'mmpretrain.ClsDataPreprocessor', **data_preprocessor}
-            if str(data_preprocessor['type']).startswith('mmpretrain.'):
+            if data_preprocessor['type'] in ('mmpretrain.ClsDataPreprocessor', 'ClsDataPreprocessor'):
                 # its parts, such as Mixup, are looked up in its scope
                 data_preprocessor.setdefault('_scope_', 'mmpretrain')
         super().__init__(
@@ -288,6 +289,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
         """Move or cast the teacher along."""
+        self.own_teacher_weights()
         self.teacher._apply(fn, *args, **kwargs)
         return super()._apply(fn, *args, **kwargs)
 
