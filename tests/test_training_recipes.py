@@ -122,7 +122,7 @@ def test_the_learning_rate_follows_the_length(loop: dict, user_config: Callable,
     run.register_hook(watch)
     run.train()
     steps = loop.get('max_iters') or 2 * loop['max_epochs']
-    assert watch.rates == pytest.approx([slow_rate(0.05, step, steps) for step in range(steps)])
+    assert watch.rates == pytest.approx([slow_rate(0.1, step, steps) for step in range(steps)])
 
 
 @pytest.mark.stack
