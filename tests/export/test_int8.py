@@ -132,7 +132,7 @@ def test_what_is_missing_is_named(student: Callable[..., TrainedStudent], tmp_pa
     pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
     dataset = dict(type='CustomDataset', data_root=str(tmp_path / 'images'), with_label=False, pipeline=pipeline)
     trained.cfg.test_dataloader.dataset = dataset
-    with pytest.raises(SettingError, match='test_dataloader: .* no labels'):
+    with pytest.raises(SettingError, match=r'test_dataloader: .* no labels'):
         evaluate(trained)
     trained.cfg.pop('test_dataloader')
     with pytest.raises(SettingError, match='test_dataloader'):
