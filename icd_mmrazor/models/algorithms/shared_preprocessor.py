@@ -17,7 +17,13 @@ from icd_mmrazor.models.networks.preparation import Preparation, preparation_by
 from icd_mmrazor.models.networks.student import dicts
 
 # these normalise alike
-USUAL_KINDS = {'ClsDataPreprocessor', 'ImgDataPreprocessor', 'ProbeDataPreprocessor', 'SelfSupDataPreprocessor'}
+USUAL_KINDS = {
+    'ClsDataPreprocessor',
+    'ImgDataPreprocessor',
+    'ProbeDataPreprocessor',
+    'SelfSupDataPreprocessor',
+    'SeparateMixingPreprocessor',
+}
 # how much of 255 the channels of a gray image may differ by once normalised and back
 GRAY = 0.5
 
@@ -122,8 +128,8 @@ def compare_preparations(
         _log(f'{difference}{because}. If that is not intended, set {remedy}.', logging.WARNING)
         return
     raise SettingError(
-        f'FrozenTeacherDistill: {difference}. Set {remedy}, or use another teacher. If its weights are for this order '
-        f'after all, say so with model.teacher=dict(cfg_path=..., data_preprocessor=dict(to_rgb={used.turned})).'
+        f'FrozenTeacherDistill: {difference}. Set {remedy}, or use another teacher. If it takes this order after '
+        f'all, say so with model.teacher_preprocessor=dict(to_rgb={used.turned}).'
     )
 
 
