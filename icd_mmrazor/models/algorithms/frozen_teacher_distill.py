@@ -176,6 +176,8 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
         self.torch_compile, self.compiled_loss = torch_compile, None
         # the first batch sets both: whether it passed, and how far the student is run if its own loss does not count
         self.first_batch_passed, self.student_pass = False, 'tensor'
+        # DistillationReportHook sets it
+        self.reports_gradients = False
 
     @property
     def teacher_view(self) -> TeacherView:
