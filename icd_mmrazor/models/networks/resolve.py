@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import print_log
+from mmengine.model import BaseModel
 from mmpretrain import list_models
 from mmpretrain.apis.model import ModelHub
 from mmpretrain.models import BaseClassifier, BaseSelfSupervisor
@@ -215,8 +216,10 @@ def _check_is_network(model: ConfigDict, what: str) -> None:
     if isinstance(kind, str):
         kind = type_name(kind)
         kind = MODELS.get(kind) or MMRAZOR_MODELS.get(kind)
-    # an unregistered type is left to the registry; a function stands for a model whose packages are missing
-    if kind is not None and not (isinstance(kind, type) and issubclass(kind, BaseClassifier)):
+    # an unregistered type is left to the registry; a function stands for a model whose packages are missing; a module
+    # that is not a model of mmengine may be of the user's own
+    is_network = isinstance(kind, type) and (issubclass(kind, BaseClassifier) or not issubclass(kind, BaseModel))
+    if kind is not None and not is_network:
         name = model.type if isinstance(model.type, str) else kind.__name__
         raise SettingError(
             f'{what} is of type {name}, not a classifier or a backbone. Name the config of a plain network: an '

@@ -1,7 +1,8 @@
 """Distillations from teachers without a classifier, of other classes, or with their own view of the images."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,20 +93,34 @@ def test_the_loss_is_that_of_the_feature(distillation: Callable, batch: Callable
     torch.testing.assert_close(losses['distill.loss_icd'], want, rtol=1e-4, atol=1e-5)
 
 
-def test_a_module_of_the_users_own(distillation: Callable, batch: Callable) -> None:
-    class Own(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.stem, self.norm = nn.Conv2d(3, 12, 4, 4), nn.BatchNorm2d(12)
+class Own(nn.Module):
+    def __init__(self, width: int = 12) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, width, 4, 4), nn.BatchNorm2d(width)
 
-        def forward(self, images: Tensor) -> Tensor:
-            return self.norm(self.stem(images)).relu()
+    def forward(self, images: Tensor) -> Tensor:
+        return self.norm(self.stem(images)).relu()
 
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    MODELS.register_module(name='OwnOfTest', module=Own)
+    yield
+    MODELS.module_dict.pop('OwnOfTest')
+
+
+@pytest.mark.usefixtures('registered')
+@pytest.mark.parametrize('form', ['built', 'config', 'file'])
+def test_a_module_of_the_users_own(form: str, distillation: Callable, batch: Callable, tmp_path: Path) -> None:
     own = Own()
-    model = distillation(teacher=own)
+    torch.save(own.state_dict(), tmp_path / 'own.pth')
+    (tmp_path / 'own.py').write_text("model = dict(type='OwnOfTest', width=12)")
+    forms = dict(built=own, config=dict(type='OwnOfTest'), file=str(tmp_path / 'own.py'))
+    model = distillation(teacher=forms[form], teacher_ckpt=str(tmp_path / 'own.pth'), random_teacher=False)
     assert model.distiller.connectors['icd_teacher'].linear.in_features == 12
+    assert model.teacher.model.stem.weight.equal(own.stem.weight)
+    assert not model.teacher.model.norm.training
     assert torch.isfinite(model(*batch(), mode='loss')['distill.loss_icd'])
-    assert not own.norm.training
 
 
 def test_a_file_of_the_backbone(distillation: Callable, tmp_path: Any) -> None:
