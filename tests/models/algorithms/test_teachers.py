@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import CONFIGS
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from icd_mmrazor.errors import CheckpointError, SettingError
+from icd_mmrazor.models.networks.resolve import name_networks_in_full
 
 ARCH = dict(embed_dims=24, num_layers=2, num_heads=2, feedforward_channels=32)
 VIT = dict(type='VisionTransformer', arch=ARCH, img_size=32, patch_size=8)
@@ -187,6 +188,36 @@ def test_timms_preparation_is_that_of_its_weights(distillation: Callable, tmp_pa
     named = distillation(teacher=dict(cfg_path='timm/resnet10t', num_classes=10), data_preprocessor=dict(OWN))
     assert named.teacher_view.own.std == pytest.approx([58.395, 57.12, 57.375])
     assert named.teacher_view.size is None
+
+
+def test_published_weights_of_a_hub(distillation: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As timm loads them: here from a file, or not at all without a connection."""
+    timm = pytest.importorskip('timm')
+    source = timm.create_model('resnet10t').eval()
+    torch.save(source.state_dict(), tmp_path / 'resnet10t.pth')
+    published = dict(cfg_path='timm/resnet10t', pretrained_cfg_overlay=dict(file=str(tmp_path / 'resnet10t.pth')))
+    for feature in (dict(published), dict(published, num_classes=0)):
+        model = distillation(teacher=feature, random_teacher=False)
+        assert model.teacher_ckpt == 'published for resnet10t'
+        inner = model.teacher.model
+        assert inner.layer4[0].conv1.weight.equal(source.layer4[0].conv1.weight)
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
+    with pytest.raises(SettingError, match=r'could not be loaded.*model\.teacher_ckpt'):
+        distillation(teacher='timm/resnet10t', random_teacher=False)
+    with pytest.raises(SettingError, match='num_classes=10'):
+        distillation(teacher=dict(cfg_path='timm/resnet10t', num_classes=10), random_teacher=False)
+
+
+def test_a_stored_config_loads_the_same_weights() -> None:
+    pytest.importorskip('timm')
+    model = ConfigDict(teacher='timm/resnet10t', architecture=dict(cfg_path='timm/resnet10t', num_classes=10))
+    name_networks_in_full(model)
+    assert (model.teacher.model_name, model.teacher.pretrained) == ('resnet10t', True)
+    assert 'pretrained' not in model.architecture
+    for given in (dict(teacher_ckpt='resnet10t.pth'), dict(random_teacher=True)):
+        model = ConfigDict(teacher='timm/resnet10t', **given)
+        name_networks_in_full(model)
+        assert 'pretrained' not in model.teacher
 
 
 @pytest.mark.parametrize('to_rgb', [True, False])
