@@ -138,9 +138,18 @@ def _pretrained_backbone(model: ConfigDict) -> ConfigDict:
     cls = _class_of(backbone)
     # those that mask or shuffle patches take a mask; they derive from a network that does not
     if cls is not None and not _sees_whole_images(cls):
+        own = inspect.signature(cls).parameters
         cls = next(base for base in cls.__mro__ if _sees_whole_images(base))
         accepted = inspect.signature(cls).parameters
-        backbone = ConfigDict({key: value for key, value in backbone.items() if key in accepted})
+        defaults = {
+            name: parameter.default
+            for name, parameter in own.items()
+            if name in accepted
+            and parameter.default not in (parameter.empty, accepted[name].default)
+            # the layers of a sparse network are for masked images
+            and 'Sparse' not in str(parameter.default)
+        }
+        backbone = ConfigDict({**defaults, **{name: value for name, value in backbone.items() if name in accepted}})
         backbone.type = f'mmpretrain.{cls.__name__}'
     parts = {key: model[key] for key in ('_scope_', 'data_preprocessor') if model.get(key)}
     if 'data_preprocessor' in parts:
