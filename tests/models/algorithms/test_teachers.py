@@ -20,7 +20,6 @@ from icd_mmrazor.models.networks.resolve import name_networks_in_full
 
 ARCH = dict(embed_dims=24, num_layers=2, num_heads=2, feedforward_channels=32)
 VIT = dict(type='VisionTransformer', arch=ARCH, img_size=32, patch_size=8)
-RESNET = dict(type='ResNet_CIFAR', depth=18)
 ICD = dict(type='ICDDistiller')
 KD = dict(type='ICDDistiller', kd=dict(tau=4.0))
 PREPROCESSOR = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
@@ -53,8 +52,7 @@ def test_methods_that_compare_pooled_features(
     images, samples = batch()
     for position, sample in enumerate(samples):
         sample.set_metainfo(dict(sample_idx=position))
-    # SP compares maps
-    networks = dict(headless=RESNET if method == 'sp' else dict(VIT), **{'other classes': network('res20', 7)})
+    networks = dict(headless=dict(VIT), **{'other classes': network('res20', 7)})
     distiller = Config.fromfile(CONFIGS / '_base_' / 'methods' / f'{method}.py')[method]
     model = distillation(teacher=networks[teacher], distiller=distiller).train()
     for loss in model.distiller.distill_losses.values():
