@@ -14,7 +14,7 @@ import torch
 import icd_mmrazor
 from icd_mmrazor.checkpoints.reading import read_checkpoint
 from icd_mmrazor.datasets import NotInMemoryError
-from icd_mmrazor.datasets.in_memory import split_pipeline
+from icd_mmrazor.datasets.pipelines import split_pipelines
 from icd_mmrazor.engine.checks import NumberCheck
 from icd_mmrazor.errors import CheckpointError, DatasetError, NonFiniteLossError, SettingError, UserError
 from icd_mmrazor.launch import command_line
@@ -36,7 +36,7 @@ RAISED_BY: dict[type[BaseException], Callable[[], object]] = {
     CheckpointError: lambda: read_checkpoint('no such file.pth'),
     DatasetError: lambda: ContrastiveRepresentationLoss().set_dataset(torch.zeros(4, dtype=torch.int64)),
     NonFiniteLossError: lose_the_loss,
-    NotInMemoryError: lambda: split_pipeline([1, 2, 3]),
+    NotInMemoryError: lambda: split_pipelines([1, 2, 3]),
     command_line._Terminated: be_terminated,
 }
 

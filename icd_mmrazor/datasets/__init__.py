@@ -2,9 +2,13 @@
 
 from icd_mmrazor.datasets.cifar import VerifiedCIFAR10, VerifiedCIFAR100
 from icd_mmrazor.datasets.image_as_in_dataset import ImageAsInDataset
-from icd_mmrazor.datasets.in_memory import InMemoryBatches, NotInMemoryError, crop_and_flip
+from icd_mmrazor.datasets.in_memory import InMemoryBatches, crop_and_flip
 from icd_mmrazor.datasets.indexed import IndexedDataset
+from icd_mmrazor.datasets.knn import KNNDataset
 from icd_mmrazor.datasets.npz import NPZDataset
+from icd_mmrazor.datasets.partly_labeled import PartlyLabeledDataset, UnlabeledDataset
+from icd_mmrazor.datasets.partly_labeled_sampler import PartlyLabeledBatchSampler
+from icd_mmrazor.datasets.pipelines import NotInMemoryError
 from icd_mmrazor.datasets.stl10 import STL10
 from icd_mmrazor.datasets.tiny_imagenet import TinyImageNet
 
@@ -13,9 +17,13 @@ __all__ = [
     'ImageAsInDataset',
     'InMemoryBatches',
     'IndexedDataset',
+    'KNNDataset',
     'NPZDataset',
     'NotInMemoryError',
+    'PartlyLabeledBatchSampler',
+    'PartlyLabeledDataset',
     'TinyImageNet',
+    'UnlabeledDataset',
     'VerifiedCIFAR10',
     'VerifiedCIFAR100',
     'crop_and_flip',

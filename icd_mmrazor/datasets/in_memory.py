@@ -1,30 +1,20 @@
 """Batches of images in memory, augmented all at once."""
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from mmcv.transforms import CenterCrop, LoadImageFromFile, Pad, RandomFlip, Resize
-from mmcv.transforms import Compose as MMCVCompose
-from mmengine.dataset import BaseDataset, Compose
-from mmpretrain.datasets.transforms import EfficientNetCenterCrop, PackInputs, RandomCrop, ResizeEdge
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from icd_mmrazor.compat.layout import laid_out
 from icd_mmrazor.datasets.fingerprints import fingerprint, fingerprint_of_dataset
-from icd_mmrazor.datasets.indexed import IndexedDataset
+from icd_mmrazor.datasets.pipelines import NotInMemoryError, Padding, Pipeline, parts_of, split_pipelines
+from icd_mmrazor.datasets.samples import mark_unlabeled
 
-# transforms that do the same to an image every time
-FIXED = (LoadImageFromFile, Resize, ResizeEdge, Pad, CenterCrop, EfficientNetCenterCrop)
 MAX_MEMORY = 4.0
 GB = 1e9
-
-
-class NotInMemoryError(Exception):
-    """The batches of a dataset cannot be made in memory; the message says why."""
 
 
 def crop_and_flip(
@@ -62,10 +52,12 @@ class InMemoryBatches:
     a batch is made; :meth:`changed` tells whether anything else has changed since the images were read.
 
     The pipeline consists of transforms of mmpretrain without randomness, then ``RandomCrop`` or none, then a horizontal
-    ``RandomFlip`` or none, then ``PackInputs``. All images are uint8 and of one shape; each has one label, or none has.
+    ``RandomFlip`` or none, then ``PackInputs``. All images are uint8 and of one shape; each has one label, or none has,
+    or they are those of a ``PartlyLabeledDataset``, whose parts are cropped and flipped alike.
 
     Args:
-        dataset: A dataset of mmpretrain, or an :class:`IndexedDataset` around one.
+        dataset: A dataset of mmpretrain, or one of our wrappers of such datasets: :class:`IndexedDataset`,
+            :class:`UnlabeledDataset`, :class:`PartlyLabeledDataset`.
         device: Where images and labels stay.
         seed: Seed of the run.
         rank: Rank of this process.
@@ -93,6 +85,7 @@ class InMemoryBatches:
         self.device = torch.device(device)
         self.seed, self.rank, self.sample_each, self.channels_last = seed, rank, sample_each, channels_last
         self._dataset, self._max_memory = dataset, max_memory
+        self._num_labeled = getattr(dataset, 'num_labeled', None)
         self.images: Tensor | None = None
         self.read()
 
@@ -115,20 +108,23 @@ class InMemoryBatches:
         """
         return self._fingerprint_of_pipeline() != self._pipeline or (data and self._fingerprint_of_data() != self._data)
 
-    def _fixed_transforms(self) -> list[Any]:
-        fixed, crop, _ = split_pipeline(self._dataset)
-        return [*fixed, *([_Padding(crop)] if crop else [])]
+    def _fixed_transforms(self) -> list[list[Any]]:
+        """Return the transforms of each part of the dataset that are applied once."""
+        return [[*each.fixed, *([Padding(each.crop)] if each.crop else [])] for each in split_pipelines(self._dataset)]
+
+    def _pipeline_of_batches(self) -> Pipeline:
+        return split_pipelines(self._dataset)[0]
 
     def _fingerprint_of_pipeline(self) -> int:
         return _computed(fingerprint, self._fixed_transforms())
 
     def _fingerprint_of_data(self) -> int:
-        return _computed(fingerprint_of_dataset, _unwrapped(self._dataset))
+        return hash(tuple(_computed(fingerprint_of_dataset, part) for part in parts_of(self._dataset)))
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the images of a batch."""
-        _, crop, _ = split_pipeline(self._dataset)
+        crop = self._pipeline_of_batches().crop
         size = tuple(self.images.shape[1:3])
         # RandomCrop takes all of an image that is smaller than the crop
         return tuple(map(min, size, crop.crop_size)) if crop else size
@@ -150,9 +146,14 @@ class InMemoryBatches:
         chosen, tops, lefts, flipped = numbers.to(self.device, non_blocking=True)
         labels = self._labels.index_select(0, chosen)
         positions = self._positions[indices].tolist()
+        # those with labels come first
+        labeled = len(indices) if self._num_labeled is None else sum(index < self._num_labeled for index in indices)
         if self.sample_each:
             samples = [_sample(label, position) for label, position in zip(labels.split(1), positions, strict=True)]
+            for sample in samples[labeled:]:
+                mark_unlabeled(sample, labels[:0])
         else:
+            labels = labels[:labeled]
             samples = [_sample(labels, positions)]
         images = crop_and_flip(self.images, chosen, tops, lefts, flipped.bool(), self.size)
         return {'inputs': laid_out(images, self.channels_last), 'data_samples': samples}
@@ -160,43 +161,12 @@ class InMemoryBatches:
     def draw(self, number: int, iteration: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Draw the first row and column of each crop of a batch, and whether it is flipped."""
         generator = np.random.default_rng((self.seed, self.rank, iteration))
-        *_, flip = split_pipeline(self._dataset)
+        flip = self._pipeline_of_batches().flip
         tops, lefts = (
             generator.integers(side - part + 1, size=number)
             for side, part in zip(self.images.shape[1:3], self.size, strict=True)
         )
         return tops, lefts, generator.random(number) < (flip.prob if flip else 0.0)
-
-
-def split_pipeline(dataset: Any) -> tuple[list[Any], RandomCrop | None, RandomFlip | None]:
-    """Split the pipeline of a dataset into its transforms without randomness, its crop and its flip, if any.
-
-    Raises:
-        NotInMemoryError: The pipeline has anything else, or the dataset makes its samples in its own way.
-    """
-    plain = _unwrapped(dataset)
-    if not isinstance(plain, BaseDataset) or any(
-        method in vars(plain) or getattr(type(plain), method) is not getattr(BaseDataset, method)
-        for method in ('__getitem__', 'prepare_data')
-    ):
-        raise NotInMemoryError(f'{type(plain).__name__} makes its samples in its own way')
-    # any other type may do more than run the transforms that it has
-    if type(plain.pipeline) not in (Compose, MMCVCompose):
-        raise NotInMemoryError(f'the pipeline is a {type(plain.pipeline).__name__}, not a list of transforms')
-    transforms = list(plain.pipeline.transforms)
-    if any('transform' in vars(transform) for transform in transforms if hasattr(transform, '__dict__')):
-        raise NotInMemoryError('the transform method of a transform in the pipeline was replaced')
-    fixed = list(itertools.takewhile(lambda transform: type(transform) in FIXED, transforms))
-    rest = transforms[len(fixed) :]
-    crop = rest.pop(0) if rest and type(rest[0]) is RandomCrop else None
-    flip = rest.pop(0) if rest and _is_horizontal_flip(rest[0]) else None
-    if len(rest) != 1 or not _packs_as_usual(rest[0]):
-        names = ', '.join(type(transform).__name__ for transform in transforms)
-        raise NotInMemoryError(
-            f'the pipeline ({names}) is not made of transforms without randomness, RandomCrop, a horizontal RandomFlip '
-            'and PackInputs with its defaults, in this order'
-        )
-    return fixed, crop, flip
 
 
 def _computed(compute: Callable[[Any], int], of: Any) -> int:
@@ -208,47 +178,23 @@ def _computed(compute: Callable[[Any], int], of: Any) -> int:
         ) from error
 
 
-def _unwrapped(dataset: Any) -> Any:
-    return dataset.dataset if isinstance(dataset, IndexedDataset) else dataset
-
-
-def _is_horizontal_flip(transform: Any) -> bool:
-    return type(transform) is RandomFlip and transform.direction == 'horizontal' and isinstance(transform.prob, float)
-
-
-def _packs_as_usual(transform: Any) -> bool:
-    return (
-        type(transform) is PackInputs
-        and (transform.input_key, tuple(transform.algorithm_keys)) == ('img', ())
-        and tuple(transform.meta_keys) == PackInputs.DEFAULT_META_KEYS
-    )
-
-
-class _Padding(RandomCrop):
-    """The padding of a ``RandomCrop``, without the crop."""
-
-    def __init__(self, crop: RandomCrop) -> None:
-        # a crop that grows leaves the padding as it is, unless the padding makes room for it
-        size = crop.crop_size if crop.pad_if_needed else 1
-        super().__init__(size, crop.padding, crop.pad_if_needed, crop.pad_val, crop.padding_mode)
-
-    def rand_crop_params(self, img: np.ndarray) -> tuple[int, int, int, int]:
-        """Take all of the image."""
-        return 0, 0, *img.shape[:2]
-
-
 def _read(
-    dataset: Any, transforms: Sequence[Any], device: torch.device, max_memory: float
+    dataset: Any, transforms: Sequence[Sequence[Any]], device: torch.device, max_memory: float
 ) -> tuple[Tensor, Tensor, np.ndarray]:
-    """Read all images, ``N x H x W x C``, labels, ``N`` (``N x 0`` if there are none), and positions, ``N``."""
-    number = len(dataset)
+    """Read all images, ``N x H x W x C``, labels, ``N`` (``N x 0`` if there are none), and positions, ``N``.
+
+    There are transforms for each part of the dataset. An image without a label, in a dataset of both, has -1.
+    """
+    number, labeled = len(dataset), getattr(dataset, 'num_labeled', None)
     if not number:
         raise NotInMemoryError('the dataset has no images')
     images = None
     labels: list[int | None] = [None] * number
     positions = np.empty(number, dtype=np.int64)
     for i in range(number):
-        image, labels[i], positions[i] = _prepared(dataset.get_data_info(i), transforms)
+        image, labels[i], positions[i] = _prepared(
+            dataset.get_data_info(i), transforms[labeled is not None and i >= labeled]
+        )
         if images is None:
             if number * image.nbytes > max_memory * GB:
                 raise NotInMemoryError(
@@ -263,6 +209,8 @@ def _read(
         # a copy: torch takes no array that is mirrored or read-only
         images[i] = torch.from_numpy(image.copy())
     unlabelled = labels.count(None)
+    if labeled is not None and unlabelled == number - labeled:
+        return images, torch.tensor([*labels[:labeled], *[-1] * unlabelled]), positions
     if 0 < unlabelled < number:
         raise NotInMemoryError(f'{unlabelled} of {number} images have no label')
     return images, torch.empty(number, 0) if unlabelled else torch.tensor(labels), positions

@@ -5,7 +5,11 @@ from typing import Any
 
 import numpy as np
 from mmengine.runner import BaseLoop, Runner
+from mmpretrain.structures import DataSample
 from torch import Tensor
+
+from icd_mmrazor.datasets.randomness import undrawn
+from icd_mmrazor.datasets.samples import LABELS, without_labels
 
 IMAGES_TO_CHECK = 8
 
@@ -19,6 +23,22 @@ def image_labels(dataset: Any) -> np.ndarray | None:
     except (KeyError, ValueError):  # no labels, or rows of different length
         return None
     return labels if labels.ndim == 1 and labels.dtype.kind in 'iu' else None
+
+
+def has_labels(dataset: Any) -> bool | None:
+    """Return whether the first image of a dataset has a label; ``None`` if that cannot be told.
+
+    It is prepared only if its annotation has none: a transform may add it.
+    """
+    try:
+        if LABELS & {*dataset.get_data_info(0)}:
+            return True
+        with undrawn():
+            samples = dataset[0]['data_samples']
+    except Exception:  # a dataset may raise anything, and says so itself when it is used
+        return None
+    samples = samples if isinstance(samples, list) else [samples]
+    return not without_labels(samples) if all(isinstance(each, DataSample) for each in samples) else None
 
 
 def plain_datasets(dataset: Any) -> Iterator[Any]:

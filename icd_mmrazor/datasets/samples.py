@@ -3,7 +3,14 @@
 import torch
 from mmpretrain.models import ClsHead, ImageClassifier
 from mmpretrain.structures import DataSample
-from torch import nn
+from torch import Tensor, nn
+
+from icd_mmrazor.errors import SettingError
+
+# what an image may have for labels: classes, or a score of each
+LABELS = {'gt_label', 'gt_score'}
+# in the metadata of an image without a label, in a batch with labelled ones
+UNLABELED = 'unlabeled'
 
 
 def accepts_merged_samples(model: nn.Module) -> bool:
@@ -25,12 +32,48 @@ def _inherits(module: nn.Module | None, base: type, *methods: str) -> bool:
     return isinstance(module, base) and all(getattr(type(module), name) is getattr(base, name) for name in methods)
 
 
+def mark_unlabeled(data_sample: DataSample, empty: Tensor | None = None) -> None:
+    """Mark an image of a batch with labelled ones as one without a label.
+
+    Its ``empty`` label, on the device of the others, keeps the joined labels of a batch those of the labelled images.
+    """
+    data_sample.set_gt_label(torch.empty(0, dtype=torch.int64) if empty is None else empty)
+    data_sample.set_metainfo({UNLABELED: True})
+
+
+def number_labeled(data_samples: list | None, images: int) -> int | None:
+    """Return how many images of a batch have labels, if some have and some have not; they come first.
+
+    Args:
+        data_samples: The data samples of the batch, one for each image or one for all.
+        images: Number of images in the batch.
+
+    Raises:
+        SettingError: They do not come first.
+    """
+    if not data_samples:
+        return None
+    if len(data_samples) == 1 < images:
+        labels = data_samples[0].get('gt_label')
+        return None if labels is None or len(labels) == images else len(labels)
+    unlabeled = [isinstance(sample, DataSample) and UNLABELED in sample for sample in data_samples]
+    number = unlabeled.count(False)
+    if number in (0, len(data_samples)):
+        return None
+    if any(unlabeled[:number]):
+        raise SettingError(
+            'The labelled images of a batch must come before those without labels. Set '
+            "train_dataloader.batch_sampler=dict(type='PartlyLabeledBatchSampler', unlabeled=...)."
+        )
+    return number
+
+
 def merge_samples(data_samples: list | None) -> list | None:
     """Merge the data samples of a batch into one, so that a compiler sees one object instead of one per image.
 
     Returns:
-        A list of one sample with the ``gt_label`` (``B``) and the ``sample_idx`` (a list of ``B``) that all samples
-        have; the list unchanged if they hold anything else, such as scores.
+        A list of one sample with the ``gt_label`` (``B``, or as many as images have labels) and the ``sample_idx`` (a
+        list of ``B``) that all samples have; the list unchanged if they hold anything else, such as scores.
     """
     if not data_samples or len(data_samples) == 1:
         return data_samples
@@ -38,7 +81,7 @@ def merge_samples(data_samples: list | None) -> list | None:
         return data_samples
     merged = DataSample()
     if any(sample.keys() for sample in data_samples):
-        if not all(s.keys() == ['gt_label'] and s.gt_label.numel() == 1 for s in data_samples):
+        if not all(s.keys() == ['gt_label'] and s.gt_label.numel() == 1 - (UNLABELED in s) for s in data_samples):
             return data_samples
         merged.set_gt_label(torch.cat([sample.gt_label for sample in data_samples]))
     if all('sample_idx' in sample for sample in data_samples):
@@ -49,7 +92,7 @@ def merge_samples(data_samples: list | None) -> list | None:
 def without_labels(data_samples: list | None) -> bool:
     """Return whether a batch has no data samples, or one of mmpretrain's has neither labels nor scores."""
     return not data_samples or any(
-        isinstance(sample, DataSample) and not {'gt_label', 'gt_score'} & {*sample.keys()} for sample in data_samples
+        isinstance(sample, DataSample) and not LABELS & {*sample.keys()} for sample in data_samples
     )
 
 

@@ -1,32 +1,90 @@
 """A distillation in words."""
 
+import contextlib
 from typing import Any
 
 import torch
-from mmengine.model import BaseModel
+from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
 from torch import nn
 
+from icd_mmrazor.datasets.labels import has_labels, plain_datasets
+from icd_mmrazor.models.algorithms.predictions import POOLED, add_feature, pooled_feature
+from icd_mmrazor.models.networks.classifier_layer import is_headless, number_of_classes
+from icd_mmrazor.models.networks.headless import ImageNetwork
 from icd_mmrazor.models.networks.passes import explained_pass
+from icd_mmrazor.models.networks.preparation import preparation_by
 
 
 @torch.no_grad()
-def evaluate(model: BaseModel, data_preprocessor: nn.Module, runner: Runner) -> dict[str, Any]:
-    """Evaluate a network on a run's validation set, without hooks and log; return the metrics of ``val_evaluator``.
+def evaluate(algorithm: nn.Module, runner: Runner) -> dict[str, Any]:
+    """Evaluate a teacher on a run's validation set, without hooks and log; return the metrics of ``val_evaluator``.
+
+    Metrics that compare a student with its teacher are left out. Those of features (``KNNAccuracy``) are computed for
+    any teacher, those of predictions unless :func:`why_not_evaluated` says why not.
 
     Args:
-        model: The network; it is left in eval mode.
-        data_preprocessor: The run's.
+        algorithm: A distillation of ours or of mmrazor; its teacher is left in eval mode.
         runner: The run.
     """
-    model.eval()
-    dataloader, evaluator = runner.val_loop.dataloader, runner.val_loop.evaluator
+    dataloader, whole = runner.val_loop.dataloader, runner.val_loop.evaluator
+    predicts = why_not_evaluated(algorithm) is None
+    kinds = [POOLED, None] if predicts else [POOLED]
+    metrics = [metric for metric in whole.metrics if getattr(metric, 'needs', None) in kinds]
+    if not metrics:
+        return {}
+    evaluator = whole if len(metrics) == len(whole.metrics) else Evaluator(metrics)
+    teacher, features = algorithm.teacher.eval(), any(getattr(metric, 'needs', None) == POOLED for metric in metrics)
+    view, source = getattr(algorithm, 'teacher_view', None), getattr(algorithm.distiller, 'teacher_source', None)
     for batch in dataloader:
-        data = data_preprocessor(batch, False)
-        with explained_pass('DistillationReportHook', data['inputs'], **{'model.teacher': model}):
-            outputs = model(data['inputs'], data['data_samples'], mode='predict')
+        data = algorithm.data_preprocessor(batch, False)
+        images = data['inputs'] if view is None else view(data['inputs'])
+        with (
+            explained_pass('DistillationReportHook', images, **{'model.teacher': teacher}),
+            pooled_feature(teacher, source) if features else contextlib.nullcontext([]) as found,
+        ):
+            outputs = teacher(images, data['data_samples'], mode='predict' if predicts else 'tensor')
+        outputs = outputs if predicts else data['data_samples']
+        if features:
+            add_feature(outputs, found)
         evaluator.process(data_samples=outputs, data_batch=batch)
     return evaluator.evaluate(len(dataloader.dataset))
+
+
+def describe_images(loader: Any) -> str | None:
+    """Describe how many training images have labels: ``'100 with labels, 400 without; a batch has 16 and 48'``.
+
+    Returns:
+        None if all of them have labels, or it cannot be told.
+    """
+    dataset, sampler = getattr(loader, 'dataset', None), getattr(loader, 'batch_sampler', None)
+    labeled = getattr(dataset, 'num_labeled', None)
+    if labeled is None:
+        none = dataset is not None and {has_labels(part) for part in plain_datasets(dataset)} == {False}
+        return f'{len(dataset):,}, none with a label' if none else None
+    text = f'{labeled:,} with labels, {len(dataset) - labeled:,} without'
+    counts = [getattr(sampler, f'{kind}_per_batch', None) for kind in ('labeled', 'unlabeled')]
+    if None in counts:
+        return text
+    which = 'with' if sampler.epoch_of == 'labeled' else 'without'
+    return f'{text}; a batch has {counts[0]} and {counts[1]}, an epoch is a pass over those {which} labels'
+
+
+def why_not_evaluated(algorithm: nn.Module) -> str | None:
+    """Return why the validation set says nothing of a teacher; None if it does."""
+    if is_headless(algorithm.teacher):
+        return 'it has no classifier'
+    teacher, student = number_of_classes(algorithm.teacher), number_of_classes(algorithm.architecture)
+    if teacher and student and teacher != student:
+        return f'it has {teacher} classes, the student {student}'
+    return None
+
+
+def images_of(algorithm: nn.Module) -> tuple[str, str]:
+    """Describe the images that teacher and student see."""
+    view = getattr(algorithm, 'teacher_view', None)
+    of_student = preparation_by(algorithm.data_preprocessor).normalisation or 'no mean and std'
+    return view.extra_repr() if view is not None and view.changes else "the student's", of_student
 
 
 def describe(model: nn.Module, cfg: dict | None) -> str:
@@ -36,7 +94,7 @@ def describe(model: nn.Module, cfg: dict | None) -> str:
         model: The network.
         cfg: Its config, if it was built from one.
     """
-    name = type(getattr(model, 'backbone', model)).__name__
+    name = type(getattr(model, 'backbone', model.model if isinstance(model, ImageNetwork) else model)).__name__
     # a wrapper of a whole network, such as TimmClassifier, has no backbone
     backbone = cfg.get('backbone', cfg) if isinstance(cfg, dict) else None
     if isinstance(backbone, dict):

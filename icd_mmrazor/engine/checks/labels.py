@@ -8,8 +8,10 @@ from mmengine.runner import Runner
 
 from icd_mmrazor.datasets.class_names import class_names, differing_labels, listed_differences
 from icd_mmrazor.datasets.labels import datasets_in_use, image_labels
+from icd_mmrazor.engine.checks.missing_labels import check_missing_labels
 from icd_mmrazor.engine.runs import model_of
 from icd_mmrazor.errors import DatasetError
+from icd_mmrazor.models.algorithms.records import classifier_is_used
 from icd_mmrazor.models.networks.classifier_layer import number_of_classes
 
 REMEDY = (
@@ -24,6 +26,7 @@ class LabelCheck(Hook):
     Checked are datasets with ``get_gt_labels`` (mmpretrain's), inside mmengine's wrappers too.
 
     Raises:
+        SettingError: Something reads labels that training images do not have.
         DatasetError: A set names another number of classes, the two sets name them differently, or a label is out of
             range.
     """
@@ -31,11 +34,12 @@ class LabelCheck(Hook):
     def before_train(self, runner: Runner) -> None:
         """Check both sets."""
         model = model_of(runner)
+        check_missing_labels(runner, model)
         classes = number_of_classes(getattr(model, 'architecture', model))
         if classes is None:
             return
         datasets = [(setting, d) for setting, d in datasets_in_use(runner) if setting != 'test_dataloader']
-        for setting, dataset in datasets:
+        for setting, dataset in datasets if classifier_is_used(model) else []:
             _check_labels(runner, setting, dataset, classes)
         _check_names(datasets)
 

@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader
 
 from icd_mmrazor import checks
 from icd_mmrazor.compat.layout import channels_last_is_sound
-from icd_mmrazor.datasets.in_memory import MAX_MEMORY, InMemoryBatches, NotInMemoryError, split_pipeline
+from icd_mmrazor.datasets.in_memory import MAX_MEMORY, InMemoryBatches
 from icd_mmrazor.datasets.loaders import NumberedBatches, NumberedIndices, number_batches
+from icd_mmrazor.datasets.pipelines import NotInMemoryError, split_pipelines
 from icd_mmrazor.datasets.samples import accepts_merged_samples
 from icd_mmrazor.engine.runs import model_of
 from icd_mmrazor.errors import SettingError
@@ -147,7 +148,7 @@ class InMemoryAugmentationHook(Hook):
             raise NotInMemoryError(f'the data_preprocessor is {type(preprocessor).__name__}, not ClsDataPreprocessor')
         if getattr(loader.collate_fn, 'func', loader.collate_fn) not in (default_collate, pseudo_collate):
             raise NotInMemoryError('train_dataloader has a custom collate_fn')
-        split_pipeline(loader.dataset)
+        split_pipelines(loader.dataset)
 
     def _make(self, indices: NumberedIndices) -> dict[str, Any] | None:
         try:

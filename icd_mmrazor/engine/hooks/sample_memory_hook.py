@@ -105,4 +105,9 @@ def training_labels(dataset: Any, wanted_by: str) -> Tensor:
             f'{wanted_by} needs the class of every training image, but {name} does not have one integer label per '
             'image (get_gt_labels). Give a classification dataset with labels.'
         )
+    if missing := int((labels < 0).sum()):
+        raise DatasetError(
+            f'{wanted_by} needs the class of every training image, and {missing:,} of the {len(labels):,} have none. '
+            'Use another method, or labelled images alone.'
+        )
     return torch.as_tensor(labels, dtype=torch.int64)

@@ -7,12 +7,15 @@ from mmengine.registry import HOOKS
 from icd_mmrazor import checks
 from icd_mmrazor.datasets.class_names import CHOICES
 from icd_mmrazor.engine.checks import (
+    AverageCheck,
     BatchCheck,
     LabelCheck,
     MetricCheck,
     NumberCheck,
     PreparationCheck,
     ProvenanceCheck,
+    ScheduleCheck,
+    ValidationCheck,
     WeightCheck,
 )
 from icd_mmrazor.engine.composite import CompositeHook
@@ -25,9 +28,12 @@ class SanityCheckHook(CompositeHook):
     ===============  ===================================================================================================
     ``resume``       settings, teacher or data differ from those of the checkpoint that is resumed
     ``weights``      weights to start with do not fill the network, or are of classes with other names
-    ``labels``       labels or class names of the datasets do not fit the classifier
+    ``labels``       labels or class names of the datasets do not fit the classifier, or are missing where they are read
     ``batches``      training batches hang the processes or train nothing
     ``preparation``  the channels of the images come in another order than the teacher was trained on
+    ``validation``   a metric reads labels that the images do not have, or what the predictions do not contain
+    ``averages``     weights are validated that no checkpoint holds (``EMAHook``)
+    ``schedules``    a schedule of epochs in a training that counts iterations (a warning)
     ``metrics``      a watched metric (``save_best``, a plateau, early stopping) is not a number of the validation
     ``numbers``      a loss or a weight is not finite
     ===============  ===================================================================================================
@@ -62,6 +68,9 @@ class SanityCheckHook(CompositeHook):
             'labels': LabelCheck(),
             'batches': BatchCheck(),
             'preparation': PreparationCheck(),
+            'validation': ValidationCheck(),
+            'averages': AverageCheck(),
+            'schedules': ScheduleCheck(),
             'metrics': MetricCheck(),
             'numbers': NumberCheck(),
         }

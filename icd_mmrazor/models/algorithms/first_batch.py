@@ -7,10 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from icd_mmrazor.datasets.samples import without_labels
+from icd_mmrazor.datasets.samples import number_labeled, without_labels
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.algorithms.records import forget
 from icd_mmrazor.models.algorithms.shared_preprocessor import channels_of
+from icd_mmrazor.models.algorithms.student_losses import (
+    refuse_mixing_by_labels,
+    refuse_need_of_every_label,
+    refuse_reader_of_labels,
+)
 from icd_mmrazor.models.distillers.mixed_distiller import plain_distillers
 from icd_mmrazor.models.networks.features import in_eval_mode
 from icd_mmrazor.models.networks.passes import explained_pass
@@ -35,29 +40,34 @@ def checked_first_batch(loss: Callable) -> Callable:
 
 
 def _check_batch(algorithm: Any, images: Tensor, data_samples: list | None) -> None:
-    if not algorithm.order_is_checked:  # in runs without SanityCheckHook
+    if not algorithm.teacher_preparation.settled:  # in runs without SanityCheckHook
         source, gray = channels_of(images, data_samples, algorithm.data_preprocessor)
         algorithm.check_order_of_channels(source, lambda: gray)
     if algorithm.teacher_dtype is not None:
         device = next(algorithm.parameters()).device
         check_precision(algorithm.teacher_dtype, device, 'model.teacher_precision')
     if without_labels(data_samples):
-        _refuse_need_of_labels(algorithm)
+        refuse_need_of_labels(algorithm)
+    elif number_labeled(data_samples, len(images)) is not None:
+        _check_partly_labeled(algorithm, images, data_samples)
     if not algorithm.calculate_student_loss:
         algorithm.student_pass = _needed_pass(algorithm, images, data_samples)
 
 
-def _refuse_need_of_labels(algorithm: Any) -> None:
+def refuse_need_of_labels(algorithm: Any) -> None:
+    """Refuse a ``FrozenTeacherDistill`` that reads labels, for images that have none."""
     if algorithm.calculate_student_loss and (head := _reader_of_labels(algorithm.architecture)):
         raise SettingError(
             f'FrozenTeacherDistill: the training images have no labels, which the loss of the student ({head}) reads. '
             'Use a dataset with labels, or set model.calculate_student_loss=False.'
         )
-    if getattr(algorithm.data_preprocessor, 'batch_augments', None) is not None:
-        raise SettingError(
-            'FrozenTeacherDistill: data_preprocessor.batch_augments mixes images by their labels, and the training '
-            'images have none. Use a dataset with labels, or remove the setting.'
-        )
+    refuse_mixing_by_labels(algorithm.data_preprocessor)
+
+
+def _check_partly_labeled(algorithm: Any, images: Tensor, data_samples: list) -> None:
+    refuse_need_of_every_label(algorithm)
+    for reader in filter(None, _empty(algorithm, images, data_samples).values()):
+        refuse_reader_of_labels(reader)
 
 
 def _reader_of_labels(student: nn.Module) -> str | None:
@@ -68,13 +78,27 @@ def _reader_of_labels(student: nn.Module) -> str | None:
     return type(part).__name__ if of_mmpretrain else None
 
 
-@torch.no_grad()
 def _needed_pass(algorithm: Any, images: Tensor, data_samples: list | None) -> str:
     """Find the ``mode`` of the student's forward pass in which all recorders record, if its loss does not count.
 
     ``'tensor'`` stops at the logits. ``'loss'`` is needed if something of the loss is recorded, such as the labels for
     mmrazor's ``DKDLoss``. Two images are run in eval mode to find out.
     """
+    empty = _empty(algorithm, images, data_samples)
+    if not empty:
+        return 'tensor'
+    if without_labels(data_samples):
+        losses = ', '.join(filter(None, empty.values())) or 'the distiller'
+        raise SettingError(
+            f'FrozenTeacherDistill: {losses} reads what the loss of the student takes (student_recorders: '
+            f'{", ".join(empty)}), and the training images have no labels. Use a dataset with labels, or another loss.'
+        )
+    return 'loss'
+
+
+@torch.no_grad()
+def _empty(algorithm: Any, images: Tensor, data_samples: list | None) -> dict[str, str]:
+    """Return the student's recorders that record nothing up to the logits, each with the losses that read it."""
     distiller, student = algorithm.distiller, algorithm.student
     with in_eval_mode(student), distiller.student_recorders:
         student(images[:2], data_samples and data_samples[:2], mode='tensor')
@@ -85,15 +109,7 @@ def _needed_pass(algorithm: Any, images: Tensor, data_samples: list | None) -> s
         if not recorder.data_buffer
     }
     forget(distiller)
-    if not empty:
-        return 'tensor'
-    if without_labels(data_samples):
-        losses = ', '.join(filter(None, empty.values())) or 'the distiller'
-        raise SettingError(
-            f'FrozenTeacherDistill: {losses} reads what the loss of the student takes (student_recorders: '
-            f'{", ".join(empty)}), and the training images have no labels. Use a dataset with labels, or another loss.'
-        )
-    return 'loss'
+    return empty
 
 
 def _readers_of(distiller: nn.Module, recorder: str) -> str:

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 
 import torch
+from mmengine.logging import print_log
 from mmrazor.models.task_modules.recorder import ModuleInputsRecorder, ModuleOutputsRecorder
 from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from torch import Tensor, nn
 
 from icd_mmrazor.compat.recording import map_tensors
 from icd_mmrazor.models.distillers.mixed_distiller import plain_distillers
-from icd_mmrazor.models.networks.classifier_layer import classifying_layers
+from icd_mmrazor.models.networks.classifier_layer import classifying_layers, is_headless
 
 
 def recorders_of(distiller: nn.Module, *networks: str) -> Iterator[BaseRecorder]:
@@ -36,16 +37,43 @@ def forget(distiller: nn.Module) -> None:
         recorder.reset_data_buffer()
 
 
-def reads_logits(distiller: nn.Module, teacher: nn.Module) -> bool:
-    """Return whether a distiller compares logits of a teacher; otherwise it compares features only.
+def reads_logits(distiller: nn.Module, network: nn.Module, name: str = 'teacher') -> bool:
+    """Return whether a distiller compares logits of a network; otherwise it compares features only.
 
-    Everything recorded in the teacher's head counts as logits, except for the input of the classifying layer. So does
-    what is not recorded of a module.
+    Everything recorded in the network's head counts as logits, except for the input of the classifying layer. So does
+    what is not recorded of a module. ``name`` is ``'teacher'`` or ``'student'``.
     """
-    if not hasattr(distiller, 'teacher_recorders'):
+    if is_headless(network):
+        return False
+    if not hasattr(distiller, f'{name}_recorders'):
         return True
-    classifiers = classifying_layers(teacher)
-    return any(_records_logits(recorder, classifiers) for recorder in recorders_of(distiller, 'teacher'))
+    classifiers = classifying_layers(network)
+    return any(_records_logits(recorder, classifiers) for recorder in recorders_of(distiller, name))
+
+
+def classifier_is_used(algorithm: nn.Module) -> bool:
+    """Return whether a loss reads the logits of the student; true for everything but a distillation of features."""
+    distiller = getattr(algorithm, 'distiller', None)
+    if distiller is None or getattr(algorithm, 'calculate_student_loss', True):
+        return True
+    return reads_logits(distiller, algorithm.architecture, 'student')
+
+
+def freeze_unread_classifier(algorithm: nn.Module) -> None:
+    """Exclude the student's classifying layer from training if no loss reads its output.
+
+    DDP would wait for its gradient.
+    """
+    if classifier_is_used(algorithm):
+        return
+    name = getattr(algorithm.distiller, 'student_source', 'auto')
+    if name in ('auto', None):
+        found = [] if is_headless(algorithm.architecture) else classifying_layers(algorithm.architecture)
+        if len(found) != 1:
+            return
+        (name,) = found
+    algorithm.architecture.get_submodule(name).requires_grad_(False)
+    print_log(f'FrozenTeacherDistill: no loss reads the logits of the student, so {name} is not trained.', 'current')
 
 
 def _records_logits(recorder: BaseRecorder, classifiers: list[str]) -> bool:

@@ -1,8 +1,15 @@
 """The classifying layer of a network."""
 
+from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from torch import nn
 
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.networks.pooled_feature import PooledFeature
+
+NO_CLASSIFIER = (
+    'has no classifier, and therefore no logits. Train a linear one on its feature first (TeacherProbe), or use a '
+    'method that compares features, such as ICDDistiller without kd.'
+)
 
 
 def find_classifier(model: nn.Module, setting: str | None = None) -> str:
@@ -21,12 +28,46 @@ def find_classifier(model: nn.Module, setting: str | None = None) -> str:
     if len(found) == 1:
         return found[0]
     kind, classes = type(model).__name__, number_of_classes(model)
+    if is_headless(model):
+        of_student = 'has no classifier. Give it a head, or num_classes if it is of timm or Hugging Face.'
+        raise SettingError(f'this {kind} {of_student if setting == "student_source" else NO_CLASSIFIER}')
     remedy = f'Set {setting} to the name of the one that computes the logits.' if setting else 'Use another network.'
     if found:
         names = ', '.join(found[:8])
         raise SettingError(f'several linear layers of this {kind} may be its classifier: {names}. {remedy}')
     wanted = '' if classes is None else f' with {classes} outputs, its number of classes,'
     raise SettingError(f'this {kind} has no linear layer{wanted} in its head. {_linear_layers(model)} {remedy}')
+
+
+def is_headless(network: nn.Module) -> bool:
+    """Return whether a network has no classifying layer, so that it has a pooled feature, but no logits.
+
+    So is mmpretrain's ``ImageClassifier`` without a head, a network of timm with ``num_classes=0``, and a network
+    without ``head`` and number of classes whose last layer is not linear.
+    """
+    classes = getattr(network, 'num_classes', None)
+    if pooling_layer(network) or (type(classes) is int and classes == 0):
+        return True
+    if hasattr(network, 'head'):
+        return network.head is None or isinstance(network.head, nn.Identity | PooledFeature)
+    if isinstance(network, BaseBackbone):
+        return classes in (None, -1)
+    inner = getattr(network, 'model', None)
+    if type(classes := getattr(inner, 'num_classes', None)) is int:
+        return classes == 0
+    if number_of_classes(network) is not None or len(classifying_layers(network)) == 1:
+        return False
+    leaves = [module for module in network.modules() if not any(module.children()) and not _passes_on(module)]
+    return not (leaves and isinstance(leaves[-1], nn.Linear))
+
+
+def pooling_layer(network: nn.Module) -> str | None:
+    """Return the name of the module that pools the feature of a network without a classifier, if it has one."""
+    return next((name for name, module in network.named_children() if isinstance(module, PooledFeature)), None)
+
+
+def _passes_on(module: nn.Module) -> bool:
+    return isinstance(module, nn.Identity | nn.Dropout | nn.Flatten | nn.Softmax | nn.LogSoftmax)
 
 
 def classifying_layers(model: nn.Module) -> list[str]:

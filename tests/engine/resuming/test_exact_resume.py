@@ -8,7 +8,7 @@ from unittest import mock
 
 import given_metrics  # noqa: F401 (registers)
 import pytest
-from helpers import logged
+from helpers import CONFIGS, logged
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -104,6 +104,37 @@ def test_whole_batches_memories_and_averages(config: Callable, trained: Callable
     assert run.stop.validated_at == [6]
     assert differences(whole, resumed) == []
     assert [file.name for file in resumed.parent.glob('best_*')] == [file.name for file in whole.parent.glob('best_*')]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('in_memory', [True, False])
+def test_batches_of_images_with_and_without_labels(in_memory: bool, config: Callable, trained: Callable) -> None:
+    """Stopped twice within epochs; the unlabelled images are in the middle of a pass of their own."""
+    cfg = config('icd', **{'default_hooks.checkpoint.by_epoch': False})
+    images = cfg.train_dataloader.dataset.to_dict()
+    labeled = {**images, 'indices': 15}
+    cfg.train_dataloader.dataset = dict(type='PartlyLabeledDataset', labeled=labeled, unlabeled=images)
+    cfg.train_dataloader.batch_sampler = dict(type='PartlyLabeledBatchSampler', unlabeled=19)
+    if not in_memory:
+        cfg.default_hooks.whole_batches.max_memory = 0
+    whole, _ = trained(cfg)
+    resumed, run = trained(cfg, 2, 4)
+    assert 'Epoch 2 continues after 1 of its 3 batches.' in logged(run)
+    assert differences(whole, resumed) == []
+
+
+@pytest.mark.slow
+def test_the_average_of_a_recipe(config: Callable, trained: Callable) -> None:
+    """Stopped within an epoch, with the schedule, the clipped gradients and the averages of the recipes."""
+    recipe = Config.fromfile(CONFIGS / '_base_' / 'recipes' / 'standard_small.py')
+    cfg = config('icd', 'kd', **{'default_hooks.checkpoint.by_epoch': False})
+    for section in ('optim_wrapper', 'param_scheduler'):
+        cfg[section] = recipe[section]
+    cfg.default_hooks.average = recipe.default_hooks.average
+    cfg.model.data_preprocessor = dict(MIXUP, batch_augments=recipe.data_preprocessor.batch_augments)
+    whole, _ = trained(cfg)
+    resumed, _ = trained(cfg, 2, 5)
+    assert differences(whole, resumed) == []
 
 
 @pytest.mark.slow

@@ -76,7 +76,7 @@ def test_preactivations_are_kept(network: Callable, batch: Callable) -> None:
 def test_unknown_backbones_are_refused() -> None:
     with pytest.raises(SettingError, match=r'MobileOne.*CIFARShuffleNetV2, .*ResNet, '):
         feature_points(classifier(1024, type='MobileOne', arch='s0'))
-    with pytest.raises(SettingError, match='Sequential has no linear layer'):
+    with pytest.raises(SettingError, match='Sequential has no classifier'):
         feature_points(nn.Sequential(nn.Conv2d(3, 3, 1)), maps=False)
     with pytest.raises(SettingError, match='backbone Sequential'):
         feature_points(nn.Sequential(nn.Linear(3, 3)))

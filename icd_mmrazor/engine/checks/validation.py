@@ -1,0 +1,77 @@
+"""What the metrics of a validation need."""
+
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmpretrain.evaluation import (
+    Accuracy,
+    AveragePrecision,
+    ConfusionMatrix,
+    MultiLabelMetric,
+    SingleLabelMetric,
+    VOCMultiLabelMetric,
+)
+from torch import nn
+
+from icd_mmrazor.datasets.labels import has_labels, plain_datasets
+from icd_mmrazor.engine.evaluation import TeacherAgreement
+from icd_mmrazor.engine.runs import model_of
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.algorithms.records import classifier_is_used
+
+OF_LABELS = (
+    Accuracy,
+    AveragePrecision,
+    ConfusionMatrix,
+    MultiLabelMetric,
+    SingleLabelMetric,
+    VOCMultiLabelMetric,
+)
+
+
+class ValidationCheck(Hook):
+    """Refuse metrics that a validation could not compute, before training.
+
+    Raises:
+        SettingError: A metric reads labels that the images do not have, or compares what the predictions do not
+            contain (``needs`` of the metric, ``predict_also`` of a ``FrozenTeacherDistill``).
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the metrics of the validation."""
+        if runner.val_loop is None:
+            return
+        model, dataset = model_of(runner), runner.val_loop.dataloader.dataset
+        metrics = getattr(runner.val_loop.evaluator, 'metrics', [])
+        for metric in metrics:
+            _check_predictions(metric, model, dataset)
+            if isinstance(metric, (*OF_LABELS, TeacherAgreement)) and not classifier_is_used(model):
+                runner.logger.warning(
+                    f'val_evaluator ({type(metric).__name__}) measures the classifier of the student, which no loss '
+                    'trains. KNNAccuracy measures its feature, with labelled images.'
+                )
+        of_labels = next((metric for metric in metrics if isinstance(metric, OF_LABELS)), None)
+        if of_labels is not None and any(has_labels(part) is False for part in plain_datasets(dataset)):
+            raise SettingError(
+                f'val_evaluator ({type(of_labels).__name__}) reads labels, and val_dataloader.dataset has images '
+                "without. Set val_evaluator=dict(type='TeacherAgreement') and model.predict_also=['teacher'], give "
+                'labelled images, or set val_cfg, val_dataloader and val_evaluator to None.'
+            )
+
+
+def _check_predictions(metric: Any, model: nn.Module, dataset: Any) -> None:
+    needs, name = getattr(metric, 'needs', None), type(metric).__name__
+    if needs is None:
+        return
+    if needs not in getattr(model, 'predict_also', ()):
+        raise SettingError(
+            f'val_evaluator ({name}) compares what the predictions do not contain. Set '
+            f'model.predict_also=[{needs!r}] of a FrozenTeacherDistill.'
+        )
+    if needs == 'pooled' and not hasattr(dataset, 'bank'):
+        raise SettingError(
+            f'val_evaluator ({name}) classifies images by a bank of labelled ones, and val_dataloader.dataset is a '
+            f"{type(dataset).__name__}. Set dataset=dict(type='KNNDataset', bank=..., queries=...), with the training "
+            'set as the bank.'
+        )

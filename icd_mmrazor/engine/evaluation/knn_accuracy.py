@@ -1,0 +1,89 @@
+"""Accuracy of a student's feature by its nearest neighbours, which needs no classifier."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import METRICS
+from torch import Tensor
+from torch.nn import functional as F
+
+from icd_mmrazor import checks
+from icd_mmrazor.errors import SettingError
+
+CHUNK = 256
+
+
+@METRICS.register_module()
+class KNNAccuracy(BaseMetric):
+    """Accuracy of classifying by the nearest neighbours of the student's pooled feature among labelled images.
+
+    The weighted vote of Wu et al. (CVPR 2018, arXiv 1805.01978, section 3.4), as it is usual for features without a
+    classifier: of the ``k`` images of the bank with the largest cosine similarity ``s_i``, each votes for its class
+    with weight ``exp(s_i / temperature)``.
+
+    The validation set is a :class:`~icd_mmrazor.datasets.knn.KNNDataset`, which has the bank and the images to be
+    classified; ``FrozenTeacherDistill`` has ``predict_also=['pooled']``. A validation runs the student on both, so it
+    takes as long as the two have images.
+
+    Args:
+        k: Number of neighbours; all images of the bank if it has fewer.
+        temperature: Divides the similarities.
+        collect_device, prefix: Same as in mmengine's ``BaseMetric``.
+
+    Raises:
+        SettingError: An argument is not positive, the predictions lack the feature, or the images one label each.
+
+    Config example::
+
+        model=dict(predict_also=['pooled'])
+        val_dataloader=dict(dataset=dict(type='KNNDataset', bank=dict(...), queries=dict(...)))
+        val_evaluator=dict(type='KNNAccuracy')
+        default_hooks=dict(checkpoint=dict(save_best='knn/top1', rule='greater'))
+    """
+
+    default_prefix = 'knn'
+    needs = 'pooled'
+
+    def __init__(
+        self, k: int = 20, temperature: float = 0.07, collect_device: str = 'cpu', prefix: str | None = None
+    ) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        self.k = checks.positive_int(self, 'k', k)
+        self.temperature = checks.positive(self, 'temperature', temperature)
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Keep the features of a batch.
+
+        Args:
+            data_batch: The batch; not read.
+            data_samples: The predictions, with ``feature``, ``gt_label`` and ``in_bank``.
+        """
+        for sample in data_samples:
+            for name, remedy in (
+                ('feature', "model.predict_also=['pooled'] of a FrozenTeacherDistill"),
+                ('in_bank', "val_dataloader.dataset=dict(type='KNNDataset', bank=..., queries=...)"),
+            ):
+                if name not in sample:
+                    raise SettingError(f'KNNAccuracy: a prediction has no {name}. Set {remedy}.')
+            label = sample.get('gt_label')
+            if label is None or label.numel() != 1:
+                raise SettingError('KNNAccuracy: an image does not have one label. Use labelled images.')
+            feature = F.normalize(sample['feature'].detach().float(), dim=0).cpu()
+            self.results.append((sample['in_bank'], int(label), feature))
+
+    def compute_metrics(self, results: list[tuple[bool, int, Tensor]]) -> dict[str, float]:
+        """Classify the queries by the bank; NaN if there is none of either, as in a check of one image."""
+        bank, queries = ([result for result in results if result[0] is which] for which in (True, False))
+        if not bank or not queries:
+            return {'top1': float('nan')}
+        features, labels = torch.stack([each[2] for each in bank]), torch.tensor([each[1] for each in bank])
+        asked, truth = torch.stack([each[2] for each in queries]), torch.tensor([each[1] for each in queries])
+        found = [self._classify(part, features, labels) for part in asked.split(CHUNK)]
+        return {'top1': 100 * (torch.cat(found) == truth).double().mean().item()}
+
+    def _classify(self, asked: Tensor, bank: Tensor, labels: Tensor) -> Tensor:
+        similarities, neighbours = (asked @ bank.T).topk(min(self.k, len(bank)), dim=1)
+        votes = torch.zeros(len(asked), int(labels.max()) + 1)
+        return votes.scatter_add_(1, labels[neighbours], (similarities / self.temperature).exp()).argmax(1)
