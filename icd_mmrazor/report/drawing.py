@@ -31,9 +31,9 @@ def escape(text: object) -> str:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """Write a number, a long one with commas; ``'–'`` for none."""
+    """Write a number, a long one with commas; ``'-'`` for none."""
     if value is None:
-        return '–'
+        return '-'
     return f'{value:,}' if isinstance(value, int) else f'{value:.{digits}f}'
 
 
@@ -67,7 +67,9 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str) -> str:
         for x in x_ticks
         if x_range[0] <= x <= x_range[1]
     ]
-    parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 5}" text-anchor="middle">{escape(x_label)}</text>')
+    parts.append(
+        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 5}" text-anchor="middle">{escape(x_label)}</text>'
+    )
     legend, told = [], []
     for place, line in enumerate(lines):
         style = f'class="line c{place % COLOURS}" stroke-dasharray="{DASHES[place % len(DASHES)]}"'
@@ -84,7 +86,9 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str) -> str:
         last = f'{escape(line.name)} <b>{line.y[-1]:.4g}</b>'
         sample = f'<svg class="sample" viewBox="0 0 26 8" aria-hidden="true"><path {style} d="M0 4H26"/></svg>'
         legend.append(f'<li>{sample}{last}</li>')
-        told.append(f'{line.name} {line.y[0]:.4g} to {line.y[-1]:.4g}' if not line.level else f'{line.name} {line.y[0]:g}')
+        told.append(
+            f'{line.name} {line.y[0]:.4g} to {line.y[-1]:.4g}' if not line.level else f'{line.name} {line.y[0]:g}'
+        )
     alt = escape(f'{y_label} against {x_label}: {"; ".join(told)}')
     return (
         f'<figure><figcaption>{escape(y_label)}</figcaption>'

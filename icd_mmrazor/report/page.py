@@ -55,7 +55,10 @@ class _Material:
 
 
 def write_report(
-    work_dir: Path | str, baseline: Path | str | None = None, out: Path | str | None = None, max_images: int = MAX_IMAGES
+    work_dir: Path | str,
+    baseline: Path | str | None = None,
+    out: Path | str | None = None,
+    max_images: int = MAX_IMAGES,
 ) -> Path:
     """Write the report of a distillation, one file of HTML that needs no other.
 
@@ -151,17 +154,19 @@ def _page(found: _Material, files: Mapping[str, str]) -> str:
     if shown is None and run.validations:
         step = run.validations[-1]['step']
         shown = run.metric_at(step)
-    rows = [('teacher', teacher, ''), ('student', shown, f'{run.unit} {step}' if step is not None else '')]
+    remark = '' if step is None else f'{run.unit} {step}'
+    if found.checkpoint is not None and 'best' in found.checkpoint.name:
+        remark += ', the best'
+    rows = [('teacher', teacher, ''), ('student', shown, remark)]
     last = run.metric_at(run.validations[-1]['step']) if run.validations else None
     if run.validations and run.validations[-1]['step'] != step:
         rows.append(('student, at the end', last, f'{run.unit} {run.validations[-1]["step"]}'))
     if found.baseline is not None:
         rows.append(('student alone', *_of_baseline(found.baseline, run)))
-    compressed = ''
-    if len(found.costs) == 2:
-        compressed = f'{found.costs["teacher"][0] / found.costs["student"][0]:.1f} ×'
     boxes = [(number(value), name, remark) for name, value, remark in rows if value is not None]
-    boxes += [(compressed, 'fewer parameters', 'than the teacher')] if compressed else []
+    if len(found.costs) == 2:
+        (own, _), (whole, _) = found.costs['student'], found.costs['teacher']
+        boxes.append((f'1/{whole / own:.1f}', "of the teacher's parameters", f'{own:,} of {whole:,}'))
     name = _names(found)
     parts = [
         f'<h1>{escape(name)}</h1>',
@@ -176,7 +181,8 @@ def _page(found: _Material, files: Mapping[str, str]) -> str:
         sections.curves(run, teacher, found.baseline),
     ]
     if run.metric:
-        parts += [f'<h2>{escape(sections.metric_name(run.metric)).capitalize()}</h2>']
+        heading = sections.metric_name(run.metric)
+        parts += [f'<h2>{escape(heading[:1].upper() + heading[1:])}</h2>']
         parts += [sections.accuracies(rows, run.metric)]
     if found.predictions is not None:
         some = found.predictions

@@ -19,7 +19,7 @@ from icd_mmrazor.errors import SettingError
 STAMP = re.compile(r'^(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - ')
 ENDED = re.compile(r'Training ended at \w+ (\d+)/(\d+) after (?:(\d+) days?, )?(\d+):(\d\d):(\d\d)')
 GRADIENTS = re.compile(r'(gradient at the .*in the first batch: .*)')
-MACHINE = ('Python', 'PyTorch', 'TorchVision', 'MMEngine', 'CUDA_HOME', 'NVCC', 'GPU number')
+MACHINE = ('Python', 'PyTorch', 'TorchVision', 'MMEngine', 'CUDA available', 'GPU number')
 NO_METRICS = ('step', 'time', 'data_time')
 USUAL_METRIC = 'accuracy/top1'
 
@@ -201,6 +201,12 @@ def _machine(logs: Sequence[str]) -> dict[str, str]:
             name, value = found[1], found[2]
             if name in MACHINE or name.startswith('GPU '):
                 machine.setdefault(name, value.partition(' (')[0])
+    # mmengine logs the number of processes by this name, also on a CPU
+    processes, cuda = machine.pop('GPU number', None), machine.pop('CUDA available', None)
+    if cuda == 'False':
+        machine['GPU'] = 'none'
+    if processes not in (None, '1'):
+        machine['processes'] = processes
     return machine
 
 

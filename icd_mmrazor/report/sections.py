@@ -12,6 +12,7 @@ from icd_mmrazor.report.run_folder import USUAL_METRIC, RunFolder
 MATRIX_CLASSES = 20  # a larger matrix cannot be read
 PAIRS, EXAMPLES = 15, 24
 LONG_NAME = 4  # letters; longer names of columns stand upright
+MINUS = '\N{MINUS SIGN}'
 TERM_ORDER = ('loss', 'student.loss')
 
 
@@ -64,8 +65,8 @@ def distilled(run: RunFolder, cost: Mapping[str, tuple[int, int]], images: Mappi
 def _method(distiller: Mapping) -> str:
     inside = distiller.get('distillers')
     names = [str(distiller.get('type', 'unknown'))]
-    if distiller.get('kd'):
-        names.append('KD')
+    if kd := distiller.get('kd'):
+        names.append(f'KD (temperature {kd["tau"]})' if isinstance(kd, Mapping) and 'tau' in kd else 'KD')
     if isinstance(inside, Mapping):
         names = [_method(each) for each in inside.values() if isinstance(each, Mapping)]
     names += [str(each.get('type')) for each in (distiller.get('losses') or {}).values() if isinstance(each, Mapping)]
@@ -80,10 +81,10 @@ def curves(run: RunFolder, teacher: float | None, baseline: RunFolder | None) ->
     charts = [line_chart(lines, 'iteration', 'losses')]
     if run.metric:
         compared = [Line('student', *_points(run.validations, run.metric))]
-        if baseline is not None:
-            compared.append(Line('student alone', *_points(baseline.validations, run.metric)))
         if teacher is not None:
             compared.append(Line('teacher', (), (teacher,), level=True))
+        if baseline is not None:
+            compared.append(Line('student alone', *_points(baseline.validations, run.metric)))
         charts.append(line_chart(compared, run.unit, metric_name(run.metric)))
     drawn = ''.join(filter(None, charts))
     return f'<div class="charts">{drawn}</div>' if drawn else '<p>The log has no numbers yet.</p>'
@@ -156,10 +157,14 @@ def _of_classes(found: Predictions) -> str:
     head = ['class', 'images', 'student', *(['teacher', 'difference'] if of_teacher is not None else [])]
     lines = [
         [escape(found.classes[i]), str(images), bar(own, 'student')]
-        + ([] if teacher is None else [bar(teacher, 'teacher'), f'{100 * (own - teacher):+.1f}'])
+        + ([] if teacher is None else [bar(teacher, 'teacher'), _difference(100 * (own - teacher))])
         for own, teacher, i, images in rows
     ]
     return remark + table(head, lines)
+
+
+def _difference(points: float) -> str:
+    return f'{points:+.1f}'.replace('-', MINUS) if abs(points) >= 0.05 else '0.0'
 
 
 def examples(found: Predictions) -> str:
@@ -170,7 +175,9 @@ def examples(found: Predictions) -> str:
         text += f' These are the {len(rows)} on which both are most confident.' if differ > len(rows) else ''
     elif found.labels is not None:
         rows, wrong = found.mistakes(EXAMPLES), int((found.student.argmax(1) != found.labels).sum())
-        text = f'The teacher has no classes to compare. The student is wrong on {wrong:,} of {len(found.images):,} images.'
+        text = (
+            f'The teacher has no classes to compare. The student is wrong on {wrong:,} of {len(found.images):,} images.'
+        )
         text += f' These are the {len(rows)} on which it is most confident.' if wrong > len(rows) else ''
     else:
         return '<p>Neither labels nor classes of a teacher can be compared with the student.</p>'
@@ -197,12 +204,12 @@ def costs(
     lines = [[name, f'{parameters:,}', f'{macs / 1e6:,.2f} M'] for name, (parameters, macs) in cost.items()]
     if len(cost) == 2:
         (own, own_macs), (whole, macs) = cost['student'], cost['teacher']
-        ratio = f'1 : {macs / own_macs:.1f}' if own_macs else '–'
+        ratio = f'1 : {macs / own_macs:.1f}' if own_macs else '-'
         lines.append(['student to teacher', f'1 : {whole / own:.1f}', ratio])
     head = ['', 'parameters', 'multiply-adds of an image']
     shown = table(head, lines) if cost else ''
     rows = {
-        'image': f'{" × ".join(map(str, shape))} (channels, height, width)' if shape else None,
+        'image': f'{" x ".join(map(str, shape))} (channels, height, width)' if shape else None,
         'time of training': None if run.seconds is None else escape(duration(run.seconds)),
         **{f'size of {name}': escape(size) for name, size in files.items()},
     }

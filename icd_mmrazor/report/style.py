@@ -21,12 +21,13 @@ p { margin: .5rem 0; max-width: 46rem; } .soft, caption, figcaption { color: var
 .tiles b { display: block; font-size: 1.6rem; line-height: 1.2; font-variant-numeric: tabular-nums; }
 .tiles span { color: var(--soft); font-size: .875rem; display: block; }
 dl { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: .35rem 1.25rem; margin: 0; }
-dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+table + dl, .wide + dl { margin-top: 1rem; } dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 figure { margin: 0; min-width: 0; } figcaption, caption { font-size: .875rem; text-align: left; padding-bottom: .3rem; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1.5rem; }
 .chart { width: 100%; height: auto; display: block; }
 svg text { fill: var(--soft); font: 13px system-ui, sans-serif; } .grid { stroke: var(--rule); fill: none; }
-.line { fill: none; stroke-width: 2; stroke-linejoin: round; } .sample { width: 26px; height: 8px; margin-right: .4rem; }
+.line { fill: none; stroke-width: 2; stroke-linejoin: round; }
+.sample { width: 26px; height: 8px; margin-right: .4rem; }
 .c0 { stroke: var(--c0); --own: var(--c0); } .c1 { stroke: var(--c1); --own: var(--c1); }
 .c2 { stroke: var(--c2); --own: var(--c2); } .c3 { stroke: var(--c3); --own: var(--c3); }
 .c4 { stroke: var(--c4); --own: var(--c4); } .c5 { stroke: var(--c5); --own: var(--c5); }
@@ -56,7 +57,9 @@ svg text { fill: var(--soft); font: 13px system-ui, sans-serif; } .grid { stroke
 pre { background: var(--card); border: 1px solid var(--rule); border-radius: .5rem; padding: .75rem 1rem;
   overflow-x: auto; font: .875rem/1.5 ui-monospace, Menlo, Consolas, monospace; }
 footer { margin-top: 3rem; color: var(--soft); font-size: .875rem; overflow-wrap: anywhere; }
-@media (max-width: 34rem) { dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .5rem; }
+@media (max-width: 34rem) { .track { width: 3rem; } .bar { min-width: 6rem; }
+  .plain th, .plain td { padding-right: .5rem; font-size: .9rem; }
+  dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .5rem; }
   .examples { grid-template-columns: repeat(2, 1fr); } .tiles { grid-template-columns: repeat(2, 1fr); } }
 @media print { body { max-width: none; padding: 0; font-size: 11pt; }
   figure, .tiles div, tr, pre { break-inside: avoid; } h2, h3 { break-after: avoid; } .wide { overflow: visible; }
