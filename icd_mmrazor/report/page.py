@@ -1,6 +1,7 @@
 """The report of a run, from its work folder to one file."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
@@ -25,6 +26,7 @@ from icd_mmrazor.version import __version__
 
 DISTILLED, ALONE = 'distilled', 'student_alone'  # folders of tools/distill.py
 MAX_IMAGES = 5000
+UNTELLING = ('num_classes', 'teacher_ckpt', 'pretrained', 'cache')  # in the name of a network
 Found = TypeVar('Found')
 
 
@@ -246,14 +248,26 @@ def _state(run: RunFolder) -> list[str]:
 
 
 def _names(found: _Material) -> str:
-    """Name student and teacher, by their classes as the log has them."""
-    said = found.run.described
-    teachers = [lines[0] for name, lines in said.items() if name.startswith('teacher') and name != 'teacher']
-    teachers = teachers or said.get('teacher', [])[:1]
-    names = [text.partition(', ')[0] if ')' not in text else text.partition(')')[0] + ')' for text in teachers]
-    student = said.get('student', ['student'])[0]
-    student = student.partition(')')[0] + ')' if ')' in student else student.partition(', ')[0]
-    return f'{student} distilled from {" and ".join(names) or "its teacher"}'
+    """Name student and teachers."""
+    said, model = found.run.described, found.run.cfg.model
+    several = [(lines[0], None) for name, lines in said.items() if name.startswith('teacher ')]
+    teachers = several or [(said.get('teacher', ['its teacher'])[0], model.get('teacher'))]
+    student = _name(said.get('student', ['student'])[0], model.get('architecture'))
+    return f'{student} distilled from {" and ".join(_name(*teacher) for teacher in teachers)}'
+
+
+def _name(description: str, setting: Any) -> str:
+    """Name a network as its config does, else by its class and what tells it from others of the class."""
+    if isinstance(setting, str):
+        return Path(setting).stem if setting.endswith('.py') else setting
+    name = description.partition(', ')[0].partition('(')[0]
+    inside = re.match(r'[^(]*\((.*?)\)(?:, [\d,]+ parameters|$)', description)
+    settings = dict(each.partition('=')[::2] for each in (inside[1] if inside else '').split(', '))
+    for key in ('teacher', 'model_name'):  # a network within
+        if settings.get(key):
+            return settings[key]
+    kept = [f'{key}={value}' for key, value in settings.items() if value and key not in UNTELLING]
+    return f'{name}({", ".join(kept)})' if kept else name
 
 
 def _usage(found: _Material) -> str:

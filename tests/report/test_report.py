@@ -20,7 +20,7 @@ from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.run_config import use_intact_checkpoints
 from icd_mmrazor.launch.runner import ToolRunner
-from icd_mmrazor.report.page import write_report
+from icd_mmrazor.report.page import _name, write_report
 from icd_mmrazor.report.run_folder import read_run
 
 TOOL = TOOLS / 'analysis' / 'report.py'
@@ -207,6 +207,22 @@ def test_folder_of_the_whole_workflow(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / 'distilled')
     assert write_report(tmp_path) == tmp_path / 'report.html'
     assert (tmp_path / 'report.html').is_file()
+
+
+@pytest.mark.parametrize(
+    ('description', 'setting', 'name'),
+    [
+        ('CIFARResNet(depth=8), 78,042 parameters', {}, 'CIFARResNet(depth=8)'),
+        ('ResNet, 11,689,512 parameters, validation set: accuracy/top1 9.00', None, 'ResNet'),
+        ('VGG(depth=8, num_classes=10), 5 parameters', None, 'VGG(depth=8)'),
+        ('TimmClassifier(model_name=resnet18, num_classes=10), 5 parameters', {}, 'resnet18'),
+        ('ImageNetwork(num_classes=10, teacher=timm/test_vit, cache=False), 30 parameters', {}, 'timm/test_vit'),
+        ('ResNet, 5 parameters', 'timm/resnet18', 'timm/resnet18'),
+        ('ResNet, 5 parameters', 'configs/vanilla/res8.py', 'res8'),
+    ],
+)
+def test_name_of_a_network(description: str, setting: object, name: str) -> None:
+    assert _name(description, setting) == name
 
 
 def no_validation(cfg: Config) -> None:
