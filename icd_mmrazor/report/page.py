@@ -176,7 +176,7 @@ def _page(found: _Material, files: Mapping[str, str]) -> str:
     boxes = [(number(value), name, remark) for name, value, remark in rows if value is not None]
     if len(found.costs) == 2:
         (own, _), (whole, _) = found.costs['student'], found.costs['teacher']
-        boxes.append((f'1/{whole / own:.1f}', "of the teacher's parameters", f'{own:,} of {whole:,}'))
+        boxes.append((f'{100 * own / whole:.3g} %', "of the teacher's parameters", f'{own:,} of {whole:,}'))
     name = _names(found)
     parts = [
         f'<h1>{escape(name)}</h1>',
