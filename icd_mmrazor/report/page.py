@@ -25,6 +25,7 @@ from icd_mmrazor.report.style import STYLE
 from icd_mmrazor.version import __version__
 
 DISTILLED, ALONE = 'distilled', 'student_alone'  # folders of tools/distill.py
+EXPORTED = 'student.pth'  # its file
 MAX_IMAGES = 5000
 UNTELLING = ('num_classes', 'teacher_ckpt', 'pretrained', 'cache')  # in the name of a network
 Found = TypeVar('Found')
@@ -94,13 +95,17 @@ def write_report(
             f'{run_folder} is of a training without a teacher (model.teacher). Name the work folder of a distillation, '
             'and this one with --baseline.'
         )
-    material = _collect(run, None if baseline is None else read_run(Path(baseline)), max_images)
+    exported = folder / EXPORTED
+    whole = run_folder is within and exported.is_file() and exported.with_suffix('.py').is_file()
+    checkpoint = exported if whole else run.checkpoint()
+    material = _Material(run, None if baseline is None else read_run(Path(baseline)), checkpoint)
+    _collect(material, max_images)
     atomic_write(_page(material, _files(folder, material.checkpoint)), out)
     return out
 
 
-def _collect(run: RunFolder, baseline: RunFolder | None, max_images: int) -> _Material:
-    found = _Material(run, baseline, run.checkpoint())
+def _collect(found: _Material, max_images: int) -> None:
+    run = found.run
     if found.checkpoint is None:
         found.notes.append('There is no checkpoint yet, so no network was run for this page.')
     else:
@@ -108,7 +113,7 @@ def _collect(run: RunFolder, baseline: RunFolder | None, max_images: int) -> _Ma
     found.algorithm = found.attempt('The teacher could not be built', build_algorithm, run.cfg)
     found.images = found.attempt('The training images could not be read', _training_images, run) or {}
     if found.student is None:
-        return found
+        return
     if not run.cfg.get('val_dataloader'):
         found.notes.append('The run has no validation set, so no image is shown and no accuracy known.')
     elif found.algorithm is not None and not trains_classifier(found.algorithm):
@@ -126,7 +131,6 @@ def _collect(run: RunFolder, baseline: RunFolder | None, max_images: int) -> _Ma
         found.shape = (found.student.channels, *size)
         arguments = found.student, found.algorithm, found.shape
         found.costs = found.attempt('The multiply-adds could not be counted', cost, *arguments) or {}
-    return found
 
 
 def _predictions(found: _Material, max_images: int) -> Predictions | None:
@@ -271,10 +275,10 @@ def _name(description: str, setting: Any) -> str:
 
 
 def _usage(found: _Material) -> str:
-    folder, checkpoint = found.run.folder, found.checkpoint
-    config = folder / 'student.py'
-    if checkpoint is None or not checkpoint.name.startswith('student_') or not config.is_file():
-        source = checkpoint or folder / 'CHECKPOINT.pth'
+    checkpoint = found.checkpoint
+    config = None if checkpoint is None else checkpoint.with_name('student.py')
+    if config is None or not checkpoint.name.startswith('student') or not config.is_file():
+        source = checkpoint or found.run.folder / 'CHECKPOINT.pth'
         command = f'python tools/model_converters/export_student.py {source} student.pth'
         return f'<p>Export it first:</p><pre>{escape(command)}</pre>'
     usage = FORMATS['mmpretrain'].usage.format(file=str(checkpoint), config=str(config), call=None)

@@ -23,9 +23,9 @@ p { margin: .5rem 0; max-width: 46rem; } .soft, caption, figcaption { color: var
 dl { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: .35rem 1.25rem; margin: 0; }
 table + dl, .wide + dl { margin-top: 1rem; } dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 figure { margin: 0; min-width: 0; } figcaption, caption { font-size: .875rem; text-align: left; padding-bottom: .3rem; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1.5rem; }
-.chart { width: 100%; height: auto; display: block; }
-svg text { fill: var(--soft); font: 13px system-ui, sans-serif; } .grid { stroke: var(--rule); fill: none; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1.5rem; }
+.chart { width: 100%; max-width: 36rem; height: auto; display: block; }
+svg text { fill: var(--soft); font: 15px system-ui, sans-serif; } .grid { stroke: var(--rule); fill: none; }
 .line { fill: none; stroke-width: 2; stroke-linejoin: round; }
 .sample { width: 26px; height: 8px; margin-right: .4rem; }
 .c0 { stroke: var(--c0); --own: var(--c0); } .c1 { stroke: var(--c1); --own: var(--c1); }

@@ -206,7 +206,12 @@ def test_student_alone_as_a_baseline(run: Path, tmp_path: Path) -> None:
 def test_folder_of_the_whole_workflow(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / 'distilled')
     assert write_report(tmp_path) == tmp_path / 'report.html'
-    assert (tmp_path / 'report.html').is_file()
+    shutil.copy(tmp_path / 'distilled' / 'student_last.pth', tmp_path / 'student.pth')
+    shutil.copy(tmp_path / 'distilled' / 'student.py', tmp_path / 'student.py')
+    page = Page(write_report(tmp_path))
+    last = [row['accuracy/top1'] for row in rows_of(run) if 'loss' not in row][-1]
+    assert f'<b>{last:.2f}</b>student<span>epoch 2</span>' in page.source
+    assert any(f"pretrained='{tmp_path}/student.pth'" in text for text in page.text)
 
 
 @pytest.mark.parametrize(
