@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 WIDTH, HEIGHT = 480, 280
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 52, 20, 12, 40
 MARKED = 25  # lines of so few points have markers
 POINTS = 400  # more cannot be told apart
 COLOURS = 7

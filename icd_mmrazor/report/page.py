@@ -176,7 +176,7 @@ def _page(found: _Material, files: Mapping[str, str]) -> str:
     if run.validations and run.validations[-1]['step'] != step:
         rows.append(('student, at the end', last, f'{run.unit} {run.validations[-1]["step"]}'))
     if found.baseline is not None:
-        rows.append(('student alone', *_of_baseline(found.baseline, run)))
+        rows.append(('student alone', *_of_baseline(found.baseline, run, 'best' in remark)))
     boxes = [(number(value), name, remark) for name, value, remark in rows if value is not None]
     if len(found.costs) == 2:
         (own, _), (whole, _) = found.costs['student'], found.costs['teacher']
@@ -225,12 +225,15 @@ def _teachers(found: _Material) -> float | None:
     return 100 * float((some.teacher.argmax(1) == some.labels).mean()) if whole else None
 
 
-def _of_baseline(baseline: RunFolder, run: RunFolder) -> tuple[float | None, str]:
-    """Return what the student alone reached, by the same rule as the student: its best checkpoint, else the last."""
+def _of_baseline(baseline: RunFolder, run: RunFolder, at_best: bool) -> tuple[float | None, str]:
+    """Return what the student alone reached, by the same rule as the student: at its best, else at its end."""
     rows = [row for row in baseline.validations if isinstance(row.get(run.metric), int | float)]
+    if not rows:
+        return None, 'not validated'
     steps = [int(file.stem.rpartition('_')[2]) for file in baseline.folder.glob('best_*_[0-9]*.pth')]
-    best = [row for row in rows if row['step'] in steps] or rows
-    return (best[-1][run.metric], f'{baseline.unit} {best[-1]["step"]}') if best else (None, 'not validated')
+    best = [row for row in rows if at_best and row['step'] in steps]
+    row = (best or rows)[-1]
+    return row[run.metric], f'{baseline.unit} {row["step"]}{", the best" if best else ""}'
 
 
 def _classes(found: _Material) -> dict[str, str]:

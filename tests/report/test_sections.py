@@ -55,7 +55,7 @@ def test_lines_have_gaps_where_numbers_are_not_finite() -> None:
 def test_points_are_where_they_belong() -> None:
     drawn = line_chart([Line('a', [0, 10], [0.0, 100.0])], 'epoch', 'accuracy')
     (path,) = re.findall(r'd="(M[^H"]*L[^"]*)"', drawn)
-    assert path == 'M52.0 240.0L468.0 12.0'
+    assert path == 'M52.0 240.0L460.0 12.0'
 
 
 def test_matrix_of_few_classes() -> None:
