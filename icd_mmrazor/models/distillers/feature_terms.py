@@ -90,8 +90,14 @@ def _checked_entry(name: str, cfg: Any, built: Mapping[str, nn.Module]) -> dict:
 def feature_names(entry: dict, network: str) -> list[str]:
     """Return the names of the features of a network in a checked entry."""
     if entry['inputs'] is None:
-        return [entry['features']]
+        return [entry['features'] if network == 'teacher' else split_member(entry['features'])[1]]
     return [i['feature'] for i in entry['inputs'].values() if i['network'] == network]
+
+
+def split_member(feature: str) -> tuple[str, str]:
+    """Split a feature of one of several teachers: ``('1.', 'map2')``; any other has the prefix ``''``."""
+    number, dot, name = feature.partition('.')
+    return (f'{number}.', name) if dot and number.isdecimal() else ('', feature)
 
 
 def connector_names(entry: dict) -> list[str]:
@@ -104,7 +110,7 @@ def connector_names(entry: dict) -> list[str]:
 def terms_of(name: str, entry: dict, maps: dict[str, int]) -> list[Term]:
     """Expand a checked entry of ``losses`` to one term per feature, numbered from 1 if there are several.
 
-    ``maps`` are the numbers of feature maps of student and teacher.
+    ``maps`` are the numbers of feature maps of student and teacher (``1.teacher`` is one of several).
 
     Raises:
         SettingError: The features do not fit the arguments of the loss, or the networks have different numbers of them.
@@ -121,12 +127,17 @@ def terms_of(name: str, entry: dict, maps: dict[str, int]) -> list[Term]:
             raise SettingError(f'{OWNER}: inputs of {name} are {", ".join(inputs)}, but {takes}.')
         return [Term(name, loss, inputs, stage)]
 
-    groups = _groups(name, entry['features'], maps)
+    prefix, features = split_member(entry['features'])
+    groups = _groups(name, features, {**maps, 'teacher': maps.get(f'{prefix}teacher', 0)})
     if len(groups) > 1 and isinstance(loss, nn.Module):
         raise SettingError(f'{OWNER}: {name} in losses compares several features and needs loss=dict(type=...).')
     terms = []
     for i, group in enumerate(groups):
-        items = [Input(network, each, entry.get(f'{network}_connector')) for network in NETWORKS for each in group]
+        items = [
+            Input(network, f'{prefix}{each}' if network == 'teacher' else each, entry.get(f'{network}_connector'))
+            for network in NETWORKS
+            for each in group
+        ]
         if not len(needed) <= len(items) <= len(arguments):
             features = f'features={entry["features"]!r} of {name} are {len(items)} at once'
             raise SettingError(f'{OWNER}: {features}, but {takes}.')
