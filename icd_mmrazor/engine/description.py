@@ -39,19 +39,18 @@ def evaluate(algorithm: nn.Module, runner: Runner, member: int | None = None) ->
         return {}
     evaluator = whole if len(metrics) == len(whole.metrics) else Evaluator(metrics)
     teacher, features = algorithm.teacher.eval(), any(getattr(metric, 'needs', None) == POOLED for metric in metrics)
-    view, source = getattr(algorithm, 'teacher_view', None), getattr(algorithm.distiller, 'teacher_source', None)
     network, run = teacher, getattr(algorithm, 'run_teacher', teacher)
+    source = getattr(algorithm.distiller, 'teacher_source', None)
     if member is not None:
-        network, run = teacher.members[member], functools.partial(teacher.run_member, member)
-        view, source = teacher.views[member], None
+        network, run, source = teacher.members[member], functools.partial(teacher.run_member, member), None
     for batch in dataloader:
         data = algorithm.data_preprocessor(batch, False)
-        images = data['inputs'] if view is None else view(data['inputs'])
+        images = data['inputs']
         with (
             explained_pass('DistillationReportHook', images, **{'model.teacher': teacher}),
             pooled_feature(network, source) if features else contextlib.nullcontext([]) as found,
         ):
-            outputs = run(data['inputs'], data['data_samples'], mode='predict' if predicts else 'tensor')
+            outputs = run(images, data['data_samples'], mode='predict' if predicts else 'tensor')
         outputs = outputs if predicts else data['data_samples']
         if features:
             add_feature(outputs, found)

@@ -104,12 +104,9 @@ class WeightCheck(Hook):
             return
         found = [(f'model.teacher_ckpt={file}', names, lambda: reads_logits(model.distiller, teacher))]
         if isinstance(teacher, TeacherEnsemble):
+            read = partial(reads_logits_of_member, model.distiller, teacher)
             found = [
-                (
-                    f'teachers[{i}].teacher_ckpt={each}',
-                    of_one,
-                    partial(reads_logits_of_member, model.distiller, teacher, i),
-                )
+                (f'teachers[{i}].teacher_ckpt={each}', of_one, partial(read, i))
                 for i, (each, of_one) in enumerate(zip(file, names, strict=True))
             ]
         for what, each, is_read in found:

@@ -19,6 +19,7 @@ from icd_mmrazor.models.algorithms.first_batch import checked_first_batch
 from icd_mmrazor.models.algorithms.predictions import checked_additions, predictions_of, refuse_missing_predictions
 from icd_mmrazor.models.algorithms.records import forget, freeze_unread_classifier, make_plain, reads_logits
 from icd_mmrazor.models.algorithms.separate_mixing import mixing_separately
+from icd_mmrazor.models.algorithms.several_teachers import ReadyTeachers, check_offload, checked_teachers, offload_of
 from icd_mmrazor.models.algorithms.shared_preprocessor import (
     adopt_student_settings,
     asks_for_weights,
@@ -26,12 +27,10 @@ from icd_mmrazor.models.algorithms.shared_preprocessor import (
     refuse_unmixed_labels,
     warn_of_preparation,
 )
-from icd_mmrazor.models.algorithms.several_teachers import ReadyTeachers, check_offload, checked_teachers, offload_of
 from icd_mmrazor.models.algorithms.student_losses import student_losses
 from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher, networks_needed_by
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
 from icd_mmrazor.models.networks.classifier_layer import is_headless, number_of_classes
-from icd_mmrazor.models.networks.ensemble import TeacherEnsemble
 from icd_mmrazor.models.networks.frozen import run_frozen
 from icd_mmrazor.models.networks.preparation import preparation_by
 from icd_mmrazor.models.networks.resolve import network_config
@@ -72,8 +71,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         architecture: The student, in the same forms as the teacher.
         data_preprocessor: Shared by both networks; a ``ClsDataPreprocessor`` by default. Defaults to that of the
             student, whose augmentations (``train_cfg.augments``) are used unless ``batch_augments`` is set here.
-        teacher_precision: ``'fp32'``, even if the student trains under ``'bf16'`` or ``'fp16'`` (GPU only): the same, under autocast; ``'bf16-true'`` or ``'fp16-true'``:
-            the weights themselves too, in half the memory. Losses get features in float32 in any case.
+        teacher_precision: ``'fp32'``, even if the student trains under autocast; ``'bf16'`` or ``'fp16'`` (GPU only),
+            under autocast; ``'bf16-true'`` or ``'fp16-true'``, with weights of half the memory, too. Losses get
+            features in float32 in any case.
         teacher_offload: Where weights of the teachers wait: ``False``, on the device; ``'networks'``, on the CPU, and
             each teacher is on the device only while it runs; ``'blocks'``: likewise each of its repeated blocks.
         channels_last: Whether images and weights are laid out channels last in memory, which is faster for

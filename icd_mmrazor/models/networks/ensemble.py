@@ -14,7 +14,6 @@ from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.networks.classifier_layer import is_headless, number_of_classes
 from icd_mmrazor.models.networks.combinations import COMBINATIONS, Combination
 from icd_mmrazor.models.networks.frozen import run_frozen
-from icd_mmrazor.models.networks.view import TeacherView
 
 
 class TeacherEnsemble(BaseClassifier):
