@@ -3,7 +3,7 @@
 A pair is a file ``configs/_base_/pairs/PAIR.py`` that holds everything but the distiller. A method is a file
 ``configs/_base_/methods/METHOD.py`` that holds the config of its distiller in a variable of the same name; a variable
 ``METHOD_beside``, if there is one, is used instead when the method is combined with others. A pair may replace settings
-of a method in a variable ``override_METHOD``, and gives ``image_shape`` if its images are not 3 x 32 x 32.
+of a method in a variable ``override_METHOD``.
 """
 
 import functools
@@ -16,6 +16,7 @@ from mmrazor.registry import MODELS
 from torch import nn
 
 from icd_mmrazor.configuration.building import explained_settings
+from icd_mmrazor.configuration.image_size import tell_distillers
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError, did_you_mean
 from icd_mmrazor.export.network import quiet
@@ -91,7 +92,6 @@ def compose(pair: str, methods: Sequence[str]) -> Config:
     cfg = Config.fromfile(BASE / 'pairs' / f'{pair}.py')
     name_networks_in_full(cfg.model)
     overrides = {key: cfg.pop(key) for key in list(cfg) if key.startswith('override_')}
-    image_shape = cfg.pop('image_shape', None)
     if STUDENT_ALONE in methods:
         if len(methods) > 1:
             raise SettingError(f'Method {STUDENT_ALONE} is the student alone and cannot be combined with others.')
@@ -99,10 +99,8 @@ def compose(pair: str, methods: Sequence[str]) -> Config:
         return cfg
     alone = len(methods) == 1
     distillers = {name: {**_distiller(name, alone), **overrides.get(f'override_{name}', {})} for name in methods}
-    for distiller in distillers.values():
-        if image_shape and type_name(distiller['type']) == 'FeatureDistiller':
-            distiller['image_shape'] = image_shape
     cfg.model.distiller = distillers[methods[0]] if alone else dict(type='MixedDistiller', distillers=distillers)
+    tell_distillers(cfg)
     try:
         initial_epochs = _initial_epochs(pair, cfg.model.distiller)
     except SettingError as error:

@@ -11,7 +11,12 @@ from icd_mmrazor.engine.checks import WeightCheck
 from icd_mmrazor.engine.hooks import SanityCheckHook
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import run
-from icd_mmrazor.launch.run_config import add_common_arguments, load_config, use_intact_checkpoints
+from icd_mmrazor.launch.run_config import (
+    add_common_arguments,
+    count_iterations,
+    load_config,
+    use_intact_checkpoints,
+)
 from icd_mmrazor.launch.runner import ToolRunner
 from icd_mmrazor.launch.watchdog import Watchdog
 from icd_mmrazor.models.classifiers import name_student_in_full
@@ -96,6 +101,7 @@ def main() -> None:
     apply_arguments(cfg, args)
     resume_after_restart(cfg)
     use_intact_checkpoints(cfg)
+    count_iterations(cfg)
     with Watchdog(cfg), process_group(cfg):
         runner = ToolRunner.from_cfg(cfg)
         if not any(isinstance(hook, SanityCheckHook | WeightCheck) for hook in runner.hooks):

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from icd_mmrazor.configuration.files import DATALOADERS, STAGES, apply_cfg_options, check_sections, read_config_file
+from icd_mmrazor.configuration.image_size import tell_distillers
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import add_cfg_options
@@ -44,7 +45,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 def load_config(args: argparse.Namespace, stage: str = 'train') -> Config:
     """Read a tool's config, apply the common arguments, and set what every run wants and few configs say.
 
-    That is batches as one tensor, workers that persist, pinned memory for a GPU, and a fused optimizer.
+    That is batches as one tensor, workers that persist, pinned memory for a GPU, a fused optimizer, and distillers that
+    know the shape of the images.
 
     Args:
         args: The tool's arguments, those of :func:`add_common_arguments` among them.
@@ -73,6 +75,7 @@ def load_config(args: argparse.Namespace, stage: str = 'train') -> Config:
             cfg[name].setdefault('pin_memory', torch.cuda.is_available())
     complete_hooks(cfg)
     use_fused_optimizer(cfg)
+    tell_distillers(cfg)
     return cfg
 
 
@@ -93,6 +96,22 @@ def use_intact_checkpoints(cfg: Config) -> None:
     hook = cfg.default_hooks.setdefault('checkpoint', dict(type='CheckpointHook', interval=1))
     if isinstance(hook, Mapping) and type_name(hook.get('type')) == 'CheckpointHook':
         cfg.default_hooks.checkpoint['type'] = 'IntactCheckpointHook'
+
+
+def count_iterations(cfg: Config) -> None:
+    """Let the checkpoints and the log of a training that counts iterations count them, too, unless the config says how.
+
+    mmengine's defaults count epochs, of which such a training has one: it would write a single checkpoint, at its end.
+    An interval of 1, the default, becomes that of the validations.
+    """
+    loop = cfg.get('train_cfg') or {}
+    if type_name(loop.get('type')) != 'IterBasedTrainLoop' and loop.get('by_epoch', True):
+        return
+    hook = cfg.default_hooks.get('checkpoint')
+    if isinstance(hook, Mapping) and 'by_epoch' not in hook:
+        interval = hook.get('interval', 1)
+        hook.update(by_epoch=False, interval=loop.get('val_interval', 1000) if interval == 1 else interval)
+    cfg.setdefault('log_processor', dict(by_epoch=False))
 
 
 def use_fused_optimizer(cfg: Config) -> None:

@@ -2,15 +2,19 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mmcv
+import numpy as np
 import pytest
 import torch
-from helpers import logged
+from helpers import ROOT, logged
 from mmengine.config import Config
 from mmengine.runner import Runner
+from mmpretrain.registry import MODELS
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -93,6 +97,8 @@ def test_nearest_neighbours(headless: bool, config: Callable, runner: Callable) 
     if headless:
         cfg.model.update(random_teacher=True, teacher_ckpt=None)
         cfg.model.teacher.pop('head')
+        # nothing reads them
+        cfg.model.architecture.head.num_classes = 3
     cfg.model.predict_also = ['pooled']
     cfg.model.distiller.kd = None
     bank = {**cfg.val_dataloader.dataset, 'images_key': 'train_images', 'labels_key': 'train_labels'}
@@ -221,3 +227,35 @@ def test_orders_of_the_channels(labeled: dict, unlabeled: dict, refused: bool) -
     loader = dict(dataset=dict(labeled=labeled, unlabeled=unlabeled))
     with pytest.raises(SettingError, match='channels') if refused else contextlib.nullcontext():
         check_channels(loader)
+
+
+PAGE, TUTORIAL = (ROOT / 'docs' / name for name in ('howto/unlabeled_images.md', 'tutorial.md'))
+CONFIGS_OF_PAGES = r'^```python\n# (my/\w+\.py)\n(.*?)^```'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('name', 'metric'), [('few_labels', 'accuracy'), ('no_labels', 'agreement'), ('neighbours', 'knn')]
+)
+def test_the_configs_of_the_page(name: str, metric: str, images_file: Path, runner: Callable) -> None:
+    """On a folder of images, of which few are left; the teacher is one of random weights."""
+    Path('my').mkdir()
+    for page in (TUTORIAL, PAGE):
+        for file, code in re.findall(CONFIGS_OF_PAGES, page.read_text(), re.DOTALL | re.MULTILINE):
+            Path(file).write_text(code.replace('num_workers=2', 'num_workers=0').replace('1297, 13', '64, 4'))
+    with np.load(images_file) as arrays:
+        for split, source in (('train', 'train'), ('val', 'test')):
+            pairs = zip(arrays[f'{source}_images'], arrays[f'{source}_labels'], strict=True)
+            for index, (image, label) in enumerate(pairs):
+                mmcv.imwrite(image, f'data/digits/{split}/{label}/{index}.png')
+    cfg = Config.fromfile(f'my/{name}.py')
+    Path('work_dirs/teacher').mkdir(parents=True)
+    teacher = MODELS.build(Config.fromfile('my/teacher.py').model)
+    torch.save({'state_dict': teacher.state_dict()}, cfg.model.teacher_ckpt)
+    cfg.merge_from_dict({'work_dir': 'work', 'train_cfg.max_epochs': 1, 'randomness.seed': 0})
+    run = runner(cfg)
+    run.train()
+    assert last_line(run, f'{metric}/top1')
+    student = Config.fromfile('work/student.py')
+    assert student.test_evaluator.type == 'Accuracy'
+    assert student.test_dataloader.dataset.type == 'CustomDataset'

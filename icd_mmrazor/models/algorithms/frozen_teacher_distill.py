@@ -27,10 +27,11 @@ from icd_mmrazor.models.algorithms.shared_preprocessor import (
     refuse_unmixed_labels,
     warn_of_preparation,
 )
+from icd_mmrazor.models.algorithms.shared_teacher import SharesTeacherWeights
 from icd_mmrazor.models.algorithms.student_losses import student_losses
 from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher, networks_needed_by
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
-from icd_mmrazor.models.networks.classifier_layer import is_headless, number_of_classes
+from icd_mmrazor.models.networks.classifier_layer import number_of_classes
 from icd_mmrazor.models.networks.frozen import run_frozen
 from icd_mmrazor.models.networks.preparation import preparation_by
 from icd_mmrazor.models.networks.resolve import network_config
@@ -38,7 +39,7 @@ from icd_mmrazor.models.networks.view import TeacherView
 
 
 @MODELS.register_module()
-class FrozenTeacherDistill(SingleTeacherDistill):
+class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
     """mmrazor's ``SingleTeacherDistill`` for a teacher that is only ever read.
 
     The teacher's checkpoint is required, and loaded strictly from a plain weights file before the distiller sees the
@@ -144,6 +145,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             architecture = network_config(architecture, 'model.architecture')
         if isinstance(data_preprocessor, dict):
             data_preprocessor = {'type': 'mmpretrain.ClsDataPreprocessor', **data_preprocessor}
+            if data_preprocessor['type'] in ('mmpretrain.ClsDataPreprocessor', 'ClsDataPreprocessor'):
+                # its parts, such as Mixup, are looked up in its scope
+                data_preprocessor.setdefault('_scope_', 'mmpretrain')
         super().__init__(
             distiller,
             ready.network,
@@ -187,11 +191,6 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         return self.teacher_preparation.view
 
     def _check_classes(self) -> None:
-        if is_headless(self.student):
-            raise SettingError(
-                'FrozenTeacherDistill: the student (model.architecture) has no classifier. Give it a head, or '
-                'num_classes if it is of timm or Hugging Face.'
-            )
         student, teacher = number_of_classes(self.student), number_of_classes(self.teacher)
         if student and teacher and student != teacher and reads_logits(self.distiller, self.teacher):
             raise SettingError(
@@ -311,6 +310,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
         """Move or cast the teacher along."""
+        self.own_teacher_weights()
         (self.teacher_offload or self.teacher)._apply(fn, *args, **kwargs)
         self.teacher_view._apply(fn, *args, **kwargs)
         return super()._apply(fn, *args, **kwargs)

@@ -87,9 +87,9 @@ class EnsembleFeatures:
         }
 
     @property
-    def maps(self) -> dict[str, int]:
-        """The numbers of feature maps of the members that are used: ``{'0.teacher': 4}``."""
-        return {f'{prefix}teacher': member.maps for prefix, member in self._members.items()}
+    def counts(self) -> dict[str, dict[str, int]]:
+        """The numbers of maps and pre-activations of the members that are used, as ``0.teacher``."""
+        return {f'{prefix}teacher': member.counts['teacher'] for prefix, member in self._members.items()}
 
     def use(self, names: Iterable[str], image_shape: tuple[int, ...] | None) -> None:
         """Find the places and shapes of features, see :meth:`NamedFeatures.use`."""

@@ -1,0 +1,115 @@
+"""The size of the images in all pipelines of a config."""
+
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from typing import Any
+
+from icd_mmrazor import checks
+from icd_mmrazor.configuration.type_names import dicts, type_name
+from icd_mmrazor.errors import SettingError
+
+# the setting of a transform that is the size of the images
+SIZES = {
+    'Resize': 'scale',
+    'RandomCrop': 'crop_size',
+    'CenterCrop': 'crop_size',
+    'RandomResizedCrop': 'scale',
+    'EfficientNetRandomCrop': 'scale',
+    'EfficientNetCenterCrop': 'crop_size',
+}
+# settings in pixels that grow with it
+MARGINS = {'RandomCrop': 'padding', 'ResizeEdge': 'scale', 'EfficientNetCenterCrop': 'crop_padding'}
+
+DISTILLERS = ('FeatureDistiller', 'ICDDistiller')
+
+
+def set_image_size(cfg: MutableMapping, size: int) -> None:
+    """Set the size of the images in the pipelines of all dataloaders of a config, in place.
+
+    Crops and resizes get the size; the padding of crops and the edge that precedes a centre crop grow in proportion.
+
+    Args:
+        cfg: The config: a recipe, also as ``_base_`` in a config that inherits it.
+        size: Height and width in pixels.
+
+    Raises:
+        SettingError: The size is not a positive integer, or a pipeline does not set the size of its images.
+
+    Config example::
+
+        _base_ = ['icd_mmrazor::_base_/recipes/standard_small.py']
+        from icd_mmrazor.configuration.image_size import set_image_size
+
+        set_image_size(_base_, 64)
+    """
+    checks.positive_int('set_image_size', 'size', size)
+    for split in ('train', 'val', 'test'):
+        name = f'{split}_dataloader'
+        for pipeline in _pipelines((cfg.get(name) or {}).get('dataset')):
+            before = [each[SIZES[kind]] for each, kind in _named(pipeline) if SIZES.get(kind) in each]
+            if not before:
+                raise SettingError(
+                    f'set_image_size: no transform of the pipeline of {name} sets the size of the images: '
+                    f'{", ".join(kind for _, kind in _named(pipeline)) or "it is empty"}. Add a Resize.'
+                )
+            old = before[-1] if isinstance(before[-1], int) else max(before[-1])
+            for transform, kind in _named(pipeline):
+                if SIZES.get(kind) in transform:
+                    transform[SIZES[kind]] = size
+                if isinstance(transform.get(MARGINS.get(kind)), int):
+                    transform[MARGINS[kind]] = round(transform[MARGINS[kind]] * size / old)
+
+
+def image_shape_of(cfg: Mapping) -> tuple[int, int, int] | None:
+    """Find the shape of the training images of a run, ``C x H x W``, from its config; None if it does not say."""
+    pipeline = next(_pipelines((cfg.get('train_dataloader') or {}).get('dataset')), [])
+    sizes = [_height_and_width(kind, each) for each, kind in _named(pipeline) if SIZES.get(kind) in each]
+    if not sizes or sizes[-1] is None:
+        return None
+    model = cfg.get('model') or {}
+    student = model.get('architecture')
+    preprocessors = [each.get('data_preprocessor') for each in (model, cfg, student) if isinstance(each, Mapping)]
+    means = [each['mean'] for each in preprocessors if each and each.get('mean') is not None]
+    gray = any(str(each.get('color_type')).startswith('grayscale') for each, _ in _named(pipeline))
+    channels = len(means[0]) if means and isinstance(means[0], Sequence) else 3
+    return (1 if gray else channels, *sizes[-1])
+
+
+def tell_distillers(cfg: Mapping) -> None:
+    """Give our distillers of maps the shape of the images, in a config of a run, unless they have one.
+
+    Connectors are built for the sizes of maps before a run has seen an image.
+    """
+    shape = image_shape_of(cfg)
+    model = cfg.get('model')
+    if shape is None or not isinstance(model, Mapping):
+        return
+    for part in dicts(model.get('distiller')):
+        entries = part.get('losses')
+        if type_name(part.get('type')) in DISTILLERS and isinstance(entries, Mapping) and _of_maps(entries):
+            part.setdefault('image_shape', shape)
+
+
+def _of_maps(entries: Mapping) -> bool:
+    features = {each[key] for each in dicts(entries) for key in ('features', 'feature') if key in each}
+    return not features <= {'pooled', 'logits'}
+
+
+def _height_and_width(kind: str, transform: Mapping) -> tuple[int, int] | None:
+    size = transform[SIZES[kind]]
+    if isinstance(size, int):
+        return size, size
+    if not isinstance(size, Sequence) or len(size) != 2 or transform.get('keep_ratio'):
+        return None
+    # the others have width and height
+    return tuple(size) if kind == 'RandomCrop' else (size[1], size[0])
+
+
+def _named(pipeline: list) -> Iterator[tuple[MutableMapping, str]]:
+    for transform in pipeline:
+        if isinstance(transform, Mapping):
+            yield transform, type_name(transform.get('type'))
+
+
+def _pipelines(dataset: Any) -> Iterator[list]:
+    """Yield the pipelines of a dataset's config, also inside wrappers such as ``ConcatDataset``."""
+    yield from (part['pipeline'] for part in dicts(dataset) if isinstance(part.get('pipeline'), list))
