@@ -119,8 +119,8 @@ def connector_names(entry: dict) -> list[str]:
 def terms_of(name: str, entry: dict, counts: Mapping[str, Mapping[str, int]]) -> list[Term]:
     """Expand a checked entry of ``losses`` to one term per feature, numbered from 1 if there are several.
 
-    ``counts`` are the numbers of ``maps`` (with the stem's) and ``preactivations`` of student and teacher, or of each of
-    several teachers (``1.teacher``).
+    ``counts`` are the numbers of ``maps`` (with the stem's) and ``preactivations`` of student and teacher, or of each
+    of several teachers (``1.teacher``).
 
     Raises:
         SettingError: The features do not fit the arguments of the loss, or a network has none of them.

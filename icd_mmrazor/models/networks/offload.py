@@ -1,11 +1,14 @@
 """Weights of a frozen network that wait on the CPU until they are needed."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+# the part of a stage's parameters that its blocks have at least
+MOST = 0.8
 
 
 class Offload:
@@ -31,7 +34,7 @@ class Offload:
     def __init__(self, network: nn.Module, parts: list[nn.Module]) -> None:
         self.network, self.parts = network, parts
         self.device = torch.device('cpu')
-        self._waiting: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+        self._waiting: dict[nn.Module, list[tuple[dict, str, Tensor]]] = {}
         for part in parts:
             part.register_forward_pre_hook(self._fetch)
             # also after an error
@@ -60,33 +63,35 @@ class Offload:
         self._waiting[part] = originals = []
         if self.device.type == 'cpu':
             return
-        for tensor in _tensors(part):
-            originals.append((tensor, tensor.data))
-            tensor.data = tensor.data.to(self.device, non_blocking=True)
+        for module in part.modules():
+            for tensors in (module._parameters, module._buffers):
+                for name, tensor in tensors.items():
+                    if tensor is not None:
+                        originals.append((tensors, name, tensor))
+                        copied = tensor.detach().to(self.device, non_blocking=True)
+                        tensors[name] = nn.Parameter(copied, False) if isinstance(tensor, nn.Parameter) else copied
 
     def _release(self, part: nn.Module, *_: Any) -> None:
-        for tensor, original in self._waiting.pop(part, []):
-            tensor.data = original
+        for tensors, name, original in self._waiting.pop(part, []):
+            tensors[name] = original
 
 
 def blocks_of(network: nn.Module) -> list[nn.Module]:
-    """Return the repeated blocks of a network: the members of its innermost sequences of alike blocks.
+    """Return the repeated blocks of a network, such as the encoder layers of a transformer or the blocks of a ResNet.
 
-    A block contains other modules, and at least one other in the sequence is of its class: the encoder layers of a
-    transformer, the residual blocks of a ResNet.
+    They are the members of a sequence, contain other modules, and are not the only ones of their class in it. A stage
+    that consists of such blocks, for the most part, gives them instead of itself.
     """
+    children = list(network.children())
+    in_sequence = isinstance(network, nn.Sequential | nn.ModuleList)
+    kinds = Counter(type(child) for child in children if in_sequence and any(child.children()))
     blocks: list[nn.Module] = []
-    for child in network.children():
-        inner = list(child.children()) if isinstance(child, nn.Sequential | nn.ModuleList) else []
-        kinds = Counter(type(block) for block in inner if any(block.children()))
-        alike = [block for block in inner if kinds[type(block)] > 1]
-        for block in alike:
-            blocks += blocks_of(block) or [block]
-        if not alike:
-            blocks += blocks_of(child)
+    for child in children:
+        inner = blocks_of(child)
+        repeated = kinds[type(child)] > 1 and not isinstance(child, nn.ModuleList)  # which is not called itself
+        blocks += [child] if repeated and _size(*inner) < MOST * _size(child) else inner
     return blocks
 
 
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
+def _size(*modules: nn.Module) -> int:
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
