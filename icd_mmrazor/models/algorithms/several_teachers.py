@@ -198,7 +198,7 @@ def offload_of(setting: Any, network: nn.Module) -> Offload | None:
     """Return what keeps the weights of the teachers on the CPU, or of their blocks, until they run; None: nothing.
 
     Raises:
-        SettingError: A network has no repeated blocks.
+        SettingError: None of the networks has repeated blocks.
     """
     if setting is False:
         return None
@@ -206,10 +206,11 @@ def offload_of(setting: Any, network: nn.Module) -> Offload | None:
     if setting == 'networks':
         return Offload(network, networks)
     blocks = [blocks_of(each) for each in networks]
-    if [] in blocks:
-        kind = type(networks[blocks.index([])]).__name__
+    if not any(blocks):
+        kind = type(networks[0]).__name__
         raise SettingError(
             f"{OWNER}: teacher_offload='blocks', but this {kind} has no repeated blocks, which a transformer or a "
             "ResNet has. Set model.teacher_offload='networks'."
         )
-    return Offload(network, [block for each in blocks for block in each])
+    # a network without any waits as a whole
+    return Offload(network, [part for each, own in zip(networks, blocks, strict=True) for part in own or [each]])

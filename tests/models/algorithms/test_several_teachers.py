@@ -182,6 +182,13 @@ def test_offloading_changes_nothing_on_a_cpu(offload: str, build: Callable, batc
     assert model.teacher_offload.resident == []
 
 
+def test_blocks_that_no_teacher_has_are_refused(build: Callable, network: Callable, teacher_file: Callable) -> None:
+    small = dict(teacher=network('res8'), teacher_ckpt=teacher_file('res8'))
+    assert len(build(small, {}, teacher_offload='blocks').teacher_offload.parts) == 1 + 9
+    with pytest.raises(SettingError, match='teacher_offload'):
+        build(small, small, teacher_offload='blocks')
+
+
 def test_a_copy_is_a_distillation_too(build: Callable, batch: Callable) -> None:
     """As ``EMAHook`` makes one, and moves it."""
     model = build(teacher_offload='networks')
