@@ -29,6 +29,7 @@ from icd_mmrazor.models.algorithms.shared_preprocessor import (
 )
 from icd_mmrazor.models.algorithms.shared_teacher import SharesTeacherWeights
 from icd_mmrazor.models.algorithms.student_losses import student_losses
+from icd_mmrazor.models.algorithms.token_students import class_token_scores
 from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher, networks_needed_by
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
 from icd_mmrazor.models.networks.classifier_layer import number_of_classes
@@ -167,6 +168,7 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
         self.predict_also = also
         initialise_from_teacher(self.distiller, self.teacher)
         refuse_softmax_of_labels(self.distiller, self.student, self.teacher)
+        self.class_scores = class_token_scores(self)
         freeze_unread_classifier(self)
         refuse_missing_predictions(self)
         self._check_classes()
@@ -268,7 +270,7 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
     def _student_losses(self, batch_inputs: Tensor, data_samples: list | None) -> dict[str, Tensor]:
         """Run the student; return its own losses, if they count."""
         if self.calculate_student_loss:
-            losses = student_losses(self.student, batch_inputs, data_samples)
+            losses = student_losses(self.student, batch_inputs, data_samples, self.class_scores)
             weight = 1.0 if self.distillation_stopped else getattr(self.distiller, 'student_loss_weight', 1.0)
             if weight != 1.0:
                 losses = {name: weight * value if 'loss' in name else value for name, value in losses.items()}

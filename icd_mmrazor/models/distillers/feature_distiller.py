@@ -42,7 +42,8 @@ class FeatureDistiller(ConfigurableDistiller):
       stages has four groups of blocks, whose tokens lie in maps;
     * ``tokens1``, ..., ``patch_tokens``: the same as tokens, ``N x C``; ``class_token``;
     * ``preactivation1``, ...: the maps of the stages before their last activation;
-    * ``pooled``: the input of the classifying layer; ``logits``: its output;
+    * ``pooled``: the input of the classifying layer; ``logits``: its output; ``distillation_logits``: those of the
+      student's distillation token (DeiT), or ``logits`` if it has none;
     * of one of several teachers (``FrozenTeacherDistill.teachers``): ``0.pooled``, ``1.logits``, which is compared with
       the student's feature without the number; their combined ``logits``;
     * for a loss on each of several: ``maps``, ``tokens`` and ``preactivations`` (of the stages), ``consecutive_maps``
