@@ -7,6 +7,7 @@ of a method in a variable ``override_METHOD``.
 """
 
 import functools
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from icd_mmrazor.configuration.image_size import tell_distillers
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError, did_you_mean
 from icd_mmrazor.export.network import quiet
+from icd_mmrazor.models.distillers.feature_terms import NETWORKS, class_of, feature_names
 from icd_mmrazor.models.networks.resolve import name_networks_in_full
 
 BASE = Path(__file__).resolve().parent / '.mim' / 'configs' / '_base_'
@@ -108,6 +110,37 @@ def compose(pair: str, methods: Sequence[str]) -> Config:
     if initial_epochs:
         _delay_schedule(cfg, initial_epochs)
     return cfg
+
+
+def needs_of(method: str) -> set[str]:
+    """Return what a method needs of networks and images.
+
+    Args:
+        method: One of :func:`method_names`, or an alias.
+
+    Returns:
+        Of the two networks ``'logits'``, ``'pooled'``, ``'maps'``, ``'tokens'`` and ``'preactivations'``; of the images
+        ``'labels'``, apart from those that the student's own loss reads, and ``'positions'`` in the training set.
+    """
+    with MODELS.switch_scope_and_registry('mmrazor'):
+        distiller = MODELS.build(_distiller(ALIASES.get(method, method), alone=True))
+    needs = set()
+    for entry in distiller.entries.values():
+        loss = entry['loss']
+        cls = type(loss) if isinstance(loss, nn.Module) else class_of(loss)
+        names = {name for network in NETWORKS for name in feature_names(entry, network)}
+        needs |= {_kind_of_feature(name) for name in names}
+        if getattr(cls, 'reads_labels', False):
+            needs.add('labels')
+        if 'data_samples' in inspect.signature(cls.forward).parameters:
+            needs.add('positions')
+    return needs
+
+
+def _kind_of_feature(name: str) -> str:
+    if name in ('logits', 'pooled'):
+        return name
+    return next((kind for kind in ('preactivations', 'tokens') if kind[:-1] in name), 'maps')
 
 
 def _distiller(method: str, alone: bool) -> dict:

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from icd_mmrazor.datasets.labels import has_labels, plain_datasets
-from icd_mmrazor.models.algorithms.predictions import POOLED, add_feature, pooled_feature
+from icd_mmrazor.models.algorithms.predictions import POOLED, add_feature, has_pooled_feature, pooled_feature
 from icd_mmrazor.models.networks.classifier_layer import is_headless, number_of_classes
 from icd_mmrazor.models.networks.ensemble import TeacherEnsemble
 from icd_mmrazor.models.networks.headless import ImageNetwork
@@ -32,17 +32,17 @@ def evaluate(algorithm: nn.Module, runner: Runner, member: int | None = None) ->
     """
     dataloader, whole = runner.val_loop.dataloader, runner.val_loop.evaluator
     predicts = why_not_evaluated(algorithm, member) is None
-    together = isinstance(algorithm.teacher, TeacherEnsemble) and member is None
-    kinds = [*([] if together else [POOLED]), *([None] if predicts else [])]
+    teacher, source = algorithm.teacher.eval(), getattr(algorithm.distiller, 'teacher_source', None)
+    network, run = teacher, getattr(algorithm, 'run_teacher', teacher)
+    if member is not None:
+        network, run, source = teacher.members[member], functools.partial(teacher.run_member, member), None
+    has_feature = not isinstance(network, TeacherEnsemble) and has_pooled_feature(network, source)
+    kinds = {kind for kind, found in ((None, predicts), (POOLED, has_feature)) if found}
     metrics = [metric for metric in whole.metrics if getattr(metric, 'needs', None) in kinds]
     if not metrics:
         return {}
     evaluator = whole if len(metrics) == len(whole.metrics) else Evaluator(metrics)
-    teacher, features = algorithm.teacher.eval(), any(getattr(metric, 'needs', None) == POOLED for metric in metrics)
-    network, run = teacher, getattr(algorithm, 'run_teacher', teacher)
-    source = getattr(algorithm.distiller, 'teacher_source', None)
-    if member is not None:
-        network, run, source = teacher.members[member], functools.partial(teacher.run_member, member), None
+    features = any(getattr(metric, 'needs', None) == POOLED for metric in metrics)
     for batch in dataloader:
         data = algorithm.data_preprocessor(batch, False)
         images = data['inputs']

@@ -1,4 +1,4 @@
-"""Networks of timm and Hugging Face by name."""
+"""Networks that timm or Hugging Face publish, by name."""
 
 import importlib
 from collections.abc import Mapping
@@ -63,6 +63,11 @@ def with_published_weights(network: Any) -> Any:
 def loads_itself(network: Any) -> bool:
     """Return whether a network, by its config, loads published weights or a file while it is built."""
     return any(part.get('pretrained') or part.get('checkpoint_path') for part in _of_hubs(network))
+
+
+def is_published_by_hub(network: Any) -> bool:
+    """Return whether a network, by its config, is one of timm or Hugging Face."""
+    return bool(_of_hubs(network))
 
 
 def name_in(network: Mapping[str, Any]) -> str:
