@@ -16,7 +16,7 @@ In use, the student predicts with the average of both.
 
 ## Students
 
-- With a distillation token: mmpretrain's `DistilledVisionTransformer` with a `DeiTClsHead`, or timm's `deit_*_distilled_*`. [An example](deit_res20_deit-mini_digits.py) trains on the digits.
+- With a distillation token: mmpretrain's `DistilledVisionTransformer` with a `DeiTClsHead`, or timm's `deit_*_distilled_*`. [An example](../demo/deit_res20_deit-mini_digits.py) trains on the digits.
 - Any other student has one classifier, which learns both labels: the paper's hard distillation without a token.
 
 `distillation_logits` is the name of the second classifier's output, for any loss. The paper's soft form is
