@@ -19,6 +19,9 @@ class HardDistillationLoss(FeatureLoss):
         losses=dict(hard=dict(loss=dict(type='HardDistillationLoss', loss_weight=0.5), features='logits'))
     """
 
+    # as many classes
+    same_width_by = 'LinearProjection'
+
     def check_shapes(self, s_feature: tuple[int, ...], t_feature: tuple[int, ...]) -> None:
         """Refuse logits of different numbers of classes.
 
@@ -33,4 +36,6 @@ class HardDistillationLoss(FeatureLoss):
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Compute the loss of logits, ``B x C`` both."""
-        return F.cross_entropy(student, teacher.argmax(1))
+        # 0; not finite if a logit of the teacher is not, which its decision would hide
+        broken = (0 * teacher).sum()
+        return F.cross_entropy(student, teacher.argmax(1)) + broken
