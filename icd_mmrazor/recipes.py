@@ -7,7 +7,7 @@ of a method in a variable ``override_METHOD``, and gives ``image_shape`` if its 
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -97,19 +97,32 @@ def compose(pair: str, methods: Sequence[str]) -> Config:
             raise SettingError(f'Method {STUDENT_ALONE} is the student alone and cannot be combined with others.')
         cfg.model = cfg.model.architecture
         return cfg
-    alone = len(methods) == 1
-    distillers = {name: {**_distiller(name, alone), **overrides.get(f'override_{name}', {})} for name in methods}
-    for distiller in distillers.values():
-        if image_shape and type_name(distiller['type']) == 'FeatureDistiller':
-            distiller['image_shape'] = image_shape
-    cfg.model.distiller = distillers[methods[0]] if alone else dict(type='MixedDistiller', distillers=distillers)
+    cfg.model.distiller = compose_distiller(methods, overrides, image_shape)
     try:
         initial_epochs = _initial_epochs(pair, cfg.model.distiller)
     except SettingError as error:
         raise SettingError(f'{"+".join(methods)} does not fit {pair}. {error}') from None
     if initial_epochs:
-        _delay_schedule(cfg, initial_epochs)
+        delay_schedule(cfg, initial_epochs)
     return cfg
+
+
+def compose_distiller(
+    methods: Sequence[str], overrides: Mapping[str, dict] | None = None, image_shape: Sequence[int] | None = None
+) -> dict:
+    """Compose the config of the distiller of one or more methods, without aliases; several are mixed.
+
+    Args:
+        methods: Names of methods, not of the student alone.
+        overrides: Settings to replace in a method, ``override_METHOD=dict(...)``.
+        image_shape: Shape of the images, ``(C, H, W)``, for the methods that compare feature maps.
+    """
+    alone, overrides = len(methods) == 1, overrides or {}
+    distillers = {name: {**_distiller(name, alone), **overrides.get(f'override_{name}', {})} for name in methods}
+    for distiller in distillers.values():
+        if image_shape and type_name(distiller['type']) == 'FeatureDistiller':
+            distiller['image_shape'] = image_shape
+    return distillers[methods[0]] if alone else dict(type='MixedDistiller', distillers=distillers)
 
 
 def _distiller(method: str, alone: bool) -> dict:
@@ -120,7 +133,8 @@ def _distiller(method: str, alone: bool) -> dict:
     return cfg[method] if alone or combined is None else combined
 
 
-def _delay_schedule(cfg: Config, epochs: int) -> None:
+def delay_schedule(cfg: Config, epochs: int) -> None:
+    """Let the schedules of a config start after some initial epochs, which are added to the training."""
     schedules = cfg.get('param_scheduler') or []
     for schedule in schedules if isinstance(schedules, list) else [schedules]:
         if not schedule.get('by_epoch', True):

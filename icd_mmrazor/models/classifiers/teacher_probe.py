@@ -1,0 +1,133 @@
+"""A linear classifier on the features of a teacher."""
+
+from typing import Any
+
+from mmengine.config import ConfigDict
+from mmpretrain.models import ImageClassifier, LinearClsHead
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from icd_mmrazor import checks
+from icd_mmrazor.checkpoints.reading import read_checkpoint
+from icd_mmrazor.checkpoints.weights import load_strictly, weights_of
+from icd_mmrazor.configuration.type_names import type_name
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.classifiers.linear_probe import LinearProbe
+from icd_mmrazor.models.networks.classifier_layer import is_headless, pooling_layer
+from icd_mmrazor.models.networks.features import feature_shapes, output_of
+from icd_mmrazor.models.networks.headless import as_teacher
+from icd_mmrazor.models.networks.image_size import image_size_of
+from icd_mmrazor.models.networks.resolve import network_config, published_weights
+
+
+@MODELS.register_module()
+class TeacherProbe(LinearProbe):
+    """A teacher without a classifier, or with one for other classes, frozen, with a new linear classifier.
+
+    Images are resized to the size that the teacher was built for, if it has one (antialiased). A checkpoint of it is
+    that of a teacher with logits: a distillation takes it with its config.
+
+    Args:
+        num_classes: Number of classes of the images.
+        teacher: The network; see :func:`icd_mmrazor.models.networks.resolve.network_config`.
+        teacher_ckpt: Its weights: a file or an ``https://`` address; by default those published for it. Those of a
+            classifier are left out.
+        feature: Which feature is classified; see ``teacher_feature`` of ``FrozenTeacherDistill``.
+        cache: Whether the feature of an image is kept, so that it is computed once. Switch it off in a distillation,
+            in which every image is another crop.
+        **kwargs: Other arguments of mmpretrain's ``ImageClassifier`` except ``backbone``, ``neck``, ``head`` and
+            ``pretrained``.
+
+    Raises:
+        SettingError: ``teacher_ckpt`` is missing, or the classifier of the teacher cannot be left out.
+        CheckpointError: The weights do not fit the teacher.
+
+    Config example::
+
+        model = dict(
+            type='TeacherProbe', num_classes=10, teacher='timm/vit_small_patch14_dinov2', teacher_ckpt='dinov2.pth')
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        teacher: str | dict,
+        teacher_ckpt: str | None = None,
+        feature: str = 'auto',
+        cache: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        checks.boolean(self, 'cache', cache)
+        file = teacher_ckpt or published_weights(teacher)
+        if not file:
+            raise SettingError(f'TeacherProbe: teacher_ckpt={teacher_ckpt!r} must name the weights of the teacher.')
+        network = MODELS.build(without_classifier(network_config(teacher, 'model.teacher'), 'model.teacher'))
+        checkpoint = read_checkpoint(file)
+        load_strictly(network, _without_head(network, weights_of(checkpoint, file)), f'teacher_ckpt={file}')
+        network = as_teacher(network, feature)
+        size, width = image_size_of(network), feature_shapes(network, [output_of(pooling_layer(network))])[0][0]
+        backbone, neck = network, None
+        if isinstance(network, ImageClassifier):
+            backbone, neck = network.backbone, _Pooled(network.neck, network.head)
+        self._assemble(backbone, neck or _Pooled(), LinearClsHead(num_classes, width), kwargs)
+        self.cache, self.image_size = cache, size
+        self._freeze(checkpoint, file)
+        self.backbone.register_forward_pre_hook(lambda _, images: (self._resized(images[0]), *images[1:]))
+
+    def _resized(self, images: Tensor) -> Tensor:
+        if self.image_size is None or tuple(images.shape[-2:]) == self.image_size:
+            return images
+        return interpolate(images, self.image_size, mode='bilinear', antialias=True)
+
+    def extract_feat(self, inputs: Tensor, stage: str = 'neck') -> tuple[Tensor, ...] | Tensor:
+        """Compute the features of images, without gradients; arguments as in ``ImageClassifier``."""
+        self._features[self.training, False].useful &= self.cache
+        return super().extract_feat(inputs, stage)
+
+
+class _Pooled(nn.Module):
+    """Neck and pooling of a teacher, in the form of mmpretrain's necks."""
+
+    def __init__(self, *parts: nn.Module | None) -> None:
+        super().__init__()
+        self.parts = nn.Sequential(*(part for part in parts if part is not None))
+
+    def forward(self, output: Any) -> tuple[Tensor]:
+        return (self.parts(output),)
+
+
+def name_teacher_in_full(model: ConfigDict) -> None:
+    """Put the teacher into the config of its probe, so that the config stored with a run is complete."""
+    if not model.get('teacher_ckpt'):
+        model.teacher_ckpt = published_weights(model.get('teacher'))
+    model.teacher = network_config(model.teacher, 'model.teacher')
+
+
+def without_classifier(network: ConfigDict, setting: str) -> ConfigDict:
+    """Return the config of a network without its classifier.
+
+    Raises:
+        SettingError: How to do that is not known.
+    """
+    kind = type_name(network.type)
+    if kind in ('TimmClassifier',):
+        network.num_classes = 0
+    elif kind == 'ImageClassifier':
+        network.head = None
+    elif not is_headless(MODELS.build(network)):
+        raise SettingError(
+            f'{setting}: the classifier of a {kind} cannot be left out. Give an ImageClassifier, a TimmClassifier, or '
+            'a network without classifier.'
+        )
+    return network
+
+
+def _without_head(network: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out the weights of a classifier that the network was built without."""
+    own = network.state_dict()
+    inner = getattr(network, 'model', None)
+    names = (getattr(inner, 'pretrained_cfg', None) or {}).get('classifier') or ()
+    names = (names,) if isinstance(names, str) else tuple(names)
+    heads = ('head.', *(f'{name}.' for name in names))  # a TimmClassifier saves timm's own names
+    return {name: weight for name, weight in weights.items() if name in own or not name.startswith(heads)}
