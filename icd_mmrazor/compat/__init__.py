@@ -23,7 +23,7 @@ def prepare() -> None:
     imports.register_config_package()
 
     # they import the stack, which must be there first
-    from icd_mmrazor.compat import loading, mmrazor_fixes, recording
+    from icd_mmrazor.compat import loading, mmrazor_fixes, optimizers, recording
 
     loading.load_checkpoints_as_plain_weights()
     loading.load_own_checkpoints()
@@ -35,6 +35,7 @@ def prepare() -> None:
     mmrazor_fixes.find_soft_cross_entropy()
     mmrazor_fixes.read_candidates_as_literals()
     mmrazor_fixes.validate_whatever_is_predicted()
+    optimizers.let_lamb_train_scalars()
     recording.record_what_modules_compute()
     recording.record_what_is_there()
 
