@@ -9,7 +9,7 @@ from helpers import whole_network
 from mmengine.config import Config
 from mmrazor.registry import MODELS
 
-from icd_mmrazor.export.onnx import input_size, write_onnx
+from icd_mmrazor.export.onnx import as_onnx
 from icd_mmrazor.export.student import plain_student
 from icd_mmrazor.models.networks.classifier_layer import number_of_channels
 from icd_mmrazor.models.networks.features import feature_points, feature_shapes

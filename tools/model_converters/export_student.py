@@ -1,101 +1,70 @@
 #!/usr/bin/env python3
-"""Export the student in a distillation's checkpoint as a plain mmpretrain classifier.
+"""Export the student in a distillation's checkpoint to mmpretrain, ONNX, TorchScript, timm and other formats.
 
-The checkpoint is one of mmrazor or of this package, or of a plain classifier, which loses its optimizer. OUT.pth gets
-the weights, OUT.py the config. Trainings with this package's configs write both by themselves.
+The checkpoint is one of mmrazor or of this package, or of a plain classifier, which loses its optimizer. By default,
+OUT.pth gets the weights and OUT.py the config, for mmpretrain. Trainings with this package's configs write both by
+themselves. Every file is compared with the network before anything is written.
 """
 
 import argparse
 from pathlib import Path
 
-from icd_mmrazor.checkpoints.reading import read_checkpoint
-from icd_mmrazor.checkpoints.weights import load_strictly
-from icd_mmrazor.checkpoints.writing import atomic_write, check_writable, write_checkpoint
-from icd_mmrazor.configuration.files import read_config_file
-from icd_mmrazor.configuration.stored import config_of
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.export.network import build_network
-from icd_mmrazor.export.onnx import input_size, require_onnx, write_onnx
-from icd_mmrazor.export.student import plain_student, student_checkpoint
-from icd_mmrazor.launch.command_line import positive_int, run
-from icd_mmrazor.models.networks.classifier_layer import number_of_channels
-
-from mmengine.registry import DefaultScope
-
-REMEDY = 'Give the config of the training, --config CONFIG; its custom_imports must name your own modules.'
-USAGE = """
-  from mmpretrain import ImageClassificationInferencer
-  inferencer = ImageClassificationInferencer({config!r}, pretrained={weights!r})
-  print(inferencer('IMAGE_FILE')[0]['pred_label'])"""
+from icd_mmrazor.export.formats import FORMATS, INT8, check_files, export, files_of
+from icd_mmrazor.export.int8 import Calibration
+from icd_mmrazor.export.trained import read_student
+from icd_mmrazor.launch.command_line import add_cfg_options, positive_int, run
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('checkpoint', metavar='CKPT', help='checkpoint of a distillation, or of a plain classifier')
-    parser.add_argument('out', metavar='OUT.pth', help='where to write the weights; the config goes to OUT.py')
+    parser.add_argument('out', metavar='OUT.pth', help='name of the files; each format has its own suffix')
+    to = f'what to write (default: mmpretrain): {", ".join(FORMATS)}'
+    parser.add_argument('--to', nargs='+', action='extend', metavar='FORMAT', help=to)
+    onnx = 'write ONNX as well, by default to OUT.onnx; --to mmpretrain onnx is the same'
+    parser.add_argument('--onnx', nargs='?', const=True, metavar='FILE', help=onnx)
     parser.add_argument('--config', help='of the run (default: the one in the checkpoint, which is read, not run)')
-    parser.add_argument('--onnx', nargs='?', const=True, metavar='FILE', help='write ONNX as well (default: OUT.onnx)')
-    size = 'of the images of the ONNX file (default: what the test pipeline makes)'
+    size = 'of the images that the network takes (default: what the test pipeline makes)'
     parser.add_argument('--input-size', nargs=2, type=positive_int, metavar=('H', 'W'), help=size)
+    folder = 'images to calibrate INT8 on (default: the training images in the config)'
+    parser.add_argument('--calibration', type=Path, metavar='FOLDER', help=folder)
+    number = 'how many of them, drawn by a fixed seed (default: 256)'
+    parser.add_argument('--calibration-images', type=positive_int, default=256, metavar='N', help=number)
+    bits = 'INT8 weights of 7 bits, for x86 processors without VNNI'
+    parser.add_argument('--reduce-range', action='store_true', help=bits)
+    measure = "evaluate each file on the config's test images, as INT8 files always are"
+    parser.add_argument('--measure', action='store_true', help=measure)
+    add_cfg_options(parser, 'change settings of the config: test_dataloader.dataset.data_root=DIR ...')
     parser.add_argument('--force', action='store_true', help='replace files that exist')
     return parser.parse_args()
 
 
 def outputs(args: argparse.Namespace) -> dict[str, Path]:
-    """Return the files to write, after checking that they can be written."""
-    out = Path(args.out)
-    if out.is_dir() or out.suffix != '.pth':
+    """Return the file of each format, after checking that all can be written."""
+    out, formats = Path(args.out), args.to or ['mmpretrain']
+    if out.is_dir() or out.suffix not in ('', '.pth') or not out.name:
         raise SettingError(f'OUT {out} must be a file that ends in .pth.')
-    files = {'weights': out, 'config': out.with_suffix('.py')}
-    if args.onnx:
-        files['onnx'] = out.with_suffix('.onnx') if args.onnx is True else Path(args.onnx)
-    elif args.input_size:
-        raise SettingError('--input-size is for the ONNX file: give --onnx as well.')
-    if len({file.resolve() for file in files.values()}) < len(files):
-        raise SettingError(f'--onnx {args.onnx} is the file of the weights or the config. Give another one.')
-    sources = {Path(source).resolve() for source in (args.checkpoint, args.config) if source}
-    for kind, file in files.items():
-        setting = '--onnx' if kind == 'onnx' else 'OUT'
-        check_writable(file, setting)
-        if file.resolve() in sources:
-            raise SettingError(f'{setting} {file} is a source of the export. Give another file.')
-        if file.exists() and not args.force:
-            raise SettingError(f'{setting} {file} exists. Give another file, or --force to replace it.')
+    files = files_of([*formats, 'onnx'] if args.onnx else formats, out)
+    if isinstance(args.onnx, str):
+        files['onnx'] = Path(args.onnx)
+    if args.input_size and not any(FORMATS[name].takes_images for name in files):
+        raise SettingError('--input-size is for formats that are run, such as --to onnx.')
+    if INT8 not in files and (args.calibration or args.reduce_range):
+        raise SettingError(f'--calibration and --reduce-range are for --to {INT8}.')
+    check_files(files, args.force, [Path(source) for source in (args.checkpoint, args.config) if source])
     return files
 
 
 def main() -> None:
     args = parse_args()
     files = outputs(args)
-    if args.onnx:
-        require_onnx()
-    checkpoint = read_checkpoint(args.checkpoint)
-    whole = read_config_file(args.config, '--config') if args.config else config_of(checkpoint, args.checkpoint)
-    cfg = plain_student(whole)
-    student = student_checkpoint(checkpoint, cfg, args.checkpoint)
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        source = args.config or f'the config in {args.checkpoint}'
-        model = build_network(f'the student of {source}', cfg.model, REMEDY).eval()
-    load_strictly(model, student['state_dict'], f'the student in {args.checkpoint}')
-
-    notes = {'onnx': ''}
-    if args.onnx:
-        channels = number_of_channels(model)
-        height, width = args.input_size or input_size(cfg, channels)
-        classes = (student['meta'].get('dataset_meta') or {}).get('classes')
-        classes = classes if isinstance(classes, list | tuple) else None
-        difference = write_onnx(model, cfg, files['onnx'], (height, width), classes)
-        notes['onnx'] = f'images: B x {channels} x {height} x {width}, differs from torch by {difference:.1e}'
-    atomic_write(cfg.pretty_text, files['config'])
-    write_checkpoint(student, files['weights'])
-    epoch = f', epoch {student["meta"]["epoch"]}' if 'epoch' in student['meta'] else ''
-    parameters = sum(p.numel() for p in model.parameters())
-    notes['weights'] = f'{type(getattr(model, "backbone", model)).__name__}, {parameters:,} parameters{epoch}'
-    imports = cfg.get('custom_imports', {}).get('imports')
-    notes['config'] = f'needs {", ".join(imports)} in addition to mmpretrain' if imports else 'needs only mmpretrain'
-    for name, file in files.items():
-        print(f'{file}: {notes[name]}')
-    print(USAGE.format(config=str(files['config']), weights=str(files['weights'])))
+    student = read_student(args.checkpoint, args.config, args.cfg_options)
+    calibration = Calibration(args.calibration, args.calibration_images, args.reduce_range)
+    size = tuple(args.input_size) if args.input_size else None
+    for exported in export(student, files, size, calibration, args.measure):
+        usage = exported.usage.replace('\n', '\n    ')
+        print(f'{exported}\n\n    {usage}\n')
 
 
 if __name__ == '__main__':

@@ -1,0 +1,112 @@
+"""Exported files, run without this package."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from icd_mmrazor.errors import SettingError, UserError
+
+# from images, B x C x H x W, to logits, B x num_classes
+Network = Callable[[Tensor], Tensor]
+RUNNABLE = ('.onnx', '.pt', '.pt2')
+
+
+def network_in(file: Path, threads: int | None = None) -> Network:
+    """Load an exported file as its users do, in onnxruntime (``.onnx``) or torch (``.pt``, ``.pt2``).
+
+    A ``.pt`` or ``.pt2`` file is a program: load only what you trust.
+
+    Args:
+        file: The file.
+        threads: Number of onnxruntime's threads; by default one for each core.
+
+    Raises:
+        SettingError: There is no such file, or it is of another kind.
+    """
+    if file.suffix not in RUNNABLE:
+        raise SettingError(f'{file}: expected a file that ends in {", ".join(RUNNABLE)}.')
+    if not file.is_file():
+        raise SettingError(f'{file}: there is no such file.')
+    if file.suffix == '.onnx':
+        return onnx_network(file, threads)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', FutureWarning)  # TorchScript is deprecated
+        return torch.jit.load(file) if file.suffix == '.pt' else torch.export.load(file).module()
+
+
+def onnx_network(model: Path | bytes, threads: int | None = None) -> Network:
+    """Load an ONNX file, or its content, into onnxruntime on the CPU; its logits are those of a plain session."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = 3  # errors
+    source = model if isinstance(model, bytes) else str(model)
+    session = onnxruntime.InferenceSession(source, options, providers=['CPUExecutionProvider'])
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(['logits'], {'images': images.numpy()})[0])
+
+    return run
+
+
+def verify(
+    what: str, found: Network, expected: nn.Module, shape: tuple[int, ...], tolerance: float, remedy: str = ''
+) -> float:
+    """Compare an exported network with the student, on random images in batches of 3 and of 1.
+
+    Args:
+        what: The format, for the message: ``'onnx'``.
+        found: The exported network.
+        expected: The student, from images to logits.
+        shape: Of an image, ``(C, H, W)``.
+        tolerance: The largest difference, as a part of the largest logit (at least 1).
+        remedy: What to do about it, the end of the message.
+
+    Returns:
+        The largest difference of the logits.
+
+    Raises:
+        UserError: They differ by more, or have another shape.
+    """
+    generator = torch.Generator().manual_seed(0)
+    largest = 0.0
+    for size in (3, 1):
+        images = torch.randn(size, *shape, generator=generator)
+        with torch.no_grad():
+            logits, wanted = found(images), expected(images)
+        difference = float((logits - wanted).abs().max()) if logits.shape == wanted.shape else np.inf
+        if not difference <= tolerance * max(1.0, float(wanted.abs().max())):
+            raise UserError(
+                f'--to {what}: its logits differ by {difference:.2g} from those of the student, so no file was '
+                f'written. {remedy}'.strip()
+            )
+        largest = max(largest, difference)
+    return largest
+
+
+def check_logits(network: nn.Module, shape: tuple[int, ...], kind: str) -> None:
+    """Check that a student gives logits for images of a shape, ``(C, H, W)``, before anything is exported.
+
+    Raises:
+        SettingError: It fails on such images, or gives something else; ``kind`` is its type, for the message.
+    """
+    size = ' x '.join(map(str, shape))
+    try:
+        with torch.no_grad():
+            logits: Any = network(torch.zeros(2, *shape))
+    except Exception as error:  # of any network
+        reason = str(error).strip().partition('\n')[0][:200]
+        raise SettingError(
+            f'--input-size: this {kind} fails on images of {size}: {reason}. Give the size that it was trained on.'
+        ) from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise SettingError(
+            f'the student ({kind}) gives no logits for images of {size}, so only its weights can be exported: '
+            '--to mmpretrain safetensors.'
+        )
