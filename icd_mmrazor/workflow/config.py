@@ -115,16 +115,19 @@ class Images:
         val = dict(batch_size=self.batch_size, **workers, dataset=self.dataset('val', self.pipeline('val')))
         return dict(train_dataloader=train, val_dataloader=val, test_dataloader=copy.deepcopy(val))
 
+    @property
+    def unlabeled_in_batch(self) -> int:
+        """The number of images without labels in a batch: as many as their part, within limits."""
+        labeled, without = self.numbers
+        part = min(max(without / (labeled + without), 0.25), 0.75)
+        return min(max(round(part * self.batch_size), 1), self.batch_size - 1)
+
     def partly_labeled(self, unlabeled: Path) -> dict[str, Any]:
         """Return the settings of images to train on with and without labels, in batches of both."""
-        labeled, without = self.numbers
-        # as many of each kind as there are, within limits: each batch needs labels, and no image should be rare
-        part = min(max(without / (labeled + without), 0.25), 0.75)
-        number = min(max(round(part * self.batch_size), 1), self.batch_size - 1)
         pipeline = self.pipeline('train')
         return dict(
             batch_sampler=dict(
-                type='PartlyLabeledBatchSampler', unlabeled=number, epoch_of='labeled', drop_last=False
+                type='PartlyLabeledBatchSampler', unlabeled=self.unlabeled_in_batch, epoch_of='labeled', drop_last=False
             ),
             dataset=dict(
                 _delete_=True,

@@ -36,6 +36,7 @@ class TeacherProbe(LinearProbe):
         feature: Which feature is classified; see ``teacher_feature`` of ``FrozenTeacherDistill``.
         cache: Whether the feature of an image is kept, so that it is computed once. Switch it off in a distillation,
             in which every image is another crop.
+        random_teacher: Use the teacher without weights, to try things out.
         **kwargs: Other arguments of mmpretrain's ``ImageClassifier`` except ``backbone``, ``neck``, ``head`` and
             ``pretrained``.
 
@@ -56,15 +57,18 @@ class TeacherProbe(LinearProbe):
         teacher_ckpt: str | None = None,
         feature: str = 'auto',
         cache: bool = True,
+        random_teacher: bool = False,
         **kwargs: Any,
     ) -> None:
         checks.boolean(self, 'cache', cache)
-        file = teacher_ckpt or published_weights(teacher)
-        if not file:
+        checks.boolean(self, 'random_teacher', random_teacher)
+        file = None if random_teacher else teacher_ckpt or published_weights(teacher)
+        if not (file or random_teacher):
             raise SettingError(f'TeacherProbe: teacher_ckpt={teacher_ckpt!r} must name the weights of the teacher.')
         network = MODELS.build(without_classifier(network_config(teacher, 'model.teacher'), 'model.teacher'))
-        checkpoint = read_checkpoint(file)
-        load_strictly(network, _without_head(network, weights_of(checkpoint, file)), f'teacher_ckpt={file}')
+        checkpoint = read_checkpoint(file) if file else {}
+        if file:
+            load_strictly(network, _without_head(network, weights_of(checkpoint, file)), f'teacher_ckpt={file}')
         network = as_teacher(network, feature)
         size, width = image_size_of(network), feature_shapes(network, [output_of(pooling_layer(network))])[0][0]
         backbone, neck = network, None
@@ -72,7 +76,7 @@ class TeacherProbe(LinearProbe):
             backbone, neck = network.backbone, _Pooled(network.neck, network.head)
         self._assemble(backbone, neck or _Pooled(), LinearClsHead(num_classes, width), kwargs)
         self.cache, self.image_size = cache, size
-        self._freeze(checkpoint, file)
+        self._freeze(checkpoint, file or 'random weights')
         self.backbone.register_forward_pre_hook(lambda _, images: (self._resized(images[0]), *images[1:]))
 
     def _resized(self, images: Tensor) -> Tensor:
