@@ -1,6 +1,7 @@
 """Reading of checkpoints as plain weights."""
 
 import hashlib
+import importlib
 import io
 import os
 import re
@@ -25,7 +26,8 @@ def read_checkpoint(
 ) -> dict:
     """Read a checkpoint with ``weights_only=True``, so that nothing in it can run.
 
-    The checksums of an archive are verified first; files of torch before 1.6 have none.
+    The checksums of an archive are verified first; files of torch before 1.6 have none. A file of safetensors, which
+    holds tensors alone, is recognised by its content.
 
     Args:
         path: A local file, an open binary file, or an ``https://`` address. What is downloaded is kept in torch's hub
@@ -70,9 +72,16 @@ def local_file(path: str | os.PathLike) -> Path:
 def _read(opened: BinaryIO, name: str, map_location: Any, also_allowed: Sequence[type]) -> dict:
     # the file is opened once, so that what is loaded is what was verified
     try:
+        if _is_safetensors(opened):
+            tensors = importlib.import_module('safetensors.torch').load(opened.read())
+            return {name: tensor.to(map_location or 'cpu') for name, tensor in tensors.items()}
         _check_archive(opened)
         with allowed_in_checkpoints(also_allowed):
             checkpoint = torch.load(opened, map_location=map_location, weights_only=True)
+    except ImportError as error:
+        raise CheckpointError(
+            f"checkpoint {name} is a file of safetensors. Install that package: pip install 'icd-mmrazor[timm]'."
+        ) from error
     except Exception as error:  # a parser may raise anything for arbitrary bytes
         raise CheckpointError(
             f'checkpoint {name} is damaged or not a plain weights file; it was not unpickled, because a pickle can run '
@@ -82,6 +91,15 @@ def _read(opened: BinaryIO, name: str, map_location: Any, also_allowed: Sequence
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f'checkpoint {name} holds a {type(checkpoint).__name__}, not a dictionary of weights.')
     return checkpoint
+
+
+def _is_safetensors(opened: BinaryIO) -> bool:
+    """Return whether a file starts with the length of a JSON header and the header, as safetensors does."""
+    size = opened.seek(0, io.SEEK_END)
+    opened.seek(0)
+    start = opened.read(9)
+    opened.seek(0)
+    return start[8:] == b'{' and int.from_bytes(start[:8], 'little') <= size
 
 
 def _check_archive(opened: BinaryIO) -> None:

@@ -4,26 +4,27 @@ from typing import Any
 
 import torch
 from mmengine.evaluator import Evaluator
-from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
 from icd_mmrazor.datasets.labels import has_labels, plain_datasets
+from icd_mmrazor.models.networks.classifier_layer import is_headless, number_of_classes
 from icd_mmrazor.models.networks.passes import explained_pass
+from icd_mmrazor.models.networks.preparation import preparation_by
 
 
 @torch.no_grad()
-def evaluate(model: BaseModel, data_preprocessor: nn.Module, runner: Runner) -> dict[str, Any]:
-    """Evaluate a network on a run's validation set, without hooks and log; return the metrics of ``val_evaluator``.
+def evaluate(algorithm: nn.Module, runner: Runner) -> dict[str, Any]:
+    """Evaluate a teacher on a run's validation set, without hooks and log; return the metrics of ``val_evaluator``.
 
     Metrics that compare a student with its teacher (``needs``) are left out.
 
     Args:
-        model: The network; it is left in eval mode.
-        data_preprocessor: The run's.
+        algorithm: A distillation of ours or of mmrazor; its teacher is left in eval mode.
         runner: The run.
     """
-    model.eval()
+    teacher = algorithm.teacher.eval()
+    view = getattr(algorithm, 'teacher_view', None)
     dataloader, whole = runner.val_loop.dataloader, runner.val_loop.evaluator
     # others compare a student with its teacher
     metrics = [metric for metric in whole.metrics if getattr(metric, 'needs', None) is None]
@@ -31,9 +32,10 @@ def evaluate(model: BaseModel, data_preprocessor: nn.Module, runner: Runner) -> 
         return {}
     evaluator = whole if len(metrics) == len(whole.metrics) else Evaluator(metrics)
     for batch in dataloader:
-        data = data_preprocessor(batch, False)
-        with explained_pass('DistillationReportHook', data['inputs'], **{'model.teacher': model}):
-            outputs = model(data['inputs'], data['data_samples'], mode='predict')
+        data = algorithm.data_preprocessor(batch, False)
+        images = data['inputs'] if view is None else view(data['inputs'])
+        with explained_pass('DistillationReportHook', images, **{'model.teacher': teacher}):
+            outputs = teacher(images, data['data_samples'], mode='predict')
         evaluator.process(data_samples=outputs, data_batch=batch)
     return evaluator.evaluate(len(dataloader.dataset))
 
@@ -57,6 +59,23 @@ def describe_images(loader: Any) -> str | None:
     return f'{text}; a batch has {counts[0]} and {counts[1]}, an epoch is a pass over those {which} labels'
 
 
+def why_not_evaluated(algorithm: nn.Module) -> str | None:
+    """Return why the validation set says nothing of a teacher; None if it does."""
+    if is_headless(algorithm.teacher):
+        return 'it has no classifier'
+    teacher, student = number_of_classes(algorithm.teacher), number_of_classes(algorithm.architecture)
+    if teacher and student and teacher != student:
+        return f'it has {teacher} classes, the student {student}'
+    return None
+
+
+def images_of(algorithm: nn.Module) -> tuple[str, str]:
+    """Describe the images that teacher and student see."""
+    view = getattr(algorithm, 'teacher_view', None)
+    of_student = preparation_by(algorithm.data_preprocessor).normalisation or 'no mean and std'
+    return view.extra_repr() if view is not None and view.changes else "the student's", of_student
+
+
 def describe(model: nn.Module, cfg: dict | None) -> str:
     """Describe a network: ``'CIFARResNet(depth=20), 272,474 parameters'``.
 
@@ -64,7 +83,7 @@ def describe(model: nn.Module, cfg: dict | None) -> str:
         model: The network.
         cfg: Its config, if it was built from one.
     """
-    name = type(getattr(model, 'backbone', model)).__name__
+    name = type(getattr(model, 'backbone', model.model if isinstance(model, ImageNetwork) else model)).__name__
     # a wrapper of a whole network, such as TimmClassifier, has no backbone
     backbone = cfg.get('backbone', cfg) if isinstance(cfg, dict) else None
     if isinstance(backbone, dict):

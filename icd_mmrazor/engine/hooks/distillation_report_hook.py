@@ -17,7 +17,14 @@ from torch import nn
 
 from icd_mmrazor import checks
 from icd_mmrazor.compat.messages import drop_log_noise
-from icd_mmrazor.engine.description import describe, describe_images, evaluate, loss_terms
+from icd_mmrazor.engine.description import (
+    describe,
+    describe_images,
+    evaluate,
+    images_of,
+    loss_terms,
+    why_not_evaluated,
+)
 from icd_mmrazor.engine.metrics import as_number, numbers_in
 from icd_mmrazor.engine.runs import counts_iterations, hooks_of, model_of, steps_done
 
@@ -80,11 +87,14 @@ class DistillationReportHook(Hook):
             return
         cfg = runner.cfg.get('model', {})
         trainable = sum(p.numel() for p in algorithm.distiller.parameters() if p.requires_grad)
+        of_teacher, of_student = images_of(algorithm)
         lines = [
             'What is being distilled:',
             f'  teacher  {describe(algorithm.teacher, cfg.get("teacher"))}{self._accuracy(runner, algorithm)}',
             f'           weights {getattr(algorithm, "teacher_ckpt", cfg.get("teacher_ckpt"))}',
+            f'           images  {of_teacher}',
             f'  student  {describe(algorithm.architecture, cfg.get("architecture"))}',
+            f'           images  {of_student}',
             f'  distiller: {trainable:,} trainable parameters',
             '  loss = ' + '\n       + '.join(loss_terms(algorithm)),
         ]
@@ -152,7 +162,9 @@ class DistillationReportHook(Hook):
     def _accuracy(self, runner: Runner, algorithm: nn.Module) -> str:
         if runner.val_loop is None or not self.evaluate_teacher:
             return ''
-        metrics = evaluate(algorithm.teacher, algorithm.data_preprocessor, runner)
+        if reason := why_not_evaluated(algorithm):
+            return f', not evaluated: {reason}'
+        metrics = evaluate(algorithm, runner)
         # not kept in checkpoints: a resumed run evaluates its own teacher
         runner.message_hub.update_info('teacher_metrics', metrics, resumed=False)
         if not metrics:

@@ -36,7 +36,7 @@ def checked_first_batch(loss: Callable) -> Callable:
 
 
 def _check_batch(algorithm: Any, images: Tensor, data_samples: list | None) -> None:
-    if not algorithm.order_is_checked:  # in runs without SanityCheckHook
+    if not algorithm.teacher_preparation.settled:  # in runs without SanityCheckHook
         source, gray = channels_of(images, data_samples, algorithm.data_preprocessor)
         algorithm.check_order_of_channels(source, lambda: gray)
     if algorithm.teacher_dtype is not None:

@@ -6,17 +6,13 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from mmengine.model import BaseModel
 from mmrazor.models.algorithms import SingleTeacherDistill
 from mmrazor.models.utils import add_prefix
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from icd_mmrazor import checks
-from icd_mmrazor.checkpoints.reading import read_checkpoint
-from icd_mmrazor.checkpoints.weights import load_strictly, weights_of
 from icd_mmrazor.compat.layout import channels_last_is_sound, laid_out
-from icd_mmrazor.datasets.class_names import class_names
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.algorithms.compilation import check_compile_options, compiled_on_request
 from icd_mmrazor.models.algorithms.first_batch import checked_first_batch
@@ -26,17 +22,23 @@ from icd_mmrazor.models.algorithms.separate_mixing import mixing_separately
 from icd_mmrazor.models.algorithms.shared_preprocessor import (
     adopt_student_settings,
     asks_for_weights,
-    compare_preparations,
     declared_preparation,
     refuse_unmixed_labels,
     warn_of_preparation,
 )
 from icd_mmrazor.models.algorithms.student_losses import student_losses
+from icd_mmrazor.models.algorithms.teacher import ready_teacher
+from icd_mmrazor.models.algorithms.teacher_preparation import (
+    TeacherPreparation,
+    check_teacher_preprocessor,
+    tell_size,
+)
 from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher, networks_needed_by
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
-from icd_mmrazor.models.networks.classifier_layer import number_of_classes
-from icd_mmrazor.models.networks.preparation import Preparation, preparation_by, preparation_of_checkpoint
-from icd_mmrazor.models.networks.resolve import network_config, published_weights
+from icd_mmrazor.models.networks.classifier_layer import is_headless, number_of_classes
+from icd_mmrazor.models.networks.preparation import preparation_by
+from icd_mmrazor.models.networks.resolve import network_config
+from icd_mmrazor.models.networks.view import TeacherView
 from icd_mmrazor.models.precision import PRECISIONS
 
 
@@ -53,9 +55,17 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     Args:
         distiller: Config of the distiller.
         teacher: The teacher: a name or a config (``icd_mmrazor.models.networks.resolve.network_config``), or the built
-            model.
-        teacher_ckpt: The teacher's checkpoint: a file or an ``https://`` address. A distillation's checkpoint gives its
-            student. A teacher of mmpretrain's model zoo defaults to the published weights.
+            model; also a backbone, or any module that takes images alone.
+        teacher_ckpt: The teacher's checkpoint: a file (of torch or safetensors) or an ``https://`` address. A
+            distillation's checkpoint gives its student. A teacher of mmpretrain's model zoo, ``timm/`` or ``hf/``
+            defaults to the published weights.
+        teacher_feature: Which feature of a teacher without a classifier is ``pooled``: ``'auto'``, ``'class_token'``,
+            ``'mean'``, ``'class_token+mean'`` or ``'output'``
+            (:class:`icd_mmrazor.models.networks.pooled_feature.PooledFeature`).
+        teacher_preprocessor: What the teacher sees of an image: ``'auto'``, as it was trained, by its checkpoint, its
+            config or who published it: normalised, with channels in its order, and resized to the size of its position
+            embeddings; ``'student'``, what the student sees; or what is to differ from ``'auto'``, a dict of ``mean``,
+            ``std``, ``to_rgb``, ``size`` and ``interpolation``.
         architecture: The student, in the same forms as the teacher.
         data_preprocessor: Shared by both networks; a ``ClsDataPreprocessor`` by default. Defaults to that of the
             student, whose augmentations (``train_cfg.augments``) are used unless ``batch_augments`` is set here.
@@ -75,9 +85,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         **kwargs: Other arguments of the base class.
 
     Raises:
-        SettingError: ``teacher_ckpt`` is missing, an argument is invalid, teacher and student differ in their number of
-            classes or the channel order of their images, or a loss does not suit the labels. Also raised by the first
-            batch, if networks, losses and images do not fit together.
+        SettingError: ``teacher_ckpt`` is missing, an argument is invalid, logits of different numbers of classes are
+            compared, the channel order of the teacher's images is unknown, or a loss does not suit the labels. Also
+            raised by the first batch, if networks, losses and images do not fit together.
         CheckpointError: The checkpoint is missing, is not a plain weights file, or is of another network.
 
     Config example::
@@ -94,11 +104,13 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     def __init__(
         self,
         distiller: dict,
-        teacher: BaseModel | dict | str,
+        teacher: nn.Module | dict | str,
         teacher_ckpt: str | None = None,
         *,
-        architecture: BaseModel | dict | str,
+        architecture: nn.Module | dict | str,
         data_preprocessor: nn.Module | dict | None = None,
+        teacher_feature: str = 'auto',
+        teacher_preprocessor: str | dict = 'auto',
         teacher_precision: str = 'fp32',
         channels_last: bool = True,
         torch_compile: bool | dict = False,
@@ -117,28 +129,16 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         check_compile_options(torch_compile)
         also = checked_additions(predict_also)
         _check_teacher_settings(kwargs, fold_teacher_norms)
-        file = None if random_teacher else teacher_ckpt or published_weights(teacher)
-        if not file and not random_teacher:
-            raise SettingError(
-                f'FrozenTeacherDistill: teacher_ckpt={teacher_ckpt!r} must name the trained weights of the teacher. '
-                'Train one with tools/train.py configs/vanilla/..., or convert a published one with '
-                'tools/model_converters/repdistiller_to_mmpretrain.py.'
-            )
+        check_teacher_preprocessor(teacher_preprocessor)
+        ready = ready_teacher(teacher, teacher_ckpt, random_teacher, teacher_feature)
+        tell_size(ready, teacher_preprocessor)
         if not isinstance(architecture, nn.Module):
             architecture = network_config(architecture, 'model.architecture')
-        if not isinstance(teacher, nn.Module):
-            teacher = network_config(teacher, 'model.teacher')
-        declared = declared_preparation(teacher)
-        teacher = teacher if isinstance(teacher, nn.Module) else MODELS.build(teacher)
-        checkpoint = read_checkpoint(file) if file else {}
-        if file:
-            # the base class would load leniently, and too late for a distiller that reads the weights
-            load_strictly(teacher, weights_of(checkpoint, file), f'teacher_ckpt={file}')
         if isinstance(data_preprocessor, dict):
             data_preprocessor = {'type': 'mmpretrain.ClsDataPreprocessor', **data_preprocessor}
         super().__init__(
             distiller,
-            teacher,
+            ready.network,
             student_trainable=student_trainable,
             calculate_student_loss=calculate_student_loss,
             architecture=architecture,
@@ -147,10 +147,10 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         )
         # a plain attribute instead of a submodule: nothing that walks the modules finds it
         del self._modules['teacher']
-        object.__setattr__(self, 'teacher', teacher.eval())
-        self.teacher_ckpt = file or 'random'
+        object.__setattr__(self, 'teacher', ready.network.eval())
+        self.teacher_ckpt = ready.weights
         # SanityCheckHook compares them with those of the images
-        self.teacher_classes = class_names(checkpoint.get('meta'))
+        self.teacher_classes = ready.classes
         self.teacher_dtype = PRECISIONS[teacher_precision]
         self.predict_also = also
         initialise_from_teacher(self.distiller, self.teacher)
@@ -162,29 +162,33 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         adopt_student_settings(self.student, self.data_preprocessor, names_augmentations)
         self.data_preprocessor = mixing_separately(self.data_preprocessor)
         refuse_unmixed_labels(self.distiller, self.data_preprocessor)
-        self._check_preparation(declared, preparation_of_checkpoint(checkpoint), architecture)
+        self.teacher_preparation = TeacherPreparation(teacher_preprocessor, self.data_preprocessor, ready)
+        if asks_for_weights(architecture):
+            used, own = preparation_by(self.data_preprocessor), declared_preparation(architecture)
+            warn_of_preparation(used, own, 'the config of the pretrained student', order=True)
         self._lay_out_networks(channels_last)
         self.torch_compile, self.compiled_loss = torch_compile, None
         # the first batch sets both: whether it passed, and how far the student is run if its own loss does not count
         self.first_batch_passed, self.student_pass = False, 'tensor'
 
-    def _check_classes(self) -> None:
-        student, teacher = number_of_classes(self.student), number_of_classes(self.teacher)
-        if student and teacher and student != teacher:
-            raise SettingError(
-                f'FrozenTeacherDistill: the teacher has {teacher} classes, the student {student}. Set '
-                'model.teacher.head.num_classes and model.architecture.head.num_classes to those of the dataset.'
-            )
+    @property
+    def teacher_view(self) -> TeacherView:
+        """What turns images, as the data preprocessor returns them, into those that the teacher gets."""
+        return self.teacher_preparation.view
 
-    def _check_preparation(self, declared: Preparation | None, trained: Preparation | None, student: Any) -> None:
-        """Compare how images are prepared with what the configs of both networks and the teacher's checkpoint say."""
-        self._preparations_of_teacher, self.order_is_checked = (declared, trained), False
-        used = preparation_by(self.data_preprocessor)
-        warn_of_preparation(used, trained or declared, f"the teacher's {'checkpoint' if trained else 'config'}")
-        if asks_for_weights(student):
-            warn_of_preparation(used, declared_preparation(student), 'the config of the pretrained student', order=True)
-        if trained is None:  # otherwise the order also depends on the datasets of both trainings
-            self.check_order_of_channels()
+    def _check_classes(self) -> None:
+        if is_headless(self.student):
+            raise SettingError(
+                'FrozenTeacherDistill: the student (model.architecture) has no classifier. Give it a head, or '
+                'num_classes if it is of timm or Hugging Face.'
+            )
+        student, teacher = number_of_classes(self.student), number_of_classes(self.teacher)
+        if student and teacher and student != teacher and reads_logits(self.distiller, self.teacher):
+            raise SettingError(
+                f'FrozenTeacherDistill: the teacher has {teacher} classes, the student {student}, and their logits are '
+                'compared. Set model.teacher.head.num_classes and model.architecture.head.num_classes to those of the '
+                'dataset, or use a method that compares features, such as ICDDistiller without kd.'
+            )
 
     def _lay_out_networks(self, channels_last: bool) -> None:
         self.channels_last = channels_last and channels_last_is_sound(self.architecture)
@@ -199,17 +203,16 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             )
 
     def check_order_of_channels(self, source: str | None = None, gray: Callable[[], bool] = lambda: False) -> None:
-        """Refuse images with another channel order than the teacher was trained on.
+        """Give the teacher the channels in its order, or refuse images where that is unknown.
 
         Args:
             source: The order in the dataset (``source_of_images``). Defaults to that of the teacher's own dataset.
             gray: Returns whether all channels are alike.
 
         Raises:
-            SettingError: The order differs.
+            SettingError: The order seems to differ, and cannot be known.
         """
-        self.order_is_checked = True
-        compare_preparations(preparation_by(self.data_preprocessor, source), *self._preparations_of_teacher, gray)
+        self.teacher_preparation.settle_order(source, gray)
 
     @checked_first_batch
     @compiled_on_request
@@ -250,11 +253,14 @@ class FrozenTeacherDistill(SingleTeacherDistill):
         return losses
 
     def run_teacher(self, batch_inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor') -> Any:
-        """Run the teacher on a batch, up to its logits or predictions, which are returned; recorders keep features."""
+        """Run the teacher on a batch, by default up to its logits; recorders keep its features."""
         device = next(self.parameters()).device.type
-        # also shields a teacher in float32 from the student's autocast
-        with torch.no_grad(), torch.autocast(device, self.teacher_dtype, enabled=self.teacher_dtype is not None):
-            return self.teacher(batch_inputs, data_samples, mode=mode)
+        view = self.teacher_view
+        with torch.no_grad():
+            images = laid_out(view(batch_inputs), self.channels_last) if view.changes else batch_inputs
+            # also shields a teacher in float32 from the student's autocast
+            with torch.autocast(device, self.teacher_dtype, enabled=self.teacher_dtype is not None):
+                return self.teacher(images, data_samples, mode=mode)
 
     def _student_losses(self, batch_inputs: Tensor, data_samples: list | None) -> dict[str, Tensor]:
         """Run the student; return its own losses, if they count."""
@@ -302,6 +308,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
         """Move or cast the teacher along."""
         self.teacher._apply(fn, *args, **kwargs)
+        self.teacher_view._apply(fn, *args, **kwargs)
         return super()._apply(fn, *args, **kwargs)
 
 

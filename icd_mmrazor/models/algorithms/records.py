@@ -43,6 +43,8 @@ def reads_logits(distiller: nn.Module, network: nn.Module, name: str = 'teacher'
     Everything recorded in the network's head counts as logits, except for the input of the classifying layer. So does
     what is not recorded of a module. ``name`` is ``'teacher'`` or ``'student'``.
     """
+    if is_headless(network):
+        return False
     if not hasattr(distiller, f'{name}_recorders'):
         return True
     classifiers = classifying_layers(network)

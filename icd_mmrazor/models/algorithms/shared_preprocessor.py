@@ -129,7 +129,7 @@ def compare_preparations(
         return
     raise SettingError(
         f'FrozenTeacherDistill: {difference}. Set {remedy}, or use another teacher. If its weights are for this order '
-        f'after all, say so with model.teacher=dict(cfg_path=..., data_preprocessor=dict(to_rgb={used.turned})).'
+        f'after all, say so with model.teacher_preprocessor=dict(to_rgb={used.turned}).'
     )
 
 

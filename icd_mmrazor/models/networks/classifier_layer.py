@@ -7,8 +7,8 @@ from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.networks.pooled_feature import PooledFeature
 
 NO_CLASSIFIER = (
-    'has no classifier, and therefore no logits. Train a linear one on its feature first (LinearProbe), or use a method '
-    'that compares features, such as ICDDistiller without kd.'
+    'has no classifier, and therefore no logits. Train a linear one on its feature first (LinearProbe), or use a '
+    'method that compares features, such as ICDDistiller without kd.'
 )
 
 

@@ -25,7 +25,7 @@ class Preparation:
 
     kind: str  # type of the data preprocessor
     turned: bool  # whether it reverses the order of the channels
-    mean: tuple[float, ...] = ()  # of each channel, rounded
+    mean: tuple[float, ...] = ()  # of each channel
     std: tuple[float, ...] = ()
     padding: tuple[int, float] = (1, 0)  # divisor of the padded size, value of the padding
     # order of the channels in the dataset: RGB, BGR, gray, or the type of another dataset or transform that reads them
@@ -33,8 +33,9 @@ class Preparation:
 
     @property
     def normalisation(self) -> str:
-        """Mean, standard deviation and any padding, for messages."""
-        texts = [f'{name} {list(values)}' for name, values in (('mean', self.mean), ('std', self.std)) if values]
+        """Mean, standard deviation and any padding, rounded, for messages and comparisons."""
+        named = {'mean': self.mean, 'std': self.std}
+        texts = [f'{name} {[round(value, 2) for value in values]}' for name, values in named.items() if values]
         if self.padding[0] > 1:
             texts.append(f'padding to multiples of {self.padding[0]} with {self.padding[1]}')
         return ', '.join(texts)
@@ -95,17 +96,17 @@ def preparation_by(preprocessor: nn.Module | Mapping[str, Any], source: str | No
     return Preparation(
         kind=type_name(kind or settings.get('type') or 'ClsDataPreprocessor'),
         turned=any(settings.get(name) for name in TURNS),
-        mean=_rounded(settings.get('mean')),
-        std=_rounded(settings.get('std')),
+        mean=_values(settings.get('mean')),
+        std=_values(settings.get('std')),
         padding=(settings.get('pad_size_divisor') or 1, settings.get('pad_value') or 0),
         source=source,
     )
 
 
-def _rounded(values: Any) -> tuple[float, ...]:
+def _values(values: Any) -> tuple[float, ...]:
     # in float32 like those of a built preprocessor: 123.675 would round differently
     values = torch.as_tensor(() if values is None else values, dtype=torch.float32)
-    return tuple(round(value, 2) for value in values.flatten().tolist())
+    return tuple(values.flatten().tolist())
 
 
 def preparation_in(cfg: Mapping[str, Any]) -> Preparation | None:

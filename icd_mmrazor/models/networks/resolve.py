@@ -1,7 +1,8 @@
-"""Configs of classifiers, however they are named."""
+"""Configs of networks, however they are named."""
 
 import copy
 import importlib.util
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import print_log
 from mmpretrain import list_models
 from mmpretrain.apis.model import ModelHub
-from mmpretrain.models import BaseClassifier
+from mmpretrain.models import BaseClassifier, BaseSelfSupervisor
+from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from mmpretrain.registry import MODELS
 from mmrazor.registry import MODELS as MMRAZOR_MODELS
 
@@ -18,27 +20,32 @@ from icd_mmrazor.compat.mmrazor_fixes import in_mmpretrain_scope
 from icd_mmrazor.configuration.files import read_config_file
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError, did_you_mean
+from icd_mmrazor.models.backbones import HuggingFaceBackbone
+from icd_mmrazor.models.networks.hubs import hub_config, is_of_hub, with_published_weights
 from icd_mmrazor.models.networks.pruned import PRUNED, is_pruned, with_subnet
 
 FORMS = (
     "a config file, 'mmpretrain::resnet/resnet18_8xb32_in1k.py', a name of mmpretrain's model zoo, "
-    "dict(cfg_path=one of these, settings to change) or dict(type='ImageClassifier', ...)"
+    "'timm/MODEL', 'hf/MODEL', dict(cfg_path=one of these, settings to change) or dict(type='ImageClassifier', ...)"
 )
 
 
 def network_config(network: str | dict, setting: str) -> ConfigDict:
-    """Return the full config of a classifier, however it is named.
+    """Return the full config of a network, however it is named.
 
     Args:
         network: One of
 
             * a config file of a plain classifier: ``'configs/vanilla/res8_cifar100.py'``;
             * a config of an installed package: ``'mmpretrain::resnet/resnet18_8xb32_in1k.py'``;
-            * a name of mmpretrain's model zoo: ``'resnet18_8xb32_in1k'``;
+            * a name of mmpretrain's model zoo: ``'resnet18_8xb32_in1k'``; of a self-supervised algorithm (MAE, BEiT,
+              MoCo v3) it is the backbone;
+            * ``'timm/MODEL'``, or ``'hf/MODEL'`` for Hugging Face
+              (:func:`icd_mmrazor.models.networks.hubs.hub_config`);
             * ``dict(cfg_path=NAME, ...)``: one of these, with settings to change, such as
               ``head=dict(num_classes=10)``;
-            * ``dict(type=..., ...)``: the config itself. Without a scope its type is mmpretrain's, unless only mmrazor
-              has it.
+            * ``dict(type=..., ...)``: the config itself, of a classifier or of a backbone alone. Without a scope its
+              type is mmpretrain's, unless only mmrazor has it.
         setting: Where it stands, for messages: ``'model.teacher'``.
 
     Returns:
@@ -61,6 +68,8 @@ def network_config(network: str | dict, setting: str) -> ConfigDict:
     if name is None:
         raise SettingError(f'{setting}={network!r} does not name a classifier. Give {FORMS}.')
     changes = {key: value for key, value in network.items() if key != 'cfg_path'} if isinstance(network, dict) else {}
+    if is_of_hub(name):
+        return hub_config(name, setting, changes)
     if changes.pop('pretrained', False):
         raise SettingError(
             f"{setting}: pretrained={network['pretrained']!r} is not read here. Give a teacher's weights as "
@@ -74,7 +83,7 @@ def network_config(network: str | dict, setting: str) -> ConfigDict:
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     cfg.merge_from_dict({'model': changes})
     model = _complete(cfg.model, setting)
-    _check_is_classifier(model, f'{setting}={name!r}')
+    _check_is_network(model, f'{setting}={name!r}')
     return model
 
 
@@ -97,6 +106,7 @@ def name_networks_in_full(model: ConfigDict) -> None:
     """
     if not model.get('teacher_ckpt') and not model.get('random_teacher'):
         model.teacher_ckpt = published_weights(model.get('teacher'))
+        model.teacher = with_published_weights(model.get('teacher'))
     for role in ('architecture', 'teacher'):
         if _name(model.get(role)) or is_pruned(model.get(role)):
             model[role] = network_config(model[role], f'model.{role}')
@@ -111,7 +121,44 @@ def _complete(network: dict, setting: str) -> ConfigDict:
         # one whose weights mmengine.hub is to download is left to mmrazor
         if isinstance(whole, dict) and ('type' in whole or not whole.get('pretrained')):
             model[key] = network_config(copy.deepcopy(whole), f'{setting}.{key}')
+        return model
+    cls = _class_of(model)
+    if cls and issubclass(cls, BaseSelfSupervisor):
+        return _pretrained_backbone(model)
+    if cls and issubclass(cls, BaseBackbone | HuggingFaceBackbone):
+        outer = {key: model.pop(key) for key in ('_scope_', 'data_preprocessor') if key in model}
+        return ConfigDict({'type': 'mmpretrain.ImageClassifier', 'backbone': model, **outer})
     return model
+
+
+def _pretrained_backbone(model: ConfigDict) -> ConfigDict:
+    """Return the backbone of a self-supervised algorithm, as one that sees whole images."""
+    backbone = copy.deepcopy(model.backbone)
+    cls = _class_of(backbone)
+    # those that mask or shuffle patches take a mask; they derive from a network that does not
+    if cls is not None and not _sees_whole_images(cls):
+        cls = next(base for base in cls.__mro__ if _sees_whole_images(base))
+        accepted = inspect.signature(cls).parameters
+        backbone = ConfigDict({key: value for key, value in backbone.items() if key in accepted})
+        backbone.type = f'mmpretrain.{cls.__name__}'
+    parts = {key: model[key] for key in ('_scope_', 'data_preprocessor') if model.get(key)}
+    if 'data_preprocessor' in parts:
+        names = ('mean', 'std', 'to_rgb')
+        parts['data_preprocessor'] = {k: v for k, v in parts['data_preprocessor'].items() if k in names}
+    return ConfigDict({'type': 'mmpretrain.ImageClassifier', 'backbone': backbone, **parts})
+
+
+def _sees_whole_images(cls: type) -> bool:
+    return len(inspect.signature(cls.forward).parameters) == 2 and not cls.__name__.startswith('Sparse')
+
+
+def _class_of(network: ConfigDict) -> type | None:
+    """Return the class that a config names; None if it is not registered, or a function."""
+    kind = network.get('type')
+    if isinstance(kind, str):
+        kind = type_name(kind)
+        kind = MODELS.get(kind) or MMRAZOR_MODELS.get(kind)
+    return kind if isinstance(kind, type) else None
 
 
 def _name(network: Any) -> str | None:
@@ -163,7 +210,7 @@ def _file_of_package(name: str, setting: str) -> Path:
     return file
 
 
-def _check_is_classifier(model: ConfigDict, what: str) -> None:
+def _check_is_network(model: ConfigDict, what: str) -> None:
     kind = model.type
     if isinstance(kind, str):
         kind = type_name(kind)
@@ -172,5 +219,6 @@ def _check_is_classifier(model: ConfigDict, what: str) -> None:
     if kind is not None and not (isinstance(kind, type) and issubclass(kind, BaseClassifier)):
         name = model.type if isinstance(model.type, str) else kind.__name__
         raise SettingError(
-            f'{what} is of type {name}, not a classifier. Name the config of a plain network: an ImageClassifier.'
+            f'{what} is of type {name}, not a classifier or a backbone. Name the config of a plain network: an '
+            'ImageClassifier.'
         )

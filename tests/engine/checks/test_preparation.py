@@ -31,14 +31,23 @@ def with_config(file: str, cfg: Config, **preprocessor: object) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures('coloured')
-def test_another_order_than_the_teachers_is_refused(demo_config: Callable, runner: Callable) -> None:
+def test_another_order_than_the_teachers(demo_config: Callable, runner: Callable) -> None:
+    """The teacher gets its own order, and predicts what it does in a run that has this order."""
     cfg = demo_config()
     with_config(cfg.model.teacher_ckpt, cfg, to_rgb=True)
+    cfg.model.teacher_preprocessor = 'student'
     with pytest.raises(SettingError, match=r'\(to_rgb=True\), as its checkpoint says, .* Set data_preproces'):
         runner(cfg).train()
+    del cfg.model['teacher_preprocessor']
+    run = runner(cfg)
+    run.train()
+    assert 'channels in reverse order' in logged(cfg)
     cfg.data_preprocessor.to_rgb = True
-    runner(cfg).train()
+    same = runner(cfg)
+    same.train()
     assert 'WARNING' not in logged(cfg).partition('What is being distilled')[2]
+    metrics = [each.message_hub.get_info('teacher_metrics') for each in (run, same)]
+    assert metrics[0] == metrics[1]
 
 
 @pytest.mark.slow

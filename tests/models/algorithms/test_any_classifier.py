@@ -84,7 +84,7 @@ def test_images_are_normalised_as_the_students_config_says() -> None:
     assert model.data_preprocessor.mean.flatten().tolist() == pytest.approx([129.3105, 124.1085, 112.404])
     own = dict(mean=[1.0] * 3, std=[2.0] * 3)
     with mock.patch(PREPROCESSOR) as log:
-        model = algorithm(architecture=student, teacher=student, data_preprocessor=own)
+        model = algorithm(architecture=student, teacher=student, data_preprocessor=own, teacher_preprocessor='student')
     assert model.data_preprocessor.mean.flatten().tolist() == own['mean']
     ((warning,), _), *more = log.call_args_list
     assert 'mean [129.31, 124.11, 112.4], std [68.21, 65.41, 70.41]' in warning

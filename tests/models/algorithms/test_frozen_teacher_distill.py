@@ -16,6 +16,17 @@ from torch import Tensor, nn
 from icd_mmrazor.errors import CheckpointError, SettingError
 from icd_mmrazor.models.networks.features import feature_points
 
+FC = dict(fc=dict(type='ModuleOutputs', source='head.fc'))
+KD = dict(
+    type='ConfigurableDistiller',
+    student_recorders=FC,
+    teacher_recorders=FC,
+    distill_losses=dict(loss_kl=dict(type='KLDivergence')),
+    loss_forward_mappings=dict(
+        loss_kl=dict(preds_S=dict(from_student=True, recorder='fc'), preds_T=dict(from_student=False, recorder='fc'))
+    ),
+)
+
 
 def test_teacher_is_seen_by_nothing_that_trains_or_saves(algorithm: Callable) -> None:
     model = algorithm()
@@ -124,8 +135,9 @@ def test_refuses_a_checkpoint_of_another_network(algorithm: Callable, teacher_fi
 def test_refuses_other_numbers_of_classes(algorithm: Callable, network: Callable, teacher_file: Callable) -> None:
     with pytest.raises(CheckpointError, match='100 classes'):
         algorithm(teacher_ckpt=teacher_file('res20', 100))
-    with pytest.raises(SettingError, match=r'10 classes.* 100.*num_classes'):
-        algorithm(architecture=network('res8', 100))
+    for distiller in (dict(type='ICDDistiller', kd=dict(tau=4.0)), KD):
+        with pytest.raises(SettingError, match=r'10 classes.* 100'):
+            algorithm(architecture=network('res8', 100), distiller=distiller)
 
 
 def test_never_unpickles(algorithm: Callable, tmp_path: Path) -> None:

@@ -117,14 +117,30 @@ def trained_by(file: str, loads_files: bool, **preprocessor: Any) -> str:
 
 
 @pytest.mark.parametrize('turned', [True, False])
-def test_another_order_in_the_teachers_config_is_refused(turned: bool, algorithm: Callable, network: Callable) -> None:
+def test_another_order_in_the_teachers_config(turned: bool, algorithm: Callable, network: Callable) -> None:
+    """It is converted where it is known: to_rgb=True is said of networks that take RGB."""
     teacher = network('res20')
     teacher.data_preprocessor = dict(PLAIN, to_rgb=turned)
     used = dict(PLAIN, to_rgb=not turned)
-    message = rf'\(to_rgb={turned}\), as its config says.*data_preprocessor\.to_rgb={turned}'
+    message = (
+        rf'\(to_rgb={turned}\), as its config says.*data_preprocessor\.to_rgb={turned}.*dict\(to_rgb={not turned}\)'
+    )
     with pytest.raises(SettingError, match=message):
-        algorithm(teacher=teacher, data_preprocessor=used)
-    assert algorithm(teacher=teacher, data_preprocessor=dict(PLAIN, to_rgb=turned))
+        algorithm(teacher=teacher, data_preprocessor=used).check_order_of_channels('NPZDataset')
+    with pytest.raises(SettingError, match=message):
+        algorithm(teacher=teacher, data_preprocessor=used, teacher_preprocessor='student')
+    if turned:
+        for source in ('RGB', 'BGR'):
+            model = algorithm(teacher=teacher, data_preprocessor=used)
+            model.check_order_of_channels(source)
+            assert model.teacher_view.turned == (source == 'BGR')
+    for told in (True, False):
+        model = algorithm(teacher=teacher, data_preprocessor=used, teacher_preprocessor=dict(to_rgb=told))
+        model.check_order_of_channels('NPZDataset')
+        assert model.teacher_view.turned == (told == turned)
+    model = algorithm(teacher=teacher, data_preprocessor=dict(PLAIN, to_rgb=turned))
+    model.check_order_of_channels('NPZDataset')
+    assert not model.teacher_view.changes
 
 
 CASES = {
@@ -138,33 +154,42 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(('trained', 'source', 'turned', 'refused'), CASES.values(), ids=CASES)
+@pytest.mark.parametrize(('trained', 'source', 'turned', 'other'), CASES.values(), ids=CASES)
 def test_the_order_is_that_of_the_teachers_training(
-    trained: dict, source: str, turned: bool, refused: bool, algorithm: Callable, teacher_file: Callable
+    trained: dict, source: str, turned: bool, other: bool, algorithm: Callable, teacher_file: Callable
 ) -> None:
     file = trained_by(teacher_file('res20'), mean=[120.0] * 3, std=[60.0] * 3, **trained)
     model = algorithm(teacher_ckpt=file, data_preprocessor=dict(PLAIN, to_rgb=turned))
-    if not refused:
-        model.check_order_of_channels(source)
+    model.check_order_of_channels(source)
+    assert model.teacher_view.turned == other
+    settings = dict(teacher_ckpt=file, data_preprocessor=dict(PLAIN, to_rgb=turned), teacher_preprocessor='student')
+    if not other:
+        algorithm(**settings).check_order_of_channels(source)
         return
     with pytest.raises(SettingError, match=rf'as its checkpoint says.*data_preprocessor\.to_rgb={not turned}'):
-        model.check_order_of_channels(source)
-    model.check_order_of_channels(source, gray=lambda: True)
+        algorithm(**settings).check_order_of_channels(source)
+    algorithm(**settings).check_order_of_channels(source, gray=lambda: True)
 
 
+@pytest.mark.parametrize('setting', ['auto', 'student'])
 def test_a_run_without_the_hook_is_checked_with_its_first_batch(
-    algorithm: Callable, teacher_file: Callable, batch: Callable
+    setting: str, algorithm: Callable, teacher_file: Callable, batch: Callable
 ) -> None:
     file = trained_by(teacher_file('res20'), loads_files=True, mean=[120.0] * 3, std=[60.0] * 3, to_rgb=False)
-    model = algorithm(teacher_ckpt=file, data_preprocessor=dict(PLAIN))
+    settings = dict(teacher_ckpt=file, data_preprocessor=dict(PLAIN), teacher_preprocessor=setting)
+    model = algorithm(**settings)
     images, samples = batch()
     for sample in samples:
         sample.set_metainfo(dict(img_path='image.png'))
-    with pytest.raises(SettingError, match=r'BGR, as its checkpoint says.* RGB'):
-        model(images, samples, mode='loss')
-    # a gray image, replicated
-    gray = images[:, :1].repeat(1, 3, 1, 1)
-    algorithm(teacher_ckpt=file, data_preprocessor=dict(PLAIN))(gray, samples, mode='loss')
+    if setting == 'student':
+        with pytest.raises(SettingError, match=r'BGR, as its checkpoint says.* RGB'):
+            model(images, samples, mode='loss')
+        # a gray image, replicated
+        gray = images[:, :1].repeat(1, 3, 1, 1)
+        algorithm(**settings)(gray, samples, mode='loss')
+        return
+    model(images, samples, mode='loss')
+    assert model.teacher_view(images).equal(images.flip(1))
 
 
 def test_a_config_that_is_given_the_runs_order_is_intended(
@@ -187,7 +212,11 @@ def test_what_the_checkpoint_says_of_normalisation_is_more_certain(
     teacher = network('res20')
     teacher.data_preprocessor = dict(PLAIN)
     with mock.patch(LOG) as log:
-        algorithm(teacher=teacher, teacher_ckpt=file, data_preprocessor=dict(PLAIN))
+        model = algorithm(teacher=teacher, teacher_ckpt=file, data_preprocessor=dict(PLAIN))
+    assert not log.called
+    assert model.teacher_view.own.mean == (1.0,) * 3
+    with mock.patch(LOG) as log:
+        algorithm(teacher=teacher, teacher_ckpt=file, data_preprocessor=dict(PLAIN), teacher_preprocessor='student')
     (warning,) = log.call_args.args
     assert 'checkpoint normalises images by mean [1.0, 1.0, 1.0], std [2.0, 2.0, 2.0]' in warning
 

@@ -55,7 +55,8 @@ def test_a_preprocessor_and_its_config_say_the_same(kind: str, name: str) -> Non
     for settings in (cfg, {**cfg, name: True}):
         found = preparation_by(settings)
         assert found == preparation_by(MODELS.build(dict(settings)))
-        assert found == Preparation(kind, name in settings, (123.68,) * 3, (2.5,) * 3, (4, 7))
+        mean = torch.tensor(123.675).item()
+        assert found == Preparation(kind, name in settings, (mean,) * 3, (2.5,) * 3, (4, 7))
     assert found.normalisation == 'mean [123.68, 123.68, 123.68], std [2.5, 2.5, 2.5], padding to multiples of 4 with 7'
 
 

@@ -67,7 +67,7 @@ def test_a_stored_config_needs_no_other_file() -> None:
         ('mmnothing::a.py', "package 'mmnothing'"),
         (str(CONFIGS / '_base_/models/res8.py'), r'model=dict\(type=\.\.\.\).* res8'),
         (str(CONFIGS / 'icd/icd_res56_res20_cifar100.py'), 'FrozenTeacherDistill, not a classifier'),
-        ('barlowtwins_resnet50_8xb256-coslr-300e_in1k', 'BarlowTwins, not a classifier'),
+        ('cn-clip_vit-base-p16_zeroshot-cls_cifar100', 'ChineseCLIP, not a classifier'),
         (dict(cfg_path=str(RES8), pretrained=True), 'pretrained=True.*teacher_ckpt=FILE'),
     ],
 )
