@@ -11,6 +11,7 @@ from mmengine.config import Config
 from icd_mmrazor.checkpoints.weights import weights_of
 from icd_mmrazor.configuration.type_names import PACKAGE, TYPES, by_names, import_for, registered, type_name
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.export.plain_test import plain_dataset, plain_evaluator
 from icd_mmrazor.models.networks.pruned import unpruned
 from icd_mmrazor.models.networks.student import SCOPE, dicts, student_of
 
@@ -38,7 +39,8 @@ def plain_student(cfg: Config) -> Config:
     split = 'test' if cfg.get('test_dataloader') else 'val'
     if cfg.get(f'{split}_dataloader') and cfg.get(f'{split}_evaluator'):
         plain['test_dataloader'] = copy.deepcopy(cfg[f'{split}_dataloader'])
-        plain['test_evaluator'] = copy.deepcopy(cfg[f'{split}_evaluator'])
+        plain['test_dataloader'].dataset = plain_dataset(plain['test_dataloader'].dataset)
+        plain['test_evaluator'] = plain_evaluator(copy.deepcopy(cfg[f'{split}_evaluator']))
         plain['test_cfg'] = copy.deepcopy(cfg.get('test_cfg')) or {}
         dataset = plain['test_dataloader'].dataset
         if dataset.get('pipeline'):

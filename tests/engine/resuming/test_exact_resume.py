@@ -107,6 +107,23 @@ def test_whole_batches_memories_and_averages(config: Callable, trained: Callable
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('in_memory', [True, False])
+def test_batches_of_images_with_and_without_labels(in_memory: bool, config: Callable, trained: Callable) -> None:
+    """Stopped twice within epochs; the unlabelled images are in the middle of a pass of their own."""
+    cfg = config('icd', **{'default_hooks.checkpoint.by_epoch': False})
+    images = cfg.train_dataloader.dataset.to_dict()
+    labeled = {**images, 'indices': 15}
+    cfg.train_dataloader.dataset = dict(type='PartlyLabeledDataset', labeled=labeled, unlabeled=images)
+    cfg.train_dataloader.batch_sampler = dict(type='PartlyLabeledBatchSampler', unlabeled=19)
+    if not in_memory:
+        cfg.default_hooks.whole_batches.max_memory = 0
+    whole, _ = trained(cfg)
+    resumed, run = trained(cfg, 2, 4)
+    assert 'Epoch 2 continues after 1 of its 3 batches.' in logged(run)
+    assert differences(whole, resumed) == []
+
+
+@pytest.mark.slow
 def test_a_drawn_seed_and_images_from_workers(config: Callable, trained: Callable) -> None:
     """Stopped within epochs, and resumed with other workers."""
     workers = {'train_dataloader.num_workers': 2, 'train_dataloader.persistent_workers': True}

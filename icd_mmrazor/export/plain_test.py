@@ -1,0 +1,28 @@
+"""The test of a student by itself, without what only its distillation has."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from icd_mmrazor.configuration.type_names import type_name
+
+# compare the student with its teacher, or read more than its predictions
+OF_DISTILLATIONS = ('TeacherAgreement', 'KNNAccuracy')
+# wrappers of the images that they are computed on, each with the setting that names these
+WRAPPERS = {'KNNDataset': 'queries', 'UnlabeledDataset': 'dataset'}
+
+
+def plain_dataset(dataset: Any) -> Any:
+    """Return the config of the images that a student alone is tested on."""
+    while isinstance(dataset, Mapping) and (inner := WRAPPERS.get(type_name(dataset.get('type')))):
+        dataset = dataset[inner]
+    return dataset
+
+
+def plain_evaluator(evaluator: Any) -> Any:
+    """Return the config of an evaluator without metrics of a distillation; of the accuracy if it has no others."""
+    several = isinstance(evaluator, list | tuple)
+    metrics = [*evaluator] if several else [evaluator]
+    left = [each for each in metrics if type_name(each.get('type')) not in OF_DISTILLATIONS]
+    if len(left) == len(metrics):
+        return evaluator
+    return left or dict(type='Accuracy')

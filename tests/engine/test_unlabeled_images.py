@@ -1,0 +1,207 @@
+"""Real runs on images without labels, alone or with labelled ones, up to what is refused before they start."""
+
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import logged
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from icd_mmrazor.engine.checks.missing_labels import check_channels
+from icd_mmrazor.errors import DatasetError, SettingError
+
+PARTLY = dict(type='PartlyLabeledBatchSampler', unlabeled=0.75)
+
+
+@pytest.fixture
+def config(demo_config: Callable) -> Callable[..., Config]:
+    """Sixteen labelled images, all 64 again without labels; batches of four and twelve."""
+
+    def make(partly: bool = True, **options: Any) -> Config:
+        cfg = demo_config('icd_res20_res8_digits', **{'train_dataloader.batch_size': 16, **options})
+        loader, images = cfg.train_dataloader, cfg.train_dataloader.dataset.to_dict()
+        images['indices'] = None
+        loader.dataset = dict(type='UnlabeledDataset', dataset=images)
+        if partly:
+            labeled = {**images, 'indices': 16}
+            loader.dataset = dict(type='PartlyLabeledDataset', labeled=labeled, unlabeled=images)
+            loader.batch_sampler = dict(PARTLY)
+        else:
+            cfg.model.calculate_student_loss = False
+        return cfg
+
+    return make
+
+
+def last_line(run: Runner, key: str) -> dict:
+    files = sorted(Path(run.work_dir).glob('*/vis_data/scalars.json'))
+    lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    return [line for line in lines if key in line][-1]
+
+
+@pytest.mark.slow
+def test_labelled_and_unlabelled_images(config: Callable, runner: Callable) -> None:
+    run = runner(config(**{'default_hooks.logger.interval': 1}))
+    run.train()
+    log = logged(run)
+    assert '  images   16 with labels, 64 without; a batch has 4 and 12, an epoch is a pass over those with' in log
+    assert '80 training images are on cpu' in log
+    assert {'student.loss', 'distill.loss_icd'} <= {*last_line(run, 'student.loss')}
+    assert run.iter == 4
+    assert 'teacher_metrics' in run.message_hub.runtime_info
+
+
+@pytest.mark.slow
+def test_no_labels_at_all(config: Callable, runner: Callable) -> None:
+    """Training and validation: agreement with the teacher chooses the best checkpoint."""
+    cfg = config(partly=False)
+    cfg.model.predict_also = ['teacher']
+    cfg.val_dataloader.dataset = dict(type='UnlabeledDataset', dataset=cfg.val_dataloader.dataset)
+    cfg.val_evaluator = dict(type='TeacherAgreement')
+    run = runner(cfg)
+    run.train()
+    log, line = logged(run), last_line(run, 'agreement/top1')
+    assert '  images   64, none with a label' in log
+    assert 'student.loss' not in log
+    assert [*Path(cfg.work_dir).glob('best_agreement_top1_epoch_1.pth')]
+    # against a loop of its own
+    model, same, divergence = run.model.eval(), [], []
+    with torch.no_grad():
+        for batch in run.val_dataloader:
+            images = model.data_preprocessor(batch)['inputs']
+            student, teacher = (each(images, mode='tensor').double() for each in (model.student, model.teacher))
+            same.append(student.argmax(1) == teacher.argmax(1))
+            terms = teacher.softmax(1) * (teacher.log_softmax(1) - student.log_softmax(1))
+            divergence.append(terms.sum(1))
+    assert line['agreement/top1'] == pytest.approx(100 * torch.cat(same).double().mean().item())
+    assert line['agreement/kl'] == pytest.approx(torch.cat(divergence).mean().item(), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_nearest_neighbours(config: Callable, runner: Callable) -> None:
+    cfg = config(partly=False)
+    cfg.model.predict_also = ['pooled']
+    cfg.model.distiller.kd = None
+    bank = {**cfg.val_dataloader.dataset, 'images_key': 'train_images', 'labels_key': 'train_labels'}
+    cfg.val_dataloader.dataset = dict(type='KNNDataset', bank=bank, queries=cfg.val_dataloader.dataset)
+    cfg.val_evaluator = dict(type='KNNAccuracy', k=5, temperature=0.1)
+    run = runner(cfg)
+    run.train()
+    log = logged(run)
+    assert 'no loss reads the logits of the student, so head.fc is not trained' in log
+    assert [*Path(cfg.work_dir).glob('best_knn_top1_epoch_1.pth')]
+    model, features, labels = run.model.eval(), [], []
+    with torch.no_grad():
+        for batch in run.val_dataloader:
+            data = model.data_preprocessor(batch)
+            features.append(torch.nn.functional.normalize(model.student.extract_feat(data['inputs'])[-1]))
+            labels += [int(sample.gt_label) for sample in data['data_samples']]
+    features, right = torch.cat(features), 0
+    for index in range(64, 104):
+        similarities = [(float(features[index] @ features[other]), labels[other]) for other in range(64)]
+        votes = [0.0] * 10
+        for similarity, label in sorted(similarities, reverse=True)[:5]:
+            votes[label] += torch.tensor(similarity / 0.1).exp().item()
+        right += max(range(10), key=votes.__getitem__) == labels[index]
+    assert last_line(run, 'knn/top1')['knn/top1'] == pytest.approx(100 * right / 40)
+
+
+def crd(cfg: Config) -> None:
+    projection = dict(type='LinearProjection')
+    loss = dict(type='ContrastiveRepresentationLoss', num_negatives=4)
+    entry = dict(loss=loss, features='pooled', student_connector=projection, teacher_connector=projection)
+    cfg.model.distiller = dict(type='FeatureDistiller', losses=dict(crd=entry))
+
+
+def no_sampler(cfg: Config) -> None:
+    cfg.train_dataloader.pop('batch_sampler')
+
+
+def another_algorithm(cfg: Config) -> None:
+    cfg.model = dict(
+        _scope_='mmrazor',
+        type='SingleTeacherDistill',
+        architecture=cfg.model.architecture,
+        teacher=cfg.model.teacher,
+        teacher_ckpt=cfg.model.teacher_ckpt,
+        data_preprocessor=cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor'),
+        distiller=dict(type='ICDDistiller'),
+    )
+
+
+def unlabelled_validation(cfg: Config) -> None:
+    cfg.val_dataloader.dataset = dict(type='UnlabeledDataset', dataset=cfg.val_dataloader.dataset)
+
+
+def agreement(cfg: Config) -> None:
+    cfg.val_evaluator = dict(type='TeacherAgreement')
+
+
+def neighbours(cfg: Config) -> None:
+    cfg.val_evaluator = dict(type='KNNAccuracy')
+    cfg.model.predict_also = ['pooled']
+
+
+def own_loss(cfg: Config) -> None:
+    no_sampler(cfg)
+    cfg.train_dataloader.dataset = dict(type='UnlabeledDataset', dataset=cfg.train_dataloader.dataset.unlabeled)
+
+
+@pytest.mark.parametrize(
+    ('change', 'error', 'message'),
+    [
+        (crd, DatasetError, r'ContrastiveRepresentationLoss needs the class of every .*, and 64 of the 80 have none'),
+        (no_sampler, SettingError, r'train_dataloader\.batch_sampler'),
+        (another_algorithm, SettingError, r"SingleTeacherDistill.*model\.type='FrozenTeacherDistill'"),
+        (unlabelled_validation, SettingError, r'val_evaluator \(Accuracy\) reads labels'),
+        (agreement, SettingError, r"TeacherAgreement.*model\.predict_also=\['teacher'\]"),
+        (neighbours, SettingError, r'KNNAccuracy.*KNNDataset'),
+        (own_loss, SettingError, r'LinearClsHead.*calculate_student_loss=False'),
+    ],
+)
+def test_what_is_refused_before_training(
+    change: Callable, error: type, message: str, config: Callable, runner: Callable
+) -> None:
+    cfg = config()
+    change(cfg)
+    with pytest.raises(error, match=message):
+        runner(cfg).train()
+    assert not [*Path(cfg.work_dir).glob('*.pth')]
+
+
+def test_datasets_joined_without_a_part_for_each(config: Callable, runner: Callable) -> None:
+    cfg = config()
+    no_sampler(cfg)
+    dataset = cfg.train_dataloader.dataset
+    parts = [dataset.labeled, dict(type='UnlabeledDataset', dataset=dataset.unlabeled)]
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=parts, ignore_keys=['classes'])
+    with pytest.raises(DatasetError, match='PartlyLabeledDataset'):
+        runner(cfg).train()
+
+
+LOAD, PACK = dict(type='LoadImageFromFile'), dict(type='PackInputs')
+FILES = dict(type='CustomDataset', pipeline=[LOAD, PACK])
+ARRAYS = dict(type='CIFAR10', pipeline=[PACK])
+TURNED = dict(FILES, pipeline=[LOAD, dict(type='NumpyToPIL', to_rgb=True), dict(type='PILToNumpy'), PACK])
+
+
+@pytest.mark.parametrize(
+    ('labeled', 'unlabeled', 'refused'),
+    [
+        (ARRAYS, FILES, True),
+        (FILES, dict(type='UnlabeledDataset', dataset=ARRAYS), True),
+        (ARRAYS, TURNED, False),
+        (FILES, FILES, False),
+        (FILES, dict(type='NPZDataset', pipeline=[PACK]), False),
+    ],
+)
+def test_orders_of_the_channels(labeled: dict, unlabeled: dict, refused: bool) -> None:
+    """Arrays of CIFAR are RGB, files are read as BGR."""
+    loader = dict(dataset=dict(labeled=labeled, unlabeled=unlabeled))
+    with pytest.raises(SettingError, match='channels') if refused else contextlib.nullcontext():
+        check_channels(loader)
