@@ -9,6 +9,7 @@ from torch import nn
 
 from icd_mmrazor.datasets.labels import has_labels, plain_datasets
 from icd_mmrazor.models.networks.classifier_layer import is_headless, number_of_classes
+from icd_mmrazor.models.networks.headless import ImageNetwork
 from icd_mmrazor.models.networks.passes import explained_pass
 from icd_mmrazor.models.networks.preparation import preparation_by
 

@@ -95,6 +95,22 @@ def use_intact_checkpoints(cfg: Config) -> None:
         cfg.default_hooks.checkpoint['type'] = 'IntactCheckpointHook'
 
 
+def count_iterations(cfg: Config) -> None:
+    """Let the checkpoints and the log of a training that counts iterations count them, too, unless the config says how.
+
+    mmengine's defaults count epochs, of which such a training has one: it would write a single checkpoint, at its end.
+    An interval of 1, the default, becomes that of the validations.
+    """
+    loop = cfg.get('train_cfg') or {}
+    if type_name(loop.get('type')) != 'IterBasedTrainLoop' and loop.get('by_epoch', True):
+        return
+    hook = cfg.default_hooks.get('checkpoint')
+    if isinstance(hook, Mapping) and 'by_epoch' not in hook:
+        interval = hook.get('interval', 1)
+        hook.update(by_epoch=False, interval=loop.get('val_interval', 1000) if interval == 1 else interval)
+    cfg.setdefault('log_processor', dict(by_epoch=False))
+
+
 def use_fused_optimizer(cfg: Config) -> None:
     """Let torch's optimizer update all weights in one kernel, which changes only the rounding.
 

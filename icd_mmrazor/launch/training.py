@@ -7,7 +7,7 @@ from icd_mmrazor.checkpoints.resuming import resume_after_restart
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.engine.checks import WeightCheck
 from icd_mmrazor.engine.hooks import SanityCheckHook
-from icd_mmrazor.launch.run_config import use_intact_checkpoints
+from icd_mmrazor.launch.run_config import count_iterations, use_intact_checkpoints
 from icd_mmrazor.launch.runner import ToolRunner
 from icd_mmrazor.models.classifiers import name_student_in_full, name_teacher_in_full
 from icd_mmrazor.models.networks.resolve import name_networks_in_full
@@ -39,6 +39,7 @@ def train(cfg: Config) -> Runner:
     """
     resume_after_restart(cfg)
     use_intact_checkpoints(cfg)
+    count_iterations(cfg)
     runner = ToolRunner.from_cfg(cfg)
     if not any(isinstance(hook, SanityCheckHook | WeightCheck) for hook in runner.hooks):
         # a config that is not built on ours

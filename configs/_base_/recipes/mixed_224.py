@@ -1,4 +1,5 @@
-# Shared by the longer recipes for 224 x 224: RandAugment, RandomErasing, Mixup, CutMix. The teacher sees the mixed image.
+# Shared by the longer recipes for 224 x 224: RandAugment, RandomErasing, Mixup, CutMix. Both networks see the mixed
+# image.
 _base_ = ['224.py']
 data_preprocessor = dict(
     batch_augments=dict(

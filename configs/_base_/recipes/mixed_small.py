@@ -1,4 +1,4 @@
-# Shared by the longer recipes for small images: RandAugment, Mixup, CutMix. The teacher sees the mixed image.
+# Shared by the longer recipes for small images: RandAugment, Mixup, CutMix. Both networks see the mixed image.
 _base_ = ['small.py']
 data_preprocessor = dict(
     batch_augments=dict(

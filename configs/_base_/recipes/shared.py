@@ -44,7 +44,5 @@ test_cfg = dict()
 # the average of the student over the last twentieth of the iterations so far, at most the last 5,000: it is what is
 # validated, kept as the best and exported
 default_hooks = dict(
-    average=dict(
-        type='mmengine.EMAHook', ema_type='MomentumAnnealingEMA', gamma=20, momentum=2e-4, update_buffers=True
-    )
+    average=dict(type='mmengine.EMAHook', ema_type='MomentumAnnealingEMA', gamma=20, momentum=2e-4, update_buffers=True)
 )

@@ -7,12 +7,14 @@ from mmengine.registry import HOOKS
 from icd_mmrazor import checks
 from icd_mmrazor.datasets.class_names import CHOICES
 from icd_mmrazor.engine.checks import (
+    AverageCheck,
     BatchCheck,
     LabelCheck,
     MetricCheck,
     NumberCheck,
     PreparationCheck,
     ProvenanceCheck,
+    ScheduleCheck,
     ValidationCheck,
     WeightCheck,
 )
@@ -30,6 +32,8 @@ class SanityCheckHook(CompositeHook):
     ``batches``      training batches hang the processes or train nothing
     ``preparation``  the channels of the images come in another order than the teacher was trained on
     ``validation``   a metric reads labels that the images do not have, or what the predictions do not contain
+    ``averages``     weights are validated that no checkpoint holds (``EMAHook``)
+    ``schedules``    a schedule of epochs in a training that counts iterations (a warning)
     ``metrics``      a watched metric (``save_best``, a plateau, early stopping) is not a number of the validation
     ``numbers``      a loss or a weight is not finite
     ===============  ===================================================================================================
@@ -65,6 +69,8 @@ class SanityCheckHook(CompositeHook):
             'batches': BatchCheck(),
             'preparation': PreparationCheck(),
             'validation': ValidationCheck(),
+            'averages': AverageCheck(),
+            'schedules': ScheduleCheck(),
             'metrics': MetricCheck(),
             'numbers': NumberCheck(),
         }

@@ -72,7 +72,9 @@ class WarmupCosineLR(_ParamScheduler):
     ) -> 'WarmupCosineLR':
         """Build a schedule of iterations from one of epochs, for ``convert_to_iter_based=True``."""
         if not by_epoch:
-            raise SettingError('WarmupCosineLR: convert_to_iter_based=True is for by_epoch=True. Remove one of the two.')
+            raise SettingError(
+                'WarmupCosineLR: convert_to_iter_based=True is for by_epoch=True. Remove one of the two.'
+            )
         end = end if end == INF else end * epoch_length
         return cls(*args, begin=begin * epoch_length, end=end, by_epoch=False, **settings)
 

@@ -26,6 +26,7 @@ from icd_mmrazor.models.algorithms.shared_preprocessor import (
     refuse_unmixed_labels,
     warn_of_preparation,
 )
+from icd_mmrazor.models.algorithms.shared_teacher import SharesTeacherWeights
 from icd_mmrazor.models.algorithms.student_losses import student_losses
 from icd_mmrazor.models.algorithms.teacher import ready_teacher
 from icd_mmrazor.models.algorithms.teacher_preparation import (
@@ -43,7 +44,7 @@ from icd_mmrazor.models.precision import PRECISIONS
 
 
 @MODELS.register_module()
-class FrozenTeacherDistill(SingleTeacherDistill):
+class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
     """mmrazor's ``SingleTeacherDistill`` for a teacher that is only ever read.
 
     The teacher's checkpoint is required, and loaded strictly from a plain weights file before the distiller sees the
@@ -136,6 +137,9 @@ class FrozenTeacherDistill(SingleTeacherDistill):
             architecture = network_config(architecture, 'model.architecture')
         if isinstance(data_preprocessor, dict):
             data_preprocessor = {'type': 'mmpretrain.ClsDataPreprocessor', **data_preprocessor}
+            if data_preprocessor['type'] in ('mmpretrain.ClsDataPreprocessor', 'ClsDataPreprocessor'):
+                # its parts, such as Mixup, are looked up in its scope
+                data_preprocessor.setdefault('_scope_', 'mmpretrain')
         super().__init__(
             distiller,
             ready.network,
@@ -307,6 +311,7 @@ class FrozenTeacherDistill(SingleTeacherDistill):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
         """Move or cast the teacher along."""
+        self.own_teacher_weights()
         self.teacher._apply(fn, *args, **kwargs)
         self.teacher_view._apply(fn, *args, **kwargs)
         return super()._apply(fn, *args, **kwargs)

@@ -36,8 +36,8 @@ def refuse_softmax_of_labels(distiller: nn.Module, student: nn.Module, teacher: 
             if head is not None:
                 raise SettingError(
                     f'{type(each).__name__}: {name} ({type(loss).__name__}) compares softmaxes of logits, but the '
-                    f'{role} has a {type(head).__name__}, for several labels per image. Compare only features '
-                    '(ICDDistiller: kd=None), or use a loss such as L2Loss.'
+                    f'{role} has a {type(head).__name__}, for several labels per image. Use BinaryKDLoss '
+                    "(ICDDistiller: kd=dict(type='BinaryKDLoss')), or compare only features (kd=None)."
                 )
 
 

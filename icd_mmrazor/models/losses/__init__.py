@@ -6,6 +6,7 @@ import pkgutil
 from icd_mmrazor.models.losses.activation_boundary_loss import ActivationBoundaryLoss
 from icd_mmrazor.models.losses.attention_transfer_loss import AttentionTransferLoss
 from icd_mmrazor.models.losses.base import FeatureLoss
+from icd_mmrazor.models.losses.binary_kd_loss import BinaryKDLoss
 from icd_mmrazor.models.losses.cc_loss import CCLoss
 from icd_mmrazor.models.losses.crd_loss import ContrastiveRepresentationLoss
 from icd_mmrazor.models.losses.factor_transfer_loss import FactorTransferLoss
@@ -21,6 +22,7 @@ from icd_mmrazor.models.losses.vid_loss import VIDLoss
 __all__ = [
     'ActivationBoundaryLoss',
     'AttentionTransferLoss',
+    'BinaryKDLoss',
     'CCLoss',
     'ContrastiveRepresentationLoss',
     'FSPLoss',

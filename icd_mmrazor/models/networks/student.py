@@ -24,7 +24,8 @@ def student_of(cfg: Config) -> ConfigDict:
 
     Returns:
         The config of a plain classifier, with its ``data_preprocessor`` and the scope that it is built in (mmrazor's
-        for a pruned network), without pretrained weights, since they come from a checkpoint.
+        for a pruned network), without pretrained weights, since they come from a checkpoint, and without augmentations
+        of whole batches, such as Mixup, since they are of the training.
     """
     if not isinstance(cfg.get('model'), dict):
         raise SettingError(
@@ -42,6 +43,7 @@ def student_of(cfg: Config) -> ConfigDict:
     if preprocessor:
         unpruned(student).data_preprocessor = copy.deepcopy(preprocessor)
     _drop_pretrained(student)
+    _drop_augmentations(unpruned(student))
     return student
 
 
@@ -67,3 +69,13 @@ def _drop_pretrained(model: dict) -> None:
             part.pop(name, None)
         if any(type_name(each.get('type')) == 'Pretrained' for each in dicts(part.get('init_cfg'))):
             del part['init_cfg']
+
+
+def _drop_augmentations(network: dict) -> None:
+    """Drop augmentations of whole batches, and the labels in the form that they need."""
+    preprocessor = network.get('data_preprocessor')
+    for name in ('batch_augments', 'to_onehot'):
+        if isinstance(preprocessor, dict):
+            preprocessor.pop(name, None)
+    if isinstance(network.get('train_cfg'), dict):
+        network['train_cfg'].pop('augments', None)
