@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from icd_mmrazor.compat.exporting import keep_batch_sizes_open
 from icd_mmrazor.errors import UserError
 from icd_mmrazor.export.content import Content, images_note
 from icd_mmrazor.export.network import quiet
@@ -39,7 +40,7 @@ def as_onnx(student: TrainedStudent, size: tuple[int, int]) -> Content:
     # torch.export takes a batch of one for a constant
     images = torch.zeros(2, *shape)
     try:
-        with without_progress(), torch.no_grad():
+        with without_progress(), keep_batch_sizes_open(), torch.no_grad():
             program = torch.onnx.export(
                 network,
                 (images,),

@@ -5,6 +5,7 @@ import json
 
 import torch
 
+from icd_mmrazor.compat.exporting import keep_batch_sizes_open
 from icd_mmrazor.errors import UserError
 from icd_mmrazor.export.content import Content, images_note
 from icd_mmrazor.export.onnx import without_progress
@@ -35,7 +36,7 @@ def as_torchscript(student: TrainedStudent, size: tuple[int, int]) -> Content:
     """
     network, shape, buffer = student.logits(), (student.channels, *size), io.BytesIO()
     try:
-        with without_progress(), torch.no_grad():
+        with without_progress(), keep_batch_sizes_open(), torch.no_grad():
             # compared below, on other batches than the one that is traced
             traced = torch.jit.trace(network, torch.zeros(2, *shape), check_trace=False)
             torch.jit.save(traced, buffer, _extra_files={ABOUT: _about(student, size)})
@@ -55,7 +56,7 @@ def as_exported_program(student: TrainedStudent, size: tuple[int, int]) -> Conte
     """
     network, shape, buffer = student.logits(), (student.channels, *size), io.BytesIO()
     try:
-        with without_progress(), torch.no_grad():
+        with without_progress(), keep_batch_sizes_open(), torch.no_grad():
             # torch.export takes a batch of one for a constant
             images, dynamic = torch.zeros(2, *shape), {'images': {0: torch.export.Dim('batch')}}
             program = torch.export.export(network, (images,), dynamic_shapes=dynamic)

@@ -1,6 +1,6 @@
 """Export of a student that torchvision has, too, as weights for torchvision."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,13 +16,13 @@ from icd_mmrazor.export.trained import TrainedStudent
 TOLERANCE = 1e-5  # of the largest logit
 REMEDY = 'Export it --to torchscript, pt2, onnx or safetensors.'
 
-# from a backbone to the name and the settings of torchvision's function for it
-FAMILIES: dict[type[nn.Module], Callable[[Any], tuple[str, dict[str, Any]]]] = {
-    ResNet: lambda net: (f'resnet{net.depth}', {}),
-    ResNeXt: lambda net: (f'resnet{net.depth}', dict(groups=net.groups, width_per_group=net.width_per_group)),
-    MobileNetV2: lambda net: ('mobilenet_v2', {} if net.widen_factor == 1 else dict(width_mult=net.widen_factor)),
-    MobileNetV3: lambda net: (f'mobilenet_v3_{net.arch}', {}),
-    ShuffleNetV2: lambda net: (f'shufflenet_v2_x{float(net.widen_factor)}'.replace('.', '_'), {}),
+# from a backbone and its config to the name and the settings of torchvision's function for it
+FAMILIES: dict[type[nn.Module], Callable[[Any, Mapping[str, Any]], tuple[str, dict[str, Any]]]] = {
+    ResNet: lambda net, _: (f'resnet{net.depth}', {}),
+    ResNeXt: lambda net, _: (f'resnet{net.depth}', dict(groups=net.groups, width_per_group=net.width_per_group)),
+    MobileNetV2: lambda net, _: ('mobilenet_v2', {} if net.widen_factor == 1 else dict(width_mult=net.widen_factor)),
+    MobileNetV3: lambda net, _: (f'mobilenet_v3_{net.arch}', {}),
+    ShuffleNetV2: lambda _, cfg: (f'shufflenet_v2_x{float(cfg.get("widen_factor", 1))}'.replace('.', '_'), {}),
 }
 
 
@@ -41,7 +41,7 @@ def torchvision_settings(student: TrainedStudent) -> tuple[str, dict[str, Any]]:
             f'--to torchvision: the student ({student.kind}) is not one of the networks that mmpretrain and '
             f'torchvision share: {known}. {REMEDY}'
         )
-    name, settings = family(backbone)
+    name, settings = family(backbone, student.cfg.model.backbone)
     if not hasattr(torchvision.models, name):
         raise SettingError(f'--to torchvision: torchvision has no {name}. {REMEDY}')
     return name, {**settings, 'num_classes': student.model.head.num_classes}

@@ -11,7 +11,7 @@ from mmrazor.registry import MODELS
 
 from icd_mmrazor.export.onnx import as_onnx
 from icd_mmrazor.export.student import plain_student
-from icd_mmrazor.models.networks.classifier_layer import number_of_channels
+from icd_mmrazor.export.trained import TrainedStudent
 from icd_mmrazor.models.networks.features import feature_points, feature_shapes
 
 
@@ -48,9 +48,10 @@ def test_as_many_channels_as_the_network_takes(channels: int, loading: list[dict
     kinds = [transform.type for transform in cfg.test_dataloader.dataset.pipeline]
     # no image file has four
     assert ('ImageAsInDataset' in kinds) == (channels == 1)
-    assert input_size(cfg, channels) == (12, 16)
     model = MODELS.build(cfg.model).eval()
-    assert number_of_channels(model) == channels
+    trained = TrainedStudent(model, cfg, dict(state_dict=model.state_dict(), meta={}), cfg)
+    assert trained.image_size() == (12, 16)
+    assert trained.channels == channels
     assert feature_shapes(model, [feature_points(model).pooled]) == [(64,)]
     if loading:
         return
@@ -59,7 +60,7 @@ def test_as_many_channels_as_the_network_takes(channels: int, loading: list[dict
     import onnx
     from onnxruntime import InferenceSession
 
-    write_onnx(model, cfg, tmp_path / 'x.onnx', (12, 16), None)
+    (tmp_path / 'x.onnx').write_bytes(as_onnx(trained, (12, 16)).data)
     images = torch.randn(2, channels, 12, 16)
     session = InferenceSession(tmp_path / 'x.onnx', providers=['CPUExecutionProvider'])
     with torch.no_grad():

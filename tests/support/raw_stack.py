@@ -325,6 +325,19 @@ def explain_image_folders(folder: Path) -> bool:
     return False
 
 
+@try_break
+def keep_batch_sizes_open(folder: Path) -> bool:
+    import torch
+    from mmpretrain.models.utils import ShiftWindowMSA
+
+    class Windows(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return ShiftWindowMSA.window_reverse(ShiftWindowMSA.window_partition(images, 4), 8, 8, 4)
+
+    dynamic = {'images': {0: torch.export.Dim('batch')}}
+    return raises(Exception, torch.export.export, Windows(), (torch.zeros(2, 8, 8, 1),), dynamic_shapes=dynamic)
+
+
 def main() -> None:
     # once, for the processes that are forked, too
     importlib.import_module('torch')

@@ -1,5 +1,6 @@
 """export_student.py as a user calls it."""
 
+import importlib.util
 import json
 import re
 from collections.abc import Callable
@@ -36,9 +37,9 @@ def test_the_student_goes_into_two_files_and_is_tested(
     out = tmp_path / 'new' / 'student.pth'
     assert exit_status(TOOL, source, out) is None
     printed = capsys.readouterr().out
-    assert f'{out}: CIFARResNet, 78,042 parameters, epoch 1' in printed
+    size = out.stat().st_size / 1e6
+    assert f'{out}: {size:.2f} MB, CIFARResNet, 78,042 parameters, epoch 1, needs icd_mmrazor in addition' in printed
     assert f"ImageClassificationInferencer('{out.with_suffix('.py')}', pretrained='{out}')" in printed
-    assert 'needs icd_mmrazor' in printed
     # once more, from itself, is the same
     assert exit_status(TOOL, out, tmp_path / 'again.pth') is None
     assert (tmp_path / 'again.py').read_text() == out.with_suffix('.py').read_text()
@@ -71,7 +72,7 @@ def test_onnx(checkpoint: tuple[Path, dict], tmp_path: Path, capsys: pytest.Capt
 
     source, _ = checkpoint
     assert exit_status(TOOL, source, tmp_path / 'student.pth', '--onnx') is None
-    assert 'images: B x 3 x 16 x 16, differs from torch by' in capsys.readouterr().out
+    assert ' MB, images: B x 3 x 16 x 16, differs from torch by' in capsys.readouterr().out
     file = tmp_path / 'student.onnx'
     model = MODELS.build(Config.fromfile(tmp_path / 'student.py').model).eval()
     model.load_state_dict(torch.load(tmp_path / 'student.pth', weights_only=True)['state_dict'])
@@ -89,7 +90,8 @@ def test_onnx(checkpoint: tuple[Path, dict], tmp_path: Path, capsys: pytest.Capt
 def test_without_onnx_it_says_what_to_install(
     checkpoint: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr('icd_mmrazor.export.onnx.PACKAGES', ('onnx_of_another_world',))
+    known = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == 'onnxscript' else known(name))
     assert exit_status(TOOL, checkpoint[0], tmp_path / 'student.pth', '--onnx') == 1
     assert "Install: pip install 'icd-mmrazor[onnx]'" in capsys.readouterr().err
 
@@ -102,6 +104,10 @@ def teacher_alone(content: dict) -> dict:
 
 def foreign(content: dict) -> dict:
     return {**content, 'state_dict': {**content['state_dict'], 'architecture.neck.weight': torch.zeros(1)}}
+
+
+# which tells the size of the images, too
+NO_TRAINING_SET = ['--to', 'onnx-int8', '--input-size', '16', '16', '--cfg-options', 'train_dataloader=None']
 
 
 def with_config(text: str) -> Callable[[dict], dict]:
@@ -121,13 +127,22 @@ def with_config(text: str) -> Callable[[dict], dict]:
         (None, ['--config', CONFIGS / 'demo/res20_digits.py'], r'not in the file: backbone\.layer1\.1'),
         (None, ['--input-size', '8', '8'], '--input-size'),
         (None, ['--onnx', '--input-size', '0', '8'], "argument --input-size: '0'"),
-        (None, ['--onnx', '{out}'], '--onnx '),
-        (None, ['--onnx', CONFIGS], '--onnx .* is a folder'),
-        (None, ['--onnx', DATA / 'resnet8_io.npz'], '--onnx .* exists'),
+        (None, ['--onnx', '{out}'], '--to onnx: .* of another format'),
+        (None, ['--onnx', CONFIGS], '--to onnx: .* is a folder'),
+        (None, ['--onnx', DATA / 'resnet8_io.npz'], '--to onnx: .* exists'),
+        (None, ['--to', 'onnx', 'torchscrip'], 'torchscrip.* Did you mean torchscript'),
+        (None, ['--to', 'timm'], '--to timm: .*CIFARResNet'),
+        (None, ['--to', 'onnx', '--calibration', CONFIGS], '--calibration'),
+        (None, ['--to', 'onnx-int8', '--calibration', 'absent'], '--calibration absent: there is no such folder'),
+        (None, ['--to', 'onnx-int8', '--calibration', CONFIGS], '--calibration .*configs has no images'),
+        (None, [*NO_TRAINING_SET], '--calibration.* no training images'),
+        (None, ['--measure', '--cfg-options', 'test_dataloader.dataset.data_file=no.npz'], r'no\.npz'),
+        (None, ['--cfg-options', 'tset_dataloader=None'], 'tset_dataloader.*Did you mean test_dataloader'),
     ],
     ids=[
         *('weights', 'config', 'foreign', 'teacher', 'code', 'type', 'no file', 'other network', 'size', 'zero'),
-        *('onnx', 'onnx folder', 'onnx exists'),
+        *('onnx', 'onnx folder', 'onnx exists', 'format', 'other format', 'not int8', 'no folder', 'no images'),
+        *('no training set', 'no test images', 'option'),
     ],
 )  # fmt: skip
 def test_bad_input_leaves_nothing(
