@@ -8,7 +8,7 @@ import argparse
 
 from icd_mmrazor.launch.command_line import add_cfg_options, positive_int, run
 from icd_mmrazor.workflow.distill import distill
-from icd_mmrazor.workflow.request import LAUNCHERS, RECIPES
+from icd_mmrazor.workflow.request import LAUNCHERS
 
 
 def parse_args() -> argparse.Namespace:
@@ -20,7 +20,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--unlabeled', metavar='FOLDER', help='more images, without classes')
     parser.add_argument('--method', default='icd+kd', help='a method, or several with + (default: icd+kd)')
     recipe = 'fast (10 epochs), standard (100, the default) or patient (300)'
-    parser.add_argument('--recipe', default='standard', help=recipe, metavar='{%s}' % ','.join(RECIPES))
+    parser.add_argument('--recipe', default='standard', help=recipe, metavar='NAME')
     size = "height and width of the student's images (default: what suits student and images)"
     parser.add_argument('--image-size', type=positive_int, metavar='N', help=size)
     parser.add_argument('--epochs', type=positive_int, metavar='N', help="in place of the recipe's")

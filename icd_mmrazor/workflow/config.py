@@ -1,4 +1,4 @@
-"""The config files that a distillation writes."""
+"""The settings of the config files that a distillation writes."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -7,15 +7,17 @@ from typing import Any
 
 from mmengine.config import Config
 
+from icd_mmrazor.configuration.image_size import set_image_size
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.recipes import BASE
+from icd_mmrazor.workflow.config_text import Expression
 
 # longest list of classes that is written into a config
 INLINE_CLASSES = 20
 SMALL, LARGE = 'small', '224'
 # sizes that the recipes are written for
 SIZES = {SMALL: 32, LARGE: 224}
-SIZE_SETTINGS = ('scale', 'crop_size', 'padding', 'img_scale')
+SAME_CLASSES = Expression('classes')
 
 
 def family_of(image_size: int) -> str:
@@ -29,39 +31,10 @@ def recipe_file(recipe: str, image_size: int) -> str:
 
 
 def read_recipe(recipe: str, image_size: int) -> Config:
-    """Read a recipe, as a config inherits it."""
-    return Config.fromfile(BASE / 'recipes' / recipe_file(recipe, image_size))
-
-
-def at_size(pipeline: Sequence[Mapping[str, Any]], image_size: int) -> list[dict]:
-    """Return a recipe's pipeline for images of another size; all lengths in pixels change alike."""
-    factor = image_size / SIZES[family_of(image_size)]
-
-    def scaled(value: Any) -> Any:
-        if isinstance(value, list | tuple):
-            return type(value)(map(scaled, value))
-        return round(value * factor) if type(value) is int else value
-
-    return [
-        {key: scaled(value) if key in SIZE_SETTINGS else value for key, value in transform.items()}
-        for transform in copy.deepcopy([*pipeline])
-    ]
-
-
-def config_text(title: str, bases: Sequence[str], settings: Mapping[str, Any], architecture: bool = False) -> str:
-    """Return the text of a config file.
-
-    Args:
-        title: The comment on its first line.
-        bases: What it inherits from.
-        settings: Its own settings.
-        architecture: Whether ``model.architecture`` is the model of the base config.
-    """
-    text = Config(copy.deepcopy(dict(settings))).pretty_text
-    if architecture:
-        text = text.replace("architecture='_base_.model'", "architecture=_base_.pop('model')")
-    base = f'_base_ = {[*bases]!r}\n' if bases else ''
-    return f'# {title}\n{base}{text}'
+    """Read a recipe for images of a size."""
+    cfg = Config.fromfile(BASE / 'recipes' / recipe_file(recipe, image_size))
+    set_image_size(cfg, image_size)
+    return cfg
 
 
 class Images:
@@ -93,58 +66,58 @@ class Images:
         self.batch_size, self.workers, self.numbers = batch_size, workers, numbers
         self.classes = list(classes) if len(classes) <= INLINE_CLASSES else str(work_dir / 'classes.txt')
 
-    def pipeline(self, split: str) -> list[dict]:
-        """Return the pipeline of a dataset, ``'train'`` or ``'val'``."""
-        return at_size(self.recipe[f'{split}_dataloader'].dataset.pipeline, self.image_size)
-
-    def dataset(self, split: str, pipeline: list[dict]) -> dict[str, Any]:
-        """Return the settings of a dataset."""
-        return dict(
-            data_root=str(self.root),
-            ann_file=str(self.work_dir / f'{split}.txt'),
-            classes=self.classes,
-            pipeline=pipeline,
-        )
+    @property
+    def code(self) -> list[str]:
+        """The lines that set the size of the images, if it is not the recipe's."""
+        if self.image_size == SIZES[family_of(self.image_size)]:
+            return []
+        return [
+            'from icd_mmrazor.configuration.image_size import set_image_size',
+            '',
+            f'set_image_size(_base_, {self.image_size})',
+        ]
 
     def loaders(self) -> dict[str, Any]:
         """Return the settings of the images to train and to validate on."""
-        workers = dict(num_workers=self.workers)
-        train = dict(batch_size=self.batch_size, **workers, dataset=self.dataset('train', self.pipeline('train')))
-        if self.numbers[0] > self.batch_size:
-            train['drop_last'] = True  # a batch of one image has no statistics
-        val = dict(batch_size=self.batch_size, **workers, dataset=self.dataset('val', self.pipeline('val')))
-        return dict(train_dataloader=train, val_dataloader=val, test_dataloader=copy.deepcopy(val))
+        common = dict(batch_size=self.batch_size, num_workers=self.workers)
+        # a batch of one image has no statistics
+        last = dict(drop_last=True) if self.numbers[0] > self.batch_size else {}
+        return dict(
+            classes=self.classes,
+            train_dataloader=dict(**common, **last, dataset=self._dataset('train', SAME_CLASSES)),
+            val_dataloader=dict(**common, dataset=self._dataset('val', SAME_CLASSES)),
+            test_dataloader=Expression('val_dataloader'),
+        )
+
+    def _dataset(self, split: str, classes: Any) -> dict[str, Any]:
+        return dict(data_root=str(self.root), ann_file=str(self.work_dir / f'{split}.txt'), classes=classes)
 
     @property
     def unlabeled_in_batch(self) -> int:
-        """The number of images without labels in a batch: as many as their part, within limits."""
+        """The number of images without labels in a batch: their part of all images, within limits."""
         labeled, without = self.numbers
         part = min(max(without / (labeled + without), 0.25), 0.75)
         return min(max(round(part * self.batch_size), 1), self.batch_size - 1)
 
     def partly_labeled(self, unlabeled: Path) -> dict[str, Any]:
         """Return the settings of images to train on with and without labels, in batches of both."""
-        pipeline = self.pipeline('train')
+        without = dict(data_root=str(unlabeled), ann_file=str(self.work_dir / 'unlabeled.txt'), with_label=False)
+        pipeline = dict(pipeline=Expression('_base_.train_dataloader.dataset.pipeline'))
         return dict(
-            batch_sampler=dict(
-                type='PartlyLabeledBatchSampler', unlabeled=self.unlabeled_in_batch, epoch_of='labeled', drop_last=False
-            ),
+            drop_last=False,
+            batch_sampler=dict(type='PartlyLabeledBatchSampler', unlabeled=self.unlabeled_in_batch, epoch_of='labeled'),
             dataset=dict(
                 _delete_=True,
                 type='PartlyLabeledDataset',
-                labeled=dict(type='CustomDataset', **self.dataset('train', pipeline)),
-                unlabeled=dict(
-                    type='CustomDataset',
-                    data_root=str(unlabeled),
-                    ann_file=str(self.work_dir / 'unlabeled.txt'),
-                    with_label=False,
-                    pipeline=copy.deepcopy(pipeline),
-                ),
+                labeled=dict(type='CustomDataset', **self._dataset('train', Expression('_base_.classes')), **pipeline),
+                unlabeled=dict(type='CustomDataset', **without, **pipeline),
             ),
         )
 
 
-def probe_settings(images: Images, model: dict, preprocessor: Mapping[str, Any], epochs: int) -> dict[str, Any]:
+def probe_settings(
+    images: Images, model: Mapping[str, Any], preprocessor: Mapping[str, Any], epochs: int
+) -> dict[str, Any]:
     """Return the settings of the training of a teacher's classifier, on images that are always the same."""
     return dict(
         model=model,
@@ -152,7 +125,7 @@ def probe_settings(images: Images, model: dict, preprocessor: Mapping[str, Any],
         train_dataloader=dict(
             batch_size=min(256, images.numbers[0]),
             drop_last=False,
-            dataset=dict(pipeline=images.pipeline('val')),
+            dataset=dict(pipeline=Expression('_base_.val_dataloader.dataset.pipeline')),
         ),
         optim_wrapper=dict(_delete_=True, optimizer=dict(type='AdamW', lr=3e-3, weight_decay=1e-4)),
         auto_scale_lr=dict(enable=False),
@@ -161,7 +134,18 @@ def probe_settings(images: Images, model: dict, preprocessor: Mapping[str, Any],
     )
 
 
+def with_temperature(distiller: Mapping[str, Any], tau: float) -> dict[str, Any]:
+    """Return the config of a distiller whose KD has a temperature."""
+    changed = copy.deepcopy(dict(distiller))
+    if isinstance(changed.get('kd'), Mapping):
+        changed['kd'] = {**changed['kd'], 'tau': tau}
+    if type_name(changed.get('type')) == 'KLDivergence' and 'tau' in changed:
+        changed['tau'] = tau
+    return {
+        key: with_temperature(value, tau) if isinstance(value, Mapping) else value for key, value in changed.items()
+    }
+
+
 def is_small_network(model: Mapping[str, Any]) -> bool:
     """Return whether a network is one for images of 32 x 32, as CIFAR's."""
-    kind = type_name((model.get('backbone') or {}).get('type'))
-    return 'CIFAR' in kind.upper()
+    return 'CIFAR' in type_name((model.get('backbone') or {}).get('type')).upper()

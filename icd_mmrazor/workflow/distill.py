@@ -163,7 +163,9 @@ def _run(request: Request, wrapper: Mapping[str, Any] | None) -> nn.Module | Non
         prepare(request, work_dir)
     barrier()
     results = {
-        stage.name: run_stage(stage, request.launcher, request.cfg_options if stage.name == 'distilled' else {}, wrapper)
+        stage.name: run_stage(
+            stage, request.launcher, request.cfg_options if stage.name == 'distilled' else {}, wrapper
+        )
         for stage in stages_of(request, work_dir)
     }
     if not is_main_process():

@@ -144,9 +144,7 @@ def _of_two_parts(root: Path, val: str | None, setting: str) -> ImageFolder:
     return ImageFolder(root, classes, train, valid, ignored + more, notes)
 
 
-def _classes_in(
-    root: Path, setting: str, of_val: bool = False
-) -> tuple[tuple[str, ...], list[tuple[str, int]], int]:
+def _classes_in(root: Path, setting: str, of_val: bool = False) -> tuple[tuple[str, ...], list[tuple[str, int]], int]:
     """Return the classes of a folder, its images with their labels, and the number of other files."""
     classes = sorted(_subfolders(root))
     if len(classes) < 2 and not of_val:

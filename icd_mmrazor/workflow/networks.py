@@ -21,13 +21,15 @@ from icd_mmrazor.datasets.class_names import class_names, differing_labels
 from icd_mmrazor.errors import SettingError, did_you_mean
 from icd_mmrazor.export.network import quiet
 from icd_mmrazor.models.networks.classifier_layer import is_headless, number_of_classes
+from icd_mmrazor.models.networks.hubs import is_of_hub
 from icd_mmrazor.models.networks.image_size import image_size_of
 from icd_mmrazor.models.networks.resolve import network_config, published_weights
 from icd_mmrazor.models.networks.student import student_of
 from icd_mmrazor.recipes import BASE
 
 WEIGHTS = ('.pth', '.pt', '.safetensors')
-RANDOM = 'random'
+# weights that are drawn, and those that a network of a hub loads itself
+RANDOM, PUBLISHED = 'random', 'published'
 
 
 @dataclasses.dataclass
@@ -81,25 +83,29 @@ def find_teacher(teacher: str | dict, weights: str | None) -> Network:
     names = None
     if isinstance(teacher, str) and teacher.endswith(WEIGHTS):
         if weights:
-            raise SettingError(f'--teacher {teacher} is a file of weights. Leave out --teacher-ckpt, or name the network.')
+            raise SettingError(
+                f'--teacher {teacher} is a file of weights. Leave out --teacher-ckpt, or name the network.'
+            )
         checkpoint, weights = read_checkpoint(str(local_file(teacher))), teacher
         try:
             cfg = student_of(config_of(checkpoint, teacher))
         except SettingError as error:
-            raise SettingError(f'--teacher {teacher}: {error} Or give --teacher NETWORK --teacher-ckpt {teacher}.') from None
+            raise SettingError(
+                f'--teacher {teacher}: {error} Or give --teacher NETWORK --teacher-ckpt {teacher}.'
+            ) from None
         names = class_names(checkpoint.get('meta'))
     else:
         cfg = _config_of(teacher, '--teacher')
         entry = teacher if isinstance(teacher, str) and teacher not in our_networks() else None
-        weights = weights or published_weights(teacher)
+        weights = weights or published_weights(teacher) or (PUBLISHED if is_of_hub(entry) else None)
         if not weights:
             raise SettingError(
                 f'--teacher {_name(teacher)}: its weights are missing. Give --teacher-ckpt FILE, or a checkpoint that '
-                "was written by a training as --teacher. For a trial, --teacher-ckpt random draws them."
+                'was written by a training as --teacher. For a trial, --teacher-ckpt random draws them.'
             )
-        if weights != RANDOM and '://' not in weights:
+        if _is_file(weights):
             names = class_names(read_checkpoint(str(local_file(weights))).get('meta'))
-    if weights != RANDOM and '://' not in weights:
+    if _is_file(weights):
         weights = str(Path(weights).expanduser().absolute())
     return _looked_at(_name(teacher), cfg, 'teacher', weights=weights, class_names=names, entry=entry)
 
@@ -143,7 +149,8 @@ def with_classes(network: ConfigDict, classes: int) -> ConfigDict:
             part.loss = ConfigDict(type='CrossEntropyLoss', loss_weight=1.0)
         if part and 'topk' in part:
             part.topk = (1,)
-    network.pop('train_cfg', None)
+    for name in ('train_cfg', 'data_preprocessor'):  # both are the recipe's
+        network.pop(name, None)
     return network
 
 
@@ -158,6 +165,10 @@ def build(cfg: Any, role: str) -> nn.Module:
             raise SettingError(f'--{role}: a package is missing: {error}') from error
         finally:
             logging.disable(logging.NOTSET)
+
+
+def _is_file(weights: str) -> bool:
+    return weights not in (RANDOM, PUBLISHED) and '://' not in weights
 
 
 def _without_weights(cfg: Any) -> Any:
@@ -185,6 +196,8 @@ def _config_of(network: str | dict, setting: str) -> ConfigDict:
     if isinstance(network, str) and network.lower() in our_networks():
         file = BASE / 'models' / f'{network.lower()}.py'
         network = Config.fromfile(file)[network.lower().replace('-', '_')].to_dict()
+    elif is_of_hub(network) and setting == '--student':
+        network = dict(cfg_path=network, num_classes=1)  # without, some have no classifier
     elif isinstance(network, str) and '/' not in network and '::' not in network and not network.endswith('.py'):
         _check_name(network, setting)
     return network_config(network, setting)

@@ -56,6 +56,13 @@ class Plan:
         return max(1, len(self.folder.train) // (self.labeled * self.processes))
 
     @property
+    def temperature(self) -> float:
+        """The temperature of KD: the stronger the teacher, the lower (docs/howto/recipes.md)."""
+        if self.probe:
+            return 1.0  # a linear classifier on the feature of a pretrained network is not too sure of itself
+        return 2.0 if '://' in str(self.teacher.weights) else 4.0
+
+    @property
     def seconds(self) -> dict[str, float]:
         """Estimated seconds of each training."""
         cost, train, val = self.cost, len(self.folder.train), len(self.folder.val)
@@ -80,8 +87,9 @@ class Plan:
             'training': self._training(),
         }
         if self.cost:
-            total, parts = sum(self.seconds.values()), ', '.join(
-                f'{name} {_duration(value)}' for name, value in self.seconds.items()
+            total, parts = (
+                sum(self.seconds.values()),
+                ', '.join(f'{name} {_duration(value)}' for name, value in self.seconds.items()),
             )
             where = f'{len(os.sched_getaffinity(0))} cores' if self.cost.device == 'cpu' else self.cost.device
             rows['estimate'] = (

@@ -15,16 +15,17 @@ from icd_mmrazor.configuration.files import apply_cfg_options, read_config_file
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.workflow.config import (
     Images,
-    config_text,
     is_small_network,
     probe_settings,
     read_recipe,
     recipe_file,
+    with_temperature,
 )
+from icd_mmrazor.workflow.config_text import Expression, config_text
 from icd_mmrazor.workflow.cost import measure
 from icd_mmrazor.workflow.folder import ImageFolder, check_readable, read_folder, read_unlabeled
 from icd_mmrazor.workflow.image_files import Inspection
-from icd_mmrazor.workflow.networks import RANDOM, Network, build, find_student, find_teacher
+from icd_mmrazor.workflow.networks import PUBLISHED, RANDOM, Network, build, find_student, find_teacher
 from icd_mmrazor.workflow.plan import Plan
 from icd_mmrazor.workflow.request import Request
 from icd_mmrazor.workflow.splits import split_off_validation, write_annotations
@@ -110,11 +111,8 @@ def config_files(plan: Plan, folder: Path) -> dict[str, str]:
         common['auto_scale_lr'] = dict(enable=True)
     common['randomness'] = dict(seed=request.seed)
     title = f'{WRITTEN_BY}: the images and the recipe'
-    files = {
-        'data.py': config_text(
-            title, [f'icd_mmrazor::_base_/recipes/{recipe_file(request.recipe, plan.image_size)}'], common
-        )
-    }
+    recipe = f'icd_mmrazor::_base_/recipes/{recipe_file(request.recipe, plan.image_size)}'
+    files = {'data.py': config_text(title, [recipe], common, images.code)}
     student = _plain(plan.student.cfg)
     files[ALONE] = config_text(f'{WRITTEN_BY}: the student without a teacher', ['./data.py'], dict(model=student))
     if plan.probe:
@@ -213,8 +211,9 @@ def _teacher(plan: Plan, folder: Path, images: Images) -> str:
     return config_text(title, ['./data.py'], probe_settings(images, model, _plain(preprocessor), plan.probe_epochs))
 
 
-def _weights(plan: Plan, folder: Path) -> str:
-    return str(folder / RANDOM_WEIGHTS) if plan.teacher.weights == RANDOM else str(plan.teacher.weights)
+def _weights(plan: Plan, folder: Path) -> str | None:
+    weights = plan.teacher.weights
+    return {RANDOM: str(folder / RANDOM_WEIGHTS), PUBLISHED: None}.get(weights, weights)
 
 
 def _distilled(plan: Plan, folder: Path, images: Images, initial_epochs: int = 0) -> str:
@@ -227,7 +226,7 @@ def _distilled(plan: Plan, folder: Path, images: Images, initial_epochs: int = 0
         model=dict(
             _scope_='mmrazor',
             type='FrozenTeacherDistill',
-            architecture='_base_.model',
+            architecture=Expression("_base_.pop('model')"),
             teacher=teacher,
             teacher_ckpt=weights,
             distiller=_plain(distiller_of(plan)),
@@ -244,23 +243,23 @@ def _distilled(plan: Plan, folder: Path, images: Images, initial_epochs: int = 0
             find_unused_parameters=True,
         )
     title = f'{WRITTEN_BY}: the student with its teacher'
-    return config_text(title, [f'./{ALONE}'], settings, architecture=True)
+    return config_text(title, [f'./{ALONE}'], settings)
 
 
 def distiller_of(plan: Plan) -> dict:
-    """Return the distiller of a plan; ICD with KD is one distiller, as its own config has it."""
+    """Return the distiller of a plan; ICD with KD is one distiller, as in its own config."""
     methods, shape = plan.request.methods, (3, plan.image_size, plan.image_size)
     if set(methods) == {'icd', 'kd'}:
-        return dict(type='ICDDistiller', kd=dict(tau=4.0))
-    return recipes.compose_distiller(methods, image_shape=shape)
+        distiller = dict(type='ICDDistiller', kd=dict(tau=4.0))
+    else:
+        distiller = recipes.compose_distiller(methods, image_shape=shape)
+    return with_temperature(distiller, plan.temperature)
 
 
 def _plain(cfg: Any) -> Any:
     """Return a config as plain dictionaries, the scope that is the default one left out."""
     if isinstance(cfg, Mapping):
-        return {
-            key: _plain(value) for key, value in cfg.items() if not (key == '_scope_' and value == 'mmpretrain')
-        }
+        return {key: _plain(value) for key, value in cfg.items() if not (key == '_scope_' and value == 'mmpretrain')}
     if isinstance(cfg, list | tuple):
         return type(cfg)(map(_plain, cfg))
     return cfg

@@ -39,9 +39,7 @@ def split_off_validation(folder: ImageFolder, fraction: float, seed: int) -> Ima
         val += items[:number]
         train += items[number:]
     note = f'split off {len(val)} images to validate on, {fraction:.0%} of each class (seed {seed})'
-    return dataclasses.replace(
-        folder, train=tuple(sorted(train)), val=tuple(sorted(val)), notes=(*folder.notes, note)
-    )
+    return dataclasses.replace(folder, train=tuple(sorted(train)), val=tuple(sorted(val)), notes=(*folder.notes, note))
 
 
 def write_annotations(items: Iterable[tuple[str, int]], file: Path) -> None:

@@ -17,7 +17,7 @@ from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.algorithms.compilation import check_compile_options, compiled_on_request
 from icd_mmrazor.models.algorithms.first_batch import checked_first_batch
 from icd_mmrazor.models.algorithms.predictions import checked_additions, predictions_of, refuse_missing_predictions
-from icd_mmrazor.models.algorithms.records import forget, freeze_unread_classifier, make_plain
+from icd_mmrazor.models.algorithms.records import forget, freeze_unread_classifier, make_plain, reads_logits
 from icd_mmrazor.models.algorithms.separate_mixing import mixing_separately
 from icd_mmrazor.models.algorithms.shared_preprocessor import (
     adopt_student_settings,

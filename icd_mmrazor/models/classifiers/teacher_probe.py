@@ -1,5 +1,6 @@
 """A linear classifier on the features of a teacher."""
 
+import copy
 from typing import Any
 
 from mmengine.config import ConfigDict
@@ -9,14 +10,13 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from icd_mmrazor import checks
-from icd_mmrazor.checkpoints.reading import read_checkpoint
-from icd_mmrazor.checkpoints.weights import load_strictly, weights_of
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.algorithms.teacher import ready_teacher
 from icd_mmrazor.models.classifiers.linear_probe import LinearProbe
-from icd_mmrazor.models.networks.classifier_layer import is_headless, pooling_layer
+from icd_mmrazor.models.networks.classifier_layer import is_headless, number_of_channels, pooling_layer
 from icd_mmrazor.models.networks.features import feature_shapes, output_of
-from icd_mmrazor.models.networks.headless import as_teacher
+from icd_mmrazor.models.networks.hubs import is_of_hub, with_published_weights
 from icd_mmrazor.models.networks.image_size import image_size_of
 from icd_mmrazor.models.networks.resolve import network_config, published_weights
 
@@ -62,21 +62,19 @@ class TeacherProbe(LinearProbe):
     ) -> None:
         checks.boolean(self, 'cache', cache)
         checks.boolean(self, 'random_teacher', random_teacher)
-        file = None if random_teacher else teacher_ckpt or published_weights(teacher)
-        if not (file or random_teacher):
-            raise SettingError(f'TeacherProbe: teacher_ckpt={teacher_ckpt!r} must name the weights of the teacher.')
-        network = MODELS.build(without_classifier(network_config(teacher, 'model.teacher'), 'model.teacher'))
-        checkpoint = read_checkpoint(file) if file else {}
-        if file:
-            load_strictly(network, _without_head(network, weights_of(checkpoint, file)), f'teacher_ckpt={file}')
-        network = as_teacher(network, feature)
-        size, width = image_size_of(network), feature_shapes(network, [output_of(pooling_layer(network))])[0][0]
+        changed = without_classifier(teacher, 'model.teacher')
+        ready = ready_teacher(changed, teacher_ckpt or published_weights(teacher), random_teacher, feature)
+        network = ready.network
+        size = image_size_of(network) or ready.size
+        image = (number_of_channels(network), *(size or (32, 32)))
+        ((width, *_),) = feature_shapes(network, [output_of(pooling_layer(network))], image)
         backbone, neck = network, None
         if isinstance(network, ImageClassifier):
             backbone, neck = network.backbone, _Pooled(network.neck, network.head)
         self._assemble(backbone, neck or _Pooled(), LinearClsHead(num_classes, width), kwargs)
         self.cache, self.image_size = cache, size
-        self._freeze(checkpoint, file or 'random weights')
+        self._freeze({}, ready.weights)
+        self.trained_on = ready.trained
         self.backbone.register_forward_pre_hook(lambda _, images: (self._resized(images[0]), *images[1:]))
 
     def _resized(self, images: Tensor) -> Tensor:
@@ -105,17 +103,21 @@ def name_teacher_in_full(model: ConfigDict) -> None:
     """Put the teacher into the config of its probe, so that the config stored with a run is complete."""
     if not model.get('teacher_ckpt'):
         model.teacher_ckpt = published_weights(model.get('teacher'))
-    model.teacher = network_config(model.teacher, 'model.teacher')
+    loaded = model.teacher_ckpt or model.get('random_teacher')
+    model.teacher = network_config(model.teacher if loaded else with_published_weights(model.teacher), 'model.teacher')
 
 
-def without_classifier(network: ConfigDict, setting: str) -> ConfigDict:
-    """Return the config of a network without its classifier.
+def without_classifier(teacher: str | dict, setting: str) -> ConfigDict:
+    """Return the config of a network, however it is named, without its classifier.
 
     Raises:
-        SettingError: How to do that is not known.
+        SettingError: How to do that is not known, or there is no such network.
     """
+    if is_of_hub(teacher):
+        return ConfigDict(cfg_path=teacher, num_classes=0)
+    network = copy.deepcopy(network_config(teacher, setting))
     kind = type_name(network.type)
-    if kind in ('TimmClassifier',):
+    if kind == 'TimmClassifier':
         network.num_classes = 0
     elif kind == 'ImageClassifier':
         network.head = None
@@ -125,13 +127,3 @@ def without_classifier(network: ConfigDict, setting: str) -> ConfigDict:
             'a network without classifier.'
         )
     return network
-
-
-def _without_head(network: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Leave out the weights of a classifier that the network was built without."""
-    own = network.state_dict()
-    inner = getattr(network, 'model', None)
-    names = (getattr(inner, 'pretrained_cfg', None) or {}).get('classifier') or ()
-    names = (names,) if isinstance(names, str) else tuple(names)
-    heads = ('head.', *(f'{name}.' for name in names))  # a TimmClassifier saves timm's own names
-    return {name: weight for name, weight in weights.items() if name in own or not name.startswith(heads)}
