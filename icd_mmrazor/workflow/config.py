@@ -49,6 +49,7 @@ class Images:
         batch_size: Images in a batch.
         workers: Processes that read images.
         numbers: How many images there are to train on, and without labels.
+        flip: Whether the mirror image of an image is of the same class.
     """
 
     def __init__(
@@ -61,21 +62,24 @@ class Images:
         batch_size: int,
         workers: int,
         numbers: tuple[int, int],
+        flip: bool = True,
     ) -> None:
+        self.flip = flip
         self.root, self.work_dir, self.recipe, self.image_size = root, work_dir, recipe, image_size
         self.batch_size, self.workers, self.numbers = batch_size, workers, numbers
         self.classes = list(classes) if len(classes) <= INLINE_CLASSES else str(work_dir / 'classes.txt')
 
     @property
     def code(self) -> list[str]:
-        """The lines that set the size of the images, if it is not the recipe's."""
-        if self.image_size == SIZES[family_of(self.image_size)]:
-            return []
-        return [
-            'from icd_mmrazor.configuration.image_size import set_image_size',
-            '',
-            f'set_image_size(_base_, {self.image_size})',
-        ]
+        """The lines that change the recipe's pipelines, if the images are of another size or not to be mirrored."""
+        lines = []
+        if self.image_size != SIZES[family_of(self.image_size)]:
+            lines += ['from icd_mmrazor.configuration.image_size import set_image_size', '']
+            lines += [f'set_image_size(_base_, {self.image_size})']
+        kinds = [type_name(transform.type) for transform in self.recipe.train_dataloader.dataset.pipeline]
+        if not self.flip and 'RandomFlip' in kinds:
+            lines += [f'del _base_.train_dataloader.dataset.pipeline[{kinds.index("RandomFlip")}]  # RandomFlip']
+        return lines
 
     def loaders(self) -> dict[str, Any]:
         """Return the settings of the images to train and to validate on."""
@@ -124,7 +128,7 @@ def probe_settings(
         data_preprocessor=dict(_delete_=True, **preprocessor),
         train_dataloader=dict(
             batch_size=min(256, images.numbers[0]),
-            drop_last=False,
+            drop_last=images.numbers[0] > 256,
             dataset=dict(pipeline=Expression('_base_.val_dataloader.dataset.pipeline')),
         ),
         optim_wrapper=dict(_delete_=True, optimizer=dict(type='AdamW', lr=3e-3, weight_decay=1e-4)),

@@ -75,6 +75,7 @@ def distill(
     method: str = 'icd+kd',
     recipe: str = 'standard',
     image_size: int | None = None,
+    flip: bool = True,
     epochs: int | None = None,
     batch_size: int | None = None,
     teacher_ckpt: str | None = None,
@@ -104,6 +105,7 @@ def distill(
         method: A method, or several with ``+``: ``'icd'``, ``'icd+kd'``, ``'crd+kd'``.
         recipe: ``'fast'`` (10 epochs), ``'standard'`` (100) or ``'patient'`` (300).
         image_size: Height and width of the student's images; by default what suits student and images.
+        flip: Whether the mirror image of an image is of the same class. Switch it off for digits, text and the like.
         epochs: Epochs, in place of the recipe's.
         batch_size: Images in a batch of each process, in place of the recipe's; the learning rate follows.
         teacher_ckpt: The teacher's weights; ``'random'`` draws them, to try things out. By default those published for
@@ -116,7 +118,8 @@ def distill(
         work_dir: The folder of all files; by default ``work_dirs/DATA_TEACHER_STUDENT_METHOD``.
         dry_run: Whether to print the plan alone: nothing is trained or written.
         launcher: What started the processes, as in ``tools/train.py``.
-        cfg_options: Settings of the distillation to change, by their dotted keys.
+        cfg_options: Settings of the distillation to change, by their dotted keys; those that are not of ``model`` also
+            change for the student alone.
 
     Returns:
         The student, a classifier of mmpretrain in eval mode on the CPU: ``student(images)`` has its logits, for images
@@ -157,7 +160,7 @@ def show_plan(request: Request) -> None:
 
 def _run(request: Request, wrapper: Mapping[str, Any] | None) -> nn.Module | None:
     work_dir = request.work_dir.absolute()
-    files = files_of(['mmpretrain', *request.export], work_dir / 'student')
+    files = files_of(['mmpretrain', *request.export], request.work_dir / 'student')
     if is_main_process():
         check_files(files, force=True)
         prepare(request, work_dir)

@@ -141,6 +141,7 @@ def _images_of(plan: Plan, folder: Path) -> Images:
         plan.batch_size,
         plan.workers,
         numbers,
+        plan.request.flip,
     )
 
 

@@ -32,6 +32,7 @@ class Request:
     method: str = 'icd+kd'
     recipe: str = 'standard'
     image_size: int | None = None
+    flip: bool = True
     epochs: int | None = None
     batch_size: int | None = None
     teacher_ckpt: str | os.PathLike | None = None
@@ -49,7 +50,7 @@ class Request:
         for name in ('image_size', 'epochs', 'batch_size'):
             if getattr(self, name) is not None:
                 checks.positive_int('distill', name, getattr(self, name))
-        for name in ('baseline', 'skip_unreadable', 'dry_run'):
+        for name in ('flip', 'baseline', 'skip_unreadable', 'dry_run'):
             checks.boolean('distill', name, getattr(self, name))
         checks.one_of('distill', 'launcher', self.launcher, LAUNCHERS)
         if not checks.is_number(self.val_fraction) or not 0 < self.val_fraction < 1:

@@ -71,7 +71,7 @@ class TeacherProbe(LinearProbe):
         backbone, neck = network, None
         if isinstance(network, ImageClassifier):
             backbone, neck = network.backbone, _Pooled(network.neck, network.head)
-        self._assemble(backbone, neck or _Pooled(), LinearClsHead(num_classes, width), kwargs)
+        self._assemble(backbone, neck or _Pooled(), StandardisedLinearHead(num_classes, width), kwargs)
         self.cache, self.image_size = cache, size
         self._freeze({}, ready.weights)
         self.trained_on = ready.trained
@@ -86,6 +86,27 @@ class TeacherProbe(LinearProbe):
         """Compute the features of images, without gradients; arguments as in ``ImageClassifier``."""
         self._features[self.training, False].useful &= self.cache
         return super().extract_feat(inputs, stage)
+
+
+class StandardisedLinearHead(LinearClsHead):
+    """A linear classifier of features that are standardised, as in linear probing of *Masked Autoencoders*.
+
+    Features of networks differ in scale by orders of magnitude; standardised (He et al., CVPR 2022, section A.1), one
+    learning rate suits them all. Its ``fc`` reads the standardised feature, which is the pooled one of the teacher.
+
+    Args:
+        num_classes: Number of classes.
+        in_channels: Width of the feature.
+        **kwargs: Other arguments of ``LinearClsHead``.
+    """
+
+    def __init__(self, num_classes: int, in_channels: int, **kwargs: Any) -> None:
+        super().__init__(num_classes, in_channels, **kwargs)
+        self.norm = nn.BatchNorm1d(in_channels, affine=False, eps=1e-6)
+
+    def pre_logits(self, feats: tuple[Tensor, ...]) -> Tensor:
+        """Standardise the last feature, ``B x D``."""
+        return self.norm(super().pre_logits(feats))
 
 
 class _Pooled(nn.Module):
