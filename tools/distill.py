@@ -23,6 +23,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--recipe', default='standard', help=recipe, metavar='NAME')
     size = "height and width of the student's images (default: what suits student and images)"
     parser.add_argument('--image-size', type=positive_int, metavar='N', help=size)
+    flip = "mirror images are other images, as of digits or text: leave out the recipe's horizontal flips"
+    parser.add_argument('--no-flip', dest='flip', action='store_false', help=flip)
     parser.add_argument('--epochs', type=positive_int, metavar='N', help="in place of the recipe's")
     batch = "images in a batch of each process, in place of the recipe's; the learning rate follows"
     parser.add_argument('--batch-size', type=positive_int, metavar='N', help=batch)
@@ -41,7 +43,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what started the processes')
     # torchrun sets the variable LOCAL_RANK, older launchers pass an argument
     parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
-    add_cfg_options(parser, 'change settings of the distillation: model.distiller.embed_dims=64 ...')
+    add_cfg_options(
+        parser, 'change settings of the distillation: model.distiller.embed_dims=64 train_dataloader.num_workers=8 ...'
+    )
     args = parser.parse_args()
     args.export = [name for name in args.export.split(',') if name]
     return args

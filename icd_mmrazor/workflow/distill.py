@@ -166,9 +166,7 @@ def _run(request: Request, wrapper: Mapping[str, Any] | None) -> nn.Module | Non
         prepare(request, work_dir)
     barrier()
     results = {
-        stage.name: run_stage(
-            stage, request.launcher, request.cfg_options if stage.name == 'distilled' else {}, wrapper
-        )
+        stage.name: run_stage(stage, request.launcher, _options(request, stage), wrapper)
         for stage in stages_of(request, work_dir)
     }
     if not is_main_process():
@@ -178,6 +176,14 @@ def _run(request: Request, wrapper: Mapping[str, Any] | None) -> nn.Module | Non
     print(f'\n{result}')
     student.model.distillation = result
     return student.model
+
+
+def _options(request: Request, stage: Stage) -> dict[str, Any]:
+    """Return the settings to change in a training: a fair baseline has those of images and schedule, too."""
+    options = request.cfg_options or {}
+    if stage.name == 'student_alone':
+        options = {key: value for key, value in options.items() if key.partition('.')[0] != 'model'}
+    return {} if stage.name == 'teacher' else dict(options)
 
 
 def prepare(request: Request, work_dir: Path) -> None:
