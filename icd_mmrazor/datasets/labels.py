@@ -8,6 +8,7 @@ from mmengine.runner import BaseLoop, Runner
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
+from icd_mmrazor.datasets.randomness import undrawn
 from icd_mmrazor.datasets.samples import LABELS, without_labels
 
 IMAGES_TO_CHECK = 8
@@ -32,7 +33,8 @@ def has_labels(dataset: Any) -> bool | None:
     try:
         if LABELS & {*dataset.get_data_info(0)}:
             return True
-        samples = dataset[0]['data_samples']
+        with undrawn():
+            samples = dataset[0]['data_samples']
     except Exception:  # a dataset may raise anything, and says so itself when it is used
         return None
     samples = samples if isinstance(samples, list) else [samples]

@@ -1,6 +1,8 @@
 """Random numbers that follow from a key alone."""
 
+import contextlib
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -21,3 +23,15 @@ def seed_all(*key: int) -> None:
     torch.default_generator.manual_seed(for_torch)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(for_torch)
+
+
+@contextlib.contextmanager
+def undrawn() -> Iterator[None]:
+    """Leave the generators of Python, numpy and torch on the CPU as they are, whatever is drawn in the context."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 as above
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002
+        torch.set_rng_state(states[2])

@@ -1,5 +1,6 @@
 """A distillation in words."""
 
+import contextlib
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from icd_mmrazor.datasets.labels import has_labels, plain_datasets
+from icd_mmrazor.models.algorithms.predictions import POOLED, add_feature, pooled_feature
 from icd_mmrazor.models.networks.classifier_layer import is_headless, number_of_classes
 from icd_mmrazor.models.networks.headless import ImageNetwork
 from icd_mmrazor.models.networks.passes import explained_pass
@@ -18,25 +20,33 @@ from icd_mmrazor.models.networks.preparation import preparation_by
 def evaluate(algorithm: nn.Module, runner: Runner) -> dict[str, Any]:
     """Evaluate a teacher on a run's validation set, without hooks and log; return the metrics of ``val_evaluator``.
 
-    Metrics that compare a student with its teacher (``needs``) are left out.
+    Metrics that compare a student with its teacher are left out. Those of features (``KNNAccuracy``) are computed for
+    any teacher, those of predictions unless :func:`why_not_evaluated` says why not.
 
     Args:
         algorithm: A distillation of ours or of mmrazor; its teacher is left in eval mode.
         runner: The run.
     """
-    teacher = algorithm.teacher.eval()
-    view = getattr(algorithm, 'teacher_view', None)
     dataloader, whole = runner.val_loop.dataloader, runner.val_loop.evaluator
-    # others compare a student with its teacher
-    metrics = [metric for metric in whole.metrics if getattr(metric, 'needs', None) is None]
+    predicts = why_not_evaluated(algorithm) is None
+    kinds = [POOLED, None] if predicts else [POOLED]
+    metrics = [metric for metric in whole.metrics if getattr(metric, 'needs', None) in kinds]
     if not metrics:
         return {}
     evaluator = whole if len(metrics) == len(whole.metrics) else Evaluator(metrics)
+    teacher, features = algorithm.teacher.eval(), any(getattr(metric, 'needs', None) == POOLED for metric in metrics)
+    view, source = getattr(algorithm, 'teacher_view', None), getattr(algorithm.distiller, 'teacher_source', None)
     for batch in dataloader:
         data = algorithm.data_preprocessor(batch, False)
         images = data['inputs'] if view is None else view(data['inputs'])
-        with explained_pass('DistillationReportHook', images, **{'model.teacher': teacher}):
-            outputs = teacher(images, data['data_samples'], mode='predict')
+        with (
+            explained_pass('DistillationReportHook', images, **{'model.teacher': teacher}),
+            pooled_feature(teacher, source) if features else contextlib.nullcontext([]) as found,
+        ):
+            outputs = teacher(images, data['data_samples'], mode='predict' if predicts else 'tensor')
+        outputs = outputs if predicts else data['data_samples']
+        if features:
+            add_feature(outputs, found)
         evaluator.process(data_samples=outputs, data_batch=batch)
     return evaluator.evaluate(len(dataloader.dataset))
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ from icd_mmrazor.datasets import (
 )
 from icd_mmrazor.datasets.labels import has_labels, image_labels
 from icd_mmrazor.datasets.loaders import number_batches
+from icd_mmrazor.datasets.randomness import seed_all
 from icd_mmrazor.datasets.samples import merge_samples, number_labeled, sample_indices
 from icd_mmrazor.errors import DatasetError, SettingError
 
@@ -93,6 +95,23 @@ def test_labelled_images_come_first_and_have_the_labels(partly: Callable, arrays
     assert dataset.get_gt_labels().tolist() == [0, 1, 2, 3, 4, *[-1] * 7]
     with pytest.raises(IndexError):
         dataset[12]
+
+
+def test_looking_for_a_label_draws_no_random_numbers(arrays: Callable) -> None:
+    dataset = DATASETS.build(dict(type='UnlabeledDataset', dataset=arrays(6, CROP, FLIP, PACK)))
+
+    def next_numbers() -> tuple:
+        return random.random(), np.random.random(), torch.rand(()).item()  # noqa: NPY002 transforms draw from it
+
+    results = []
+    for look in (False, True):
+        seed_all(7)
+        assert not look or has_labels(dataset) is False
+        results.append(next_numbers())
+    assert results[0] == results[1]
+    seed_all(7)
+    dataset[0]
+    assert next_numbers() != results[0]
 
 
 def test_labels_that_are_left_out_cannot_be_found(arrays: Callable) -> None:

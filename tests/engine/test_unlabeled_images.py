@@ -2,15 +2,21 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mmcv
+import numpy as np
 import pytest
 import torch
-from helpers import logged
+from helpers import ROOT, logged
 from mmengine.config import Config
 from mmengine.runner import Runner
+from mmpretrain.registry import MODELS
+from torch import nn
+from torch.utils.data import DataLoader
 
 from icd_mmrazor.engine.checks.missing_labels import check_channels
 from icd_mmrazor.errors import DatasetError, SettingError
@@ -49,7 +55,9 @@ def test_labelled_and_unlabelled_images(config: Callable, runner: Callable) -> N
     run = runner(config(**{'default_hooks.logger.interval': 1}))
     run.train()
     log = logged(run)
-    assert '  images   16 with labels, 64 without; a batch has 4 and 12, an epoch is a pass over those with' in log
+    assert (
+        '  training images: 16 with labels, 64 without; a batch has 4 and 12, an epoch is a pass over those with' in log
+    )
     assert '80 training images are on cpu' in log
     assert {'student.loss', 'distill.loss_icd'} <= {*last_line(run, 'student.loss')}
     assert run.iter == 4
@@ -66,7 +74,7 @@ def test_no_labels_at_all(config: Callable, runner: Callable) -> None:
     run = runner(cfg)
     run.train()
     log, line = logged(run), last_line(run, 'agreement/top1')
-    assert '  images   64, none with a label' in log
+    assert '  training images: 64, none with a label' in log
     assert 'student.loss' not in log
     assert [*Path(cfg.work_dir).glob('best_agreement_top1_epoch_1.pth')]
     # against a loop of its own
@@ -83,8 +91,14 @@ def test_no_labels_at_all(config: Callable, runner: Callable) -> None:
 
 
 @pytest.mark.slow
-def test_nearest_neighbours(config: Callable, runner: Callable) -> None:
+@pytest.mark.parametrize('headless', [False, True])
+def test_nearest_neighbours(headless: bool, config: Callable, runner: Callable) -> None:
     cfg = config(partly=False)
+    if headless:
+        cfg.model.update(random_teacher=True, teacher_ckpt=None)
+        cfg.model.teacher.pop('head')
+        # nothing reads them
+        cfg.model.architecture.head.num_classes = 3
     cfg.model.predict_also = ['pooled']
     cfg.model.distiller.kd = None
     bank = {**cfg.val_dataloader.dataset, 'images_key': 'train_images', 'labels_key': 'train_labels'}
@@ -95,20 +109,28 @@ def test_nearest_neighbours(config: Callable, runner: Callable) -> None:
     log = logged(run)
     assert 'no loss reads the logits of the student, so head.fc is not trained' in log
     assert [*Path(cfg.work_dir).glob('best_knn_top1_epoch_1.pth')]
-    model, features, labels = run.model.eval(), [], []
-    with torch.no_grad():
-        for batch in run.val_dataloader:
-            data = model.data_preprocessor(batch)
-            features.append(torch.nn.functional.normalize(model.student.extract_feat(data['inputs'])[-1]))
-            labels += [int(sample.gt_label) for sample in data['data_samples']]
-    features, right = torch.cat(features), 0
+    model = run.model.eval()
+    found = last_line(run, 'knn/top1')['knn/top1']
+    assert found == pytest.approx(accuracy_by_a_loop(model.student, model, run.val_dataloader))
+    of_teacher = accuracy_by_a_loop(model.teacher, model, run.val_dataloader)
+    assert run.message_hub.get_info('teacher_metrics') == {'knn/top1': pytest.approx(of_teacher)}
+
+
+@torch.no_grad()
+def accuracy_by_a_loop(network: nn.Module, model: nn.Module, loader: DataLoader) -> float:
+    features, labels, right = [], [], 0
+    for batch in loader:
+        data = model.data_preprocessor(batch)
+        features.append(torch.nn.functional.normalize(network.extract_feat(data['inputs'])[-1]))
+        labels += [int(sample.gt_label) for sample in data['data_samples']]
+    features = torch.cat(features)
     for index in range(64, 104):
         similarities = [(float(features[index] @ features[other]), labels[other]) for other in range(64)]
         votes = [0.0] * 10
         for similarity, label in sorted(similarities, reverse=True)[:5]:
             votes[label] += torch.tensor(similarity / 0.1).exp().item()
         right += max(range(10), key=votes.__getitem__) == labels[index]
-    assert last_line(run, 'knn/top1')['knn/top1'] == pytest.approx(100 * right / 40)
+    return 100 * right / 40
 
 
 def crd(cfg: Config) -> None:
@@ -205,3 +227,35 @@ def test_orders_of_the_channels(labeled: dict, unlabeled: dict, refused: bool) -
     loader = dict(dataset=dict(labeled=labeled, unlabeled=unlabeled))
     with pytest.raises(SettingError, match='channels') if refused else contextlib.nullcontext():
         check_channels(loader)
+
+
+PAGE, TUTORIAL = (ROOT / 'docs' / name for name in ('howto/unlabeled_images.md', 'tutorial.md'))
+CONFIGS_OF_PAGES = r'^```python\n# (my/\w+\.py)\n(.*?)^```'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('name', 'metric'), [('few_labels', 'accuracy'), ('no_labels', 'agreement'), ('neighbours', 'knn')]
+)
+def test_the_configs_of_the_page(name: str, metric: str, images_file: Path, runner: Callable) -> None:
+    """On a folder of images, of which few are left; the teacher is one of random weights."""
+    Path('my').mkdir()
+    for page in (TUTORIAL, PAGE):
+        for file, code in re.findall(CONFIGS_OF_PAGES, page.read_text(), re.DOTALL | re.MULTILINE):
+            Path(file).write_text(code.replace('num_workers=2', 'num_workers=0').replace('1297, 13', '64, 4'))
+    with np.load(images_file) as arrays:
+        for split, source in (('train', 'train'), ('val', 'test')):
+            pairs = zip(arrays[f'{source}_images'], arrays[f'{source}_labels'], strict=True)
+            for index, (image, label) in enumerate(pairs):
+                mmcv.imwrite(image, f'data/digits/{split}/{label}/{index}.png')
+    cfg = Config.fromfile(f'my/{name}.py')
+    Path('work_dirs/teacher').mkdir(parents=True)
+    teacher = MODELS.build(Config.fromfile('my/teacher.py').model)
+    torch.save({'state_dict': teacher.state_dict()}, cfg.model.teacher_ckpt)
+    cfg.merge_from_dict({'work_dir': 'work', 'train_cfg.max_epochs': 1, 'randomness.seed': 0})
+    run = runner(cfg)
+    run.train()
+    assert last_line(run, f'{metric}/top1')
+    student = Config.fromfile('work/student.py')
+    assert student.test_evaluator.type == 'Accuracy'
+    assert student.test_dataloader.dataset.type == 'CustomDataset'

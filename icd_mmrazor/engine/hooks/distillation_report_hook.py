@@ -99,7 +99,7 @@ class DistillationReportHook(Hook):
             '  loss = ' + '\n       + '.join(loss_terms(algorithm)),
         ]
         if images := describe_images(runner.train_dataloader):
-            lines.insert(4, f'  images   {images}')
+            lines.insert(-1, f'  training images: {images}')
         runner.logger.info('\n'.join(lines))
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -162,13 +162,11 @@ class DistillationReportHook(Hook):
     def _accuracy(self, runner: Runner, algorithm: nn.Module) -> str:
         if runner.val_loop is None or not self.evaluate_teacher:
             return ''
-        if reason := why_not_evaluated(algorithm):
-            return f', not evaluated: {reason}'
         metrics = evaluate(algorithm, runner)
         # not kept in checkpoints: a resumed run evaluates its own teacher
         runner.message_hub.update_info('teacher_metrics', metrics, resumed=False)
         if not metrics:
-            return ''
+            return f', not evaluated: {reason}' if (reason := why_not_evaluated(algorithm)) else ''
         # some are lists, such as an accuracy for each class
         return ', validation set: ' + ', '.join(f'{name} {value:.2f}' for name, value in numbers_in(metrics).items())
 

@@ -11,7 +11,11 @@ from icd_mmrazor.datasets.samples import number_labeled, without_labels
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.algorithms.records import forget
 from icd_mmrazor.models.algorithms.shared_preprocessor import channels_of
-from icd_mmrazor.models.algorithms.student_losses import refuse_need_of_every_label, refuse_reader_of_labels
+from icd_mmrazor.models.algorithms.student_losses import (
+    refuse_mixing_by_labels,
+    refuse_need_of_every_label,
+    refuse_reader_of_labels,
+)
 from icd_mmrazor.models.distillers.mixed_distiller import plain_distillers
 from icd_mmrazor.models.networks.features import in_eval_mode
 from icd_mmrazor.models.networks.passes import explained_pass
@@ -57,11 +61,7 @@ def refuse_need_of_labels(algorithm: Any) -> None:
             f'FrozenTeacherDistill: the training images have no labels, which the loss of the student ({head}) reads. '
             'Use a dataset with labels, or set model.calculate_student_loss=False.'
         )
-    if getattr(algorithm.data_preprocessor, 'batch_augments', None) is not None:
-        raise SettingError(
-            'FrozenTeacherDistill: data_preprocessor.batch_augments mixes images by their labels, and the training '
-            'images have none. Use a dataset with labels, or remove the setting.'
-        )
+    refuse_mixing_by_labels(algorithm.data_preprocessor)
 
 
 def _check_partly_labeled(algorithm: Any, images: Tensor, data_samples: list) -> None:

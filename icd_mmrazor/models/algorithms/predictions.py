@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.networks.classifier_layer import is_headless
-from icd_mmrazor.models.networks.features import Point, feature_points
+from icd_mmrazor.models.networks.features import feature_points
 
 TEACHER, POOLED = 'teacher', 'pooled'
 # what each adds to a data sample
@@ -48,34 +48,42 @@ def predictions_of(algorithm: Any, images: Tensor, data_samples: list | None) ->
         The student's predictions, with ``teacher_score`` (the teacher's probabilities, ``classes``) and ``feature``
         (what the student classifies, ``D``).
     """
-    found: list[Tensor] = []
-    with _recorded(algorithm, found) if POOLED in algorithm.predict_also else contextlib.nullcontext():
+    features = POOLED in algorithm.predict_also
+    source = getattr(algorithm.distiller, 'student_source', None)
+    with pooled_feature(algorithm.student, source) if features else contextlib.nullcontext([]) as found:
         predictions = algorithm.student(images, data_samples, mode='predict')
-    if POOLED in algorithm.predict_also:
-        for sample, feature in zip(predictions, found[-1].flatten(1).float(), strict=True):
-            sample.set_field(feature, FIELDS[POOLED])
+    if features:
+        add_feature(predictions, found)
     if TEACHER in algorithm.predict_also:
         for sample, of_teacher in zip(predictions, algorithm.run_teacher(images, mode='predict'), strict=True):
             sample.set_field(of_teacher.pred_score.float(), FIELDS[TEACHER])
     return predictions
 
 
-def _recorded(algorithm: Any, found: list[Tensor]) -> contextlib.AbstractContextManager:
-    source = getattr(algorithm.distiller, 'student_source', 'auto')
-    point = feature_points(algorithm.student, maps=False, classifier=None if source == 'auto' else source).pooled
-    return _recording(algorithm.student.get_submodule(point.source), point, found)
+def add_feature(predictions: list, found: list[Tensor]) -> None:
+    """Add to each data sample its ``feature``, of those that :func:`pooled_feature` has found."""
+    for sample, feature in zip(predictions, found[-1].flatten(1).float(), strict=True):
+        sample.set_field(feature, FIELDS[POOLED])
 
 
 @contextlib.contextmanager
-def _recording(module: nn.Module, point: Point, found: list[Tensor]) -> Iterator[None]:
-    """Keep what a module takes or returns, in all of its calls."""
+def pooled_feature(network: nn.Module, source: str | None = None) -> Iterator[list[Tensor]]:
+    """Keep the pooled feature of a network in the forward passes within the context: a list that they extend.
+
+    Args:
+        network: The network.
+        source: Name of its classifying layer, if it has one; found if it is ``'auto'`` or None.
+    """
+    classifier = None if source == 'auto' or is_headless(network) else source
+    point = feature_points(network, maps=False, classifier=classifier).pooled
+    found: list[Tensor] = []
 
     def record(_module: nn.Module, inputs: tuple, output: Any) -> None:
         data = inputs if point.type == 'ModuleInputs' else output
         found.append(data if point.data_idx is None else data[point.data_idx])
 
-    handle = module.register_forward_hook(record)
+    handle = network.get_submodule(point.source).register_forward_hook(record)
     try:
-        yield
+        yield found
     finally:
         handle.remove()

@@ -7,16 +7,16 @@ from mmpretrain.models import ClsDataPreprocessor
 from mmrazor.registry import MODELS
 from torch import nn
 
-from icd_mmrazor.datasets.samples import number_labeled
+from icd_mmrazor.datasets.samples import number_labeled, without_labels
 
 
 @MODELS.register_module()
 class SeparateMixingPreprocessor(ClsDataPreprocessor):
-    """mmpretrain's ``ClsDataPreprocessor`` that never mixes an image with a label and one without.
+    """mmpretrain's ``ClsDataPreprocessor`` that mixes images without labels, too, but never with labelled ones.
 
     In a batch of both (``PartlyLabeledDataset``), the labelled images are mixed among themselves with their labels,
-    then the others among themselves, each with random numbers of their own. Any other batch is treated as usual.
-    ``FrozenTeacherDistill`` uses it in place of a ``ClsDataPreprocessor`` that has ``batch_augments``.
+    then the others among themselves, each with random numbers of their own. A ``ClsDataPreprocessor`` leaves a batch
+    without any labels as it is. ``FrozenTeacherDistill`` uses this class in its place if it has ``batch_augments``.
 
     Config example::
 
@@ -29,19 +29,28 @@ class SeparateMixingPreprocessor(ClsDataPreprocessor):
     def forward(self, data: dict, training: bool = False) -> dict:
         """Prepare a batch, see the base class."""
         images, samples = data['inputs'], data.get('data_samples')
-        labeled = number_labeled(samples, len(images)) if training and self.batch_augments is not None else None
+        if not training or self.batch_augments is None:
+            return super().forward(data, training)
+        if without_labels(samples):
+            return self._mixed_without_labels(data)
+        labeled = number_labeled(samples, len(images))
         if labeled is None:
             return super().forward(data, training)
         parts = [
-            super(SeparateMixingPreprocessor, self).forward(
-                {'inputs': images[rows], 'data_samples': samples[rows]}, True
-            )
-            for rows in (slice(labeled), slice(labeled, None))
+            super().forward({'inputs': images[:labeled], 'data_samples': samples[:labeled]}, training),
+            self._mixed_without_labels({'inputs': images[labeled:], 'data_samples': samples[labeled:]}),
         ]
         return {
             'inputs': torch.cat([part['inputs'] for part in parts]),
             'data_samples': [sample for part in parts for sample in part['data_samples']],
         }
+
+    def _mixed_without_labels(self, data: dict) -> dict:
+        prepared = super().forward(data, training=False)
+        images = prepared['inputs']
+        # an augmentation expects scores, and mixes them too
+        images, _ = self.batch_augments(images, images.new_zeros(len(images), 1))
+        return {**prepared, 'inputs': images}
 
 
 def mixing_separately(preprocessor: Any) -> Any:
@@ -60,5 +69,5 @@ def mixing_separately(preprocessor: Any) -> Any:
 
 
 def mixes_separately(preprocessor: nn.Module) -> bool:
-    """Return whether a data preprocessor may be given batches of which a part has labels."""
+    """Return whether a data preprocessor may be given images without labels, alone or with labelled ones."""
     return isinstance(preprocessor, SeparateMixingPreprocessor) or getattr(preprocessor, 'batch_augments', None) is None

@@ -76,11 +76,16 @@ def refuse_need_of_every_label(algorithm: Any) -> None:
         loss_part(algorithm.student)
     for loss in losses_of_labels(algorithm.distiller):
         refuse_reader_of_labels(loss)
-    if not mixes_separately(algorithm.data_preprocessor):
-        kind = type(algorithm.data_preprocessor).__name__
+    refuse_mixing_by_labels(algorithm.data_preprocessor)
+
+
+def refuse_mixing_by_labels(preprocessor: nn.Module) -> None:
+    """Refuse a data preprocessor that would mix images with and without labels, or none of those without."""
+    if not mixes_separately(preprocessor):
         raise SettingError(
-            f'FrozenTeacherDistill: a {kind} mixes images with labels and images without. Set '
-            "data_preprocessor.type='SeparateMixingPreprocessor', or batch_augments=None."
+            f'FrozenTeacherDistill: a {type(preprocessor).__name__} mixes images by their labels (batch_augments), and '
+            "some of the training images have none. Set data_preprocessor.type='SeparateMixingPreprocessor', or "
+            'batch_augments=None.'
         )
 
 

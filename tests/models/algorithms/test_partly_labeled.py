@@ -246,6 +246,21 @@ def test_images_are_mixed_among_their_like(augment: dict, partly: tuple) -> None
     torch.testing.assert_close(plain['inputs'], (images - 1) / 2)
 
 
+@pytest.mark.parametrize('augment', [MIXUP, CUTMIX], ids=['Mixup', 'CutMix'])
+def test_images_without_any_labels_are_mixed(augment: dict, algorithm: Callable, batch: Callable) -> None:
+    """As mmpretrain mixes them with labels; both networks see the mixed images."""
+    settings = dict(num_classes=10, mean=[1.0] * 3, std=[2.0] * 3, batch_augments=dict(augments=augment))
+    model = algorithm(data_preprocessor=settings, calculate_student_loss=False)
+    images, samples = batch()
+    torch.manual_seed(3), np.random.seed(3)  # noqa: NPY002 mmpretrain draws from it
+    expected = ClsDataPreprocessor(**settings)({'inputs': images.clone(), 'data_samples': samples}, True)['inputs']
+    for samples in ([DataSample() for _ in images], None):
+        torch.manual_seed(3), np.random.seed(3)  # noqa: NPY002
+        found = model.data_preprocessor({'inputs': images.clone(), 'data_samples': samples}, True)
+        assert torch.equal(found['inputs'], expected)
+        assert torch.isfinite(model(**found, mode='loss')['distill.loss_icd'])
+
+
 def test_an_algorithm_mixes_like_the_student_that_asks_for_it(
     network: Callable, algorithm: Callable, partly: tuple
 ) -> None:
@@ -313,3 +328,11 @@ def test_predictions_for_metrics(algorithm: Callable, batch: Callable) -> None:
 def test_predictions_that_do_not_exist(names: Any, algorithm: Callable) -> None:
     with pytest.raises(SettingError, match='predict_also'):
         algorithm(predict_also=names)
+
+
+def test_a_teacher_without_a_classifier_predicts_nothing(algorithm: Callable) -> None:
+    teacher = dict(type='ImageClassifier', backbone=RESNET, neck=dict(type='GlobalAveragePooling'))
+    settings = dict(teacher=teacher, teacher_ckpt=None, random_teacher=True, calculate_student_loss=False)
+    with pytest.raises(SettingError, match=r"predict_also=\['teacher'\].*KNNAccuracy"):
+        algorithm(**settings, predict_also=['teacher'])
+    assert algorithm(**settings, predict_also=['pooled'])
