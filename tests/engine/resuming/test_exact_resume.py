@@ -8,7 +8,7 @@ from unittest import mock
 
 import given_metrics  # noqa: F401 (registers)
 import pytest
-from helpers import logged
+from helpers import CONFIGS, logged
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -120,6 +120,19 @@ def test_batches_of_images_with_and_without_labels(in_memory: bool, config: Call
     whole, _ = trained(cfg)
     resumed, run = trained(cfg, 2, 4)
     assert 'Epoch 2 continues after 1 of its 3 batches.' in logged(run)
+
+
+@pytest.mark.slow
+def test_the_average_of_a_recipe(config: Callable, trained: Callable) -> None:
+    """Stopped within an epoch, with the schedule, the clipped gradients and the averages of the recipes."""
+    recipe = Config.fromfile(CONFIGS / '_base_' / 'recipes' / 'standard_small.py')
+    cfg = config('icd', 'kd', **{'default_hooks.checkpoint.by_epoch': False})
+    for section in ('optim_wrapper', 'param_scheduler'):
+        cfg[section] = recipe[section]
+    cfg.default_hooks.average = recipe.default_hooks.average
+    cfg.model.data_preprocessor = dict(MIXUP, batch_augments=recipe.data_preprocessor.batch_augments)
+    whole, _ = trained(cfg)
+    resumed, _ = trained(cfg, 2, 5)
     assert differences(whole, resumed) == []
 
 
