@@ -80,7 +80,7 @@ def _read(opened: BinaryIO, name: str, map_location: Any, also_allowed: Sequence
             checkpoint = torch.load(opened, map_location=map_location, weights_only=True)
     except ImportError as error:
         raise CheckpointError(
-            f"checkpoint {name} is a file of safetensors. Install that package: pip install 'icd-mmrazor[timm]'."
+            f'checkpoint {name} is a file of safetensors. Install that package: pip install safetensors.'
         ) from error
     except Exception as error:  # a parser may raise anything for arbitrary bytes
         raise CheckpointError(

@@ -168,3 +168,31 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
 def test_only_https_is_downloaded() -> None:
     with pytest.raises(CheckpointError, match='only https'):
         read_checkpoint('http://localhost/file.pth')
+
+
+@pytest.mark.parametrize('suffix', ['safetensors', 'pth'])
+def test_reads_safetensors_whatever_the_name(suffix: str, tmp_path: Path) -> None:
+    safetensors = pytest.importorskip('safetensors.torch')
+    file = tmp_path / f'weights.{suffix}'
+    safetensors.save_file(weights(), file, metadata={'format': 'pt'})
+    for path in (file, io.BytesIO(file.read_bytes())):
+        read = read_checkpoint(path)
+        assert read.keys() == weights().keys()
+        assert all(read[name].equal(value) for name, value in weights().items())
+
+
+@pytest.mark.parametrize(
+    'damage',
+    [
+        lambda content: content[:-4],
+        lambda content: content[:20],
+        lambda content: content.replace(b'"F32"', b'"F99"'),
+        lambda content: content.replace(b'"data_offsets":[0', b'"data_offsets":[9'),
+    ],
+)
+def test_damaged_safetensors(damage: Any, tmp_path: Path) -> None:
+    safetensors = pytest.importorskip('safetensors.torch')
+    file = tmp_path / 'weights.safetensors'
+    file.write_bytes(damage(safetensors.save(weights())))
+    with pytest.raises(CheckpointError, match=r'weights\.safetensors is damaged'):
+        read_checkpoint(file)

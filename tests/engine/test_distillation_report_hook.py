@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import CHANGED, ROOT, exit_status
@@ -146,6 +147,41 @@ def test_lines_of_a_training_by_iterations(scripted: Callable, runner: Callable,
         'Training ended at iteration 9/9 after 0:02:30.',
     ]
     assert summary(cfg)['network'] == 'loss 0.5000 (iteration 9)'
+    assert 'teacher' not in summary(cfg)
+
+
+VIT = dict(
+    type='VisionTransformer',
+    arch=dict(embed_dims=24, num_layers=1, num_heads=2, feedforward_channels=32),
+    img_size=24,
+    patch_size=8,
+    data_preprocessor=dict(mean=[100.0] * 3, std=[50.0] * 3),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('teacher', 'said', 'images'),
+    [
+        (
+            VIT,
+            'not evaluated: it has no classifier',
+            'mean [100.0, 100.0, 100.0], std [50.0, 50.0, 50.0], 24 x 24 pixels',
+        ),
+        ('seven classes', 'not evaluated: it has 7 classes, the student 10', "the student's"),
+    ],
+)
+def test_a_teacher_that_the_validation_set_says_nothing_of(
+    teacher: Any, said: str, images: str, demo_config: Callable, runner: Callable, network: Callable
+) -> None:
+    cfg = demo_config()
+    cfg.model.teacher = network('res20', 7) if isinstance(teacher, str) else dict(teacher)
+    cfg.model.update(teacher_ckpt=None, random_teacher=True)
+    runner(cfg).train()
+    log = latest_log(cfg)
+    assert said in log
+    assert f'images  {images}' in log
+    assert re.search(r'images  mean \[78\.0', log)
     assert 'teacher' not in summary(cfg)
 
 

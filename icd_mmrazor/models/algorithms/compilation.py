@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from mmcv.cnn.bricks import DropPath
 from mmengine.logging import print_log
-from torch import Tensor
+from torch import Tensor, nn
 
 from icd_mmrazor.compat.layout import keep_layout_when_compiled
 from icd_mmrazor.compat.recording import follow_modules
@@ -42,6 +43,8 @@ def compiled_on_request(loss: Callable) -> Callable:
         try:
             if graph is None:
                 keep_layout_when_compiled(self.architecture)
+                for network in (self.architecture, self.teacher):
+                    _with_plain_numbers(network)
                 options = self.torch_compile if isinstance(self.torch_compile, dict) else {}
                 # not dynamic: a smaller last batch gets its own graph, instead of one slower graph for all sizes. Not
                 # the bound method, which copies of this model would share
@@ -61,6 +64,13 @@ def compiled_on_request(loss: Callable) -> Callable:
             return loss(self, batch_inputs, data_samples)
 
     return compiled
+
+
+def _with_plain_numbers(network: nn.Module) -> None:
+    """Let the rates of stochastic depth be plain numbers: numpy's, which mmpretrain's transformers have, are traced."""
+    for module in network.modules():
+        if isinstance(module, DropPath):
+            module.drop_prob = float(module.drop_prob)
 
 
 def _is_of_compiler(error: Exception) -> bool:

@@ -36,7 +36,7 @@ from icd_mmrazor.models.algorithms.teacher_preparation import (
 )
 from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher, networks_needed_by
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
-from icd_mmrazor.models.networks.classifier_layer import is_headless, number_of_classes
+from icd_mmrazor.models.networks.classifier_layer import number_of_classes
 from icd_mmrazor.models.networks.preparation import preparation_by
 from icd_mmrazor.models.networks.resolve import network_config
 from icd_mmrazor.models.networks.view import TeacherView
@@ -181,11 +181,6 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
         return self.teacher_preparation.view
 
     def _check_classes(self) -> None:
-        if is_headless(self.student):
-            raise SettingError(
-                'FrozenTeacherDistill: the student (model.architecture) has no classifier. Give it a head, or '
-                'num_classes if it is of timm or Hugging Face.'
-            )
         student, teacher = number_of_classes(self.student), number_of_classes(self.teacher)
         if student and teacher and student != teacher and reads_logits(self.distiller, self.teacher):
             raise SettingError(

@@ -128,8 +128,8 @@ def compare_preparations(
         _log(f'{difference}{because}. If that is not intended, set {remedy}.', logging.WARNING)
         return
     raise SettingError(
-        f'FrozenTeacherDistill: {difference}. Set {remedy}, or use another teacher. If its weights are for this order '
-        f'after all, say so with model.teacher_preprocessor=dict(to_rgb={used.turned}).'
+        f'FrozenTeacherDistill: {difference}. Set {remedy}, or use another teacher. If it takes this order after '
+        f'all, say so with model.teacher_preprocessor=dict(to_rgb={used.turned}).'
     )
 
 

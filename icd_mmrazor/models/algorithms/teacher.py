@@ -14,6 +14,7 @@ from icd_mmrazor.models.algorithms.shared_preprocessor import declared_preparati
 from icd_mmrazor.models.networks.headless import as_teacher
 from icd_mmrazor.models.networks.hubs import (
     loads_itself,
+    name_in,
     preprocessor_of_timm,
     published_by_timm,
     with_published_weights,
@@ -27,7 +28,7 @@ class Teacher(NamedTuple):
     """A teacher that is ready to run, and what is known about it."""
 
     network: nn.Module
-    weights: str  # where they come from: a file, an address, 'random', 'published'
+    weights: str  # where they come from: a file, an address, 'random', 'published for NAME'
     declared: Preparation | None  # how its config, or who published it, says that images are prepared
     trained: Preparation | None  # how its checkpoint says so
     classes: Sequence[str] | None  # names of its classes, if its checkpoint has them
@@ -70,7 +71,7 @@ def ready_teacher(
     settings = published_by_timm(network) if trained is None and (file or published) else None
     if settings and declared is None:
         declared = preparation_by(preprocessor_of_timm(settings))
-    weights = file or ('published' if published else 'random')
+    weights = file or (f'published for {name_in(teacher)}' if published else 'random')
     size = tuple(settings['input_size'][-2:]) if settings else None
     return Teacher(as_teacher(network, feature), weights, declared, trained, class_names(checkpoint.get('meta')), size)
 

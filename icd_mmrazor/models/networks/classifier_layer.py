@@ -7,7 +7,7 @@ from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.networks.pooled_feature import PooledFeature
 
 NO_CLASSIFIER = (
-    'has no classifier, and therefore no logits. Train a linear one on its feature first (LinearProbe), or use a '
+    'has no classifier, and therefore no logits. Train a linear one on its feature first (TeacherProbe), or use a '
     'method that compares features, such as ICDDistiller without kd.'
 )
 
@@ -29,7 +29,8 @@ def find_classifier(model: nn.Module, setting: str | None = None) -> str:
         return found[0]
     kind, classes = type(model).__name__, number_of_classes(model)
     if is_headless(model):
-        raise SettingError(f'this {kind} {NO_CLASSIFIER}')
+        of_student = 'has no classifier. Give it a head, or num_classes if it is of timm or Hugging Face.'
+        raise SettingError(f'this {kind} {of_student if setting == "student_source" else NO_CLASSIFIER}')
     remedy = f'Set {setting} to the name of the one that computes the logits.' if setting else 'Use another network.'
     if found:
         names = ', '.join(found[:8])
@@ -44,12 +45,13 @@ def is_headless(network: nn.Module) -> bool:
     So is mmpretrain's ``ImageClassifier`` without a head, a network of timm with ``num_classes=0``, and a network
     without ``head`` and number of classes whose last layer is not linear.
     """
-    if pooling_layer(network):
+    classes = getattr(network, 'num_classes', None)
+    if pooling_layer(network) or (type(classes) is int and classes == 0):
         return True
     if hasattr(network, 'head'):
         return network.head is None or isinstance(network.head, nn.Identity | PooledFeature)
     if isinstance(network, BaseBackbone):
-        return getattr(network, 'num_classes', None) in (None, 0, -1)
+        return classes in (None, -1)
     inner = getattr(network, 'model', None)
     if type(classes := getattr(inner, 'num_classes', None)) is int:
         return classes == 0

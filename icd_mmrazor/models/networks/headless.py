@@ -1,5 +1,6 @@
 """Networks without a classifier as teachers."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.model import BaseModel
@@ -39,6 +40,8 @@ class ImageNetwork(BaseClassifier):
         """Return the logits or the pooled feature of images (``mode='tensor'``), or predictions (``'predict'``)."""
         output = self.extract_feat(inputs)
         output = output if self.pooling is None else self.pooling(output)
+        if isinstance(output, Mapping) and 'logits' in output:  # of Hugging Face
+            output = output['logits']
         if mode == 'tensor':
             return output
         if mode != 'predict' or self.pooling is not None:

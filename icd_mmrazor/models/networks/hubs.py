@@ -43,22 +43,36 @@ def hub_config(name: str, setting: str, changes: Mapping[str, Any]) -> ConfigDic
 
 
 def with_published_weights(network: Any) -> Any:
-    """Let a network that is named as one of a hub load its published weights; others are returned as they are."""
+    """Let a teacher that is named as one of a hub load its published weights; others are returned as they are.
+
+    Raises:
+        SettingError: It is to have a new classifier, which would be random.
+    """
     name = network.get('cfg_path') if isinstance(network, Mapping) and 'type' not in network else network
     if not is_of_hub(name):
         return network
+    if isinstance(network, Mapping) and network.get('num_classes'):
+        raise SettingError(
+            f'model.teacher={dict(network)}: the published weights have no classifier of num_classes='
+            f'{network["num_classes"]}. Leave it out for the published classifier, set 0 for none, or give a file with '
+            'one as model.teacher_ckpt.'
+        )
     return {'pretrained': True, **(network if isinstance(network, Mapping) else {}), 'cfg_path': name}
 
 
 def loads_itself(network: Any) -> bool:
     """Return whether a network, by its config, loads published weights or a file while it is built."""
+    return any(part.get('pretrained') or part.get('checkpoint_path') for part in _of_hubs(network))
+
+
+def name_in(network: Mapping[str, Any]) -> str:
+    """Return the name that a network has in a hub, by its config: ``'resnet18'``."""
+    return next((str(part['model_name']) for part in _of_hubs(network) if 'model_name' in part), '')
+
+
+def _of_hubs(network: Any) -> list[Mapping[str, Any]]:
     parts = [network, network.get('backbone')] if isinstance(network, Mapping) else []
-    return any(
-        isinstance(part, Mapping)
-        and type_name(part.get('type')) in LOAD_THEMSELVES
-        and bool(part.get('pretrained') or part.get('checkpoint_path'))
-        for part in parts
-    )
+    return [part for part in parts if isinstance(part, Mapping) and type_name(part.get('type')) in LOAD_THEMSELVES]
 
 
 def published_by_timm(network: nn.Module) -> Mapping[str, Any] | None:

@@ -8,11 +8,11 @@ from torch import nn
 def image_size_of(network: nn.Module) -> tuple[int, int] | None:
     """Return the height and width of the images that a network was built for; None if it takes any.
 
-    It is that of the position embeddings of mmpretrain's, timm's and Hugging Face's transformers, or what the network
-    says itself in ``image_size``.
+    It is that of the position embeddings of mmpretrain's and timm's transformers, what the config of a network of
+    Hugging Face says, or what the network says itself in ``image_size``.
     """
     backbone, model = getattr(network, 'backbone', None), getattr(network, 'model', None)
-    for module in (network, backbone, getattr(backbone, 'timm_model', None), model):
+    for module in (network, backbone, getattr(backbone, 'timm_model', None), model, getattr(model, 'config', None)):
         places = ((module, 'image_size'), (module, 'img_size'), (getattr(module, 'patch_embed', None), 'img_size'))
         for owner, name in places:
             if size := _pair(getattr(owner, name, None)):

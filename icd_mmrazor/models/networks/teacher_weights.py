@@ -55,11 +55,9 @@ def _renamed(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Iterat
         for prefix in outer:
             if not (place or prefix) or not any(f'{prefix}{name}' in weights for name in inner):
                 continue
-            # what has no such prefix stays, and is judged by its name
-            yield {
-                (place + name.removeprefix(prefix) if name.startswith(prefix) else name): value
-                for name, value in weights.items()
-            }
+            # what the network does not have keeps its name, by which it is judged
+            names = {name: place + name.removeprefix(prefix) for name in weights if name.startswith(prefix)}
+            yield {(names[name] if names.get(name) in own else name): value for name, value in weights.items()}
 
 
 def _counts(name: str) -> bool:
