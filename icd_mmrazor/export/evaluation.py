@@ -57,14 +57,21 @@ def test_images(student: TrainedStudent) -> DataLoader:
     """Build the loader of a student's test images.
 
     Raises:
-        SettingError: The config has none, or it cannot be built.
+        SettingError: The config has none, they have no labels, or their dataset cannot be built.
     """
     if not student.cfg.get('test_dataloader'):
         raise SettingError(
             'test_dataloader: the config has no test images, so no accuracy can be measured. Give the config of the '
             'training, --config CONFIG.'
         )
-    return build_loader(student, student.cfg.test_dataloader)
+    loader = build_loader(student, student.cfg.test_dataloader)
+    sample = loader.dataset[0].get('data_samples')
+    if not any(getattr(sample, name, torch.empty(0)).numel() for name in ('gt_label', 'gt_score')):
+        raise SettingError(
+            'test_dataloader: its images have no labels, so no accuracy can be measured. Name labelled images, such as '
+            '--cfg-options test_dataloader.dataset.data_root=FOLDER.'
+        )
+    return loader
 
 
 def build_loader(student: TrainedStudent, settings: dict[str, Any]) -> DataLoader:

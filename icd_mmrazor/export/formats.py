@@ -180,6 +180,14 @@ def check_files(files: Mapping[str, Path], force: bool = False, sources: Collect
             seen.add(file.resolve())
 
 
+def require_packages(what: str, packages: Iterable[str], extra: str) -> None:
+    """Raise a ``SettingError`` if a package is missing that an extra of this package installs."""
+    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+        raise SettingError(
+            f"{what} needs {', '.join(missing)}, not installed here. Install: pip install 'icd-mmrazor[{extra}]'"
+        )
+
+
 def export(
     student: TrainedStudent,
     files: Mapping[str, Path],

@@ -1,4 +1,4 @@
-"""Export of a classifier to ONNX with weights and activations of 8 bits."""
+"""Export of a classifier to ONNX in INT8, by static quantisation in onnxruntime."""
 
 import copy
 import tempfile

@@ -9,11 +9,10 @@ from icd_mmrazor.compat.exporting import keep_batch_sizes_open
 from icd_mmrazor.errors import UserError
 from icd_mmrazor.export.content import Content, images_note
 from icd_mmrazor.export.onnx import without_progress
-from icd_mmrazor.export.running import verify
+from icd_mmrazor.export.running import ABOUT, verify
 from icd_mmrazor.export.trained import TrainedStudent
 
 TOLERANCE = 1e-5  # of the largest logit
-ABOUT = 'about.json'
 
 
 def as_torchscript(student: TrainedStudent, size: tuple[int, int]) -> Content:

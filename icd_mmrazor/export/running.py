@@ -1,7 +1,9 @@
 """Exported files, run without this package."""
 
+import json
 import warnings
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from icd_mmrazor.errors import SettingError, UserError
 
 # from images, B x C x H x W, to logits, B x num_classes
 Network = Callable[[Tensor], Tensor]
+ABOUT = 'about.json'  # of a program, what its user must know
 RUNNABLE = ('.onnx', '.pt', '.pt2')
 
 
@@ -37,6 +40,37 @@ def network_in(file: Path, threads: int | None = None) -> Network:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', FutureWarning)  # TorchScript is deprecated
         return torch.jit.load(file) if file.suffix == '.pt' else torch.export.load(file).module()
+
+
+def image_shape_of(file: Path, size: Sequence[int] | None = None) -> tuple[int, int, int]:
+    """Return the shape of the images that an exported file takes, ``(C, H, W)``.
+
+    Args:
+        file: The file, ``.onnx``, ``.pt`` or ``.pt2``.
+        size: Height and width to use instead of those that the file was exported for.
+
+    Raises:
+        SettingError: There is no such file, or it was not exported by this package.
+    """
+    if not file.is_file():
+        raise SettingError(f'{file}: there is no such file.')
+    if file.suffix == '.onnx':
+        import onnxruntime
+
+        shape = onnxruntime.InferenceSession(file, providers=['CPUExecutionProvider']).get_inputs()[0].shape[1:]
+        found = tuple(shape) if len(shape) == 3 and all(isinstance(each, int) for each in shape) else None
+    else:
+        found = _shape_of_program(file)
+    if found is None:
+        raise SettingError(f'{file} does not say which images it takes: it was not exported by this package.')
+    return (found[0], *size) if size else found
+
+
+def _shape_of_program(file: Path) -> tuple[int, ...] | None:
+    with zipfile.ZipFile(file) as archive:
+        about = [name for name in archive.namelist() if name.endswith(f'/{ABOUT}')]
+        says = json.loads(archive.read(about[0])) if about else {}
+    return (len(says['mean']), *says['size']) if {'mean', 'size'} <= says.keys() else None
 
 
 def onnx_network(model: Path | bytes, threads: int | None = None) -> Network:

@@ -127,6 +127,13 @@ def test_what_is_missing_is_named(student: Callable[..., TrainedStudent], tmp_pa
     trained = student()
     with pytest.raises(SettingError, match=r'--input-size 8 8: .* 16 x 16'):
         export(trained, files_of(['onnx-int8'], tmp_path / 'x'), size=(8, 8))
+    (tmp_path / 'images').mkdir()
+    cv2.imwrite(str(tmp_path / 'images' / 'one.png'), np.zeros((16, 16, 3), np.uint8))
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+    dataset = dict(type='CustomDataset', data_root=str(tmp_path / 'images'), with_label=False, pipeline=pipeline)
+    trained.cfg.test_dataloader.dataset = dataset
+    with pytest.raises(SettingError, match=r'test_dataloader: .* no labels'):
+        evaluate(trained)
     trained.cfg.pop('test_dataloader')
     with pytest.raises(SettingError, match='test_dataloader'):
         evaluate(trained)
