@@ -103,13 +103,23 @@ class Images:
         part = min(max(without / (labeled + without), 0.25), 0.75)
         return min(max(round(part * self.batch_size), 1), self.batch_size - 1)
 
+    @property
+    def longer_pass(self) -> str:
+        """Which images take more batches, ``'labeled'`` or ``'unlabeled'``: an epoch shows every image."""
+        labeled, without = self.numbers
+        number = self.unlabeled_in_batch
+        return 'unlabeled' if without / number > labeled / (self.batch_size - number) else 'labeled'
+
     def partly_labeled(self, unlabeled: Path) -> dict[str, Any]:
         """Return the settings of images to train on with and without labels, in batches of both."""
         without = dict(data_root=str(unlabeled), ann_file=str(self.work_dir / 'unlabeled.txt'), with_label=False)
         pipeline = dict(pipeline=Expression('_base_.train_dataloader.dataset.pipeline'))
         return dict(
+            batch_size=self.batch_size,
             drop_last=False,
-            batch_sampler=dict(type='PartlyLabeledBatchSampler', unlabeled=self.unlabeled_in_batch, epoch_of='labeled'),
+            batch_sampler=dict(
+                type='PartlyLabeledBatchSampler', unlabeled=self.unlabeled_in_batch, epoch_of=self.longer_pass
+            ),
             dataset=dict(
                 _delete_=True,
                 type='PartlyLabeledDataset',

@@ -10,6 +10,7 @@ from icd_mmrazor.errors import DatasetError, SettingError, printable
 from icd_mmrazor.workflow.image_files import Inspection, find_images, inspect_images
 
 TRAIN = 'train'
+UNLABELED = 'unlabeled'  # may lie next to them, for --unlabeled
 # names of the folder to validate on, in the order of preference
 VALIDATION = ('val', 'valid', 'validation', 'test')
 SHOWN = 5
@@ -64,7 +65,7 @@ def read_folder(data: str | os.PathLike, setting: str = '--data') -> ImageFolder
     """
     root = _existing(data, setting)
     inside = _subfolders(root)
-    if TRAIN in inside and inside <= {TRAIN, *VALIDATION} and _subfolders(root / TRAIN):
+    if TRAIN in inside and inside <= {TRAIN, *VALIDATION, UNLABELED} and _subfolders(root / TRAIN):
         val = next((name for name in VALIDATION if name in inside), None)
         return _of_two_parts(root, val, setting)
     classes, images, ignored = _classes_in(root, setting)

@@ -52,8 +52,17 @@ class Plan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of an epoch, over the images with labels."""
-        return max(1, len(self.folder.train) // (self.labeled * self.processes))
+        """Steps of an epoch, in which every image is trained on."""
+        steps = len(self.folder.train) // (self.labeled * self.processes)
+        if self.unlabeled:
+            steps = max(steps, len(self.unlabeled[0].train) // ((self.batch_size - self.labeled) * self.processes))
+        return max(1, steps)
+
+    @property
+    def alone_epochs(self) -> int:
+        """Epochs of the student alone, which makes as many steps, on as many images with labels each."""
+        own = max(1, len(self.folder.train) // (self.labeled * self.processes))
+        return round(self.epochs * self.steps_per_epoch / own)
 
     @property
     def temperature(self) -> float:

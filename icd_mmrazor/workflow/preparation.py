@@ -106,15 +106,20 @@ def config_files(plan: Plan, folder: Path) -> dict[str, str]:
     """Return the config files of a plan by their names; ``folder`` is where they will be."""
     request, images = plan.request, _images_of(plan, folder)
     common: dict[str, Any] = {**images.loaders(), 'train_cfg': dict(max_epochs=plan.epochs)}
-    base = _base_batch_size(plan)
-    if base and base != plan.batch_size * plan.processes:
+    if _scales_rate(plan):
         common['auto_scale_lr'] = dict(enable=True)
     common['randomness'] = dict(seed=request.seed)
     title = f'{WRITTEN_BY}: the images and the recipe'
     recipe = f'icd_mmrazor::_base_/recipes/{recipe_file(request.recipe, plan.image_size)}'
     files = {'data.py': config_text(title, [recipe], common, images.code)}
-    student = _plain(plan.student.cfg)
-    files[ALONE] = config_text(f'{WRITTEN_BY}: the student without a teacher', ['./data.py'], dict(model=student))
+    alone: dict[str, Any] = dict(model=_plain(plan.student.cfg))
+    if plan.unlabeled:  # as many steps as with the teacher, on as many images with labels each
+        alone.update(
+            train_dataloader=dict(batch_size=plan.labeled),
+            auto_scale_lr=dict(enable=True),
+            train_cfg=dict(max_epochs=plan.alone_epochs),
+        )
+    files[ALONE] = config_text(f'{WRITTEN_BY}: the student without a teacher', ['./data.py'], alone)
     if plan.probe:
         files[TEACHER] = _teacher(plan, folder, images)
     files[DISTILLED] = _distilled(plan, folder, images)
@@ -189,9 +194,10 @@ def _image_size(request: Request, student: Network, found: Inspection) -> int:
     return 224 if longest > SMALL_IMAGES else 32 if longest <= 32 else SMALL_IMAGES
 
 
-def _base_batch_size(plan: Plan) -> int | None:
+def _scales_rate(plan: Plan) -> bool:
+    """Return whether the learning rate has to follow the size of the batch."""
     recipe = read_recipe(plan.request.recipe, plan.image_size)
-    return (recipe.get('auto_scale_lr') or {}).get('base_batch_size')
+    return recipe.auto_scale_lr.base_batch_size != plan.batch_size * plan.processes
 
 
 def _teacher(plan: Plan, folder: Path, images: Images) -> str:
@@ -235,6 +241,8 @@ def _distilled(plan: Plan, folder: Path, images: Images, initial_epochs: int = 0
     )
     if plan.unlabeled:
         settings['train_dataloader'] = images.partly_labeled(plan.unlabeled[0].root)
+        settings['auto_scale_lr'] = dict(enable=_scales_rate(plan))
+        settings['train_cfg'] = dict(max_epochs=plan.epochs)
     if initial_epochs:
         whole = Config.fromfile(folder / DISTILLED)
         recipes.delay_schedule(whole, initial_epochs)
