@@ -29,6 +29,7 @@ MODES = {
     'I': '16 bits',
     'F': 'floating point',
 }
+GRAY = (MODES['1'], MODES['L'], MODES['LA'])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,11 @@ class Inspection:
     def converted(self) -> dict[str, int]:
         """Number of images of each mode other than RGB."""
         return {mode: number for mode, number in sorted(self.modes.items()) if mode != 'RGB'}
+
+    @property
+    def gray(self) -> bool:
+        """Whether all images are gray, so that the order of their channels does not matter."""
+        return bool(self.modes) and set(self.modes) <= set(GRAY)
 
     @property
     def size_range(self) -> str:

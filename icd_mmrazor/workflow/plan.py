@@ -65,6 +65,11 @@ class Plan:
         return round(self.epochs * self.steps_per_epoch / own)
 
     @property
+    def gray(self) -> bool:
+        """Whether all images are gray."""
+        return self.found.gray and (self.unlabeled is None or self.unlabeled[1].gray)
+
+    @property
     def temperature(self) -> float:
         """The temperature of KD: the stronger the teacher, the lower (docs/howto/recipes.md)."""
         if self.probe:

@@ -13,6 +13,7 @@ from icd_mmrazor import recipes
 from icd_mmrazor.checkpoints.writing import atomic_write, write_checkpoint
 from icd_mmrazor.configuration.files import apply_cfg_options, read_config_file
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.networks.preparation import preparation_by
 from icd_mmrazor.workflow.config import (
     Images,
     is_small_network,
@@ -239,6 +240,10 @@ def _distilled(plan: Plan, folder: Path, images: Images, initial_epochs: int = 0
             distiller=_plain(distiller_of(plan)),
         )
     )
+    turned = preparation_by(plan.teacher.cfg.get('data_preprocessor') or {}).turned
+    if plan.gray and turned != images.recipe.data_preprocessor.to_rgb and not plan.probe:
+        # the channels of gray images are alike in any order
+        settings['model']['teacher_preprocessor'] = dict(to_rgb=images.recipe.data_preprocessor.to_rgb)
     if plan.unlabeled:
         settings['train_dataloader'] = images.partly_labeled(plan.unlabeled[0].root)
         settings['auto_scale_lr'] = dict(enable=_scales_rate(plan))
