@@ -5,9 +5,12 @@ from collections.abc import Sequence
 from mmrazor.models.architectures.connectors.base_connector import BaseConnector
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from icd_mmrazor import checks
-from icd_mmrazor.errors import SettingError
+
+# a kernel for every difference in size would soon have most of the weights
+LARGEST_KERNEL = 8
 
 
 @MODELS.register_module()
@@ -18,7 +21,9 @@ class ConvRegressor(BaseConnector):
 
     * twice the teacher's: 3 x 3, stride 2, padding 1;
     * half of it: transposed, 4 x 4, stride 2, padding 1;
-    * any other that is not smaller: no padding, a kernel of the size that remains (1 x 1 for equal sizes).
+    * larger by less than 8 pixels: no padding, a kernel of the size that remains (1 x 1 for equal sizes).
+
+    Any other is brought to the teacher's size first, averaged or interpolated, and the kernel is 1 x 1.
 
     Batch norm follows, and ReLU if wanted. FitNets have the ReLU. AB (activation boundaries, AAAI 2019) compares
     pre-activations: ``relu=False, identity_if_equal=True``.
@@ -30,7 +35,7 @@ class ConvRegressor(BaseConnector):
         init_cfg: Same as in mmengine's ``BaseModule``. By default torch's initialisation, as published.
 
     Raises:
-        SettingError: A shape is invalid, or the student's map is smaller than the teacher's and not half of it.
+        SettingError: A shape is invalid.
 
     Config example::
 
@@ -68,9 +73,22 @@ def _convolution(student_shape: tuple[int, ...], teacher_shape: tuple[int, ...])
         return nn.Conv2d(s_channels, t_channels, 3, stride=2, padding=1)
     if all(2 * s == t for s, t in sizes):
         return nn.ConvTranspose2d(s_channels, t_channels, 4, stride=2, padding=1)
-    if all(s >= t for s, t in sizes):
+    if all(t <= s < t + LARGEST_KERNEL for s, t in sizes):
         return nn.Conv2d(s_channels, t_channels, tuple(1 + s - t for s, t in sizes))
-    raise SettingError(
-        f'ConvRegressor: student_shape={student_shape}, teacher_shape={teacher_shape}: the height and width of the '
-        "student's map must be half of the teacher's, or not smaller. Compare other maps."
-    )
+    return nn.Sequential(_Resize(t_size), nn.Conv2d(s_channels, t_channels, 1))
+
+
+class _Resize(nn.Module):
+    """Brings maps to a size: larger ones by averages, smaller ones by bilinear interpolation."""
+
+    def __init__(self, size: Sequence[int]) -> None:
+        super().__init__()
+        self.size = tuple(size)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        smaller = tuple(min(s, t) for s, t in zip(feature.shape[2:], self.size, strict=True))
+        feature = F.adaptive_avg_pool2d(feature, smaller)
+        return F.interpolate(feature, self.size, mode='bilinear')
+
+    def extra_repr(self) -> str:
+        return f'size={self.size}'

@@ -24,7 +24,7 @@ from icd_mmrazor.models.distillers.feature_terms import (
 from icd_mmrazor.models.distillers.named_features import AUTO, OF_CLASSIFIER, NamedFeatures
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
 from icd_mmrazor.models.losses import FeatureLoss
-from icd_mmrazor.models.networks.features import Point
+from icd_mmrazor.models.networks.features import Layout, Point
 
 # labels and indices of the batch, as the student gets them, for losses with an argument of this name
 DATA_SAMPLES = Point('ModuleInputs', '', data_idx=1)
@@ -36,11 +36,14 @@ class FeatureDistiller(ConfigurableDistiller):
 
     It finds the modules and shapes of these features in the networks:
 
-    * ``map0``, ``map1``, ...: the feature maps of the stem and of each stage; ``last_map``;
-    * ``preactivation1``, ...: those of the stages before their last activation;
+    * ``map0``, ``map1``, ...: the feature maps of the stem and of each stage; ``last_map``. A transformer without
+      stages has four groups of blocks, whose tokens lie in maps;
+    * ``tokens1``, ..., ``patch_tokens``: the same as tokens, ``N x C``; ``class_token``;
+    * ``preactivation1``, ...: the maps of the stages before their last activation;
     * ``pooled``: the input of the classifying layer; ``logits``: its output;
-    * for a loss on each of several: ``maps`` and ``preactivations`` (of the stages), ``consecutive_maps`` (each map
-      with the next, starting with the stem's).
+    * for a loss on each of several: ``maps``, ``tokens`` and ``preactivations`` (of the stages), ``consecutive_maps``
+      (each map with the next, starting with the stem's). If one network has more stages, those of them that lie at
+      equal distances are compared, the last one with the last one.
 
     A connector or a loss whose constructor has ``student_shape`` or ``teacher_shape`` is given them (``C x H x W``, or
     ``C``), and a connector that has ``in_features`` its width. A loss with a method ``check_shapes`` may refuse the
@@ -172,7 +175,7 @@ class FeatureDistiller(ConfigurableDistiller):
             return
         # no reference to the networks stays
         features, self._features = {name: self._features[name] for name in NETWORKS}, {}
-        counts = {name: each.maps for name, each in features.items()}
+        counts = {name: each.counts for name, each in features.items()}
         terms = [term for name, entry in self.entries.items() for term in terms_of(name, entry, counts)]
         for name, each in features.items():
             used = [i.feature for term in terms for i in term.inputs.values() if i.network == name]
@@ -204,6 +207,7 @@ class FeatureDistiller(ConfigurableDistiller):
                 from_student=item.network == 'student',
                 record_idx=point.record_idx,
                 data_idx=point.data_idx,
+                layout=point.layout,
             )
             if item.connector is not None:
                 width = shapes[argument][0]
@@ -297,11 +301,19 @@ class FeatureDistiller(ConfigurableDistiller):
                 self.connectors[name].eval()
         return self
 
-    def get_record(self, *args: Any, connector: str | None = None, method: str | None = None, **kwargs: Any) -> Any:
-        """Get a feature as mmrazor does, or through the named method of its connector."""
-        if method is None:
-            return super().get_record(*args, connector=connector, **kwargs)
-        return getattr(self.connectors[connector], method)(super().get_record(*args, **kwargs))
+    def get_record(
+        self,
+        *args: Any,
+        connector: str | None = None,
+        method: str | None = None,
+        layout: Layout | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Get a feature as mmrazor does: what was recorded, in its layout, through a method of its connector."""
+        record = super().get_record(*args, **kwargs)
+        if layout is not None:
+            record = layout(record)
+        return record if connector is None else getattr(self.connectors[connector], method or '__call__')(record)
 
 
 def _refuse_unknown(what: str, names: Iterable[str], known: Mapping[str, Any]) -> None:

@@ -5,16 +5,25 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from mmengine.logging import print_log
 from mmrazor.registry import MODELS
 from torch import nn
 
 from icd_mmrazor import checks
 from icd_mmrazor.configuration.type_names import known_types
 from icd_mmrazor.errors import SettingError, did_you_mean
+from icd_mmrazor.models.networks.points import evenly_spaced
 
 OWNER = 'FeatureDistiller'
 NETWORKS = ('student', 'teacher')
 STAGES = ('initial', 'main')
+# features of every stage, and what there must be several of
+SEVERAL = {
+    'maps': 'maps',
+    'tokens': 'maps',
+    'consecutive_maps': 'maps',
+    'preactivations': 'preactivations',
+}
 KNOWN = ('loss', 'features', 'inputs', 'student_connector', 'teacher_connector', 'decay', 'stage')
 
 
@@ -101,13 +110,13 @@ def connector_names(entry: dict) -> list[str]:
     return [cfg for cfg in cfgs if isinstance(cfg, str)]
 
 
-def terms_of(name: str, entry: dict, maps: dict[str, int]) -> list[Term]:
+def terms_of(name: str, entry: dict, counts: Mapping[str, Mapping[str, int]]) -> list[Term]:
     """Expand a checked entry of ``losses`` to one term per feature, numbered from 1 if there are several.
 
-    ``maps`` are the numbers of feature maps of student and teacher.
+    ``counts`` are the numbers of ``maps`` (with the stem's) and ``preactivations`` of student and teacher.
 
     Raises:
-        SettingError: The features do not fit the arguments of the loss, or the networks have different numbers of them.
+        SettingError: The features do not fit the arguments of the loss, or a network has none of them.
     """
     loss, stage = entry['loss'], entry['stage']
     cls = type(loss) if isinstance(loss, nn.Module) else class_of(loss)
@@ -121,12 +130,16 @@ def terms_of(name: str, entry: dict, maps: dict[str, int]) -> list[Term]:
             raise SettingError(f'{OWNER}: inputs of {name} are {", ".join(inputs)}, but {takes}.')
         return [Term(name, loss, inputs, stage)]
 
-    groups = _groups(name, entry['features'], maps)
+    groups = _groups(name, entry['features'], counts)
     if len(groups) > 1 and isinstance(loss, nn.Module):
         raise SettingError(f'{OWNER}: {name} in losses compares several features and needs loss=dict(type=...).')
     terms = []
     for i, group in enumerate(groups):
-        items = [Input(network, each, entry.get(f'{network}_connector')) for network in NETWORKS for each in group]
+        items = [
+            Input(network, each, entry.get(f'{network}_connector'))
+            for network, features in zip(NETWORKS, group, strict=True)
+            for each in features
+        ]
         if not len(needed) <= len(items) <= len(arguments):
             features = f'features={entry["features"]!r} of {name} are {len(items)} at once'
             raise SettingError(f'{OWNER}: {features}, but {takes}.')
@@ -136,19 +149,31 @@ def terms_of(name: str, entry: dict, maps: dict[str, int]) -> list[Term]:
     return terms
 
 
-def _groups(name: str, features: str, maps: dict[str, int]) -> list[list[str]]:
-    """Return what each of the losses of an entry compares."""
-    if features not in ('maps', 'preactivations', 'consecutive_maps'):
-        return [[features]]
-    student, count = maps['student'], maps['teacher']
-    if student != count:
+def _groups(name: str, features: str, counts: Mapping[str, Mapping[str, int]]) -> list[tuple[list[str], list[str]]]:
+    """Return what each of the losses of an entry compares: features of the student, those of the teacher."""
+    if features not in SEVERAL:
+        return [([features], [features])]
+    kind = SEVERAL[features]
+    numbers = [counts[network][kind] - (kind == 'maps') for network in NETWORKS]
+    if without := [network for network, number in zip(NETWORKS, numbers, strict=True) if number < 1]:
         raise SettingError(
-            f'{OWNER}: {name} compares {features}, but the student has {student} of them and the teacher {count}. '
-            'Name the features to compare, or use a method that compares pooled ones.'
+            f'{OWNER}: {name} compares {features}, and it is not known where the {without[0]} has any. Use a method '
+            'that compares maps or pooled features.'
+        )
+    # stages by their numbers, from 1
+    stages = [[i + 1 for i in evenly_spaced(min(numbers), number)] for number in numbers]
+    if numbers[0] != numbers[1]:
+        pairs = ', '.join(f'{s} with {t}' for s, t in zip(*stages, strict=True))
+        print_log(
+            f'{OWNER}: {name} compares {features} of stages {pairs}: the student has {numbers[0]}, the teacher '
+            f'{numbers[1]}.',
+            logger='current',
         )
     if features == 'consecutive_maps':
-        return [[f'map{i}', f'map{i + 1}'] for i in range(count - 1)]
-    return [[f'{features[:-1]}{i}'] for i in range(1, count)]
+        chains = [[f'map{i}' for i in [0, *each]] for each in stages]
+        return [tuple(chain[i : i + 2] for chain in chains) for i in range(len(stages[0]))]
+    each = 'tokens' if features == 'tokens' else features[:-1]
+    return [([f'{each}{s}'], [f'{each}{t}']) for s, t in zip(*stages, strict=True)]
 
 
 def class_of(cfg: Any) -> Callable:

@@ -1,6 +1,7 @@
 """The features of one network by name."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from mmengine.logging import print_log
 from torch import nn
@@ -10,10 +11,17 @@ from icd_mmrazor.models.networks.classifier_layer import (
     NO_CLASSIFIER,
     find_classifier,
     linear_layer,
-    number_of_channels,
     pooling_layer,
 )
-from icd_mmrazor.models.networks.features import Point, feature_points, feature_shapes, output_of
+from icd_mmrazor.models.networks.features import (
+    Layout,
+    Point,
+    feature_points,
+    feature_shapes,
+    output_of,
+    usual_image_shape,
+)
+from icd_mmrazor.models.networks.image_size import image_size_of
 
 AUTO = 'auto'
 # features that every classifier has, whatever its backbone
@@ -49,11 +57,13 @@ class NamedFeatures:
             place = f'{"output" if pooling else "input"} of {self.source}, {self.shapes["pooled"][0]} wide, {classes}'
             print_log(f'{owner}: {network} feature: {place}', logger='current')
         known = feature_points(model, maps, classifier)
-        self.maps = len(known.maps)
+        # how many there are of what a loss may compare in every stage
+        self.counts = {'maps': len(known.maps), 'preactivations': len(known.preactivations)}
         self._known = {
             **{f'map{i}': point for i, point in enumerate(known.maps)},
+            **{f'tokens{i}': _in_form('tokens', point) for i, point in enumerate(known.maps) if i},
             **{f'preactivation{i}': point for i, point in enumerate(known.preactivations, start=1)},
-            **({'last_map': known.maps[-1]} if known.maps else {}),
+            **(_of_last_map(known.maps[-1]) if known.maps else {}),
             'pooled': known.pooled,
             **({'logits': known.logits} if known.logits else {}),
         }
@@ -65,22 +75,39 @@ class NamedFeatures:
         Raises:
             SettingError: The network has no such feature, or does not take such images.
         """
+        names = [*names]
         for name in names:
             if name == 'logits' and name not in self._known:
                 raise SettingError(f'{self._owner}: the {self._network} {NO_CLASSIFIER}')
             if name not in self._known:
                 has = ', '.join(self._known)
                 raise SettingError(f'{self._owner}: the {self._network} has no feature {name!r}. It has {has}.')
-            self.points[name] = self._known[name]
+        shape = image_shape or usual_image_shape(self.model)
+        if self._network == 'teacher' and (size := image_size_of(self.model)):  # images are resized for it
+            shape = (shape[0], *size)
+        self.points.update((name, _for_images(self._known[name], shape)) for name in names)
         maps = {name: point for name, point in self.points.items() if name not in OF_CLASSIFIER}
         if not maps:
             return
         try:
-            found = feature_shapes(self.model, maps.values(), image_shape)
-        except RuntimeError as error:
-            shape = image_shape or (number_of_channels(self.model), 32, 32)
+            found = feature_shapes(self.model, maps.values(), shape)
+        except (RuntimeError, AssertionError) as error:
             raise SettingError(
-                f'{self._owner}: image_shape={shape} does not fit the network: {error}. Set distiller.image_shape to '
-                'the shape of the images, C x H x W.'
+                f'{self._owner}: the {self._network} does not take images of image_shape={shape}: {error}. Set '
+                'distiller.image_shape to the shape of the images, C x H x W.'
             ) from None
         self.shapes.update(zip(maps, found, strict=True))
+
+
+def _of_last_map(point: Point) -> dict[str, Point]:
+    class_token = {'class_token': _in_form('class_token', point)} if point.layout and point.layout.extra else {}
+    return {'last_map': point, 'patch_tokens': _in_form('tokens', point), **class_token}
+
+
+def _in_form(form: str, point: Point) -> Point:
+    return replace(point, layout=replace(point.layout or Layout(), form=form))
+
+
+def _for_images(point: Point, shape: tuple[int, ...]) -> Point:
+    """Let tokens become a map of the form of the images."""
+    return replace(point, layout=replace(point.layout, aspect=shape[1] / shape[2])) if point.layout else point

@@ -120,6 +120,7 @@ def test_batches_of_images_with_and_without_labels(in_memory: bool, config: Call
     whole, _ = trained(cfg)
     resumed, run = trained(cfg, 2, 4)
     assert 'Epoch 2 continues after 1 of its 3 batches.' in logged(run)
+    assert differences(whole, resumed) == []
 
 
 @pytest.mark.slow

@@ -50,11 +50,17 @@ def test_regressor_of_ab_is_the_identity_for_equal_shapes() -> None:
 
 
 @pytest.mark.parametrize(
-    ('student', 'teacher'), [((3, 4, 4), (5, 6, 6)), ((3, 2, 2), (5, 8, 8)), ((3, 8, 4), (5, 4, 8))]
+    ('student', 'teacher'),
+    [((3, 4, 4), (5, 6, 6)), ((3, 2, 2), (5, 8, 8)), ((3, 8, 4), (5, 4, 8)), ((3, 56, 56), (5, 14, 14))],
 )
-def test_regressor_refuses_sizes_that_no_convolution_bridges(student: tuple, teacher: tuple) -> None:
-    with pytest.raises(SettingError, match=r'student_shape=.*teacher_shape='):
-        ConvRegressor(student, teacher)
+def test_regressor_resizes_what_no_published_convolution_bridges(student: tuple, teacher: tuple) -> None:
+    regressor = ConvRegressor(student, teacher, relu=False)
+    assert kinds(regressor) == ['_Resize', 'Conv2d', 'BatchNorm2d']
+    assert regressor.layers[0][1].kernel_size == (1, 1)
+    assert regressor(torch.randn(2, *student)).shape == (2, *teacher)
+    # a constant map stays constant
+    resized = regressor.layers[0][0](torch.full((2, *student), 3.0))
+    torch.testing.assert_close(resized, torch.full((2, student[0], *teacher[1:]), 3.0))
 
 
 @pytest.mark.parametrize('shape', [(3,), (3, 4), (3, 0, 4), (3, 4.0, 4), (2, 3, 4, 4), 'abc', 3, None], ids=str)

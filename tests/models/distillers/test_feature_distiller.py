@@ -221,7 +221,6 @@ def test_pooled_features_of_a_backbone_whose_maps_are_not_known(network: Callabl
             {'connectors': dict(x=dict(type='LinearProjection', in_features=4))},
             'x in connectors',
         ),
-        ({'it': remembering(features='maps')}, {'teacher': 'res50'}, 'student has 4 of them and the teacher 5'),
         ({'it': remembering(features='consecutive_maps')}, {}, "features='consecutive_maps'"),
         ({'it': dict(loss=dict(type='FSPLoss'), features='maps')}, {}, "features='maps'.* FSPLoss takes s_bottom"),
         ({'it': remembering(features='maps'), 'it1': remembering(features='map1')}, {}, 'it1'),

@@ -1,0 +1,127 @@
+"""Every method between networks of different families, in both directions."""
+
+import copy
+import functools
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmpretrain.structures import DataSample
+from mmrazor.registry import MODELS
+from torch import nn
+
+from icd_mmrazor import recipes
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.networks.features import feature_points
+
+pytest.importorskip('timm')
+
+IMAGES = 6
+
+
+def with_head(kind: str, width: int, **backbone: object) -> dict:
+    """Return the config of an mmpretrain classifier for 32 x 32 pixels and 4 classes."""
+    neck = {} if kind == 'VisionTransformerClsHead' else dict(neck=dict(type='GlobalAveragePooling'))
+    head = dict(type=kind, num_classes=4, in_channels=width)
+    return dict(type='ImageClassifier', backbone=backbone, head=head, **neck)
+
+
+NETWORKS = {
+    'cnn': with_head('LinearClsHead', 32, type='CIFARResNet', depth=8, stem_channels=8, base_channels=8),
+    'mobilenet_v3': with_head('LinearClsHead', 576, type='MobileNetV3', arch='small'),
+    'convnext': with_head(
+        'LinearClsHead',
+        32,
+        type='ConvNeXt',
+        arch=dict(depths=[1, 1, 1, 1], channels=[8, 16, 24, 32]),
+        gap_before_final_norm=False,
+    ),
+    'swin': with_head(
+        'LinearClsHead',
+        64,
+        type='SwinTransformer',
+        arch=dict(embed_dims=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2]),
+        img_size=32,
+        patch_size=2,
+        window_size=2,
+    ),
+    'vit': with_head(
+        'VisionTransformerClsHead',
+        16,
+        type='VisionTransformer',
+        arch=dict(embed_dims=16, num_layers=5, num_heads=2, feedforward_channels=32),
+        img_size=32,
+        patch_size=8,
+    ),
+    'timm_cnn': dict(type='TimmClassifier', model_name='test_resnet', num_classes=4),
+    'timm_vit': dict(type='TimmClassifier', model_name='test_vit', num_classes=4, img_size=32, patch_size=8),
+}
+PAIRS = [
+    ('cnn', 'mobilenet_v3'),
+    ('cnn', 'convnext'),
+    ('cnn', 'swin'),
+    ('cnn', 'vit'),
+    ('cnn', 'timm_cnn'),
+    ('cnn', 'timm_vit'),
+    ('vit', 'convnext'),
+    ('vit', 'timm_cnn'),
+    ('swin', 'timm_vit'),
+]
+METHODS = [name for name in recipes.method_names() if name != recipes.STUDENT_ALONE]
+
+
+@functools.cache
+def network(family: str) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return MODELS.build(NETWORKS[family])
+
+
+def refused(method: str, *families: str) -> str | None:
+    """Return why a method does not fit two networks, by what its loss compares."""
+    entries = config_of(method).get('losses') or {}
+    points = [feature_points(network(family)) for family in families]
+    for entry in entries.values():
+        if entry.get('features') == 'preactivations' and not all(each.preactivations for each in points):
+            return 'compares preactivations'
+        if entry['loss']['type'] == 'FSPLoss':  # none of these networks have the same widths
+            return 'equal widths'
+    return None
+
+
+def config_of(method: str) -> Config:
+    return Config.fromfile(recipes.BASE / 'methods' / f'{method}.py')[method]
+
+
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('pair', [*PAIRS, *(pair[::-1] for pair in PAIRS)], ids='-'.join)
+def test_every_method_trains_every_pair(pair: tuple[str, str], method: str) -> None:
+    teacher, student = pair
+    cfg = dict(
+        type='mmrazor.FrozenTeacherDistill',
+        architecture=copy.deepcopy(network(student)),
+        teacher=copy.deepcopy(network(teacher)),
+        random_teacher=True,
+        distiller=config_of(method),
+    )
+    if reason := refused(method, student, teacher):
+        with pytest.raises(SettingError, match=reason):
+            MODELS.build(cfg)
+        return
+    algorithm = MODELS.build(cfg).train()
+    labels = torch.arange(IMAGES) % 4
+    for module in algorithm.modules():
+        if hasattr(module, 'set_dataset'):
+            module.set_dataset(labels)
+    if algorithm.distiller.stage is None:
+        algorithm.distiller.set_stage('initial')
+    samples = [DataSample(metainfo=dict(sample_idx=i)).set_gt_label(label) for i, label in enumerate(labels)]
+    losses = algorithm(torch.randn(IMAGES, 3, 32, 32), samples, mode='loss')
+    distilled = [value for name, value in losses.items() if name.startswith('distill.') and 'loss' in name]
+    assert distilled
+    total = sum(distilled)
+    assert torch.isfinite(total)
+    trained = algorithm.distiller if method == 'ft' else algorithm.architecture  # it trains its paraphraser first
+    gradients = [g for g in torch.autograd.grad(total, list(trained.parameters()), allow_unused=True) if g is not None]
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+    assert any(gradient.abs().max() > 0 for gradient in gradients)
