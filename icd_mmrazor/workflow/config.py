@@ -142,7 +142,6 @@ def probe_settings(
             dataset=dict(pipeline=Expression('_base_.val_dataloader.dataset.pipeline')),
         ),
         optim_wrapper=dict(_delete_=True, optimizer=dict(type='AdamW', lr=3e-3, weight_decay=1e-4)),
-        auto_scale_lr=dict(enable=False),
         # an epoch on stored features takes less than its checkpoint
         train_cfg=dict(max_epochs=epochs, val_interval=epochs // 2),
         default_hooks=dict(average=None, checkpoint=dict(interval=epochs // 2)),

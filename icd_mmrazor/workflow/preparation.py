@@ -107,19 +107,17 @@ def config_files(plan: Plan, folder: Path) -> dict[str, str]:
     """Return the config files of a plan by their names; ``folder`` is where they will be."""
     request, images = plan.request, _images_of(plan, folder)
     common: dict[str, Any] = {**images.loaders(), 'train_cfg': dict(max_epochs=plan.epochs)}
-    if _scales_rate(plan):
-        common['auto_scale_lr'] = dict(enable=True)
+    optimizer, base = images.recipe.optim_wrapper.optimizer, images.recipe.auto_scale_lr.base_batch_size
+    if base != plan.batch_size * plan.processes:  # the learning rate follows the size of the batch
+        common['optim_wrapper'] = dict(optimizer=dict(lr=optimizer.lr * plan.batch_size * plan.processes / base))
     common['randomness'] = dict(seed=request.seed)
     title = f'{WRITTEN_BY}: the images and the recipe'
     recipe = f'icd_mmrazor::_base_/recipes/{recipe_file(request.recipe, plan.image_size)}'
     files = {'data.py': config_text(title, [recipe], common, images.code)}
     alone: dict[str, Any] = dict(model=_plain(plan.student.cfg))
     if plan.unlabeled:  # as many steps as with the teacher, on as many images with labels each
-        alone.update(
-            train_dataloader=dict(batch_size=plan.labeled),
-            auto_scale_lr=dict(enable=True),
-            train_cfg=dict(max_epochs=plan.alone_epochs),
-        )
+        alone['train_dataloader'] = dict(batch_size=plan.labeled)
+        alone['train_cfg'] = dict(max_epochs=plan.alone_epochs)
     files[ALONE] = config_text(f'{WRITTEN_BY}: the student without a teacher', ['./data.py'], alone)
     if plan.probe:
         files[TEACHER] = _teacher(plan, folder, images)
@@ -195,12 +193,6 @@ def _image_size(request: Request, student: Network, found: Inspection) -> int:
     return 224 if longest > SMALL_IMAGES else 32 if longest <= 32 else SMALL_IMAGES
 
 
-def _scales_rate(plan: Plan) -> bool:
-    """Return whether the learning rate has to follow the size of the batch."""
-    recipe = read_recipe(plan.request.recipe, plan.image_size)
-    return recipe.auto_scale_lr.base_batch_size != plan.batch_size * plan.processes
-
-
 def _teacher(plan: Plan, folder: Path, images: Images) -> str:
     preprocessor = plan.teacher.cfg.get('data_preprocessor') or images.recipe.data_preprocessor
     preprocessor = {
@@ -246,7 +238,6 @@ def _distilled(plan: Plan, folder: Path, images: Images, initial_epochs: int = 0
         settings['model']['teacher_preprocessor'] = dict(to_rgb=images.recipe.data_preprocessor.to_rgb)
     if plan.unlabeled:
         settings['train_dataloader'] = images.partly_labeled(plan.unlabeled[0].root)
-        settings['auto_scale_lr'] = dict(enable=_scales_rate(plan))
         settings['train_cfg'] = dict(max_epochs=plan.epochs)
     if initial_epochs:
         whole = Config.fromfile(folder / DISTILLED)
