@@ -8,7 +8,7 @@ from datetime import timedelta
 from icd_mmrazor.workflow.cost import Cost
 from icd_mmrazor.workflow.folder import ImageFolder
 from icd_mmrazor.workflow.image_files import Inspection
-from icd_mmrazor.workflow.networks import Network
+from icd_mmrazor.workflow.networks import WEIGHTS, Network
 from icd_mmrazor.workflow.request import Request
 
 
@@ -107,7 +107,7 @@ class Plan:
             )
             where = f'{len(os.sched_getaffinity(0))} cores' if self.cost.device == 'cpu' else self.cost.device
             rows['estimate'] = (
-                f'{_duration(total)} ({parts}) and {self.cost.memory / 2**30:.1f} GB of memory, measured on {where}: '
+                f'{_duration(total)} ({parts}) and {_size(self.cost.memory)} of memory, measured on {where}: '
                 f'{self.cost.step:.2f} s per step'
             )
         rows['work folder'] = str(self.request.work_dir)
@@ -134,7 +134,8 @@ class Plan:
     def _teacher(self) -> str:
         teacher = self.teacher
         kind = 'no classifier' if teacher.headless else f'{teacher.classes} classes'
-        lines = [f'{teacher.name}, {teacher.parameters:,} parameters, {kind}, weights {teacher.weights}']
+        weights = '' if teacher.name.endswith(WEIGHTS) else f', weights {teacher.weights}'
+        lines = [f'{teacher.name}, {teacher.parameters:,} parameters, {kind}{weights}']
         if self.probe:
             lines.append(f'{self.probe}: a linear one is trained first')
         return '\n'.join(lines)
@@ -164,6 +165,10 @@ def _notes(folder: ImageFolder, found: Inspection) -> list[str]:
     if folder.ignored:
         notes.append(f'{folder.ignored} files of other kinds are ignored')
     return notes
+
+
+def _size(number: int) -> str:
+    return f'{number / 2**20:.0f} MB' if number < 2**30 else f'{number / 2**30:.1f} GB'
 
 
 def _duration(seconds: float) -> str:
