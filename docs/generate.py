@@ -31,6 +31,7 @@ import icd_mmrazor  # noqa: F401
 from mmengine.config import Config
 from mmrazor.registry import MODELS
 
+from icd_mmrazor import recipes
 from icd_mmrazor.models.networks.resolve import network_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -248,6 +249,18 @@ def method_table(root: Path, folder: Path) -> str:
     return table(['name', 'paper', 'loss', 'features'], rows)
 
 
+def needs_table(root: Path) -> str:
+    """Return the table ``needs``: what each method needs of networks and images, by its config and its losses."""
+    columns = ('pooled', 'logits', 'maps', 'preactivations', 'labels', 'positions')
+    names = ('pooled feature', 'logits', 'maps', 'pre-activations', 'labels', 'positions')
+    rows = []
+    for method in methods(root):
+        needs = recipes.needs_of(method.name)
+        fits = ['no' if 'logits' in needs else 'yes', 'no' if 'labels' in needs else 'yes']
+        rows.append([f'`{method.name}`', *('x' if column in needs else '' for column in columns), *fits])
+    return table(['', *names, 'teacher without classifier', 'Mixup, images without labels'], rows)
+
+
 def paper_table(root: Path, folder: Path) -> str:
     """Return the table ``papers``: all methods with the paper and a config."""
     rows = []
@@ -293,6 +306,7 @@ def with_tables(root: Path, file: Path) -> str:
     """Return a page with the tables between its comments made again."""
     makers = {
         'methods': lambda: method_table(root, file.parent),
+        'needs': lambda: needs_table(root),
         'papers': lambda: paper_table(root, file.parent),
         'networks': lambda: network_table(root, file.parent),
         'same family': lambda: published_table(root, same_family=True),

@@ -3,10 +3,11 @@
 A pair is a file ``configs/_base_/pairs/PAIR.py`` that holds everything but the distiller. A method is a file
 ``configs/_base_/methods/METHOD.py`` that holds the config of its distiller in a variable of the same name; a variable
 ``METHOD_beside``, if there is one, is used instead when the method is combined with others. A pair may replace settings
-of a method in a variable ``override_METHOD``, and gives ``image_shape`` if its images are not 3 x 32 x 32.
+of a method in a variable ``override_METHOD``.
 """
 
 import functools
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from mmrazor.registry import MODELS
 from torch import nn
 
 from icd_mmrazor.configuration.building import explained_settings
+from icd_mmrazor.configuration.image_size import tell_distillers
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError, did_you_mean
 from icd_mmrazor.export.network import quiet
+from icd_mmrazor.models.distillers.feature_terms import NETWORKS, class_of, feature_names
 from icd_mmrazor.models.networks.resolve import name_networks_in_full
 
 BASE = Path(__file__).resolve().parent / '.mim' / 'configs' / '_base_'
@@ -91,13 +94,13 @@ def compose(pair: str, methods: Sequence[str]) -> Config:
     cfg = Config.fromfile(BASE / 'pairs' / f'{pair}.py')
     name_networks_in_full(cfg.model)
     overrides = {key: cfg.pop(key) for key in list(cfg) if key.startswith('override_')}
-    image_shape = cfg.pop('image_shape', None)
     if STUDENT_ALONE in methods:
         if len(methods) > 1:
             raise SettingError(f'Method {STUDENT_ALONE} is the student alone and cannot be combined with others.')
         cfg.model = cfg.model.architecture
         return cfg
-    cfg.model.distiller = compose_distiller(methods, overrides, image_shape)
+    cfg.model.distiller = compose_distiller(methods, overrides)
+    tell_distillers(cfg)
     try:
         initial_epochs = _initial_epochs(pair, cfg.model.distiller)
     except SettingError as error:
@@ -107,22 +110,47 @@ def compose(pair: str, methods: Sequence[str]) -> Config:
     return cfg
 
 
-def compose_distiller(
-    methods: Sequence[str], overrides: Mapping[str, dict] | None = None, image_shape: Sequence[int] | None = None
-) -> dict:
+def compose_distiller(methods: Sequence[str], overrides: Mapping[str, dict] | None = None) -> dict:
     """Compose the config of the distiller of one or more methods, without aliases; several are mixed.
 
     Args:
         methods: Names of methods, not of the student alone.
         overrides: Settings to replace in a method, ``override_METHOD=dict(...)``.
-        image_shape: Shape of the images, ``(C, H, W)``, for the methods that compare feature maps.
     """
     alone, overrides = len(methods) == 1, overrides or {}
     distillers = {name: {**_distiller(name, alone), **overrides.get(f'override_{name}', {})} for name in methods}
-    for distiller in distillers.values():
-        if image_shape and type_name(distiller['type']) == 'FeatureDistiller':
-            distiller['image_shape'] = image_shape
     return distillers[methods[0]] if alone else dict(type='MixedDistiller', distillers=distillers)
+
+
+def needs_of(method: str) -> set[str]:
+    """Return what a method needs of networks and images.
+
+    Args:
+        method: One of :func:`method_names`, or an alias.
+
+    Returns:
+        Of the two networks ``'logits'``, ``'pooled'``, ``'maps'``, ``'tokens'`` and ``'preactivations'``; of the images
+        ``'labels'``, apart from those that the student's own loss reads, and ``'positions'`` in the training set.
+    """
+    with MODELS.switch_scope_and_registry('mmrazor'):
+        distiller = MODELS.build(_distiller(ALIASES.get(method, method), alone=True))
+    needs = set()
+    for entry in distiller.entries.values():
+        loss = entry['loss']
+        cls = type(loss) if isinstance(loss, nn.Module) else class_of(loss)
+        names = {name for network in NETWORKS for name in feature_names(entry, network)}
+        needs |= {_kind_of_feature(name) for name in names}
+        if getattr(cls, 'reads_labels', False):
+            needs.add('labels')
+        if 'data_samples' in inspect.signature(cls.forward).parameters:
+            needs.add('positions')
+    return needs
+
+
+def _kind_of_feature(name: str) -> str:
+    if name in ('logits', 'pooled'):
+        return name
+    return next((kind for kind in ('preactivations', 'tokens') if kind[:-1] in name), 'maps')
 
 
 def _distiller(method: str, alone: bool) -> dict:

@@ -186,3 +186,18 @@ def test_a_schedule_that_counts_iterations(tmp_path: Path, monkeypatch: pytest.M
 
 def test_the_student_alone() -> None:
     assert recipes.compose('res56_res20_cifar100', ['student']).model.type == 'ImageClassifier'
+
+
+@pytest.mark.parametrize(
+    ('method', 'needs'),
+    [
+        ('kd', {'logits'}),
+        ('dcd', {'pooled'}),
+        ('at', {'maps'}),
+        ('ft', {'maps'}),
+        ('ab', {'preactivations'}),
+        ('crd', {'pooled', 'labels', 'positions'}),
+    ],
+)
+def test_what_a_method_needs(method: str, needs: set[str]) -> None:
+    assert recipes.needs_of(method) == needs

@@ -12,6 +12,7 @@ from icd_mmrazor.datasets.class_names import check_class_names, choice_in, class
 from icd_mmrazor.datasets.labels import datasets_in_use, images_are_gray
 from icd_mmrazor.engine.metrics import json_value
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.export.plain_test import needs_distillation
 from icd_mmrazor.launch.command_line import run
 from icd_mmrazor.launch.run_config import add_common_arguments, load_config
 from icd_mmrazor.launch.runner import ToolRunner
@@ -50,7 +51,12 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
     if not args.work_dir:
         # mmengine writes the config of a run into its folder: keep that of the training
         cfg.work_dir = str(Path(cfg.work_dir, 'test'))
-    cfg.model = student_of(cfg)
+    if not needs_distillation(cfg.test_evaluator):
+        cfg.model = student_of(cfg)
+    elif args.tta:
+        raise SettingError(
+            '--tta: a metric of test_evaluator compares the student with its teacher. Leave out one of them.'
+        )
     if args.tta:
         show_views(cfg)
     # the weights are loaded below, strictly; mmengine would load others over them
@@ -69,7 +75,7 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
         used, dataset = preparation_by(model.data_preprocessor, source), runner.test_dataloader.dataset
         refuse_other_order('the network', trained, used, lambda: images_are_gray(dataset), 'this test')
     what = f'checkpoint {args.checkpoint}'
-    load_strictly(model, weights, what)
+    load_strictly(getattr(model, 'architecture', model), weights, what)
     names = class_names(checkpoint.get('meta'))
     check_class_names(what, names, datasets_in_use(runner), choice_in(cfg), runner.logger.warning)
     metrics = runner.test()

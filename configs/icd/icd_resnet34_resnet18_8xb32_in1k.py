@@ -1,3 +1,2 @@
 _base_ = ['../_base_/pairs/resnet34_resnet18_in1k.py', '../_base_/methods/icd.py']
-_base_.pop('image_shape')
 model = dict(distiller=_base_.pop('icd'))

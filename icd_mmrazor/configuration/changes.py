@@ -120,8 +120,9 @@ def _settings(value: Any, name: str = '') -> Iterator[tuple[str, Any]]:
 
 def _is_ignored(name: str) -> bool:
     parts = name.split('.')
-    # initial weights are replaced by the checkpoint's; a scope only says where a type is looked up
-    if 'init_cfg' in parts or parts[-1] == '_scope_':
+    # initial weights are replaced by the checkpoint's; a scope only says where a type is looked up; the shape of the
+    # images follows from the pipeline
+    if 'init_cfg' in parts or parts[-1] in ('_scope_', 'image_shape'):
         return True
     if parts[0].endswith('_dataloader') and parts[1:2] and parts[1] in LOADER_SETTINGS:
         return True

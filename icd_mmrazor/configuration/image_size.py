@@ -1,10 +1,10 @@
 """The size of the images in all pipelines of a config."""
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from icd_mmrazor import checks
-from icd_mmrazor.configuration.type_names import type_name
+from icd_mmrazor.configuration.type_names import dicts, type_name
 from icd_mmrazor.errors import SettingError
 
 # the setting of a transform that is the size of the images
@@ -18,6 +18,8 @@ SIZES = {
 }
 # settings in pixels that grow with it
 MARGINS = {'RandomCrop': 'padding', 'ResizeEdge': 'scale', 'EfficientNetCenterCrop': 'crop_padding'}
+
+DISTILLERS = ('FeatureDistiller', 'ICDDistiller')
 
 
 def set_image_size(cfg: MutableMapping, size: int) -> None:
@@ -57,16 +59,57 @@ def set_image_size(cfg: MutableMapping, size: int) -> None:
                     transform[MARGINS[kind]] = round(transform[MARGINS[kind]] * size / old)
 
 
+def image_shape_of(cfg: Mapping) -> tuple[int, int, int] | None:
+    """Find the shape of the training images of a run, ``C x H x W``, from its config; None if it does not say."""
+    pipeline = next(_pipelines((cfg.get('train_dataloader') or {}).get('dataset')), [])
+    sizes = [_height_and_width(kind, each) for each, kind in _named(pipeline) if SIZES.get(kind) in each]
+    if not sizes or sizes[-1] is None:
+        return None
+    model = cfg.get('model') or {}
+    student = model.get('architecture')
+    preprocessors = [each.get('data_preprocessor') for each in (model, cfg, student) if isinstance(each, Mapping)]
+    means = [each['mean'] for each in preprocessors if each and each.get('mean') is not None]
+    gray = any(str(each.get('color_type')).startswith('grayscale') for each, _ in _named(pipeline))
+    channels = len(means[0]) if means and isinstance(means[0], Sequence) else 3
+    return (1 if gray else channels, *sizes[-1])
+
+
+def tell_distillers(cfg: Mapping) -> None:
+    """Give our distillers of maps the shape of the images, in a config of a run, unless they have one.
+
+    Connectors are built for the sizes of maps before a run has seen an image.
+    """
+    shape = image_shape_of(cfg)
+    model = cfg.get('model')
+    if shape is None or not isinstance(model, Mapping):
+        return
+    for part in dicts(model.get('distiller')):
+        entries = part.get('losses')
+        if type_name(part.get('type')) in DISTILLERS and isinstance(entries, Mapping) and _of_maps(entries):
+            part.setdefault('image_shape', shape)
+
+
+def _of_maps(entries: Mapping) -> bool:
+    features = {each[key] for each in dicts(entries) for key in ('features', 'feature') if key in each}
+    return not features <= {'pooled', 'logits'}
+
+
+def _height_and_width(kind: str, transform: Mapping) -> tuple[int, int] | None:
+    size = transform[SIZES[kind]]
+    if isinstance(size, int):
+        return size, size
+    if not isinstance(size, Sequence) or len(size) != 2 or transform.get('keep_ratio'):
+        return None
+    # the others have width and height
+    return tuple(size) if kind == 'RandomCrop' else (size[1], size[0])
+
+
 def _named(pipeline: list) -> Iterator[tuple[MutableMapping, str]]:
     for transform in pipeline:
-        yield transform, type_name(transform.get('type'))
+        if isinstance(transform, Mapping):
+            yield transform, type_name(transform.get('type'))
 
 
 def _pipelines(dataset: Any) -> Iterator[list]:
     """Yield the pipelines of a dataset's config, also inside wrappers such as ``ConcatDataset``."""
-    if not isinstance(dataset, MutableMapping):
-        return
-    if 'pipeline' in dataset:
-        yield dataset['pipeline']
-    for inside in (dataset.get('dataset'), *(dataset.get('datasets') or [])):
-        yield from _pipelines(inside)
+    yield from (part['pipeline'] for part in dicts(dataset) if isinstance(part.get('pipeline'), list))

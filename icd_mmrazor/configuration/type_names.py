@@ -82,6 +82,15 @@ def by_names(cfg: Config) -> Config:
     return Config(named, cfg_text=cfg.text, filename=cfg.filename, env_variables=cfg.env_variables)
 
 
+def dicts(value: Any) -> Iterator[dict]:
+    """Walk through all dictionaries in a config, or in a part of it."""
+    if isinstance(value, dict):
+        yield value
+    if isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from dicts(item)
+
+
 def import_for(cls: Any) -> str:
     """Return the module that a config has to import for a class or function; ``''`` if it comes with mmpretrain."""
     module = getattr(cls, 'func', cls).__module__  # of a functools.partial: of what it calls

@@ -11,14 +11,13 @@ import torch
 from mmpretrain.datasets import CustomDataset
 from torch.utils.data import DataLoader
 
-from icd_mmrazor.configuration.type_names import type_name
+from icd_mmrazor.configuration.type_names import dicts, type_name
 from icd_mmrazor.errors import SettingError, UserError
 from icd_mmrazor.export.content import Content
 from icd_mmrazor.export.evaluation import build_loader, evaluate, prepared, test_images
 from icd_mmrazor.export.onnx import with_metadata, without_progress
 from icd_mmrazor.export.running import onnx_network
 from icd_mmrazor.export.trained import TrainedStudent
-from icd_mmrazor.models.networks.student import dicts
 
 BATCH_SIZE = 32
 

@@ -20,9 +20,16 @@ def plain_dataset(dataset: Any) -> Any:
 
 def plain_evaluator(evaluator: Any) -> Any:
     """Return the config of an evaluator without metrics of a distillation; of the accuracy if it has no others."""
-    several = isinstance(evaluator, list | tuple)
-    metrics = [*evaluator] if several else [evaluator]
-    left = [each for each in metrics if type_name(each.get('type')) not in OF_DISTILLATIONS]
-    if len(left) == len(metrics):
+    if not needs_distillation(evaluator):
         return evaluator
-    return left or dict(type='Accuracy')
+    return [each for each in _metrics(evaluator) if not needs_distillation(each)] or dict(type='Accuracy')
+
+
+def needs_distillation(evaluator: Any) -> bool:
+    """Return whether a metric of an evaluator's config is one of a distillation."""
+    return any(type_name(each.get('type')) in OF_DISTILLATIONS for each in _metrics(evaluator))
+
+
+def _metrics(evaluator: Any) -> list[Mapping]:
+    several = evaluator if isinstance(evaluator, list | tuple) else [evaluator]
+    return [each for each in several if isinstance(each, Mapping)]

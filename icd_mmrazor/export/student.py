@@ -9,11 +9,11 @@ import torch
 from mmengine.config import Config
 
 from icd_mmrazor.checkpoints.weights import weights_of
-from icd_mmrazor.configuration.type_names import PACKAGE, TYPES, by_names, import_for, registered, type_name
+from icd_mmrazor.configuration.type_names import PACKAGE, TYPES, by_names, dicts, import_for, registered, type_name
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.export.plain_test import plain_dataset, plain_evaluator
 from icd_mmrazor.models.networks.pruned import unpruned
-from icd_mmrazor.models.networks.student import SCOPE, dicts, student_of
+from icd_mmrazor.models.networks.student import SCOPE, student_of
 
 # entries of a checkpoint's meta that are kept, with their types
 META = {'dataset_meta': Mapping, 'epoch': int, 'iter': int, 'metrics': Mapping}

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 
 from icd_mmrazor.configuration.files import DATALOADERS, STAGES, apply_cfg_options, check_sections, read_config_file
+from icd_mmrazor.configuration.image_size import tell_distillers
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import add_cfg_options
@@ -44,7 +45,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 def load_config(args: argparse.Namespace, stage: str = 'train') -> Config:
     """Read a tool's config, apply the common arguments, and set what every run wants and few configs say.
 
-    That is batches as one tensor, workers that persist, pinned memory for a GPU, and a fused optimizer.
+    That is batches as one tensor, workers that persist, pinned memory for a GPU, a fused optimizer, and distillers that
+    know the shape of the images.
 
     Args:
         args: The tool's arguments, those of :func:`add_common_arguments` among them.
@@ -73,6 +75,7 @@ def load_config(args: argparse.Namespace, stage: str = 'train') -> Config:
             cfg[name].setdefault('pin_memory', torch.cuda.is_available())
     complete_hooks(cfg)
     use_fused_optimizer(cfg)
+    tell_distillers(cfg)
     return cfg
 
 

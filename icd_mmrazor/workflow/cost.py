@@ -19,6 +19,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from icd_mmrazor.configuration.building import explained_settings
+from icd_mmrazor.configuration.image_size import tell_distillers
 from icd_mmrazor.export.network import quiet
 from icd_mmrazor.models.networks.classifier_layer import number_of_channels, number_of_classes
 from icd_mmrazor.models.networks.resolve import network_config
@@ -73,6 +74,7 @@ def measure(cfg: Config, batch_size: int, image_size: int, images: int) -> Cost:
         SettingError: Networks, losses and settings do not fit together.
     """
     with DefaultScope.overwrite_default_scope('mmpretrain'), torch.random.fork_rng(), _silent():
+        tell_distillers(cfg)
         with explained_settings():
             algorithm = MODELS.build(_without_teacher_file(cfg))
             reading = _seconds_of_reading(cfg)

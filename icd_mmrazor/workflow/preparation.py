@@ -151,7 +151,7 @@ def _images_of(plan: Plan, folder: Path) -> Images:
 
 def _reason_for_probe(request: Request, teacher: Network, folder: ImageFolder) -> str:
     """Say why a method needs a new classifier on the teacher; empty if it does not."""
-    needs = [name for name in request.methods if needs_logits(recipes.compose_distiller([name]))]
+    needs = [name for name in request.methods if 'logits' in recipes.needs_of(name)]
     if not needs or teacher.knows(folder.classes):
         return ''
     return f'{"+".join(needs)} compares logits, and this teacher has {_other_classes(teacher, folder)}'
@@ -163,16 +163,6 @@ def _other_classes(teacher: Network, folder: ImageFolder) -> str:
     if teacher.classes != len(folder.classes):
         return f'one of {teacher.classes} classes'
     return 'one of classes with other names'
-
-
-def needs_logits(distiller: Mapping[str, Any]) -> bool:
-    """Return whether a distiller compares logits."""
-    if distiller.get('kd') is not None:
-        return True
-    terms = (distiller.get('losses') or {}).values()
-    return any('logits' in str(term.get('features')) for term in terms) or any(
-        needs_logits(each) for each in (distiller.get('distillers') or {}).values()
-    )
 
 
 def _image_size(request: Request, student: Network, found: Inspection) -> int:
@@ -253,11 +243,11 @@ def _distilled(plan: Plan, folder: Path, images: Images, initial_epochs: int = 0
 
 def distiller_of(plan: Plan) -> dict:
     """Return the distiller of a plan; ICD with KD is one distiller, as in its own config."""
-    methods, shape = plan.request.methods, (3, plan.image_size, plan.image_size)
+    methods = plan.request.methods
     if set(methods) == {'icd', 'kd'}:
         distiller = dict(type='ICDDistiller', kd=dict(tau=4.0))
     else:
-        distiller = recipes.compose_distiller(methods, image_shape=shape)
+        distiller = recipes.compose_distiller(methods)
     return with_temperature(distiller, plan.temperature)
 
 

@@ -27,15 +27,6 @@ def trained(shape: tuple[int, ...], with_closure: bool = False) -> tuple[nn.Para
     return number, matrix, lamb
 
 
-def test_mmpretrains_own_step_fails() -> None:
-    """If this test fails, upstream has fixed it, and the workaround can go."""
-    number = nn.Parameter(torch.tensor(0.7))
-    number.grad = torch.tensor(0.3)
-    with pytest.raises(RuntimeError, match='broadcast'):
-        # what torch's and our wrappers are around
-        Lamb.step.__wrapped__(Lamb([number]))
-
-
 @pytest.mark.parametrize('with_closure', [False, True])
 def test_a_scalar_is_trained_like_a_vector_of_one(with_closure: bool) -> None:
     scalar, matrix, lamb = trained((), with_closure)

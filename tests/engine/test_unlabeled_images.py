@@ -11,7 +11,7 @@ import mmcv
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, logged
+from helpers import ROOT, TOOLS, exit_status, logged
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
@@ -255,7 +255,11 @@ def test_the_configs_of_the_page(name: str, metric: str, images_file: Path, runn
     cfg.merge_from_dict({'work_dir': 'work', 'train_cfg.max_epochs': 1, 'randomness.seed': 0})
     run = runner(cfg)
     run.train()
-    assert last_line(run, f'{metric}/top1')
+    # the command that the summary gives
+    command = ('work/epoch_1.pth', '--out', 'tested.json', '--work-dir', 'tested')
+    assert exit_status(TOOLS / 'test.py', f'work/{name}.py', *command) is None
+    trained = last_line(run, f'{metric}/top1')[f'{metric}/top1']
+    assert json.loads(Path('tested.json').read_text())[f'{metric}/top1'] == pytest.approx(trained)
     student = Config.fromfile('work/student.py')
     assert student.test_evaluator.type == 'Accuracy'
     assert student.test_dataloader.dataset.type == 'CustomDataset'

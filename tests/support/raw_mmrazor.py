@@ -301,6 +301,16 @@ def name_weights_of_wrapped_networks_alike(folder: Path) -> bool:
 
 
 @try_break
+def let_lamb_train_scalars(folder: Path) -> bool:
+    import torch
+    from mmpretrain.engine.optimizers import Lamb
+
+    scalar = torch.nn.Parameter(torch.tensor(1.0))
+    scalar.grad = torch.tensor(1.0)
+    return raises(RuntimeError, Lamb([scalar]).step)
+
+
+@try_break
 def load_own_checkpoints(folder: Path) -> bool:
     import torch
     from mmengine.logging import HistoryBuffer

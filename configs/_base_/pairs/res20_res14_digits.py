@@ -15,4 +15,3 @@ model = dict(
 model['architecture'].head.num_classes = 10
 model['teacher'].head.num_classes = 10
 train_dataloader = dict(dataset=dict(indices=100))
-image_shape = (3, 16, 16)

@@ -7,4 +7,3 @@ model = dict(
     teacher_ckpt='work_dirs/demo/teacher/epoch_20.pth',
 )
 model['teacher'].head.num_classes = 10
-image_shape = (3, 16, 16)

@@ -7,4 +7,3 @@ model = dict(
     # the published weights of mmpretrain's model zoo, downloaded once
     teacher_ckpt='https://mmassets.onedl.ai/mmclassification/v0/resnet/resnet34_8xb32_in1k_20210831-f257d4e6.pth',
 )
-image_shape = (3, 224, 224)

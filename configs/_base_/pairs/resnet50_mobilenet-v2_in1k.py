@@ -7,4 +7,3 @@ model = dict(
     # the published weights of mmpretrain's model zoo, downloaded once
     teacher_ckpt='https://mmassets.onedl.ai/mmclassification/v0/resnet/resnet50_8xb32_in1k_20210831-ea4938fc.pth',
 )
-image_shape = (3, 224, 224)

@@ -9,12 +9,11 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from icd_mmrazor.configuration.type_names import type_name
+from icd_mmrazor.configuration.type_names import dicts, type_name
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.distillers.mixed_distiller import plain_distillers
 from icd_mmrazor.models.networks.classifier_layer import number_of_classes
 from icd_mmrazor.models.networks.preparation import Preparation, preparation_by
-from icd_mmrazor.models.networks.student import dicts
 
 # these normalise alike
 USUAL_KINDS = {

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from icd_mmrazor.checkpoints.reading import read_checkpoint
 from icd_mmrazor.checkpoints.weights import load_strictly, weights_of
 from icd_mmrazor.configuration.stored import config_of
-from icd_mmrazor.configuration.type_names import type_name
+from icd_mmrazor.configuration.type_names import dicts, type_name
 from icd_mmrazor.datasets.fingerprints import fingerprint_of_tensors
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.networks.output_cache import OutputCache, image_keys
 from icd_mmrazor.models.networks.preparation import preparation_of_checkpoint
 from icd_mmrazor.models.networks.resolve import network_config
-from icd_mmrazor.models.networks.student import dicts, student_of
+from icd_mmrazor.models.networks.student import student_of
 
 # configs of 0.1 name it: its features passed through
 MODELS.register_module(name='ProbeDataPreprocessor', module=ClsDataPreprocessor)

@@ -70,7 +70,8 @@ class FeatureDistiller(ConfigurableDistiller):
         initial_epochs: Length of the initial stage in epochs; positive exactly if a loss is of that stage.
         initial_lr: Learning rate of the initial stage; that of the run by default.
         frozen: Names of shared connectors that the main stage does not train.
-        image_shape: ``C x H x W`` of the images; by default the channels that the networks take and 32 x 32 pixels.
+        image_shape: ``C x H x W`` of the images. Our tools find it in the training pipeline; otherwise it is by default
+            that of the images that the networks were built for, and 32 x 32 pixels for those that take any.
         init_cfg: Same as in mmengine's ``BaseModule``.
         student_source, teacher_source: Names of the classifying linear layers. ``'auto'``: the one in the head that has
             as many outputs as there are classes; the log says which.

@@ -1,4 +1,4 @@
-"""Networks of timm and Hugging Face by name."""
+"""Networks that timm or Hugging Face publish, by name."""
 
 import importlib
 from collections.abc import Mapping

@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from icd_mmrazor.configuration.stored import read_settings
-from icd_mmrazor.configuration.type_names import type_name
+from icd_mmrazor.configuration.type_names import dicts, type_name
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.networks.student import dicts
 
 SPLITS = ('train', 'test', 'val')
 TURNS = ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr')

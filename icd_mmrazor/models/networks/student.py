@@ -1,12 +1,10 @@
 """The student of a run as the config of a plain classifier."""
 
 import copy
-from collections.abc import Iterator
-from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from icd_mmrazor.configuration.type_names import by_names, type_name
+from icd_mmrazor.configuration.type_names import by_names, dicts, type_name
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.networks.pruned import is_pruned, unpruned
 from icd_mmrazor.models.networks.resolve import network_config
@@ -45,15 +43,6 @@ def student_of(cfg: Config) -> ConfigDict:
     _drop_pretrained(student)
     _drop_augmentations(unpruned(student))
     return student
-
-
-def dicts(value: Any) -> Iterator[dict]:
-    """Walk through all dictionaries in a config, or in a part of it."""
-    if isinstance(value, dict):
-        yield value
-    if isinstance(value, dict | list | tuple):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from dicts(item)
 
 
 def _classifier_of_probe(probe: ConfigDict) -> ConfigDict:

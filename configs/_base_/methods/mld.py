@@ -1,19 +1,17 @@
-# BinaryKD
-
-> [Multi-Label Knowledge Distillation](https://arxiv.org/abs/2308.06453), Yang, Xie, Zong, Feng, Niu, Sugiyama and Huang, ICCV 2023
-
-<!-- [ALGORITHM] -->
-
-<!-- Written by docs/generate.py from configs/_base_/methods/binary_kd.py. -->
+# MLD: Multi-label Logits Distillation, binary KD for images with several labels (Yang et al., ICCV 2023)
+r"""
+paper: https://arxiv.org/abs/2308.06453, Yang, Xie, Zong, Feng, Niu, Sugiyama and Huang, ICCV 2023
+loss: CE + 10 MLD
+features: logits
 
 ## Introduction
 
 If an image can have several labels, each class is a question by itself, and a softmax would make the classes exclude each other.
 So each class gets its own sigmoid, and the student learns the teacher's answer to each question. With logits $z$ of $B$ images and $C$ classes:
 
-$$L_\text{BinaryKD} = \frac{\tau^2}{B} \sum_{i=1}^{B} \sum_{c=1}^{C} \mathrm{KL}\big(\sigma(z^t_{ic} / \tau) \,\Vert\, \sigma(z^s_{ic} / \tau)\big)$$
+$$L_\text{MLD} = \frac{\tau^2}{B} \sum_{i=1}^{B} \sum_{c=1}^{C} \mathrm{KL}\big(\sigma(z^t_{ic} / \tau) \,\Vert\, \sigma(z^s_{ic} / \tau)\big)$$
 
-With $\tau = 1$ this is the multi-label logits distillation (MLD) of L2D.
+The authors use $\tau = 1$, as a part of their method L2D. The loss is called `BinaryKDLoss` here, since it does the same for any classifier.
 
 ## The benchmark's form
 
@@ -28,8 +26,6 @@ With a multi-label head of mmpretrain in both networks, alone or together with I
 distiller = dict(type='ICDDistiller', kd=dict(type='BinaryKDLoss', tau=1.0, loss_weight=10.0))
 ```
 
-## Citation
-
 ```bibtex
 @inproceedings{yang2023multilabel,
   title     = {Multi-Label Knowledge Distillation},
@@ -38,3 +34,10 @@ distiller = dict(type='ICDDistiller', kd=dict(type='BinaryKDLoss', tau=1.0, loss
   year      = {2023}
 }
 ```
+"""
+
+mld = dict(
+    _scope_='mmrazor',
+    type='FeatureDistiller',
+    losses=dict(mld=dict(loss=dict(type='BinaryKDLoss', loss_weight=10.0), features='logits')),
+)

@@ -1,2 +1,0 @@
-_base_ = ['../_base_/pairs/res32x4_res8x4_cifar100.py', '../_base_/methods/binary_kd.py']
-model = dict(distiller=_base_.pop('binary_kd'))
