@@ -106,7 +106,7 @@ def compose(pair: str, methods: Sequence[str]) -> Config:
     except SettingError as error:
         raise SettingError(f'{"+".join(methods)} does not fit {pair}. {error}') from None
     if initial_epochs:
-        delay_schedule(cfg, initial_epochs)
+        _delay_schedule(cfg, initial_epochs)
     return cfg
 
 
@@ -161,8 +161,7 @@ def _distiller(method: str, alone: bool) -> dict:
     return cfg[method] if alone or combined is None else combined
 
 
-def delay_schedule(cfg: Config, epochs: int) -> None:
-    """Let the schedules of a config start after some initial epochs, which are added to the training."""
+def _delay_schedule(cfg: Config, epochs: int) -> None:
     schedules = cfg.get('param_scheduler') or []
     for schedule in schedules if isinstance(schedules, list) else [schedules]:
         if not schedule.get('by_epoch', True):

@@ -151,9 +151,10 @@ def probe_settings(
 def with_temperature(distiller: Mapping[str, Any], tau: float) -> dict[str, Any]:
     """Return the config of a distiller whose KD has a temperature."""
     changed = copy.deepcopy(dict(distiller))
-    if isinstance(changed.get('kd'), Mapping):
+    kind = type_name(changed.get('type'))
+    if kind == 'ICDDistiller' and isinstance(changed.get('kd'), Mapping):
         changed['kd'] = {**changed['kd'], 'tau': tau}
-    if type_name(changed.get('type')) == 'KLDivergence' and 'tau' in changed:
+    if kind == 'KLDivergence' and 'tau' in changed:
         changed['tau'] = tau
     return {
         key: with_temperature(value, tau) if isinstance(value, Mapping) else value for key, value in changed.items()

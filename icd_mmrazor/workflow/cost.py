@@ -1,4 +1,4 @@
-"""Time and memory that a distillation needs, measured on a few steps."""
+"""Cost of a distillation, measured on a few steps."""
 
 import contextlib
 import copy
@@ -80,6 +80,8 @@ def measure(cfg: Config, batch_size: int, image_size: int, images: int) -> Cost:
             reading = _seconds_of_reading(cfg)
         device = get_device()
         algorithm = algorithm.to(device).train()
+        if getattr(algorithm.distiller, 'initial_epochs', 0):
+            algorithm.distiller.set_stage('main')
         student = algorithm.architecture
         classes, shape = number_of_classes(student) or 1, (number_of_channels(student), image_size, image_size)
         for module in algorithm.modules():

@@ -1,4 +1,4 @@
-"""From a folder of images, a teacher and a student to the distilled student."""
+"""The distillation of a teacher on a folder of images."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""Folders of images, with and without classes."""
+"""Folders of images."""
 
 import dataclasses
 import os

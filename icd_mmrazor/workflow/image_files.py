@@ -1,4 +1,4 @@
-"""Files of images: which are there, and whether they can be read."""
+"""Files of images."""
 
 import contextlib
 import dataclasses

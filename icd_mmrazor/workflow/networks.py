@@ -1,4 +1,4 @@
-"""Teacher and student of a distillation, as a user names them."""
+"""Networks of a distillation, as a user names them."""
 
 import copy
 import dataclasses

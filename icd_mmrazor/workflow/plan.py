@@ -1,4 +1,4 @@
-"""The plan of a distillation: what is trained, on what, and what it takes."""
+"""The plan of a distillation."""
 
 import dataclasses
 import os
@@ -89,7 +89,7 @@ class Plan:
         if self.request.baseline:
             alone = cost.with_reading(cost.alone, self.labeled, self.workers)
             seconds['alone'] = self.epochs * (self.steps_per_epoch * alone + evaluation)
-        seconds['distilled'] = self.epochs * (self.steps_per_epoch * step + evaluation)
+        seconds['distilled'] = (self.epochs + cost.initial_epochs) * (self.steps_per_epoch * step + evaluation)
         return seconds
 
     def __str__(self) -> str:
@@ -149,10 +149,11 @@ class Plan:
         return '\n'.join(lines)
 
     def _training(self) -> str:
+        initial = self.cost.initial_epochs if self.cost else 0
         mixed = f' ({self.labeled} with labels)' if self.unlabeled else ''
         processes = f' in each of {self.processes} processes' if self.processes > 1 else ''
         return (
-            f'{self.epochs} epochs of {self.steps_per_epoch} steps, batches of {self.batch_size}{mixed}{processes}, '
+            f'{f"{initial} initial epochs and " * bool(initial)}{self.epochs} epochs of {self.steps_per_epoch} steps, batches of {self.batch_size}{mixed}{processes}, '
             f'images of {self.image_size} x {self.image_size}, seed {self.request.seed}'
         )
 

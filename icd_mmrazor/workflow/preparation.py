@@ -1,4 +1,4 @@
-"""From a request to a plan and its files."""
+"""The way from a request to a plan with its files."""
 
 import copy
 import os
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
 
 from icd_mmrazor import recipes
 from icd_mmrazor.checkpoints.writing import atomic_write, write_checkpoint
@@ -229,14 +228,10 @@ def _distilled(plan: Plan, folder: Path, images: Images, initial_epochs: int = 0
     if plan.unlabeled:
         settings['train_dataloader'] = images.partly_labeled(plan.unlabeled[0].root)
         settings['train_cfg'] = dict(max_epochs=plan.epochs)
-    if initial_epochs:
-        whole = Config.fromfile(folder / DISTILLED)
-        recipes.delay_schedule(whole, initial_epochs)
-        settings.update(
-            param_scheduler=whole.param_scheduler,
-            train_cfg=dict(max_epochs=whole.train_cfg.max_epochs),
-            find_unused_parameters=True,
-        )
+    if initial_epochs:  # the schedule starts after them
+        settings['param_scheduler'] = dict(by_epoch=True, begin=initial_epochs)
+        settings['train_cfg'] = dict(max_epochs=plan.epochs + initial_epochs)
+        settings['find_unused_parameters'] = True  # some are idle in each stage
     title = f'{WRITTEN_BY}: the student with its teacher'
     return config_text(title, [f'./{ALONE}'], settings)
 

@@ -1,4 +1,4 @@
-"""The request of a user: what is to be distilled, and how."""
+"""The request of a user."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""The images to train and to validate on, as annotation files."""
+"""Annotation files of the images of a run."""
 
 import dataclasses
 import random

@@ -195,7 +195,7 @@ def test_the_plan_alone(data: str, network: Callable, capfd: pytest.CaptureFixtu
         (dict(val_fraction=1.0), 'val_fraction=1.0'),
         (dict(seed=-1), 'seed=-1'),
         (dict(method='crd', recipe='standard'), r'reads one label for each image[^$]*batch_augments=None'),
-        (dict(method='ab', teacher='timm/test_vit'), r'maps are unknown|preactivation'),
+        (dict(method='fsp', teacher='timm/test_vit'), 'FSPLoss needs equal widths'),
         (dict(data='missing'), r'--data .*missing does not exist'),
         (dict(unlabeled='missing'), r'--unlabeled .*missing does not'),
         (dict(work_dir=__file__), '--work-dir'),
