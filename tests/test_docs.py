@@ -162,9 +162,7 @@ def follow(page: Path, capfd: pytest.CaptureFixture, short: Callable[[str], str]
 
 
 @pytest.mark.slow
-def test_tutorial(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
-) -> None:
+def test_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
     """Follow it with one epoch and a tenth of the images: the student is in plain mmpretrain what the command said."""
     pytest.importorskip('onnxruntime')
     pytest.importorskip('onnxscript')

@@ -1,6 +1,7 @@
 """The plan of a distillation."""
 
 import dataclasses
+import math
 import os
 from collections import Counter
 from datetime import timedelta
@@ -55,7 +56,11 @@ class Plan:
         """Steps of an epoch, in which every image is trained on."""
         steps = len(self.folder.train) // (self.labeled * self.processes)
         if self.unlabeled:
-            steps = max(steps, len(self.unlabeled[0].train) // ((self.batch_size - self.labeled) * self.processes))
+            parts = (
+                (len(self.folder.train), self.labeled),
+                (len(self.unlabeled[0].train), self.batch_size - self.labeled),
+            )
+            steps = max(math.ceil(images / (number * self.processes)) for images, number in parts)
         return max(1, steps)
 
     @property
@@ -149,12 +154,12 @@ class Plan:
         return '\n'.join(lines)
 
     def _training(self) -> str:
-        initial = self.cost.initial_epochs if self.cost else 0
+        initial = f'{self.cost.initial_epochs} initial epochs and ' if self.cost and self.cost.initial_epochs else ''
         mixed = f' ({self.labeled} with labels)' if self.unlabeled else ''
         processes = f' in each of {self.processes} processes' if self.processes > 1 else ''
         return (
-            f'{f"{initial} initial epochs and " * bool(initial)}{self.epochs} epochs of {self.steps_per_epoch} steps, batches of {self.batch_size}{mixed}{processes}, '
-            f'images of {self.image_size} x {self.image_size}, seed {self.request.seed}'
+            f'{initial}{self.epochs} epochs of {self.steps_per_epoch} steps, batches of {self.batch_size}{mixed}'
+            f'{processes}, images of {self.image_size} x {self.image_size}, seed {self.request.seed}'
         )
 
 
