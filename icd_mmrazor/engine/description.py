@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from icd_mmrazor.datasets.labels import has_labels, plain_datasets
-from icd_mmrazor.models.algorithms.predictions import POOLED, add_feature, pooled_feature
+from icd_mmrazor.models.algorithms.predictions import POOLED, add_feature, has_pooled_feature, pooled_feature
 from icd_mmrazor.models.networks.classifier_layer import is_headless, number_of_classes
 from icd_mmrazor.models.networks.headless import ImageNetwork
 from icd_mmrazor.models.networks.passes import explained_pass
@@ -29,13 +29,14 @@ def evaluate(algorithm: nn.Module, runner: Runner) -> dict[str, Any]:
     """
     dataloader, whole = runner.val_loop.dataloader, runner.val_loop.evaluator
     predicts = why_not_evaluated(algorithm) is None
-    kinds = [POOLED, None] if predicts else [POOLED]
+    teacher, source = algorithm.teacher.eval(), getattr(algorithm.distiller, 'teacher_source', None)
+    kinds = {kind for kind, found in ((None, predicts), (POOLED, has_pooled_feature(teacher, source))) if found}
     metrics = [metric for metric in whole.metrics if getattr(metric, 'needs', None) in kinds]
     if not metrics:
         return {}
     evaluator = whole if len(metrics) == len(whole.metrics) else Evaluator(metrics)
-    teacher, features = algorithm.teacher.eval(), any(getattr(metric, 'needs', None) == POOLED for metric in metrics)
-    view, source = getattr(algorithm, 'teacher_view', None), getattr(algorithm.distiller, 'teacher_source', None)
+    features = any(getattr(metric, 'needs', None) == POOLED for metric in metrics)
+    view = getattr(algorithm, 'teacher_view', None)
     for batch in dataloader:
         data = algorithm.data_preprocessor(batch, False)
         images = data['inputs'] if view is None else view(data['inputs'])

@@ -119,3 +119,26 @@ def test_a_fused_optimizer_gives_the_same(name: str, settings: dict) -> None:
             optimizer.step()
         trained.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     torch.testing.assert_close(*trained, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ('loop', 'checkpoint', 'expected'),
+    [
+        (dict(type='IterBasedTrainLoop', val_interval=50), dict(interval=1), dict(interval=50, by_epoch=False)),
+        (dict(by_epoch=False), dict(), dict(interval=1000, by_epoch=False)),
+        (dict(by_epoch=False, val_interval=50), dict(interval=20), dict(interval=20, by_epoch=False)),
+        # as the config says
+        (dict(by_epoch=False), dict(interval=1, by_epoch=True), dict(interval=1, by_epoch=True)),
+        (dict(by_epoch=True, max_epochs=2), dict(interval=1), dict(interval=1)),
+        (dict(type='EpochBasedTrainLoop'), dict(interval=1), dict(interval=1)),
+    ],
+    ids=str,
+)
+def test_what_counts_iterations(loop: dict, checkpoint: dict, expected: dict) -> None:
+    cfg = Config(dict(train_cfg=loop, default_hooks=dict(checkpoint=checkpoint)))
+    run_config.count_iterations(cfg)
+    assert cfg.default_hooks.checkpoint == expected
+    counts = loop.get('type') == 'IterBasedTrainLoop' or loop.get('by_epoch') is False
+    assert cfg.get('log_processor') == (dict(by_epoch=False) if counts else None)
+    # a run without such a hook
+    run_config.count_iterations(Config(dict(train_cfg=loop, default_hooks=dict(checkpoint=None))))

@@ -10,7 +10,12 @@ from torch import nn
 from icd_mmrazor.datasets.labels import images_are_gray
 from icd_mmrazor.engine.runs import model_of
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.algorithms.shared_preprocessor import compare_preparations, lost_augmentations, names_of
+from icd_mmrazor.models.algorithms.shared_preprocessor import (
+    compare_preparations,
+    lost_augmentations,
+    names_of,
+    refuse_unmixed_labels,
+)
 from icd_mmrazor.models.networks.preparation import (
     Preparation,
     preparation_by,
@@ -50,6 +55,8 @@ class PreparationCheck(Hook):
         ours = hasattr(model, 'check_order_of_channels')
         if not ours and not augments and hasattr(model, 'architecture'):
             _refuse_lost_augmentations(model, preprocessor)
+        if not ours and hasattr(model, 'distiller'):
+            refuse_unmixed_labels(model)
         trained_on = getattr(model, 'trained_on', None)  # a LinearProbe's student
         if isinstance(trained_on, Preparation):
             refuse_other_order(f'{type(model).__name__}: the student', trained_on, used, gray)

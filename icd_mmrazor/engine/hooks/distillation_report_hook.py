@@ -48,11 +48,15 @@ class DistillationReportHook(Hook):
 
     ``runner.message_hub.get_info('teacher_metrics')`` has the teacher's metrics.
 
+    After the first batch, a line says how large the gradient of each term is, as a multiple of the task's: at the
+    student's pooled feature, or at its weights if a term does not reach the feature. A compiled loss has no such line.
+
     Args:
         evaluate_teacher: Whether to evaluate the teacher before training, which takes as long as one validation by it.
+        gradient_norms: Whether to measure the gradients of the first batch, which takes a backward pass for each term.
 
     Raises:
-        SettingError: ``evaluate_teacher`` is not a bool.
+        SettingError: One of them is not a bool.
 
     Config example::
 
@@ -62,8 +66,9 @@ class DistillationReportHook(Hook):
     # after CheckpointHook, which knows the best, and ExportStudentHook, which writes files
     priority = 98
 
-    def __init__(self, evaluate_teacher: bool = True) -> None:
+    def __init__(self, evaluate_teacher: bool = True, gradient_norms: bool = True) -> None:
         self.evaluate_teacher = checks.boolean(self, 'evaluate_teacher', evaluate_teacher)
+        self.gradient_norms = checks.boolean(self, 'gradient_norms', gradient_norms)
         self._reset()
 
     def _reset(self) -> None:
@@ -85,6 +90,8 @@ class DistillationReportHook(Hook):
         algorithm = model_of(runner)
         if not hasattr(algorithm, 'teacher') or not hasattr(algorithm, 'distiller'):
             return
+        if hasattr(algorithm, 'reports_gradients'):
+            algorithm.reports_gradients = self.gradient_norms
         cfg = runner.cfg.get('model', {})
         trainable = sum(p.numel() for p in algorithm.distiller.parameters() if p.requires_grad)
         of_teacher, of_student = images_of(algorithm)

@@ -5,10 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from icd_mmrazor.datasets.samples import number_labeled, without_labels
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.algorithms.gradient_norms import measured
 from icd_mmrazor.models.algorithms.records import forget
 from icd_mmrazor.models.algorithms.shared_preprocessor import channels_of
 from icd_mmrazor.models.algorithms.student_losses import (
@@ -32,7 +34,12 @@ def checked_first_batch(loss: Callable) -> Callable:
         networks = {'model.teacher': self.teacher, 'model.architecture': self.architecture, 'model': self}
         with explained_pass('FrozenTeacherDistill', batch_inputs, **networks):
             _check_batch(self, batch_inputs, data_samples)
-            losses = loss(self, batch_inputs, data_samples)
+            if self.reports_gradients and not self.torch_compile:
+                losses, norms = measured(self, lambda: loss(self, batch_inputs, data_samples))
+                if norms is not None:
+                    print_log(f'FrozenTeacherDistill: {norms}', logger='current')
+            else:
+                losses = loss(self, batch_inputs, data_samples)
         self.first_batch_passed = True
         return losses
 

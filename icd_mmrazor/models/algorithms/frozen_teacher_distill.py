@@ -1,6 +1,7 @@
 """Distillation from a teacher that is truly frozen."""
 
 import contextlib
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -136,7 +137,8 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
         if not isinstance(architecture, nn.Module):
             architecture = network_config(architecture, 'model.architecture')
         if isinstance(data_preprocessor, dict):
-            data_preprocessor = {'type': 'mmpretrain.ClsDataPreprocessor', **data_preprocessor}
+            # a copy: mmpretrain appends to the list of probabilities of the augmentations
+            data_preprocessor = {'type': 'mmpretrain.ClsDataPreprocessor', **copy.deepcopy(data_preprocessor)}
             if data_preprocessor['type'] in ('mmpretrain.ClsDataPreprocessor', 'ClsDataPreprocessor'):
                 # its parts, such as Mixup, are looked up in its scope
                 data_preprocessor.setdefault('_scope_', 'mmpretrain')
@@ -165,7 +167,7 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
         names_augmentations = isinstance(data_preprocessor, dict) and 'batch_augments' in data_preprocessor
         adopt_student_settings(self.student, self.data_preprocessor, names_augmentations)
         self.data_preprocessor = mixing_separately(self.data_preprocessor)
-        refuse_unmixed_labels(self.distiller, self.data_preprocessor)
+        refuse_unmixed_labels(self)
         self.teacher_preparation = TeacherPreparation(teacher_preprocessor, self.data_preprocessor, ready)
         if asks_for_weights(architecture):
             used, own = preparation_by(self.data_preprocessor), declared_preparation(architecture)
@@ -174,6 +176,8 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
         self.torch_compile, self.compiled_loss = torch_compile, None
         # the first batch sets both: whether it passed, and how far the student is run if its own loss does not count
         self.first_batch_passed, self.student_pass = False, 'tensor'
+        # DistillationReportHook sets it
+        self.reports_gradients = False
 
     @property
     def teacher_view(self) -> TeacherView:

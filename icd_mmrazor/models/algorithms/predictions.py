@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.networks.classifier_layer import is_headless
-from icd_mmrazor.models.networks.features import feature_points
+from icd_mmrazor.models.networks.features import Point, feature_points
 
 TEACHER, POOLED = 'teacher', 'pooled'
 # what each adds to a data sample
@@ -66,6 +66,20 @@ def add_feature(predictions: list, found: list[Tensor]) -> None:
         sample.set_field(feature, FIELDS[POOLED])
 
 
+def has_pooled_feature(network: nn.Module, source: str | None = None) -> bool:
+    """Return whether :func:`pooled_feature` finds a feature; there is none of several teachers at once, for example."""
+    try:
+        _pooled_point(network, source)
+    except SettingError:
+        return False
+    return True
+
+
+def _pooled_point(network: nn.Module, source: str | None) -> Point:
+    classifier = None if source == 'auto' or is_headless(network) else source
+    return feature_points(network, maps=False, classifier=classifier).pooled
+
+
 @contextlib.contextmanager
 def pooled_feature(network: nn.Module, source: str | None = None) -> Iterator[list[Tensor]]:
     """Keep the pooled feature of a network in the forward passes within the context: a list that they extend.
@@ -74,8 +88,7 @@ def pooled_feature(network: nn.Module, source: str | None = None) -> Iterator[li
         network: The network.
         source: Name of its classifying layer, if it has one; found if it is ``'auto'`` or None.
     """
-    classifier = None if source == 'auto' or is_headless(network) else source
-    point = feature_points(network, maps=False, classifier=classifier).pooled
+    point = _pooled_point(network, source)
     found: list[Tensor] = []
 
     def record(_module: nn.Module, inputs: tuple, output: Any) -> None:

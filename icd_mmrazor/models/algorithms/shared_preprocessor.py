@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
+from mmpretrain.models import SeesawLoss
 from torch import Tensor, nn
 
 from icd_mmrazor.configuration.type_names import dicts, type_name
@@ -64,24 +65,36 @@ def adopt_student_settings(student: nn.Module, preprocessor: nn.Module, names_au
         preprocessor.num_classes = number_of_classes(student) or getattr(own, 'num_classes', None)
 
 
-def refuse_unmixed_labels(distiller: nn.Module, preprocessor: nn.Module) -> None:
-    """Refuse losses of a distiller that read a single label for each image, if images are mixed."""
-    augments = getattr(preprocessor, 'batch_augments', None)
+def refuse_unmixed_labels(algorithm: nn.Module) -> None:
+    """Refuse losses of a distiller or a student that read a single label for each image, if images are mixed.
+
+    Raises:
+        SettingError: There is such a loss.
+    """
+    augments = getattr(algorithm.data_preprocessor, 'batch_augments', None)
     if augments is None:
         return
-    losses = [item for each in plain_distillers(distiller) for item in getattr(each, 'distill_losses', {}).items()]
+    owner, mixes = type(algorithm).__name__, f'{names_of(augments)} mixes images with their labels'
+    remedy = 'Set data_preprocessor.batch_augments=None, or use another loss.'
+    distillers = plain_distillers(algorithm.distiller)
+    losses = [item for each in distillers for item in getattr(each, 'distill_losses', {}).items()]
     for name, loss in losses:
         takes, what = inspect.signature(loss.forward).parameters, f'{type(loss).__name__} ({name})'
         if getattr(loss, 'reads_labels', False) or any('label' in argument for argument in takes):
-            raise SettingError(
-                f'FrozenTeacherDistill: {what} reads one label for each image, but {names_of(augments)} mixes images '
-                'with their labels. Set data_preprocessor.batch_augments=None, or use another loss.'
-            )
+            raise SettingError(f'{owner}: {what} reads one label for each image, but {mixes}. {remedy}')
         if 'data_samples' in takes:
             _log(
                 f'{what} gets data_samples of images mixed by {names_of(augments)}, but their gt_label is that of one.',
                 logging.WARNING,
             )
+    head = getattr(algorithm.architecture, 'head', None) if algorithm.calculate_student_loss else None
+    if isinstance(getattr(head, 'loss_module', None), SeesawLoss):
+        raise SettingError(f"{owner}: the student's SeesawLoss reads one label for each image, but {mixes}. {remedy}")
+    if getattr(head, 'cal_acc', False):
+        raise SettingError(
+            f"{owner}: the student's head computes the accuracy on training images (cal_acc=True), but {mixes}. Set "
+            'model.architecture.head.cal_acc=False, or data_preprocessor.batch_augments=None.'
+        )
 
 
 def declared_preparation(network: dict | nn.Module) -> Preparation | None:

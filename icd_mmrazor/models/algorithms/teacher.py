@@ -1,6 +1,7 @@
 """A teacher from its name or config to a network with weights."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from mmrazor.registry import MODELS
@@ -13,6 +14,7 @@ from icd_mmrazor.errors import SettingError, UserError
 from icd_mmrazor.models.algorithms.shared_preprocessor import declared_preparation
 from icd_mmrazor.models.networks.headless import as_teacher
 from icd_mmrazor.models.networks.hubs import (
+    is_published_by_hub,
     loads_itself,
     name_in,
     preprocessor_of_timm,
@@ -71,6 +73,9 @@ def ready_teacher(
     settings = published_by_timm(network) if trained is None and (file or published) else None
     if settings and declared is None:
         declared = preparation_by(preprocessor_of_timm(settings))
+    if declared and declared.turned and (settings or is_published_by_hub(teacher)):
+        # their networks take RGB, whatever dataset the config of this one is of
+        declared = replace(declared, source='BGR')
     weights = file or (f'published for {name_in(teacher)}' if published else 'random')
     size = tuple(settings['input_size'][-2:]) if settings else None
     return Teacher(as_teacher(network, feature), weights, declared, trained, class_names(checkpoint.get('meta')), size)

@@ -135,9 +135,9 @@ def _turned(used: Preparation, declared: Preparation | None, trained: Preparatio
     known = trained or declared
     if known is None or 'gray' in (used.source, known.source) or 1 in (len(known.mean), len(used.mean)):
         return False
-    if trained is not None:
-        intended = declared is not None and declared.turned == used.turned != trained.turned
-        same = trained.has_order_of(used)
+    if trained is not None or (known.source and used.source):
+        intended = trained and declared is not None and declared.turned == used.turned != trained.turned
+        same = known.has_order_of(used)
         return None if same is None or (intended and not same) else not same
     if known.turned == used.turned:  # on the same kind of dataset
         return False

@@ -65,6 +65,11 @@ def loads_itself(network: Any) -> bool:
     return any(part.get('pretrained') or part.get('checkpoint_path') for part in _of_hubs(network))
 
 
+def is_published_by_hub(network: Any) -> bool:
+    """Return whether a network, by its config, is one of timm or Hugging Face."""
+    return bool(_of_hubs(network))
+
+
 def name_in(network: Mapping[str, Any]) -> str:
     """Return the name that a network has in a hub, by its config: ``'resnet18'``."""
     return next((str(part['model_name']) for part in _of_hubs(network) if 'model_name' in part), '')

@@ -71,6 +71,11 @@ def test_mmrazors_own_algorithm_is_checked_too(demo_config: Callable, runner: Ca
     cfg.model.architecture.train_cfg = dict(augments=[dict(type='Mixup', alpha=0.8)])
     with pytest.raises(SettingError, match='SingleTeacherDistill: the student asks for Mixup, but the images'):
         runner(cfg).train()
+    del cfg.model.architecture['train_cfg']
+    cfg.data_preprocessor.update(num_classes=10, batch_augments=dict(augments=dict(type='Mixup', alpha=0.8)))
+    cfg.model.architecture.head.loss = dict(type='SeesawLoss', num_classes=10)
+    with pytest.raises(SettingError, match=r'SingleTeacherDistill: .*SeesawLoss reads one label .*Mixup'):
+        runner(cfg).train()
 
 
 def test_the_student_of_a_probe(network: Callable, runner: Callable, tmp_path: Path) -> None:

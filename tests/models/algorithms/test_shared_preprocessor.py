@@ -104,6 +104,20 @@ def test_losses_that_read_labels_are_refused(
         algorithm(architecture=student, distiller=distiller, data_preprocessor=dict(PLAIN))
 
 
+@pytest.mark.parametrize(
+    ('head', 'message'),
+    [(dict(loss=dict(type='SeesawLoss', num_classes=10)), 'SeesawLoss'), (dict(cal_acc=True), 'head.cal_acc=False')],
+)
+def test_heads_that_read_one_label_are_refused(
+    head: dict, message: str, algorithm: Callable, network: Callable
+) -> None:
+    student = network('res8')
+    student.head.update(head)
+    assert algorithm(architecture=student)
+    with pytest.raises(SettingError, match=rf'{message}.*data_preprocessor\.batch_augments'):
+        algorithm(architecture=student, data_preprocessor=dict(PLAIN, num_classes=10, batch_augments=dict(AUGMENTS)))
+
+
 def trained_by(file: str, loads_files: bool, **preprocessor: Any) -> str:
     """Write into a checkpoint what its training saw its images through, as mmengine does."""
     pipeline = [*([dict(type='LoadImageFromFile')] if loads_files else []), dict(type='PackInputs')]

@@ -174,6 +174,16 @@ def test_timms_preparation_is_that_of_its_weights(distillation: Callable, tmp_pa
     assert named.teacher_view.size is None
 
 
+@pytest.mark.parametrize('to_rgb', [True, False])
+def test_networks_of_a_hub_take_rgb(to_rgb: bool, distillation: Callable) -> None:
+    pytest.importorskip('timm')
+    settings = dict(teacher='timm/resnet10t', data_preprocessor=dict(PREPROCESSOR, to_rgb=to_rgb))
+    for source, turned in (('BGR', not to_rgb), ('RGB', to_rgb), ('NPZDataset', False)):
+        model = distillation(**settings)
+        model.check_order_of_channels(source)
+        assert model.teacher_view.turned == turned, source
+
+
 @pytest.mark.parametrize(
     ('setting', 'name'),
     [
@@ -225,4 +235,4 @@ def test_everything_at_once(channels_last: bool, distillation: Callable, raw: di
         assert got.is_contiguous(memory_format=torch.channels_last) == channels_last
         assert got.shape[-2:] == (48, 48)
     for name, value in losses[0].items():
-        torch.testing.assert_close(losses[1][name], value, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(losses[1][name], value, rtol=1e-2, atol=1e-3)
