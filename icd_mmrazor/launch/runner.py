@@ -10,6 +10,8 @@ from icd_mmrazor.checkpoints.resuming import checkpoint_to_resume, explain_damag
 from icd_mmrazor.compat.messages import drop_log_noise
 from icd_mmrazor.errors import CheckpointError
 
+# a line for each weight with its own learning rate or decay: in the log file alone
+OF_WEIGHTS = 'paramwise_options -- '
 STARTS = ('before_train_epoch', 'before_val_epoch', 'before_test_epoch')
 
 
@@ -20,7 +22,8 @@ class ToolRunner(Runner):
     and starts from scratch if there is no such file.
 
     The console log is held back until the first epoch: an error in the config or the data would otherwise stand below
-    the versions of the environment, the flags that torch was compiled with and the config. The log file has all lines.
+    the versions of the environment, the flags that torch was compiled with and the config. Lines about single
+    weights stay out of it. The log file has all lines.
     """
 
     def load_or_resume(self) -> None:
@@ -62,7 +65,8 @@ class _HeldBack(logging.Filter):
         console.addFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        self.records.append(record)
+        if not record.getMessage().startswith(OF_WEIGHTS):
+            self.records.append(record)
         return False
 
     def release(self) -> None:

@@ -81,9 +81,13 @@ def test_an_error_of_a_test_stands_alone(place: Path, capfd: pytest.CaptureFixtu
 
 @pytest.mark.slow
 def test_a_run_prints_its_whole_log(place: Path, capfd: pytest.CaptureFixture, demo_config: Callable) -> None:
-    demo_config('res8_digits', **{'train_cfg.max_epochs': 1}).dump('config.py')
+    options = {'train_cfg.max_epochs': 1, 'optim_wrapper.paramwise_cfg': dict(norm_decay_mult=0.0)}
+    demo_config('res8_digits', **options).dump('config.py')
     assert exit_status(TOOLS / 'train.py', 'config.py') is None
     text = ''.join(capfd.readouterr())
     (log,) = place.glob('work/*/*.log')
     for part in ('System environment:', 'train_dataloader = dict(', 'Epoch(val)'):
         assert text.count(part) == log.read_text().count(part) >= 1
+    # but for a line about each weight
+    assert 'paramwise_options -- ' in log.read_text()
+    assert 'paramwise_options -- ' not in text
