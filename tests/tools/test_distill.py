@@ -196,6 +196,14 @@ def test_the_plan_alone(data: str, network: Callable, capfd: pytest.CaptureFixtu
         (dict(seed=-1), 'seed=-1'),
         (dict(method='crd', recipe='standard'), r'reads one label for each image[^$]*batch_augments=None'),
         (dict(method='fsp', teacher='timm/test_vit'), 'FSPLoss needs equal widths'),
+        (
+            dict(
+                teacher='timm/vit_tiny_patch16_224',
+                method='icd',
+                cfg_options={'model.teacher_preprocessor': 'student'},
+            ),
+            r'model.teacher[^$]*16[^$]*224',
+        ),
         (dict(data='missing'), r'--data .*missing does not exist'),
         (dict(unlabeled='missing'), r'--unlabeled .*missing does not'),
         (dict(work_dir=__file__), '--work-dir'),
