@@ -147,7 +147,9 @@ def distill(
         with Watchdog(cfg), process_group(cfg):
             if launcher != 'none' and not is_distributed():
                 init_dist(launcher, **cfg.env_cfg.dist_cfg)
-            return _run(request, cfg.get('model_wrapper_cfg'))
+            results, main = _train(request, cfg.get('model_wrapper_cfg')), is_main_process()
+        # one process exports, out of the group of all
+        return finished_student(request, results) if main else None
 
 
 def show_plan(request: Request) -> None:
@@ -158,21 +160,28 @@ def show_plan(request: Request) -> None:
     print(plan)
 
 
-def _run(request: Request, wrapper: Mapping[str, Any] | None) -> nn.Module | None:
+def _train(request: Request, wrapper: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """Prepare the work folder and run all trainings; return the result of each."""
     work_dir = request.work_dir.absolute()
-    files = files_of(['mmpretrain', *request.export], request.work_dir / 'student')
     if is_main_process():
-        check_files(files, force=True)
+        check_files(student_files(request), force=True)
         prepare(request, work_dir)
     barrier()
-    results = {
+    return {
         stage.name: run_stage(stage, request.launcher, _options(request, stage), wrapper)
         for stage in stages_of(request, work_dir)
     }
-    if not is_main_process():
-        return None
+
+
+def student_files(request: Request) -> dict[str, Path]:
+    """Return the files that a student is exported to, by their formats."""
+    return files_of(['mmpretrain', *request.export], request.work_dir / 'student')
+
+
+def finished_student(request: Request, results: Mapping[str, Any]) -> nn.Module:
+    """Export and evaluate the trained student; return it."""
     student = read_student(results['distilled']['checkpoint'])
-    result = finish(student, files, results, work_dir)
+    result = finish(student, student_files(request), results, request.work_dir.absolute())
     print(f'\n{result}')
     student.model.distillation = result
     return student.model
