@@ -72,9 +72,9 @@ def feature_map(owner: Any, name: str, shape: tuple[int, ...], feature: Tensor) 
     """Check that a map that a connector gets has the shape of its argument ``name``, ``(C, H, W)`` or ``(C,)``."""
     if feature.ndim != 4 or tuple(feature.shape[1 : 1 + len(shape)]) != shape:
         raise SettingError(
-            f'{type(owner).__name__}({name}={shape}) got a feature of shape {tuple(feature.shape)}. Set {name} to the '
-            "shape of the recorded map, without the batch (a FeatureDistiller's image_shape to that of the images), or "
-            'record another.'
+            f'{type(owner).__name__}({name}={shape}) got a feature of shape {tuple(feature.shape)}. Set '
+            f"distiller.image_shape to the images' shape, C x H x W; if you set {name} yourself, set it to that of the "
+            'map.'
         )
 
 

@@ -20,6 +20,7 @@ from mmengine.hub import get_config
 from mmrazor.registry import MODELS
 
 from icd_mmrazor import recipes
+from icd_mmrazor.configuration.image_size import tell_distillers
 from icd_mmrazor.models.networks.resolve import network_config
 
 METHODS = sorted(file.stem for file in (CONFIGS / '_base_' / 'methods').glob('*.py'))
@@ -243,6 +244,8 @@ def test_page(root: Path, page: str) -> None:
 @pytest.mark.parametrize('method', METHODS)
 def test_example_is_what_the_benchmark_composes(root: Path, method: str) -> None:
     example = Config.fromfile(root / 'configs' / method / f'{method}_res32x4_res8x4_cifar100.py')
+    # as the tools do
+    tell_distillers(example)
     composed = recipes.compose('res32x4_res8x4_cifar100', [method])
     assert example.to_dict() == composed.to_dict()
 

@@ -106,7 +106,7 @@ def _height_and_width(kind: str, transform: Mapping) -> tuple[int, int] | None:
 
 def _named(pipeline: list) -> Iterator[tuple[MutableMapping, str]]:
     for transform in pipeline:
-        if isinstance(transform, Mapping):
+        if isinstance(transform, MutableMapping):
             yield transform, type_name(transform.get('type'))
 
 

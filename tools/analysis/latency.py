@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Measure the latency of networks on this CPU, in torch and onnxruntime, with one thread and with all.
 
-A network is a config (of a student, a teacher, or a distillation, whose student it is), a name of mmpretrain's zoo, or
-an exported file (.onnx, .pt, .pt2). Configs and names are measured in both, with random weights.
+A network is a config (of a student, a teacher, or a distillation, whose student it is), a name (of mmpretrain's zoo,
+timm/MODEL, hf/MODEL), or an exported file (.onnx, .pt, .pt2). Configs and names are measured in both, with random
+weights.
 """
 
 import argparse

@@ -24,7 +24,7 @@ from icd_mmrazor.models.distillers.feature_terms import (
 from icd_mmrazor.models.distillers.named_features import AUTO, OF_CLASSIFIER, NamedFeatures
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
 from icd_mmrazor.models.losses import FeatureLoss
-from icd_mmrazor.models.networks.features import Layout, Point
+from icd_mmrazor.models.networks.features import Layout, Point, usual_image_shape
 
 # labels and indices of the batch, as the student gets them, for losses with an argument of this name
 DATA_SAMPLES = Point('ModuleInputs', '', data_idx=1)
@@ -71,7 +71,7 @@ class FeatureDistiller(ConfigurableDistiller):
         initial_lr: Learning rate of the initial stage; that of the run by default.
         frozen: Names of shared connectors that the main stage does not train.
         image_shape: ``C x H x W`` of the images. Our tools find it in the training pipeline; otherwise it is by default
-            that of the images that the networks were built for, and 32 x 32 pixels for those that take any.
+            that of the images that the student was built for, and 32 x 32 pixels if it takes any.
         init_cfg: Same as in mmengine's ``BaseModule``.
         student_source, teacher_source: Names of the classifying linear layers. ``'auto'``: the one in the head that has
             as many outputs as there are classes; the log says which.
@@ -178,9 +178,11 @@ class FeatureDistiller(ConfigurableDistiller):
         features, self._features = {name: self._features[name] for name in NETWORKS}, {}
         counts = {name: each.counts for name, each in features.items()}
         terms = [term for name, entry in self.entries.items() for term in terms_of(name, entry, counts)]
+        # the teacher gets the same images, unless they are resized for it
+        shape = self.image_shape or usual_image_shape(features['student'].model)
         for name, each in features.items():
             used = [i.feature for term in terms for i in term.inputs.values() if i.network == name]
-            each.use(used, self.image_shape)
+            each.use(used, shape)
         for term in terms:
             self._build(term, features)
         for name, each in features.items():

@@ -83,7 +83,8 @@ class NamedFeatures:
                 has = ', '.join(self._known)
                 raise SettingError(f'{self._owner}: the {self._network} has no feature {name!r}. It has {has}.')
         shape = image_shape or usual_image_shape(self.model)
-        if self._network == 'teacher' and (size := image_size_of(self.model)):  # images are resized for it
+        resized = self._network == 'teacher' and not getattr(self.model, 'sees_student_images', False)
+        if resized and (size := image_size_of(self.model)):
             shape = (shape[0], *size)
         self.points.update((name, _for_images(self._known[name], shape)) for name in names)
         maps = {name: point for name, point in self.points.items() if name not in OF_CLASSIFIER}
@@ -100,7 +101,9 @@ class NamedFeatures:
 
 
 def _of_last_map(point: Point) -> dict[str, Point]:
-    class_token = {'class_token': _in_form('class_token', point)} if point.layout and point.layout.extra else {}
+    layout = point.layout
+    has_one = layout is not None and layout.extra and layout.has_class_token
+    class_token = {'class_token': _in_form('class_token', point)} if has_one else {}
     return {'last_map': point, 'patch_tokens': _in_form('tokens', point), **class_token}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import print_log
+from mmengine.model import BaseModel
 from mmpretrain import list_models
 from mmpretrain.apis.model import ModelHub
 from mmpretrain.models import BaseClassifier, BaseSelfSupervisor
@@ -137,9 +138,18 @@ def _pretrained_backbone(model: ConfigDict) -> ConfigDict:
     cls = _class_of(backbone)
     # those that mask or shuffle patches take a mask; they derive from a network that does not
     if cls is not None and not _sees_whole_images(cls):
+        own = inspect.signature(cls).parameters
         cls = next(base for base in cls.__mro__ if _sees_whole_images(base))
         accepted = inspect.signature(cls).parameters
-        backbone = ConfigDict({key: value for key, value in backbone.items() if key in accepted})
+        defaults = {
+            name: parameter.default
+            for name, parameter in own.items()
+            if name in accepted
+            and parameter.default not in (parameter.empty, accepted[name].default)
+            # the layers of a sparse network are for masked images
+            and 'Sparse' not in str(parameter.default)
+        }
+        backbone = ConfigDict({**defaults, **{name: value for name, value in backbone.items() if name in accepted}})
         backbone.type = f'mmpretrain.{cls.__name__}'
     parts = {key: model[key] for key in ('_scope_', 'data_preprocessor') if model.get(key)}
     if 'data_preprocessor' in parts:
@@ -215,8 +225,10 @@ def _check_is_network(model: ConfigDict, what: str) -> None:
     if isinstance(kind, str):
         kind = type_name(kind)
         kind = MODELS.get(kind) or MMRAZOR_MODELS.get(kind)
-    # an unregistered type is left to the registry; a function stands for a model whose packages are missing
-    if kind is not None and not (isinstance(kind, type) and issubclass(kind, BaseClassifier)):
+    # an unregistered type is left to the registry; a function stands for a model whose packages are missing; a module
+    # that is not a model of mmengine may be of the user's own
+    is_network = isinstance(kind, type) and (issubclass(kind, BaseClassifier) or not issubclass(kind, BaseModel))
+    if kind is not None and not is_network:
         name = model.type if isinstance(model.type, str) else kind.__name__
         raise SettingError(
             f'{what} is of type {name}, not a classifier or a backbone. Name the config of a plain network: an '

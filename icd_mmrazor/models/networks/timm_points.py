@@ -29,8 +29,11 @@ def points_of_timm(network: nn.Module) -> tuple[list[Point], list[Point]]:
         SettingError: The network does not say where its features are.
     """
     modules = dict(network.named_modules())
-    places = [str(each.get('module')) for each in network.feature_info]
-    if not places or not {*places} <= modules.keys():
+    # some leave out the place of the first one
+    known = [each for each in network.feature_info if each.get('module') != '']
+    places = [str(each.get('module')) for each in known]
+    # tokens of Hiera do not lie row by row; it sorts them on the way out
+    if not places or not {*places} <= modules.keys() or hasattr(network, 'reroll'):
         raise SettingError(
             f"timm's {type(network).__name__} does not say where its feature maps are. Use another network, or compare "
             'pooled features or logits.'
@@ -38,13 +41,21 @@ def points_of_timm(network: nn.Module) -> tuple[list[Point], list[Point]]:
     # a transformer without stages: all maps have one size
     of_blocks = len({each.get('reduction') for each in network.feature_info}) == 1
     layout = Layout(
-        extra=getattr(network, 'num_prefix_tokens', 0), channels_last=getattr(network, 'output_fmt', None) == 'NHWC'
+        extra=getattr(network, 'num_prefix_tokens', 0),
+        channels_last=getattr(network, 'output_fmt', None) == 'NHWC',
+        has_class_token=getattr(network, 'cls_token', None) is not None,
     )
+    channels = [each.get('num_chs') for each in known]
     if of_blocks:
-        places = [places[i] for i in evenly_spaced(MAPS - 1, len(places))]
+        chosen = evenly_spaced(MAPS - 1, len(places))
+        places, channels = [places[i] for i in chosen], [channels[i] for i in chosen]
     if len(places) < MAPS:
-        places = [*(name for name in STEMS if name in modules and name not in places), *places]
-    maps = [output_of(place, layout if i else replace(layout, extra=0)) for i, place in enumerate(places[-MAPS:])]
+        stems = [name for name in STEMS if name in modules and name not in places]
+        # as many as the first stage has, where they are last
+        places, channels = [*stems, *places], [channels[0]] * len(stems) + channels
+    maps = [output_of(place, replace(layout, channels=each)) for place, each in zip(places, channels, strict=True)]
+    maps = maps[-MAPS:]
+    maps[0] = replace(maps[0], layout=replace(maps[0].layout, extra=0))
     if of_blocks and isinstance(getattr(network, 'norm', None), nn.Module):
         maps[-1] = output_of('norm', layout)
     return maps, maps[1:] if of_blocks else []

@@ -1,13 +1,14 @@
 """Distillations from teachers without a classifier, of other classes, or with their own view of the images."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers import CONFIGS
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from icd_mmrazor.errors import CheckpointError, SettingError
+from icd_mmrazor.models.networks.resolve import name_networks_in_full
 
 ARCH = dict(embed_dims=24, num_layers=2, num_heads=2, feedforward_channels=32)
 VIT = dict(type='VisionTransformer', arch=ARCH, img_size=32, patch_size=8)
-RESNET = dict(type='ResNet_CIFAR', depth=18)
 ICD = dict(type='ICDDistiller')
 KD = dict(type='ICDDistiller', kd=dict(tau=4.0))
 PREPROCESSOR = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
@@ -51,8 +52,7 @@ def test_methods_that_compare_pooled_features(
     images, samples = batch()
     for position, sample in enumerate(samples):
         sample.set_metainfo(dict(sample_idx=position))
-    # SP compares maps
-    networks = dict(headless=RESNET if method == 'sp' else dict(VIT), **{'other classes': network('res20', 7)})
+    networks = dict(headless=dict(VIT), **{'other classes': network('res20', 7)})
     distiller = Config.fromfile(CONFIGS / '_base_' / 'methods' / f'{method}.py')[method]
     model = distillation(teacher=networks[teacher], distiller=distiller).train()
     for loss in model.distiller.distill_losses.values():
@@ -92,20 +92,34 @@ def test_the_loss_is_that_of_the_feature(distillation: Callable, batch: Callable
     torch.testing.assert_close(losses['distill.loss_icd'], want, rtol=1e-4, atol=1e-5)
 
 
-def test_a_module_of_the_users_own(distillation: Callable, batch: Callable) -> None:
-    class Own(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.stem, self.norm = nn.Conv2d(3, 12, 4, 4), nn.BatchNorm2d(12)
+class Own(nn.Module):
+    def __init__(self, width: int = 12) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, width, 4, 4), nn.BatchNorm2d(width)
 
-        def forward(self, images: Tensor) -> Tensor:
-            return self.norm(self.stem(images)).relu()
+    def forward(self, images: Tensor) -> Tensor:
+        return self.norm(self.stem(images)).relu()
 
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    MODELS.register_module(name='OwnOfTest', module=Own)
+    yield
+    MODELS.module_dict.pop('OwnOfTest')
+
+
+@pytest.mark.usefixtures('registered')
+@pytest.mark.parametrize('form', ['built', 'config', 'file'])
+def test_a_module_of_the_users_own(form: str, distillation: Callable, batch: Callable, tmp_path: Path) -> None:
     own = Own()
-    model = distillation(teacher=own)
+    torch.save(own.state_dict(), tmp_path / 'own.pth')
+    (tmp_path / 'own.py').write_text("model = dict(type='OwnOfTest', width=12)")
+    forms = dict(built=own, config=dict(type='OwnOfTest'), file=str(tmp_path / 'own.py'))
+    model = distillation(teacher=forms[form], teacher_ckpt=str(tmp_path / 'own.pth'), random_teacher=False)
     assert model.distiller.connectors['icd_teacher'].linear.in_features == 12
+    assert model.teacher.model.stem.weight.equal(own.stem.weight)
+    assert not model.teacher.model.norm.training
     assert torch.isfinite(model(*batch(), mode='loss')['distill.loss_icd'])
-    assert not own.norm.training
 
 
 def test_a_file_of_the_backbone(distillation: Callable, tmp_path: Any) -> None:
@@ -172,6 +186,36 @@ def test_timms_preparation_is_that_of_its_weights(distillation: Callable, tmp_pa
     named = distillation(teacher=dict(cfg_path='timm/resnet10t', num_classes=10), data_preprocessor=dict(OWN))
     assert named.teacher_view.own.std == pytest.approx([58.395, 57.12, 57.375])
     assert named.teacher_view.size is None
+
+
+def test_published_weights_of_a_hub(distillation: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As timm loads them: here from a file, or not at all without a connection."""
+    timm = pytest.importorskip('timm')
+    source = timm.create_model('resnet10t').eval()
+    torch.save(source.state_dict(), tmp_path / 'resnet10t.pth')
+    published = dict(cfg_path='timm/resnet10t', pretrained_cfg_overlay=dict(file=str(tmp_path / 'resnet10t.pth')))
+    for feature in (dict(published), dict(published, num_classes=0)):
+        model = distillation(teacher=feature, random_teacher=False)
+        assert model.teacher_ckpt == 'published for resnet10t'
+        inner = model.teacher.model
+        assert inner.layer4[0].conv1.weight.equal(source.layer4[0].conv1.weight)
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
+    with pytest.raises(SettingError, match=r'could not be loaded.*model\.teacher_ckpt'):
+        distillation(teacher='timm/resnet10t', random_teacher=False)
+    with pytest.raises(SettingError, match='num_classes=10'):
+        distillation(teacher=dict(cfg_path='timm/resnet10t', num_classes=10), random_teacher=False)
+
+
+def test_a_stored_config_loads_the_same_weights() -> None:
+    pytest.importorskip('timm')
+    model = ConfigDict(teacher='timm/resnet10t', architecture=dict(cfg_path='timm/resnet10t', num_classes=10))
+    name_networks_in_full(model)
+    assert (model.teacher.model_name, model.teacher.pretrained) == ('resnet10t', True)
+    assert 'pretrained' not in model.architecture
+    for given in (dict(teacher_ckpt='resnet10t.pth'), dict(random_teacher=True)):
+        model = ConfigDict(teacher='timm/resnet10t', **given)
+        name_networks_in_full(model)
+        assert 'pretrained' not in model.teacher
 
 
 @pytest.mark.parametrize('to_rgb', [True, False])

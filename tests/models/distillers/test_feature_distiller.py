@@ -298,7 +298,7 @@ def test_pooled_features_need_no_image() -> None:
 
 def test_images_of_another_size_than_the_connector_was_built_for(algorithm: Callable) -> None:
     model = algorithm({'it': remembering(features='map2', student_connector=dict(type='ConvRegressor'))})
-    with pytest.raises(SettingError, match=r'student_shape=\(32, 16, 16\).* image_shape'):
+    with pytest.raises(SettingError, match=r'student_shape=\(32, 16, 16\).*distiller\.image_shape'):
         model.loss(torch.randn(2, 3, 64, 64), [DataSample().set_gt_label(0)] * 2)
 
 

@@ -7,12 +7,15 @@ import torch
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
+from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.distillers.named_features import NamedFeatures
 from icd_mmrazor.models.networks.classifier_layer import find_classifier, is_headless, pooling_layer
 from icd_mmrazor.models.networks.headless import as_teacher
 from icd_mmrazor.models.networks.image_size import image_size_of
 from icd_mmrazor.models.networks.pooled_feature import PooledFeature
+from icd_mmrazor.models.networks.resolve import network_config
+from icd_mmrazor.models.networks.teacher_weights import load_teacher
 
 ARCH = dict(embed_dims=24, num_layers=2, num_heads=2, feedforward_channels=32)
 VIT = dict(type='VisionTransformer', arch=ARCH, img_size=32, patch_size=8)
@@ -216,3 +219,45 @@ def test_it_has_no_logits() -> None:
 def test_sizes(network: Callable, size: tuple | None) -> None:
     assert image_size_of(network()) == size
     assert image_size_of(as_teacher(network())) == size
+
+
+@pytest.mark.parametrize(
+    ('name', 'backbone'),
+    [
+        ('mae_vit-base-p16_8xb512-amp-coslr-400e_in1k', 'VisionTransformer'),
+        ('milan_vit-base-p16_16xb256-amp-coslr-400e_in1k', 'VisionTransformer'),
+        ('beit_beit-base-p16_8xb256-amp-coslr-300e_in1k', 'BEiTViT'),
+        ('simmim_swin-base-w6_8xb256-amp-coslr-100e_in1k-192px', 'SwinTransformer'),
+        ('spark_sparse-resnet50_800e_in1k', 'ResNet'),
+        ('mocov3_vit-small-p16_16xb256-amp-coslr-300e_in1k', 'MoCoV3ViT'),
+        ('barlowtwins_resnet50_8xb256-coslr-300e_in1k', 'ResNet'),
+        ('vit-small-p14_dinov2-pre_3rdparty', 'VisionTransformer'),
+    ],
+)
+def test_what_the_zoo_has_without_a_classifier(name: str, backbone: str) -> None:
+    cfg = network_config(name, 'model.teacher')
+    assert type_name(cfg.type) == 'ImageClassifier'
+    assert type_name(cfg.backbone.type) == backbone
+    assert cfg.data_preprocessor.mean == [123.675, 116.28, 103.53]
+    assert not cfg.get('head')
+
+
+@pytest.mark.parametrize(
+    ('algorithm', 'backbone'),
+    [
+        ('MAE', dict(VIT, type='MAEViT', mask_ratio=0.5)),
+        ('BEiT', dict(VIT, type='BEiTPretrainViT', layer_scale_init_value=0.1, final_norm=True)),
+    ],
+)
+def test_self_supervised_networks_see_whole_images(algorithm: str, backbone: dict, images: Tensor) -> None:
+    source = built(**backbone)
+    source.eval()  # which returns nothing
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        tokens = source(images, mask=None)[-1]
+    weights = {f'backbone.{name}': value for name, value in source.state_dict().items()}
+    weights['neck.decoder_embed.weight'] = torch.zeros(3)
+    teacher = built(**network_config(dict(type=algorithm, backbone=backbone, neck=dict(type='x')), 'model.teacher'))
+    load_teacher(teacher, weights, 'FILE')
+    torch.testing.assert_close(pooled(as_teacher(teacher, 'class_token'), images), tokens[:, 0])

@@ -1,7 +1,10 @@
 """Tokens and maps, and where the features of today's networks are: compared with what the networks say themselves."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from mmpretrain.models import TimmClassifier
 from mmpretrain.models.backbones import (
     BEiTViT,
     ConvNeXt,
@@ -18,6 +21,7 @@ from mmpretrain.models.backbones import (
 from torch import Tensor, nn
 
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.distillers.named_features import NamedFeatures
 from icd_mmrazor.models.networks.features import Layout, Point
 from icd_mmrazor.models.networks.points import evenly_spaced, points_of_backbone
 from icd_mmrazor.models.networks.timm_points import points_of_timm
@@ -79,6 +83,32 @@ def test_the_network_s_own_size_counts() -> None:
 def test_tokens_that_do_not_form_a_map_are_refused() -> None:
     with pytest.raises(SettingError, match='image_shape'):
         Layout()(torch.randn(2, 11, 5))
+
+
+@pytest.mark.parametrize(
+    'output', [[torch.randn(2, 4, 5), torch.randn(2, 4, 5)], torch.randn(2, 4), (torch.randn(2, 4, 5),) * 3, None]
+)
+def test_what_is_neither_a_map_nor_tokens_is_refused(output: object) -> None:
+    with pytest.raises(SettingError, match='not a map or tokens'):
+        Layout()(output)
+
+
+def test_a_map_beside_something_else() -> None:
+    maps = torch.randn(2, 5, 3, 4)
+    assert torch.equal(Layout()((maps, torch.randn(2, 1, 5))), maps)
+    with pytest.raises(SettingError, match='class token'):
+        Layout('class_token', extra=1)((maps, torch.randn(2, 1, 5)))
+
+
+def test_the_number_of_channels_tells_where_they_are() -> None:
+    maps = torch.randn(2, 5, 3, 4)
+    last = maps.permute(0, 2, 3, 1)
+    assert torch.equal(Layout(channels=5)(last), maps)
+    assert torch.equal(Layout(channels=5, channels_last=True)(maps), maps)
+    # it does not tell
+    assert torch.equal(Layout(channels=7, channels_last=True)(last), maps)
+    square = torch.randn(2, 4, 4, 4)
+    assert torch.equal(Layout(channels=4, channels_last=True)(square), square.permute(0, 3, 1, 2))
 
 
 @pytest.mark.parametrize(
@@ -166,3 +196,48 @@ def test_networks_of_timm(name: str) -> None:
             continue  # timm norms all of them
         torch.testing.assert_close(each, expected)
     assert bool(before) == ('vit' in name)
+
+
+@torch.no_grad()
+def test_registers_are_not_class_tokens() -> None:
+    transformer = pytest.importorskip('timm.models.vision_transformer').VisionTransformer
+    small = dict(img_size=32, patch_size=8, embed_dim=16, depth=4, num_heads=2, num_classes=4)
+    images = torch.randn(2, 3, 32, 32)
+    for with_class_token in (True, False):
+        pool = 'token' if with_class_token else 'avg'
+        network = transformer(**small, class_token=with_class_token, reg_tokens=2, global_pool=pool).eval()
+        maps, _ = points_of_timm(network)
+        own = network.forward_intermediates(images, intermediates_only=True)
+        for each, expected in zip(features(network, maps[1:-1], images), own, strict=False):
+            torch.testing.assert_close(each, expected)
+        classifier = TimmClassifier('test_vit', num_classes=4)
+        classifier.model = network
+        named = NamedFeatures('FeatureDistiller', 'student', classifier, 'auto', maps=True)
+        named.use(['patch_tokens'], (3, 32, 32))
+        assert named.shapes['patch_tokens'] == (16, 16)
+        if with_class_token:
+            named.use(['class_token'], (3, 32, 32))
+            token = features(network, [replace(maps[-1], layout=replace(maps[-1].layout, form='class_token'))], images)
+            torch.testing.assert_close(token[0], network.forward_features(images)[:, 0])
+        else:
+            with pytest.raises(SettingError, match='class_token'):
+                named.use(['class_token'], (3, 32, 32))
+
+
+@torch.no_grad()
+def test_a_stem_of_timm_with_its_channels_last() -> None:
+    timm = pytest.importorskip('timm')
+    network = timm.create_model('pvt_v2_b0', num_classes=4, depths=(1, 1, 1, 1)).eval()
+    images = torch.randn(2, 3, 64, 64)
+    maps, _ = points_of_timm(network)
+    found = features(network, maps, images)
+    assert torch.equal(found[0], network.patch_embed(images).permute(0, 3, 1, 2))
+    for each, expected in zip(found[1:], network.forward_intermediates(images, intermediates_only=True), strict=True):
+        torch.testing.assert_close(each, expected)
+
+
+def test_tokens_of_hiera_are_refused() -> None:
+    timm = pytest.importorskip('timm')
+    network = timm.create_model('hiera_tiny_224', embed_dim=8, stages=(1, 1, 1, 1), num_classes=4)
+    with pytest.raises(SettingError, match='Hiera'):
+        points_of_timm(network)
