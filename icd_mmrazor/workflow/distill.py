@@ -20,13 +20,14 @@ from icd_mmrazor.errors import DatasetError
 from icd_mmrazor.export.formats import Exported, check_files, export, files_of
 from icd_mmrazor.export.trained import TrainedStudent, read_student
 from icd_mmrazor.launch.watchdog import Watchdog
+from icd_mmrazor.report.page import write_report
 from icd_mmrazor.workflow.folder import read_folder, read_unlabeled
 from icd_mmrazor.workflow.preparation import ALONE, DISTILLED, TEACHER, plan_of, write_files
 from icd_mmrazor.workflow.request import Request, read_settings, refuse_other_settings, write_settings
 from icd_mmrazor.workflow.stages import Stage, run_stage
 
 METRIC = 'accuracy/top1'
-PREPARED, EXPORTED = 'plan.json', 'exported.json'
+PREPARED, EXPORTED, REPORT = 'plan.json', 'exported.json', 'report.html'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,9 +183,15 @@ def finished_student(request: Request, results: Mapping[str, Any]) -> nn.Module:
     """Export and evaluate the trained student; return it."""
     student = read_student(results['distilled']['checkpoint'])
     result = finish(student, student_files(request), results, request.work_dir.absolute())
-    print(f'\n{result}')
+    print(f'\n{result}\n\nThe report, to look at or to send around: {_report(request)}')
     student.model.distillation = result
     return student.model
+
+
+def _report(request: Request) -> Path:
+    """Return the report of the run, written unless that has been done."""
+    file = request.work_dir / REPORT
+    return file if file.is_file() else write_report(request.work_dir)
 
 
 def _options(request: Request, stage: Stage) -> dict[str, Any]:

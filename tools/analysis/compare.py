@@ -4,7 +4,7 @@ import argparse
 import copy
 import os
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +14,6 @@ from icd_mmrazor.checkpoints.resuming import latest_valid_checkpoint
 from icd_mmrazor.checkpoints.weights import load_strictly, weights_of
 from icd_mmrazor.checkpoints.writing import check_writable
 from icd_mmrazor.configuration.files import apply_cfg_options, read_config_file
-from icd_mmrazor.configuration.stored import read_config_text
-from icd_mmrazor.configuration.type_names import by_names
 from icd_mmrazor.datasets.class_names import check_class_names, choice_in, class_names
 from icd_mmrazor.datasets.labels import image_labels
 from icd_mmrazor.errors import CheckpointError, DatasetError, SettingError
@@ -24,6 +22,7 @@ from icd_mmrazor.launch.command_line import add_cfg_options
 from icd_mmrazor.models.networks.classifier_layer import find_classifier, linear_layer
 from icd_mmrazor.models.networks.resolve import published_weights
 from icd_mmrazor.models.networks.student import student_of
+from icd_mmrazor.report.run_folder import by_age, stored_config
 
 import numpy as np
 import torch
@@ -177,21 +176,6 @@ def runs_of(args: argparse.Namespace) -> list[Run]:
     return runs
 
 
-def stored_config(folder: Path) -> Config:
-    """Read the config of a folder's latest training as data; it is not executed.
-
-    A start that logged nothing, such as a test, counts only if there is no other.
-    """
-    dumped = sorted(folder.glob('*/vis_data/config.py'))
-    logged = [file for file in dumped if file.with_name('scalars.json').exists()]
-    # mmengine always writes this one; the others are those of its visualizer
-    at_top = by_age(file for file in folder.glob('*.py') if file.name != 'student.py')
-    found = logged or dumped or at_top
-    if not found:
-        raise SettingError(f'work folder {folder} has no config of a training. Name a --work-dir of tools/train.py.')
-    return by_names(read_config_text(found[-1].read_text(errors='replace'), f'config {found[-1]}'))
-
-
 def checkpoint_in(folder: Path) -> Path:
     """Return the checkpoint that --resume would take, or else the newest one without an optimizer."""
     checkpoint, problems = latest_valid_checkpoint(folder)
@@ -200,10 +184,6 @@ def checkpoint_in(folder: Path) -> Path:
         reason = '; '.join(problems) or 'it has no epoch_N.pth'
         raise CheckpointError(f'work folder {folder} has no checkpoint: {reason}.')
     return checkpoint or others[-1]
-
-
-def by_age(files: Iterable[Path]) -> list[Path]:
-    return sorted(files, key=lambda file: file.stat().st_mtime)
 
 
 def names_of(sources: Sequence[Path], labels: Sequence[str] | None) -> list[str]:

@@ -1,0 +1,1 @@
+"""The report of a distillation: one page of HTML to send around."""

@@ -1,0 +1,257 @@
+"""The report of a run, from its work folder to one file."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mmpretrain.registry import DATASETS
+from torch import nn
+
+from icd_mmrazor import compat
+from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
+from icd_mmrazor.configuration.building import explained_settings
+from icd_mmrazor.engine.description import why_not_evaluated
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.export.formats import FORMATS
+from icd_mmrazor.export.trained import TrainedStudent, read_student
+from icd_mmrazor.report import sections
+from icd_mmrazor.report.drawing import escape, number
+from icd_mmrazor.report.predictions import Predictions, build_algorithm, cost, predict, size_of_file
+from icd_mmrazor.report.run_folder import RunFolder, read_run
+from icd_mmrazor.report.style import STYLE
+from icd_mmrazor.version import __version__
+
+DISTILLED, ALONE = 'distilled', 'student_alone'  # folders of tools/distill.py
+MAX_IMAGES = 5000
+Found = TypeVar('Found')
+
+
+@dataclasses.dataclass
+class _Material:
+    """What could be found out about a run; ``notes`` say what could not, for the page."""
+
+    run: RunFolder
+    baseline: RunFolder | None
+    checkpoint: Path | None = None
+    student: TrainedStudent | None = None
+    algorithm: nn.Module | None = None
+    predictions: Predictions | None = None
+    costs: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    shape: tuple[int, ...] | None = None
+    images: dict[str, str] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    def attempt(self, what: str, function: Callable[..., Found], *args: Any) -> Found | None:
+        """Call a function; if it fails, note why, for a page says what it can."""
+        try:
+            with explained_settings():
+                return function(*args)
+        except Exception as error:  # of a dataset, a network or a file, whoever wrote it
+            reason = str(error).strip().partition('\n')[0][:300] or type(error).__name__
+            self.notes.append(f'{what}: {reason}')
+            return None
+
+
+def write_report(
+    work_dir: Path | str,
+    baseline: Path | str | None = None,
+    out: Path | str | None = None,
+    max_images: int = MAX_IMAGES,
+) -> Path:
+    """Write the report of a distillation, one file of HTML that needs no other.
+
+    Args:
+        work_dir: The work folder of ``tools/train.py``, or that of ``tools/distill.py``, whose student alone is the
+            baseline then.
+        baseline: The work folder of the student trained without a teacher.
+        out: The file; by default ``report.html`` in the work folder.
+        max_images: The number of validation images to look at; of more, some are drawn with a fixed seed.
+
+    Returns:
+        The file.
+
+    Raises:
+        SettingError: The folder is not that of a distillation, or the file cannot be written.
+    """
+    folder = Path(work_dir)
+    out = folder / 'report.html' if out is None else Path(out)
+    within = folder / DISTILLED
+    run_folder = within if within.is_dir() and not [*folder.glob('*/vis_data')] else folder
+    if baseline is None and run_folder is within and (folder / ALONE).is_dir():
+        baseline = folder / ALONE
+    for each in filter(None, (run_folder, baseline)):
+        if not Path(each).is_dir():
+            raise SettingError(f'{each}: there is no such folder. Name the work folder of a training.')
+    check_writable(out, '--out')
+    compat.runtime()
+    run = read_run(run_folder)
+    if not {'teacher', 'teachers'} & {*(run.cfg.get('model') or {})}:
+        raise SettingError(
+            f'{run_folder} is of a training without a teacher (model.teacher). Name the work folder of a distillation, '
+            'and this one with --baseline.'
+        )
+    material = _collect(run, None if baseline is None else read_run(Path(baseline)), max_images)
+    atomic_write(_page(material, _files(folder, material.checkpoint)), out)
+    return out
+
+
+def _collect(run: RunFolder, baseline: RunFolder | None, max_images: int) -> _Material:
+    found = _Material(run, baseline, run.checkpoint())
+    if found.checkpoint is None:
+        found.notes.append('There is no checkpoint yet, so no network was run for this page.')
+    else:
+        found.student = found.attempt('The student could not be read', read_student, found.checkpoint)
+    found.algorithm = found.attempt('The teacher could not be built', build_algorithm, run.cfg)
+    found.images = found.attempt('The training images could not be read', _training_images, run) or {}
+    if found.student is None:
+        return found
+    if run.cfg.get('val_dataloader'):
+        arguments = run.cfg, found.student, found.algorithm, max_images
+        what = 'Nothing could be said of single images'
+        found.predictions = found.attempt(what, predict, *arguments)
+        if found.predictions is None and found.algorithm is not None:
+            arguments = run.cfg, found.student, None, max_images
+            found.predictions = found.attempt(what, predict, *arguments)
+            found.notes = list(dict.fromkeys(found.notes))
+    else:
+        found.notes.append('The run has no validation set, so no image is shown and no accuracy known.')
+    if found.predictions is not None:
+        found.images['validation images'] = f'{found.predictions.total:,}'
+        if found.algorithm is not None and found.predictions.teacher is None and why_not_evaluated(found.algorithm):
+            found.notes.append(f'The teacher gives no classes: {why_not_evaluated(found.algorithm)}.')
+        if found.predictions.labels is None:
+            found.notes.append('The validation images have no labels: the student is compared with its teacher.')
+    size = found.attempt('The size of the images is not known', found.student.image_size)
+    if size is not None:
+        found.shape = (found.student.channels, *size)
+        arguments = found.student, found.algorithm, found.shape
+        found.costs = found.attempt('The multiply-adds could not be counted', cost, *arguments) or {}
+    return found
+
+
+def _training_images(run: RunFolder) -> dict[str, str]:
+    if said := run.described.get('training images') or run.described.get('images'):
+        return {'training images': said[0]}
+    dataset = DATASETS.build(run.cfg.train_dataloader['dataset'])
+    return {'training images': f'{len(dataset):,}'}
+
+
+def _files(folder: Path, checkpoint: Path | None) -> dict[str, str]:
+    exported = [file for file in sorted(folder.glob('student*')) if file.is_file() and file.suffix != '.py']
+    files = [*exported, *([checkpoint] if checkpoint and checkpoint not in exported else [])]
+    return {file.name: size_of_file(file) for file in files}
+
+
+def _page(found: _Material, files: Mapping[str, str]) -> str:
+    run = found.run
+    teacher, shown, step = _teachers(found), None, None
+    if found.student is not None:
+        meta = found.student.checkpoint['meta']
+        step = meta.get('epoch' if run.by_epoch else 'iter')
+        shown = run.metric_at(step)
+    if shown is None and run.validations:
+        step = run.validations[-1]['step']
+        shown = run.metric_at(step)
+    remark = '' if step is None else f'{run.unit} {step}'
+    if found.checkpoint is not None and 'best' in found.checkpoint.name:
+        remark += ', the best'
+    rows = [('teacher', teacher, ''), ('student', shown, remark)]
+    last = run.metric_at(run.validations[-1]['step']) if run.validations else None
+    if run.validations and run.validations[-1]['step'] != step:
+        rows.append(('student, at the end', last, f'{run.unit} {run.validations[-1]["step"]}'))
+    if found.baseline is not None:
+        rows.append(('student alone', *_of_baseline(found.baseline, run)))
+    boxes = [(number(value), name, remark) for name, value, remark in rows if value is not None]
+    if len(found.costs) == 2:
+        (own, _), (whole, _) = found.costs['student'], found.costs['teacher']
+        boxes.append((f'1/{whole / own:.1f}', "of the teacher's parameters", f'{own:,} of {whole:,}'))
+    name = _names(found)
+    parts = [
+        f'<h1>{escape(name)}</h1>',
+        f'<p class="soft">{escape(sections.metric_name(run.metric))} on the validation set · {escape(run.folder)}</p>'
+        if run.metric
+        else f'<p class="soft">{escape(run.folder)}</p>',
+        *(f'<p class="note">{escape(note)}</p>' for note in [*_state(run), *found.notes]),
+        sections.tiles(boxes),
+        '<h2>What was distilled</h2>',
+        sections.distilled(run, found.costs, found.images | _classes(found)),
+        '<h2>Curves</h2>',
+        sections.curves(run, teacher, found.baseline),
+    ]
+    if run.metric:
+        heading = sections.metric_name(run.metric)
+        parts += [f'<h2>{escape(heading[:1].upper() + heading[1:])}</h2>']
+        parts += [sections.accuracies(rows, run.metric)]
+    if found.predictions is not None:
+        some = found.predictions
+        drawn = f'<p class="soft">{len(some.images):,} of {some.total:,} validation images, drawn with seed 0.</p>'
+        drawn = drawn if len(some.images) < some.total else ''
+        parts += ['<h2>Confusion</h2>', drawn, sections.confusion(some)]
+        title = 'Where teacher and student disagree' if some.teacher is not None else 'Mistakes of the student'
+        parts += [f'<h2>{title}</h2>', sections.examples(some)]
+    parts += ['<h2>Cost</h2>', sections.costs(run, found.costs, found.shape, files)]
+    parts += ['<h2>Use the student</h2>', _usage(found)]
+    parts.append(f'<footer>Written by icd-mmrazor {__version__} on {date.today():%d %B %Y}.</footer>')
+    title = escape(name)
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<title>{title}</title><style>{STYLE}</style></head>\n<body>\n' + '\n'.join(parts) + '\n</body></html>\n'
+    )
+
+
+def _teachers(found: _Material) -> float | None:
+    """Return the teacher's metric: the log's, else that of its predictions for all validation images."""
+    logged, some = found.run.metric_of_teacher(), found.predictions
+    if logged is not None or some is None or some.teacher is None or some.labels is None:
+        return logged
+    whole = found.run.metric == sections.USUAL_METRIC and len(some.images) == some.total
+    return 100 * float((some.teacher.argmax(1) == some.labels).mean()) if whole else None
+
+
+def _of_baseline(baseline: RunFolder, run: RunFolder) -> tuple[float | None, str]:
+    """Return what the student alone reached, by the same rule as the student: its best checkpoint, else the last."""
+    rows = [row for row in baseline.validations if isinstance(row.get(run.metric), int | float)]
+    steps = [int(file.stem.rpartition('_')[2]) for file in baseline.folder.glob('best_*_[0-9]*.pth')]
+    best = [row for row in rows if row['step'] in steps] or rows
+    return (best[-1][run.metric], f'{baseline.unit} {best[-1]["step"]}') if best else (None, 'not validated')
+
+
+def _classes(found: _Material) -> dict[str, str]:
+    names = found.predictions.classes if found.predictions else found.student and found.student.classes
+    if not names:
+        return {}
+    listed = ', '.join(names[:20]) + (', …' if len(names) > 20 else '')
+    return {'classes': f'{len(names)}: {listed}'}
+
+
+def _state(run: RunFolder) -> list[str]:
+    if run.ended:
+        return []
+    reached = f'{run.unit} {run.reached}' if run.reached is not None else f'no {run.unit} yet'
+    planned = f' of {run.planned}' if run.planned and run.reached is not None else ''
+    return [f'The training has not ended: {reached}{planned} when this was written.']
+
+
+def _names(found: _Material) -> str:
+    """Name student and teacher, by their classes as the log has them."""
+    said = found.run.described
+    teachers = [lines[0] for name, lines in said.items() if name.startswith('teacher') and name != 'teacher']
+    teachers = teachers or said.get('teacher', [])[:1]
+    names = [text.partition(', ')[0] if ')' not in text else text.partition(')')[0] + ')' for text in teachers]
+    student = said.get('student', ['student'])[0]
+    student = student.partition(')')[0] + ')' if ')' in student else student.partition(', ')[0]
+    return f'{student} distilled from {" and ".join(names) or "its teacher"}'
+
+
+def _usage(found: _Material) -> str:
+    folder, checkpoint = found.run.folder, found.checkpoint
+    config = folder / 'student.py'
+    if checkpoint is None or not checkpoint.name.startswith('student_') or not config.is_file():
+        source = checkpoint or folder / 'CHECKPOINT.pth'
+        command = f'python tools/model_converters/export_student.py {source} student.pth'
+        return f'<p>Export it first:</p><pre>{escape(command)}</pre>'
+    usage = FORMATS['mmpretrain'].usage.format(file=str(checkpoint), config=str(config), call=None)
+    return f'<pre>{escape(usage)}</pre>'

@@ -1,0 +1,185 @@
+"""What the teacher of a run, its student, say of its validation images."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from mmrazor.registry import MODELS
+from torch import Tensor, nn
+
+from icd_mmrazor.configuration.building import explained_settings
+from icd_mmrazor.configuration.image_size import tell_distillers
+from icd_mmrazor.datasets.class_names import class_names
+from icd_mmrazor.datasets.labels import images_are_gray
+from icd_mmrazor.engine.description import why_not_evaluated
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.export.latency import multiply_adds
+from icd_mmrazor.export.trained import TrainedStudent
+from icd_mmrazor.models.networks.preparation import source_of_images
+
+THUMBNAIL = 96  # pixels, the longer side of a larger image
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """The scores of N validation images.
+
+    Args:
+        images: Their places in the dataset.
+        total: The number of images in it.
+        classes: The names of the classes.
+        labels: The class of each image, ``N``; None if they have none.
+        student: The student's probabilities, ``N x C``.
+        teacher: The teacher's, ``N x C``; None if it has no classifier of these classes.
+        thumbnail: Returns an image, by its place, as the content of a PNG file.
+    """
+
+    images: list[int]
+    total: int
+    classes: list[str]
+    labels: np.ndarray | None
+    student: np.ndarray
+    teacher: np.ndarray | None
+    thumbnail: Callable[[int], bytes]
+
+    def disagreements(self, at_most: int) -> list[int]:
+        """Return the rows in which teacher and student differ, those in which both are most confident first."""
+        differ = np.flatnonzero(self.teacher.argmax(1) != self.student.argmax(1))
+        confidence = self.teacher.max(1)[differ] * self.student.max(1)[differ]
+        return differ[np.argsort(-confidence, kind='stable')][:at_most].tolist()
+
+    def mistakes(self, at_most: int) -> list[int]:
+        """Return the rows in which the student is wrong, the most confident first."""
+        wrong = np.flatnonzero(self.student.argmax(1) != self.labels)
+        return wrong[np.argsort(-self.student.max(1)[wrong], kind='stable')][:at_most].tolist()
+
+
+def build_algorithm(cfg: Config) -> nn.Module:
+    """Build a distillation from the config of its run, with the weights of its teacher.
+
+    Raises:
+        UserError: The weights are not where the config says, or the config cannot be built.
+    """
+    model = cfg.model.copy()
+    model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmpretrain'), explained_settings():
+        tell_distillers({**cfg, 'model': model})
+        return MODELS.build(model)
+
+
+def predict(cfg: Config, student: TrainedStudent, algorithm: nn.Module | None, at_most: int) -> Predictions:
+    """Run student and teacher on the validation images of a run, without its training.
+
+    Args:
+        cfg: The config of the run.
+        student: Its student.
+        algorithm: Its distillation, from :func:`build_algorithm`, which knows how the teacher sees images; None
+            leaves the teacher out.
+        at_most: The number of images; of more, some are drawn with a fixed seed.
+
+    Raises:
+        UserError: There are no validation images, they cannot be read, or the student does not give one class each.
+    """
+    if not cfg.get('val_dataloader'):
+        raise SettingError('The run has no validation images (val_dataloader).')
+    # one process: a report is short, and an interrupted one leaves nothing behind
+    settings = {'collate_fn': dict(type='default_collate'), **cfg.val_dataloader, 'num_workers': 0}
+    settings.update(persistent_workers=False, pin_memory=False)
+    with DefaultScope.overwrite_default_scope(student.cfg.default_scope), explained_settings():
+        dataset = Runner.build_dataloader(settings).dataset
+        total, images = len(dataset), np.arange(len(dataset))
+        if total > at_most:
+            images = np.sort(np.random.default_rng(0).choice(total, at_most, replace=False))
+        loader = Runner.build_dataloader(
+            {**settings, 'dataset': dataset, 'sampler': images.tolist(), 'drop_last': False}
+        )
+    source = source_of_images(cfg, ('val',))
+    model = student.model.to(get_device()).eval()
+    with_teacher = algorithm is not None and why_not_evaluated(algorithm) is None
+    if with_teacher:
+        algorithm.to(get_device()).eval()
+        if hasattr(algorithm, 'check_order_of_channels'):
+            algorithm.check_order_of_channels(source, lambda: images_are_gray(dataset))
+    labels: list[Tensor] = []
+    scores: tuple[list[Tensor], list[Tensor]] = ([], [])
+    with torch.no_grad():
+        for batch in loader:
+            if with_teacher:
+                data = algorithm.data_preprocessor(batch, False)
+                scores[1].extend(_scores(algorithm.run_teacher(data['inputs'], data['data_samples'], 'predict')))
+            found = model.test_step(batch)
+            labels += [each.get('gt_label', torch.empty(0)).cpu() for each in found]
+            scores[0].extend(_scores(found))
+    model.cpu()
+    known = all(label.numel() == 1 for label in labels)
+    student_scores = torch.stack(scores[0]).numpy()
+    names = class_names(getattr(dataset, 'metainfo', None)) or student.classes or ()
+    count = student_scores.shape[1]
+    return Predictions(
+        images=images.tolist(),
+        total=total,
+        classes=list(names) if len(names) == count else [str(i) for i in range(count)],
+        labels=torch.cat(labels).numpy() if known else None,
+        student=student_scores,
+        teacher=torch.stack(scores[1]).numpy() if with_teacher else None,
+        thumbnail=lambda place: _png(dataset[place]['inputs'], source),
+    )
+
+
+def cost(student: TrainedStudent, algorithm: nn.Module | None, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Count the parameters of student and teacher, and their multiply-adds for an image of a shape, ``(C, H, W)``."""
+    images = torch.zeros(1, *shape)
+    model = student.model.cpu().eval()
+    costs = {'student': (sum(p.numel() for p in model.parameters()), multiply_adds(student.logits(), images))}
+    if algorithm is not None:
+        algorithm.cpu().eval()
+        runs = _Teacher(algorithm)
+        costs['teacher'] = (sum(p.numel() for p in algorithm.teacher.parameters()), multiply_adds(runs, images))
+    return costs
+
+
+def size_of_file(file: Path) -> str:
+    """Return the size of a file in words: ``'0.31 MB'``."""
+    return f'{file.stat().st_size / 1e6:.2f} MB'
+
+
+class _Teacher(nn.Module):
+    """The teacher in its own view of the images."""
+
+    def __init__(self, algorithm: nn.Module) -> None:
+        super().__init__()
+        object.__setattr__(self, 'algorithm', algorithm)
+
+    def forward(self, images: Tensor) -> Any:
+        return self.algorithm.run_teacher(images)
+
+
+def _scores(samples: list) -> list[Tensor]:
+    if any('pred_score' not in each or 'gt_score' in each for each in samples):
+        raise SettingError('The networks do not predict one class for each image.')
+    return [each.pred_score.detach().float().cpu() for each in samples]
+
+
+def _png(inputs: Any, source: str | None) -> bytes:
+    """Return an image as the networks are given it, ``C x H x W`` of 0 to 255, as the content of a PNG file."""
+    image = np.moveaxis(np.asarray(torch.as_tensor(inputs).float()), 0, -1)
+    if image.shape[-1] not in (1, 3):
+        image = image[..., :1]
+    if image.min() < 0 or image.max() > 255 or 0 < image.max() <= 1:  # normalised by the pipeline
+        image = 255 * (image - image.min()) / max(float(np.ptp(image)), 1e-9)
+    image = image.round().astype(np.uint8)
+    if source == 'RGB':  # OpenCV writes BGR
+        image = image[..., ::-1]
+    factor = THUMBNAIL / max(image.shape[:2])
+    if factor < 1:
+        size = [max(1, round(factor * side)) for side in image.shape[1::-1]]
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return cv2.imencode('.png', np.ascontiguousarray(image))[1].tobytes()
