@@ -75,14 +75,15 @@ def test_from_a_folder_to_a_student(data: str, capfd: pytest.CaptureFixture) -> 
     assert {name: float(value) for name, value in rows.items()} == pytest.approx(
         {**shown, 'student alone': result.baseline_accuracy}, abs=0.01
     )
-    assert {name: Path('work', name).is_file() for name in ('student.pth', 'student.py', 'student.onnx')} == {
-        'student.pth': True, 'student.py': True, 'student.onnx': True,
+    assert {name: Path('work', name).is_file() for name in ('student.pth', 'student.py', 'student.onnx', 'report.html')} == {
+        'student.pth': True, 'student.py': True, 'student.onnx': True, 'report.html': True,
     }  # fmt: skip
     assert len(Path('work/train.txt').read_text(encoding='utf-8').splitlines()) == 17
     assert len(Path('work/val.txt').read_text(encoding='utf-8').splitlines()) == 4
 
     # the lines that it printed, and the accuracy, without this package
-    lines = printed.rpartition('Use the student:\n')[2].replace('  ', '').replace('IMAGE_FILE', f'{data}/hell/00.png')
+    lines = printed.rpartition('Use the student:\n')[2].partition('\n\n')[0].replace('  ', '')
+    lines = lines.replace('IMAGE_FILE', f'{data}/hell/00.png')
     Path('use.py').write_text(USE.format(lines=lines, config='work/student.py', weights='work/student.pth'))
     used = run_python('use.py', OMP_NUM_THREADS='1')
     assert used.returncode == 0, used.stderr
