@@ -9,7 +9,7 @@ from datetime import timedelta
 from icd_mmrazor.workflow.cost import Cost
 from icd_mmrazor.workflow.folder import ImageFolder
 from icd_mmrazor.workflow.image_files import Inspection
-from icd_mmrazor.workflow.networks import WEIGHTS, Network
+from icd_mmrazor.workflow.networks import PUBLISHED, WEIGHTS, Network
 from icd_mmrazor.workflow.request import Request
 
 
@@ -79,7 +79,8 @@ class Plan:
         """The temperature of KD: the stronger the teacher, the lower (docs/howto/recipes.md)."""
         if self.probe:
             return 1.0  # a linear classifier on the feature of a pretrained network is not too sure of itself
-        return 2.0 if '://' in str(self.teacher.weights) else 4.0
+        weights = str(self.teacher.weights)
+        return 2.0 if weights == PUBLISHED or '://' in weights else 4.0
 
     @property
     def seconds(self) -> dict[str, float]:
