@@ -9,6 +9,7 @@ from mmpretrain.models.backbones import (
     BEiTViT,
     ConvNeXt,
     DenseNet,
+    DistilledVisionTransformer,
     EfficientNet,
     EfficientNetV2,
     MobileNetV3,
@@ -17,6 +18,7 @@ from mmpretrain.models.backbones import (
     SwinTransformer,
     SwinTransformerV2,
     VisionTransformer,
+    ViTEVA02,
 )
 from torch import Tensor, nn
 
@@ -119,7 +121,7 @@ def test_evenly_spaced(number: int, of: int, chosen: list[int]) -> None:
     assert evenly_spaced(number, of) == chosen
 
 
-@pytest.mark.parametrize('kind', [VisionTransformer, BEiTViT])
+@pytest.mark.parametrize('kind', [VisionTransformer, DistilledVisionTransformer, ViTEVA02, BEiTViT])
 def test_groups_of_a_vision_transformer(kind: type) -> None:
     chosen = evenly_spaced(4, 6)
     settings = dict(img_size=32, patch_size=8, out_indices=chosen, out_type='featmap')
