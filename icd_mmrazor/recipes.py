@@ -22,6 +22,7 @@ from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError, did_you_mean
 from icd_mmrazor.export.network import quiet
 from icd_mmrazor.models.distillers.feature_terms import NETWORKS, class_of, feature_names
+from icd_mmrazor.models.distillers.named_features import OF_CLASSIFIER
 from icd_mmrazor.models.networks.resolve import name_networks_in_full
 
 BASE = Path(__file__).resolve().parent / '.mim' / 'configs' / '_base_'
@@ -148,8 +149,8 @@ def needs_of(method: str) -> set[str]:
 
 
 def _kind_of_feature(name: str) -> str:
-    if name in ('logits', 'pooled'):
-        return name
+    if name in OF_CLASSIFIER:
+        return 'pooled' if name == 'pooled' else 'logits'
     return next((kind for kind in ('preactivations', 'tokens') if kind[:-1] in name), 'maps')
 
 
