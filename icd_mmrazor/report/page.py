@@ -1,6 +1,7 @@
 """The report of a run, from its work folder to one file."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
@@ -18,13 +19,14 @@ from icd_mmrazor.export.formats import FORMATS
 from icd_mmrazor.export.trained import TrainedStudent, read_student
 from icd_mmrazor.report import sections
 from icd_mmrazor.report.drawing import escape, number
-from icd_mmrazor.report.predictions import Predictions, build_algorithm, cost, predict, size_of_file
+from icd_mmrazor.report.predictions import Predictions, build_algorithm, cost, predict, size_of_file, trains_classifier
 from icd_mmrazor.report.run_folder import RunFolder, read_run
 from icd_mmrazor.report.style import STYLE
 from icd_mmrazor.version import __version__
 
 DISTILLED, ALONE = 'distilled', 'student_alone'  # folders of tools/distill.py
 MAX_IMAGES = 5000
+UNTELLING = ('num_classes', 'teacher_ckpt', 'pretrained', 'cache')  # in the name of a network
 Found = TypeVar('Found')
 
 
@@ -107,16 +109,12 @@ def _collect(run: RunFolder, baseline: RunFolder | None, max_images: int) -> _Ma
     found.images = found.attempt('The training images could not be read', _training_images, run) or {}
     if found.student is None:
         return found
-    if run.cfg.get('val_dataloader'):
-        arguments = run.cfg, found.student, found.algorithm, max_images
-        what = 'Nothing could be said of single images'
-        found.predictions = found.attempt(what, predict, *arguments)
-        if found.predictions is None and found.algorithm is not None:
-            arguments = run.cfg, found.student, None, max_images
-            found.predictions = found.attempt(what, predict, *arguments)
-            found.notes = list(dict.fromkeys(found.notes))
-    else:
+    if not run.cfg.get('val_dataloader'):
         found.notes.append('The run has no validation set, so no image is shown and no accuracy known.')
+    elif found.algorithm is not None and not trains_classifier(found.algorithm):
+        found.notes.append("No loss reads the student's logits: its feature is trained, but not its classifier.")
+    else:
+        found.predictions = _predictions(found, max_images)
     if found.predictions is not None:
         found.images['validation images'] = f'{found.predictions.total:,}'
         if found.algorithm is not None and found.predictions.teacher is None and why_not_evaluated(found.algorithm):
@@ -129,6 +127,20 @@ def _collect(run: RunFolder, baseline: RunFolder | None, max_images: int) -> _Ma
         arguments = found.student, found.algorithm, found.shape
         found.costs = found.attempt('The multiply-adds could not be counted', cost, *arguments) or {}
     return found
+
+
+def _predictions(found: _Material, max_images: int) -> Predictions | None:
+    if found.algorithm is not None:
+        arguments = found.run.cfg, found.student, found.algorithm, max_images
+        predictions = found.attempt('The teacher could not be run', predict, *arguments)
+        if predictions is not None:
+            return predictions
+    before = len(found.notes)
+    arguments = found.run.cfg, found.student, None, max_images
+    predictions = found.attempt('Nothing is said of single images', predict, *arguments)
+    if predictions is None and found.algorithm is not None:
+        del found.notes[before - 1]  # it was not the teacher's fault
+    return predictions
 
 
 def _training_images(run: RunFolder) -> dict[str, str]:
@@ -147,16 +159,14 @@ def _files(folder: Path, checkpoint: Path | None) -> dict[str, str]:
 def _page(found: _Material, files: Mapping[str, str]) -> str:
     run = found.run
     teacher, shown, step = _teachers(found), None, None
+    remark = ', the best' if found.checkpoint is not None and 'best' in found.checkpoint.name else ''
     if found.student is not None:
-        meta = found.student.checkpoint['meta']
-        step = meta.get('epoch' if run.by_epoch else 'iter')
+        step = found.student.checkpoint['meta'].get('epoch' if run.by_epoch else 'iter')
         shown = run.metric_at(step)
     if shown is None and run.validations:
-        step = run.validations[-1]['step']
+        step, remark = run.validations[-1]['step'], ''
         shown = run.metric_at(step)
-    remark = '' if step is None else f'{run.unit} {step}'
-    if found.checkpoint is not None and 'best' in found.checkpoint.name:
-        remark += ', the best'
+    remark = '' if step is None else f'{run.unit} {step}{remark}'
     rows = [('teacher', teacher, ''), ('student', shown, remark)]
     last = run.metric_at(run.validations[-1]['step']) if run.validations else None
     if run.validations and run.validations[-1]['step'] != step:
@@ -230,20 +240,34 @@ def _classes(found: _Material) -> dict[str, str]:
 def _state(run: RunFolder) -> list[str]:
     if run.ended:
         return []
+    if run.seconds is None:
+        return ['Its log is missing, so what is known is from its config, numbers and checkpoints.']
     reached = f'{run.unit} {run.reached}' if run.reached is not None else f'no {run.unit} yet'
     planned = f' of {run.planned}' if run.planned and run.reached is not None else ''
     return [f'The training has not ended: {reached}{planned} when this was written.']
 
 
 def _names(found: _Material) -> str:
-    """Name student and teacher, by their classes as the log has them."""
-    said = found.run.described
-    teachers = [lines[0] for name, lines in said.items() if name.startswith('teacher') and name != 'teacher']
-    teachers = teachers or said.get('teacher', [])[:1]
-    names = [text.partition(', ')[0] if ')' not in text else text.partition(')')[0] + ')' for text in teachers]
-    student = said.get('student', ['student'])[0]
-    student = student.partition(')')[0] + ')' if ')' in student else student.partition(', ')[0]
-    return f'{student} distilled from {" and ".join(names) or "its teacher"}'
+    """Name student and teachers."""
+    said, model = found.run.described, found.run.cfg.model
+    several = [(lines[0], None) for name, lines in said.items() if name.startswith('teacher ')]
+    teachers = several or [(said.get('teacher', ['its teacher'])[0], model.get('teacher'))]
+    student = _name(said.get('student', ['student'])[0], model.get('architecture'))
+    return f'{student} distilled from {" and ".join(_name(*teacher) for teacher in teachers)}'
+
+
+def _name(description: str, setting: Any) -> str:
+    """Name a network as its config does, else by its class and what tells it from others of the class."""
+    if isinstance(setting, str):
+        return Path(setting).stem if setting.endswith('.py') else setting
+    name = description.partition(', ')[0].partition('(')[0]
+    inside = re.match(r'[^(]*\((.*?)\)(?:, [\d,]+ parameters|$)', description)
+    settings = dict(each.partition('=')[::2] for each in (inside[1] if inside else '').split(', '))
+    for key in ('teacher', 'model_name'):  # a network within
+        if settings.get(key):
+            return settings[key]
+    kept = [f'{key}={value}' for key, value in settings.items() if value and key not in UNTELLING]
+    return f'{name}({", ".join(kept)})' if kept else name
 
 
 def _usage(found: _Material) -> str:

@@ -1,5 +1,6 @@
 """What the teacher of a run, its student, say of its validation images."""
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,9 @@ from icd_mmrazor.datasets.labels import images_are_gray
 from icd_mmrazor.engine.description import why_not_evaluated
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.export.latency import multiply_adds
+from icd_mmrazor.export.plain_test import plain_dataset
 from icd_mmrazor.export.trained import TrainedStudent
+from icd_mmrazor.models.algorithms.records import reads_logits
 from icd_mmrazor.models.networks.preparation import source_of_images
 
 THUMBNAIL = 96  # pixels, the longer side of a larger image
@@ -89,9 +92,10 @@ def predict(cfg: Config, student: TrainedStudent, algorithm: nn.Module | None, a
         UserError: There are no validation images, they cannot be read, or the student does not give one class each.
     """
     if not cfg.get('val_dataloader'):
-        raise SettingError('The run has no validation images (val_dataloader).')
+        raise SettingError('the run has no validation images (val_dataloader).')
     # one process: a report is short, and an interrupted one leaves nothing behind
     settings = {'collate_fn': dict(type='default_collate'), **cfg.val_dataloader, 'num_workers': 0}
+    settings['dataset'] = plain_dataset(copy.deepcopy(cfg.val_dataloader.dataset))
     settings.update(persistent_workers=False, pin_memory=False)
     with DefaultScope.overwrite_default_scope(student.cfg.default_scope), explained_settings():
         dataset = Runner.build_dataloader(settings).dataset
@@ -103,6 +107,8 @@ def predict(cfg: Config, student: TrainedStudent, algorithm: nn.Module | None, a
         )
     source = source_of_images(cfg, ('val',))
     model = student.model.to(get_device()).eval()
+    if 'MultiLabel' in type(getattr(model, 'head', None)).__name__:
+        raise SettingError('an image may be of several classes, so classes are not confused with one another.')
     with_teacher = algorithm is not None and why_not_evaluated(algorithm) is None
     if with_teacher:
         algorithm.to(get_device()).eval()
@@ -134,6 +140,11 @@ def predict(cfg: Config, student: TrainedStudent, algorithm: nn.Module | None, a
     )
 
 
+def trains_classifier(algorithm: nn.Module) -> bool:
+    """Return whether a loss of a distillation reads the student's logits."""
+    return getattr(algorithm, 'calculate_student_loss', True) or reads_logits(algorithm.distiller, algorithm.teacher)
+
+
 def cost(student: TrainedStudent, algorithm: nn.Module | None, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     """Count the parameters of student and teacher, and their multiply-adds for an image of a shape, ``(C, H, W)``."""
     images = torch.zeros(1, *shape)
@@ -163,8 +174,8 @@ class _Teacher(nn.Module):
 
 
 def _scores(samples: list) -> list[Tensor]:
-    if any('pred_score' not in each or 'gt_score' in each for each in samples):
-        raise SettingError('The networks do not predict one class for each image.')
+    if any('pred_score' not in each for each in samples):
+        raise SettingError('a network predicts no scores of classes.')
     return [each.pred_score.detach().float().cpu() for each in samples]
 
 

@@ -19,7 +19,7 @@ from icd_mmrazor.errors import SettingError
 STAMP = re.compile(r'^(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - ')
 ENDED = re.compile(r'Training ended at \w+ (\d+)/(\d+) after (?:(\d+) days?, )?(\d+):(\d\d):(\d\d)')
 GRADIENTS = re.compile(r'(gradient at the .*in the first batch: .*)')
-MACHINE = ('Python', 'PyTorch', 'TorchVision', 'MMEngine', 'CUDA available', 'GPU number')
+MACHINE = ('Python', 'PyTorch', 'TorchVision', 'MMEngine', 'CUDA available', 'GPU number', 'numpy_random_seed')
 NO_METRICS = ('step', 'time', 'data_time')
 USUAL_METRIC = 'accuracy/top1'
 
@@ -49,6 +49,11 @@ class RunFolder:
     seconds: float | None
     reached: int | None
     ended: bool
+
+    @property
+    def seed(self) -> str | None:
+        """The seed of its random numbers, also if none was set; None if the log does not say."""
+        return self.machine.get('numpy_random_seed')
 
     @property
     def by_epoch(self) -> bool:
@@ -82,8 +87,8 @@ class RunFolder:
 
     def metric_of_teacher(self) -> float | None:
         """Return the teacher's metric on the validation set, as the log has it, with two digits."""
-        text = ' '.join(self.described.get('teacher', ()))
-        found = re.search(rf'[:,] {re.escape(self.metric)} (-?[\d.]+)(?:,|$)', text) if self.metric else None
+        text = '\n'.join(self.described.get('teacher', ()))
+        found = re.search(rf'[:,] {re.escape(self.metric or "")} (-?[\d.]+)(?:,|$)', text, re.MULTILINE)
         return float(found[1]) if found else None
 
     def checkpoint(self) -> Path | None:

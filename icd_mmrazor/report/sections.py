@@ -40,7 +40,7 @@ def distilled(run: RunFolder, cost: Mapping[str, tuple[int, int]], images: Mappi
         str(each.get('teacher_ckpt') or 'as published') for each in model.get('teachers') or ()
     )
     optimizer = (run.cfg.get('optim_wrapper') or {}).get('optimizer') or {}
-    machine = '; '.join(f'{name} {value}' for name, value in run.machine.items())
+    machine = '; '.join(f'{name} {value}' for name, value in run.machine.items() if name != 'numpy_random_seed')
     rows: dict[str, str | None] = {}
     for name, lines in said.items():
         if name.startswith(('teacher', 'student')):
@@ -57,7 +57,7 @@ def distilled(run: RunFolder, cost: Mapping[str, tuple[int, int]], images: Mappi
     rows[f'{run.unit}s'] = None if run.reached is None else f'{run.reached:,}{planned}'
     settings = ', '.join(f'{key} {value}' for key, value in optimizer.items() if key in ('lr', 'weight_decay'))
     rows['optimizer'] = escape(f'{optimizer.get("type", "")} {settings}'.strip())
-    rows['seed'] = escape((run.cfg.get('randomness') or {}).get('seed', 'not set'))
+    rows['seed'] = escape(run.seed or (run.cfg.get('randomness') or {}).get('seed', 'not set'))
     rows['machine'] = escape(machine) or 'the log does not say'
     return facts(rows)
 
