@@ -8,7 +8,7 @@ of a method in a variable ``override_METHOD``.
 
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -100,9 +100,7 @@ def compose(pair: str, methods: Sequence[str]) -> Config:
             raise SettingError(f'Method {STUDENT_ALONE} is the student alone and cannot be combined with others.')
         cfg.model = cfg.model.architecture
         return cfg
-    alone = len(methods) == 1
-    distillers = {name: {**_distiller(name, alone), **overrides.get(f'override_{name}', {})} for name in methods}
-    cfg.model.distiller = distillers[methods[0]] if alone else dict(type='MixedDistiller', distillers=distillers)
+    cfg.model.distiller = compose_distiller(methods, overrides)
     tell_distillers(cfg)
     try:
         initial_epochs = _initial_epochs(pair, cfg.model.distiller)
@@ -111,6 +109,18 @@ def compose(pair: str, methods: Sequence[str]) -> Config:
     if initial_epochs:
         _delay_schedule(cfg, initial_epochs)
     return cfg
+
+
+def compose_distiller(methods: Sequence[str], overrides: Mapping[str, dict] | None = None) -> dict:
+    """Compose the config of the distiller of one or more methods, without aliases; several are mixed.
+
+    Args:
+        methods: Names of methods, not of the student alone.
+        overrides: Settings to replace in a method, ``override_METHOD=dict(...)``.
+    """
+    alone, overrides = len(methods) == 1, overrides or {}
+    distillers = {name: {**_distiller(name, alone), **overrides.get(f'override_{name}', {})} for name in methods}
+    return distillers[methods[0]] if alone else dict(type='MixedDistiller', distillers=distillers)
 
 
 def needs_of(method: str) -> set[str]:

@@ -11,7 +11,7 @@ from icd_mmrazor.compat.imports import MAX_PIXELS
 from icd_mmrazor.errors import DatasetError, raised_as
 
 SHOWN_NAMES = 8
-NOISE = ('Exp name: ', '"FileClient" will be', '"HardDiskBackend" is the alias')
+NOISE = ('Exp name: ', 'paramwise_options -- ', '"FileClient" will be', '"HardDiskBackend" is the alias')
 
 
 def explain_image_folders() -> None:
@@ -76,6 +76,7 @@ def drop_log_noise(logger: logging.Logger) -> None:
 
     Where: mmengine, both families. ``LoggerHook`` repeats the experiment's name after every epoch, and
     ``CheckpointHook`` warns at every start about mmengine's own old interface, which no user has chosen.
+    ``DefaultOptimWrapperConstructor`` writes a line for every parameter and setting of ``paramwise_cfg``.
     """
     logger.addFilter(_is_informative)
 
