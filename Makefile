@@ -14,7 +14,7 @@ WORKERS := --numprocesses 3 --dist worksteal
 .PHONY: help demo test test-fast test-openmmlab coverage docs lint format package clean
 
 help:
-	@echo 'make demo            distil on digits: teacher, student alone, ICD, ICD+KD; print one table'
+	@echo 'make demo            distil on digits, a folder of images, with one command: tools/distill.py'
 	@echo 'make test            run all tests'
 	@echo 'make test-fast       run the tests that take no training and no other process'
 	@echo "make test-openmmlab  run the tests that depend on the stack with OpenMMLab's own last releases"

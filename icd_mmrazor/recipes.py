@@ -8,7 +8,7 @@ of a method in a variable ``override_METHOD``.
 
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError, did_you_mean
 from icd_mmrazor.export.network import quiet
 from icd_mmrazor.models.distillers.feature_terms import NETWORKS, class_of, feature_names
+from icd_mmrazor.models.distillers.named_features import OF_CLASSIFIER
 from icd_mmrazor.models.networks.resolve import name_networks_in_full
 
 BASE = Path(__file__).resolve().parent / '.mim' / 'configs' / '_base_'
@@ -99,9 +100,7 @@ def compose(pair: str, methods: Sequence[str]) -> Config:
             raise SettingError(f'Method {STUDENT_ALONE} is the student alone and cannot be combined with others.')
         cfg.model = cfg.model.architecture
         return cfg
-    alone = len(methods) == 1
-    distillers = {name: {**_distiller(name, alone), **overrides.get(f'override_{name}', {})} for name in methods}
-    cfg.model.distiller = distillers[methods[0]] if alone else dict(type='MixedDistiller', distillers=distillers)
+    cfg.model.distiller = compose_distiller(methods, overrides)
     tell_distillers(cfg)
     try:
         initial_epochs = _initial_epochs(pair, cfg.model.distiller)
@@ -110,6 +109,18 @@ def compose(pair: str, methods: Sequence[str]) -> Config:
     if initial_epochs:
         _delay_schedule(cfg, initial_epochs)
     return cfg
+
+
+def compose_distiller(methods: Sequence[str], overrides: Mapping[str, dict] | None = None) -> dict:
+    """Compose the config of the distiller of one or more methods, without aliases; several are mixed.
+
+    Args:
+        methods: Names of methods, not of the student alone.
+        overrides: Settings to replace in a method, ``override_METHOD=dict(...)``.
+    """
+    alone, overrides = len(methods) == 1, overrides or {}
+    distillers = {name: {**_distiller(name, alone), **overrides.get(f'override_{name}', {})} for name in methods}
+    return distillers[methods[0]] if alone else dict(type='MixedDistiller', distillers=distillers)
 
 
 def needs_of(method: str) -> set[str]:
@@ -138,8 +149,8 @@ def needs_of(method: str) -> set[str]:
 
 
 def _kind_of_feature(name: str) -> str:
-    if name in ('logits', 'pooled'):
-        return name
+    if name in OF_CLASSIFIER:
+        return 'pooled' if name == 'pooled' else 'logits'
     return next((kind for kind in ('preactivations', 'tokens') if kind[:-1] in name), 'maps')
 
 

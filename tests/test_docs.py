@@ -20,13 +20,13 @@ from icd_mmrazor.configuration.stored import read_config_text
 from icd_mmrazor.errors import CheckpointError, SettingError
 
 DOCS = ROOT / 'docs'
-TUTORIAL = DOCS / 'tutorial.md'
+TUTORIAL, BY_HAND = DOCS / 'tutorial.md', DOCS / 'howto' / 'by_hand.md'
 PAGES = [ROOT / 'README.md', *sorted(DOCS.glob('*.md')), *sorted(DOCS.glob('[hmr]*/*.md'))]
 TOOL = r'(?<!tests/)tools/[\w/-]+\.(?:py|sh)'
 # what the shell scripts pass their arguments to
 STARTED = {'dist_train.sh': 'train.py', 'slurm_train.sh': 'train.py', 'dist_test.sh': 'test.py'}
 # options of other programs
-FOREIGN = {'--logdir', '--keys'}
+FOREIGN = {'--logdir', '--keys', '--nproc_per_node'}
 
 
 def page_name(path: Path) -> str:
@@ -125,57 +125,96 @@ def test_headings_of_the_faq_quote_our_errors(tmp_path: Path) -> None:
 def test_configs_load(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path('my').mkdir()
-    # the other pages build on the tutorial's files
-    for name, code in {**files_in(TUTORIAL), **files_in(page)}.items():
+    # the other pages build on these files
+    for name, code in {**files_in(BY_HAND), **files_in(page)}.items():
         Path(name).write_text(code)
     for name, code in files_in(page).items():
         if code.startswith('_base_'):
             assert Config.fromfile(name).pretty_text
 
 
-@pytest.mark.slow
-def test_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
-    """Follow it with one epoch and a tenth of the images; the student in plain mmpretrain is that of the log."""
-    pytest.importorskip('onnxruntime')
-    pytest.importorskip('onnxscript')
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(TOOLS / 'dataset_converters'))
+def follow(page: Path, capfd: pytest.CaptureFixture, short: Callable[[str], str], *more: str) -> dict[str, str]:
+    """Run the commands of a page, trainings of one epoch; return what each printed, by its script and arguments."""
     Path('my').mkdir()
-    for name, code in files_in(TUTORIAL).items():
-        code = code.replace('max_epochs=20', 'max_epochs=1').replace('epoch_20', 'epoch_1')
-        Path(name).write_text(code.replace('num_workers=2', 'num_workers=0'))
+    for name, code in files_in(page).items():
+        Path(name).write_text(short(code).replace('num_workers=2', 'num_workers=0'))
     outputs: dict[str, str] = {}
-    for python, script, *arguments in (words for words in commands(TUTORIAL) if words[0] == 'python'):
+    for python, script, *arguments in (words for words in commands(page) if words[0] == 'python'):
         assert python == 'python'
-        arguments = [argument.replace('epoch_20', 'epoch_1') for argument in arguments]
-        if script == 'my/use.py':
+        arguments = [short(argument) for argument in arguments]
+        if script.startswith('my/'):
             # by itself: nothing of this package is needed
             done = run_python(script, OMP_NUM_THREADS='1')
             assert done.returncode == 0, done.stderr
             outputs[script] = done.stdout
             continue
-        status = exit_status(ROOT / script if script.startswith('tools') else Path(script), *arguments)
+        if script == 'tools/train.py' and arguments[0].startswith('configs/'):
+            arguments += ['--cfg-options', *more]
+        file = ROOT / script
+        arguments = [str(ROOT / word) if word.startswith('configs/') else word for word in arguments]
+        status = exit_status(file, *arguments)
         captured = capfd.readouterr()
         assert status is None, (script, captured.err)
         outputs[' '.join([script, *arguments])] = captured.out + captured.err
         if script.endswith('digits_to_folder.py'):
-            check_folder(Path(*arguments))
+            check_folder(Path(arguments[0]), 100 if '--labeled' in arguments else 1297)
+    return outputs
+
+
+@pytest.mark.slow
+def test_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+    """Follow it with one epoch and a tenth of the images: the student is in plain mmpretrain what the command said."""
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(TOOLS / 'dataset_converters'))
+
+    def short(word: str) -> str:
+        return {'8': '1'}.get(word, word).replace('epoch_20', 'epoch_1')
+
+    outputs = follow(TUTORIAL, capfd, short, 'train_cfg.max_epochs=1')
+    (printed,) = (text for command, text in outputs.items() if command.startswith('tools/distill.py'))
+    # the tables of the page have the rows of the command
+    for row in ('images', 'teacher', 'student', 'method', 'training', 'estimate', 'work folder', 'student alone'):
+        assert re.search(rf'^{row} ', printed, re.MULTILINE), row
+        assert re.search(rf'^{row} ', TUTORIAL.read_text(), re.MULTILINE), row
+    accuracy = re.search(r'^student +([\d.]+) ', printed, re.MULTILINE)[1]
+    used = re.search(r"class (\d) score .*\{'accuracy/top1': ([\d.]+)\}", outputs['my/use.py'], re.DOTALL)
+    assert float(used[2]) == pytest.approx(float(accuracy), abs=0.01)
+    # one network, one image, in mmpretrain and in onnxruntime
+    Path('my/use_onnx.py').write_text(files_in(DOCS / 'howto' / 'export_student.md')['my/use_onnx.py'])
+    assert run_python('my/use_onnx.py').stdout.strip() == f'class {used[1]}'
+    # the config of the page is the one that was written
+    config = Path('work_dirs/few_digits/distilled.py').read_text()
+    (shown,) = (code for code in blocks(TUTORIAL, 'python') if 'FrozenTeacherDistill' in code)
+    for line in shown.splitlines():
+        assert any(word in line for word in ('...', 'epoch', 'data_root', 'ann_file')) or line in config, line
+
+
+@pytest.mark.slow
+def test_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+    """Follow the page with one epoch and a tenth of the images; the exported student is that of the log."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(TOOLS / 'dataset_converters'))
+
+    def short(word: str) -> str:
+        return word.replace('max_epochs=20', 'max_epochs=1').replace('epoch_20', 'epoch_1')
+
+    outputs = follow(BY_HAND, capfd, short)
     (trained,) = (text for command, text in outputs.items() if command == 'tools/train.py my/distilled.py')
     (tested,) = (text for command, text in outputs.items() if command.startswith('tools/test.py'))
     accuracy = re.findall(r'Epoch\(val\) \[1\].*accuracy/top1: ([\d.]+)', trained)[-1]
     assert re.findall(r'accuracy/top1: ([\d.]+)', tested) == [accuracy]
-    used = re.search(r"class (\d) score .*\{'accuracy/top1': ([\d.]+)\}", outputs['my/use.py'], re.DOTALL)
-    assert float(used[2]) == pytest.approx(float(accuracy), abs=1e-4)
-    # one network, one image, in mmpretrain and in onnxruntime
-    assert outputs['my/use_onnx.py'].strip() == f'class {used[1]}'
     for figure in ('features', 'logits'):
         assert {Path(f'work_dirs/{figure}.{kind}').is_file() for kind in ('png', 'svg')} == {True}
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, labeled: int) -> None:
     """Check the digits, then keep a tenth of them."""
     files = {split: sorted(folder.glob(f'{split}/*/*.png')) for split in ('train', 'val')}
-    assert {split: len(found) for split, found in files.items()} == {'train': 1297, 'val': 500}
+    files['unlabeled'] = sorted(folder.glob('unlabeled/*.png'))
+    numbers = {'train': labeled, 'val': 500, 'unlabeled': 1297 - labeled}
+    assert {split: len(found) for split, found in files.items()} == numbers
     assert {file.parent.name for file in files['val']} == set('0123456789')
     assert cv2.imread(str(files['train'][0]), cv2.IMREAD_UNCHANGED).shape == (16, 16)
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]

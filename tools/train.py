@@ -4,30 +4,18 @@
 import argparse
 
 from icd_mmrazor.checkpoints.reading import local_file
-from icd_mmrazor.checkpoints.resuming import resume_after_restart
 from icd_mmrazor.compat.distributed import process_group
 from icd_mmrazor.configuration.type_names import type_name
-from icd_mmrazor.engine.checks import WeightCheck
-from icd_mmrazor.engine.hooks import SanityCheckHook
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import run
-from icd_mmrazor.launch.run_config import (
-    add_common_arguments,
-    count_iterations,
-    load_config,
-    use_intact_checkpoints,
-)
-from icd_mmrazor.launch.runner import ToolRunner
+from icd_mmrazor.launch.run_config import add_common_arguments, load_config
+from icd_mmrazor.launch.training import model_type, name_networks, train
 from icd_mmrazor.launch.watchdog import Watchdog
-from icd_mmrazor.models.classifiers import name_student_in_full
-from icd_mmrazor.models.networks.resolve import name_networks_in_full
 
 from mmengine.config import Config
 from mmengine.device import get_device
 
 OPTIM_WRAPPERS = {'fp16': 'AmpOptimWrapper', 'bf16': 'AutocastOptimWrapper'}
-# write the networks of a config in full, so that what is stored with the run is complete
-COMPLETE = {'FrozenTeacherDistill': name_networks_in_full, 'LinearProbe': name_student_in_full}
 
 
 def parse_args() -> argparse.Namespace:
@@ -89,25 +77,13 @@ def use_mixed_precision(cfg: Config, precision: str) -> None:
         cfg.model.setdefault('teacher_precision', precision)
 
 
-def model_type(cfg: Config) -> str:
-    return type_name(cfg.get('model', {}).get('type'))
-
-
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
-    if model_type(cfg) in COMPLETE:
-        COMPLETE[model_type(cfg)](cfg.model)
+    name_networks(cfg)
     apply_arguments(cfg, args)
-    resume_after_restart(cfg)
-    use_intact_checkpoints(cfg)
-    count_iterations(cfg)
     with Watchdog(cfg), process_group(cfg):
-        runner = ToolRunner.from_cfg(cfg)
-        if not any(isinstance(hook, SanityCheckHook | WeightCheck) for hook in runner.hooks):
-            # a config that is not built on ours
-            runner.register_hook(WeightCheck())
-        runner.train()
+        train(cfg)
 
 
 if __name__ == '__main__':

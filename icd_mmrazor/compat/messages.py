@@ -1,6 +1,7 @@
 """Readable messages of a run."""
 
 import logging
+import warnings
 from pathlib import Path
 
 from mmcv.transforms import LoadImageFromFile
@@ -10,7 +11,7 @@ from icd_mmrazor.compat.imports import MAX_PIXELS
 from icd_mmrazor.errors import DatasetError, raised_as
 
 SHOWN_NAMES = 8
-NOISE = ('Exp name: ', '"FileClient" will be', '"HardDiskBackend" is the alias')
+NOISE = ('Exp name: ', 'paramwise_options -- ', '"FileClient" will be', '"HardDiskBackend" is the alias')
 
 
 def explain_image_folders() -> None:
@@ -75,9 +76,19 @@ def drop_log_noise(logger: logging.Logger) -> None:
 
     Where: mmengine, both families. ``LoggerHook`` repeats the experiment's name after every epoch, and
     ``CheckpointHook`` warns at every start about mmengine's own old interface, which no user has chosen.
+    ``DefaultOptimWrapperConstructor`` writes a line for every parameter and setting of ``paramwise_cfg``.
     """
     logger.addFilter(_is_informative)
 
 
 def _is_informative(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(NOISE)
+
+
+def drop_warning_of_deit() -> None:
+    """Leave out mmpretrain's warning that it cannot train a network with a distillation token.
+
+    Where: mmpretrain, both families, ``DeiTClsHead.forward`` in training: it knows no loss for the token, which the
+    distiller has here.
+    """
+    warnings.filterwarnings('ignore', 'MMPretrain cannot train the distilled version DeiT')

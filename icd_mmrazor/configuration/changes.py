@@ -28,6 +28,7 @@ SECTIONS = (
 WITHOUT_INFLUENCE = (
     'model.channels_last',
     'model.fold_teacher_norms',
+    'model.teacher_offload',
     'model.torch_compile',
     'optim_wrapper.optimizer.foreach',
     'optim_wrapper.optimizer.fused',

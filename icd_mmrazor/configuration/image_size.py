@@ -101,7 +101,7 @@ def _height_and_width(kind: str, transform: Mapping) -> tuple[int, int] | None:
     if not isinstance(size, Sequence) or len(size) != 2 or transform.get('keep_ratio'):
         return None
     # the others have width and height
-    return tuple(size) if kind == 'RandomCrop' else (size[1], size[0])
+    return tuple(size) if kind in ('RandomCrop', 'RandomResizedCrop') else (size[1], size[0])
 
 
 def _named(pipeline: list) -> Iterator[tuple[MutableMapping, str]]:

@@ -22,6 +22,8 @@ def accepts_merged_samples(model: nn.Module) -> bool:
     if getattr(getattr(model, 'data_preprocessor', None), 'to_onehot', False):
         return False
     parts = [getattr(model, name) for name in ('architecture', 'teacher') if hasattr(model, name)]
+    # several teachers
+    parts = [network for part in parts for network in getattr(part, 'members', [part])]
     return all(
         _inherits(network, ImageClassifier, 'loss') and _inherits(network.head, ClsHead, 'loss', '_get_loss')
         for network in parts or [model]

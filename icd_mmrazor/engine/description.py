@@ -1,6 +1,7 @@
 """A distillation in words."""
 
 import contextlib
+import functools
 from typing import Any
 
 import torch
@@ -11,13 +12,14 @@ from torch import nn
 from icd_mmrazor.datasets.labels import has_labels, plain_datasets
 from icd_mmrazor.models.algorithms.predictions import POOLED, add_feature, has_pooled_feature, pooled_feature
 from icd_mmrazor.models.networks.classifier_layer import is_headless, number_of_classes
+from icd_mmrazor.models.networks.ensemble import TeacherEnsemble
 from icd_mmrazor.models.networks.headless import ImageNetwork
 from icd_mmrazor.models.networks.passes import explained_pass
 from icd_mmrazor.models.networks.preparation import preparation_by
 
 
 @torch.no_grad()
-def evaluate(algorithm: nn.Module, runner: Runner) -> dict[str, Any]:
+def evaluate(algorithm: nn.Module, runner: Runner, member: int | None = None) -> dict[str, Any]:
     """Evaluate a teacher on a run's validation set, without hooks and log; return the metrics of ``val_evaluator``.
 
     Metrics that compare a student with its teacher are left out. Those of features (``KNNAccuracy``) are computed for
@@ -26,25 +28,29 @@ def evaluate(algorithm: nn.Module, runner: Runner) -> dict[str, Any]:
     Args:
         algorithm: A distillation of ours or of mmrazor; its teacher is left in eval mode.
         runner: The run.
+        member: The one of several teachers to evaluate; by default all together, of whose features there is none.
     """
     dataloader, whole = runner.val_loop.dataloader, runner.val_loop.evaluator
-    predicts = why_not_evaluated(algorithm) is None
+    predicts = why_not_evaluated(algorithm, member) is None
     teacher, source = algorithm.teacher.eval(), getattr(algorithm.distiller, 'teacher_source', None)
-    kinds = {kind for kind, found in ((None, predicts), (POOLED, has_pooled_feature(teacher, source))) if found}
+    network, run = teacher, getattr(algorithm, 'run_teacher', teacher)
+    if member is not None:
+        network, run, source = teacher.members[member], functools.partial(teacher.run_member, member), None
+    has_feature = not isinstance(network, TeacherEnsemble) and has_pooled_feature(network, source)
+    kinds = {kind for kind, found in ((None, predicts), (POOLED, has_feature)) if found}
     metrics = [metric for metric in whole.metrics if getattr(metric, 'needs', None) in kinds]
     if not metrics:
         return {}
     evaluator = whole if len(metrics) == len(whole.metrics) else Evaluator(metrics)
     features = any(getattr(metric, 'needs', None) == POOLED for metric in metrics)
-    view = getattr(algorithm, 'teacher_view', None)
     for batch in dataloader:
         data = algorithm.data_preprocessor(batch, False)
-        images = data['inputs'] if view is None else view(data['inputs'])
+        images = data['inputs']
         with (
             explained_pass('DistillationReportHook', images, **{'model.teacher': teacher}),
-            pooled_feature(teacher, source) if features else contextlib.nullcontext([]) as found,
+            pooled_feature(network, source) if features else contextlib.nullcontext([]) as found,
         ):
-            outputs = teacher(images, data['data_samples'], mode='predict' if predicts else 'tensor')
+            outputs = run(images, data['data_samples'], mode='predict' if predicts else 'tensor')
         outputs = outputs if predicts else data['data_samples']
         if features:
             add_feature(outputs, found)
@@ -71,19 +77,22 @@ def describe_images(loader: Any) -> str | None:
     return f'{text}; a batch has {counts[0]} and {counts[1]}, an epoch is a pass over those {which} labels'
 
 
-def why_not_evaluated(algorithm: nn.Module) -> str | None:
-    """Return why the validation set says nothing of a teacher; None if it does."""
-    if is_headless(algorithm.teacher):
+def why_not_evaluated(algorithm: nn.Module, member: int | None = None) -> str | None:
+    """Return why the validation set says nothing of a teacher, or of one of several; None if it does."""
+    network = algorithm.teacher if member is None else algorithm.teacher.members[member]
+    if reason := getattr(network, 'why_not_combined', None):
+        return reason
+    if is_headless(network):
         return 'it has no classifier'
-    teacher, student = number_of_classes(algorithm.teacher), number_of_classes(algorithm.architecture)
+    teacher, student = number_of_classes(network), number_of_classes(algorithm.architecture)
     if teacher and student and teacher != student:
         return f'it has {teacher} classes, the student {student}'
     return None
 
 
-def images_of(algorithm: nn.Module) -> tuple[str, str]:
-    """Describe the images that teacher and student see."""
-    view = getattr(algorithm, 'teacher_view', None)
+def images_of(algorithm: nn.Module, member: int | None = None) -> tuple[str, str]:
+    """Describe the images that the teacher, or one of several, and the student see."""
+    view = getattr(algorithm, 'teacher_view', None) if member is None else algorithm.teacher.views[member]
     of_student = preparation_by(algorithm.data_preprocessor).normalisation or 'no mean and std'
     return view.extra_repr() if view is not None and view.changes else "the student's", of_student
 

@@ -61,6 +61,7 @@ def load_config(args: argparse.Namespace, stage: str = 'train') -> Config:
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(args.config).stem))
     apply_cfg_options(cfg, args.cfg_options)
     check_sections(cfg, args.config)
+    _refuse_sharding(cfg)
     if cfg.get(f'{stage}_dataloader') is None:
         raise SettingError(f'config {args.config} has no {", ".join(STAGES[stage])}, so there is nothing to {stage}.')
     for section in OPTIONAL_SECTIONS:
@@ -77,6 +78,23 @@ def load_config(args: argparse.Namespace, stage: str = 'train') -> Config:
     use_fused_optimizer(cfg)
     tell_distillers(cfg)
     return cfg
+
+
+def _refuse_sharding(cfg: Config) -> None:
+    """Refuse what mmengine's ``FlexibleRunner`` reads, and FSDP: it would shard what is trained, not the teacher."""
+    wrapper = type_name((cfg.get('model_wrapper_cfg') or {}).get('type')) if cfg.get('model_wrapper_cfg') else ''
+    given = {
+        'strategy': cfg.get('strategy'),
+        'runner_type': type_name(cfg.get('runner_type')) == 'FlexibleRunner',
+        'model_wrapper_cfg': 'FullyShardedDataParallel' in wrapper,
+    }
+    name = next((name for name, value in given.items() if value), None)
+    if name is not None:
+        raise SettingError(
+            f'{name}={cfg[name]!r}: the tools train with DistributedDataParallel, and FSDP would shard the student '
+            "alone. For a teacher that is too large for a GPU set model.teacher_precision='bf16-true' or "
+            "model.teacher_offload='blocks', and remove the setting."
+        )
 
 
 def complete_hooks(cfg: Config) -> None:

@@ -7,6 +7,7 @@ from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
 from icd_mmrazor.checkpoints.resuming import checkpoint_to_resume, explain_damage
+from icd_mmrazor.compat.messages import drop_log_noise
 from icd_mmrazor.errors import CheckpointError
 
 # a line for each weight with its own learning rate or decay: in the log file alone
@@ -42,6 +43,7 @@ class ToolRunner(Runner):
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         """Build the logger; hold back the lines for the console."""
         logger = super().build_logger(*args, **kwargs)
+        drop_log_noise(logger)
         self._held = [_HeldBack(each) for each in logger.handlers if type(each) is logging.StreamHandler]
         return logger
 

@@ -4,10 +4,25 @@ import logging
 
 import torch
 from mmengine.logging import print_log
+from torch import nn
 
 from icd_mmrazor.errors import SettingError
 
 PRECISIONS = {'fp32': None, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+# autocast, with weights that are stored in half precision, too
+TRUE = '-true'
+FROZEN_PRECISIONS = {**PRECISIONS, **{f'{name}{TRUE}': dtype for name, dtype in PRECISIONS.items() if dtype}}
+
+
+def store_weights_in(network: nn.Module, dtype: torch.dtype) -> None:
+    """Store the weights of a frozen network in half precision, for a forward pass under autocast.
+
+    Vectors stay in float32: biases, and the weights and statistics of norms. They need little memory and are sensitive
+    to rounding.
+    """
+    for parameter in network.parameters():
+        if parameter.ndim > 1 and parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
 
 
 def check_precision(dtype: torch.dtype, device: torch.device, setting: str) -> None:

@@ -11,6 +11,7 @@ from icd_mmrazor.configuration.image_size import image_shape_of, tell_distillers
         ([dict(type='LoadImageFromFile'), dict(type='RandomCrop', crop_size=16, padding=2)], (3, 16, 16)),
         ([dict(type='Resize', scale=(25, 13)), dict(type='RandomCrop', crop_size=(13, 25))], (3, 13, 25)),
         ([dict(type='Resize', scale=(25, 13))], (3, 13, 25)),
+        ([dict(type='RandomResizedCrop', scale=(25, 13))], (3, 25, 13)),
         ([dict(type='LoadImageFromFile', color_type='grayscale'), dict(type='RandomResizedCrop', scale=8)], (1, 8, 8)),
         ([dict(type='Resize', scale=(25, 13), keep_ratio=True)], None),
         ([dict(type='PackInputs')], None),

@@ -229,7 +229,7 @@ def test_orders_of_the_channels(labeled: dict, unlabeled: dict, refused: bool) -
         check_channels(loader)
 
 
-PAGE, TUTORIAL = (ROOT / 'docs' / name for name in ('howto/unlabeled_images.md', 'tutorial.md'))
+PAGE, TUTORIAL = (ROOT / 'docs' / name for name in ('howto/unlabeled_images.md', 'howto/by_hand.md'))
 CONFIGS_OF_PAGES = r'^```python\n# (my/\w+\.py)\n(.*?)^```'
 
 

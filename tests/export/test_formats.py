@@ -32,6 +32,14 @@ VIT = dict(
     ),
     head=dict(type='VisionTransformerClsHead', num_classes=10, in_channels=16),
 )
+# predicts with the average of two classifiers
+DEIT = dict(
+    VIT,
+    backbone=dict(VIT['backbone'], type='DistilledVisionTransformer'),
+    head=dict(
+        type='DeiTClsHead', num_classes=10, in_channels=16, init_cfg=dict(type='Normal', layer='Linear', std=0.3)
+    ),
+)
 SWIN = dict(
     type='ImageClassifier',
     backbone=dict(
@@ -102,12 +110,12 @@ def used(exported: object, images: torch.Tensor, onnx: bool) -> Mapping:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['ours', 'mmpretrain', 'timm', 'vit', 'swin'])
+@pytest.mark.parametrize('name', ['ours', 'mmpretrain', 'timm', 'vit', 'swin', 'deit'])
 @pytest.mark.filterwarnings('ignore::FutureWarning')  # of torch.jit
 def test_files_give_the_logits_of_the_network_and_say_what_they_take(
     name: str, network: Callable[..., dict], trained: Callable[..., TrainedStudent], tmp_path: Path
 ) -> None:
-    cfg = {'ours': network('res8'), 'mmpretrain': whole_network(), 'timm': TIMM, 'vit': VIT, 'swin': SWIN}[name]
+    cfg = dict(ours=network('res8'), mmpretrain=whole_network(), timm=TIMM, vit=VIT, swin=SWIN, deit=DEIT)[name]
     student = trained(cfg)
     formats = ['torchscript', 'pt2', 'onnx', 'safetensors', *(['timm'] if name == 'timm' else [])]
     formats = ['torchscript', 'onnx'] if name == 'swin' else formats  # it takes its time

@@ -54,6 +54,33 @@ def test_a_tools_config_is_fused(tmp_path: Path) -> None:
     assert cfg.optim_wrapper.optimizer.fused
 
 
+@pytest.mark.parametrize(
+    'setting',
+    [
+        dict(strategy=dict(type='FSDPStrategy')),
+        dict(strategy=dict(type='DeepSpeedStrategy')),
+        dict(runner_type='FlexibleRunner'),
+        dict(model_wrapper_cfg=dict(type='mmengine.MMFullyShardedDataParallel')),
+        dict(model_wrapper_cfg=dict(type='MMDistributedDataParallel')),
+        dict(strategy=None),
+    ],
+    ids=str,
+)
+def test_sharding_is_refused_by_name(setting: dict, tmp_path: Path) -> None:
+    (tmp_path / 'own.py').write_text(
+        f'_base_ = [{str(DEMO)!r}]\n' + ''.join(f'{k} = {v!r}\n' for k, v in setting.items())
+    )
+    args = argparse.Namespace(
+        config=str(tmp_path / 'own.py'), launcher='none', work_dir=None, cfg_options=None, local_rank=0
+    )
+    (name,), text = setting, str(setting)
+    if 'Distributed' in text or 'None' in text:
+        run_config.load_config(args)
+    else:
+        with pytest.raises(SettingError, match=name):
+            run_config.load_config(args)
+
+
 def test_hooks_that_are_none_and_settings_without_a_type() -> None:
     hooks = dict(
         logger=None,

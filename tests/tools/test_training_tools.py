@@ -381,9 +381,9 @@ def test_shell_scripts_are_sound(script: Path) -> None:
 
 
 @pytest.mark.slow
-def test_demo(capsys: pytest.CaptureFixture) -> None:
-    """The demo in small: it trains all rows, reuses them, and the command it ends with works."""
-    assert exit_status(TOOLS / 'demo.py', '--seeds', 1, '--epochs', 1) is None
+def test_the_table_of_the_demo(capsys: pytest.CaptureFixture) -> None:
+    """In small: it trains all rows, reuses them, and the command it ends with works."""
+    assert exit_status(TOOLS / 'demo.py', '--table', '--seeds', 1, '--epochs', 1) is None
     printed = capsys.readouterr().out
     rows = re.findall(r'^(teacher|student alone|ICD|ICD\+KD) +ResNet-(\d+) +(\d+) +([\d.]+) +([\d,]+)', printed, re.M)
     assert [row[:3] for row in rows] == [
@@ -396,7 +396,7 @@ def test_demo(capsys: pytest.CaptureFixture) -> None:
     # the whole demo does not meet trainings of another length
     assert sorted(file.name for file in Path('work_dirs', 'demo').iterdir()) == ['digits.npz', 'epochs_1']
 
-    assert exit_status(TOOLS / 'demo.py', '--seeds', 1, '--epochs', 1) is None
+    assert exit_status(TOOLS / 'demo.py', '--table', '--seeds', 1, '--epochs', 1) is None
     again = capsys.readouterr().out
     assert '4 trainings, 4 of them finished before' in again
     python, tool, *arguments = again.strip().splitlines()[-1].split()
@@ -405,6 +405,20 @@ def test_demo(capsys: pytest.CaptureFixture) -> None:
     printed = capsys.readouterr()
     (accuracy,) = re.findall(r'accuracy/top1: ([\d.]+)', printed.out + printed.err)
     assert float(accuracy) == pytest.approx(float(rows[2][3]), abs=0.05)
+
+
+@pytest.mark.slow
+def test_demo(capfd: pytest.CaptureFixture) -> None:
+    """The demo in small: a teacher, then the one command on digits of which few have labels; and again."""
+    for _ in range(2):
+        assert exit_status(TOOLS / 'demo.py', '--epochs', 1) is None
+        printed = capfd.readouterr().out
+        assert '100 images to train on' in printed or 'not repeated' in printed
+        rows = re.findall(r'^(teacher|student alone|student) +[\d.]+ +([\d,]+)$', printed, re.M)
+        assert rows == [('teacher', '272,474'), ('student alone', '78,042'), ('student', '78,042')]
+        (command,) = re.findall(r'^python (.*distill\.py.*)$', printed, re.M)
+        assert '--unlabeled work_dirs/demo/digits/unlabeled' in command
+    assert Path('work_dirs/demo/epochs_1/student/student.pth').is_file()
 
 
 @pytest.mark.parametrize('option', ['--seeds', '--epochs'])

@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Write scikit-learn's digits as a folder of images: train/CLASS/*.png (1297) and val/CLASS/*.png (500), 16 x 16."""
+"""Write scikit-learn's digits as a folder of images: train/CLASS/*.png (1297) and val/CLASS/*.png (500), 16 x 16.
+
+With --labeled N, all but the first N training images are without a class: unlabeled/*.png.
+"""
 
 import argparse
 import tempfile
@@ -14,7 +17,9 @@ SPLITS = {'train': 'train', 'val': 'test'}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('dst', metavar='DST', type=Path, help='the folder to create')
-    dst = parser.parse_args().dst
+    parser.add_argument('--labeled', type=int, metavar='N', help='training images with a class (default: all)')
+    args = parser.parse_args()
+    dst = args.dst
     if dst.exists():
         parser.error(f'DST {dst} exists; give a new path')
     digits = read_digits()
@@ -24,11 +29,17 @@ def main() -> None:
         for split, arrays in SPLITS.items():
             labels = digits[f'{arrays}_labels']
             for i, (image, label) in enumerate(zip(digits[f'{arrays}_images'], labels, strict=True)):
-                file = part / split / str(label) / f'{i:04}.png'
+                with_class = split == 'val' or args.labeled is None or i < args.labeled
+                file = part / (f'{split}/{label}' if with_class else 'unlabeled') / f'{i:04}.png'
                 file.parent.mkdir(parents=True, exist_ok=True)
                 if not cv2.imwrite(str(file), image):
                     raise OSError(f'{file} could not be written')
-            print(f'{dst / split}: {len(labels)} images of 10 classes')
+        for split in sorted(path.name for path in part.iterdir()):
+            classes = len([path for path in (part / split).iterdir() if path.is_dir()])
+            print(
+                f'{dst / split}: {len([*part.glob(f"{split}/**/*.png")])} images'
+                + f' of {classes} classes' * (classes > 0)
+            )
         part.rename(dst)  # complete or not at all
 
 

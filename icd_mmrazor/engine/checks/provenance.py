@@ -118,7 +118,9 @@ class ProvenanceCheck(Hook):
             return []
         _settle_seed(then, now, meta.get('seed'))
         # the teacher's weights tell more than their path
-        return config_changes(then, now, ['model.teacher_ckpt'] if TEACHER in self._stored(meta) else [])
+        several = now.get('model', {}).get('teachers') or []
+        paths = ['model.teacher_ckpt', *(f'model.teachers.{i}.teacher_ckpt' for i in range(len(several)))]
+        return config_changes(then, now, paths if TEACHER in self._stored(meta) else [])
 
 
 def _settle_seed(then: dict[str, Any], now: dict[str, Any], drawn: Any) -> None:

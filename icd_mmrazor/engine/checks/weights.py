@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -15,9 +16,10 @@ from icd_mmrazor.datasets.class_names import CHOICES, check_class_names, class_n
 from icd_mmrazor.datasets.labels import datasets_in_use
 from icd_mmrazor.engine.runs import is_training, model_of
 from icd_mmrazor.errors import CheckpointError
-from icd_mmrazor.models.algorithms.records import reads_logits
+from icd_mmrazor.models.algorithms.records import reads_logits, reads_logits_of_member
 from icd_mmrazor.models.classifiers import LinearProbe
 from icd_mmrazor.models.networks.classifier_layer import classifying_layers
+from icd_mmrazor.models.networks.ensemble import TeacherEnsemble
 
 TEACHER = 'teacher.'
 
@@ -98,11 +100,19 @@ class WeightCheck(Hook):
                 checkpoint = CheckpointLoader.load_checkpoint(file, map_location='cpu')
                 names = class_names(checkpoint.get('meta'))
                 self._check_fit(runner, f'model.teacher_ckpt={file}', teacher, fit_of(teacher, tensors_in(checkpoint)))
-        if names and hasattr(model, 'distiller'):
-            consequence = (self.names, runner.logger.warning)
-            if not reads_logits(model.distiller, teacher):
-                consequence = ('list', runner.logger.info)
-            check_class_names(f'model.teacher_ckpt={file}', names, datasets_in_use(runner), *consequence)
+        if not hasattr(model, 'distiller'):
+            return
+        found = [(f'model.teacher_ckpt={file}', names, lambda: reads_logits(model.distiller, teacher))]
+        if isinstance(teacher, TeacherEnsemble):
+            read = partial(reads_logits_of_member, model.distiller, teacher)
+            found = [
+                (f'teachers[{i}].teacher_ckpt={each}', of_one, partial(read, i))
+                for i, (each, of_one) in enumerate(zip(file, names, strict=True))
+            ]
+        for what, each, is_read in found:
+            if each:
+                consequence = (self.names, runner.logger.warning) if is_read() else ('list', runner.logger.info)
+                check_class_names(what, each, datasets_in_use(runner), *consequence)
 
     def _completed(self, runner: Runner, path: str, module: nn.Module, cfg: dict[str, Any]) -> dict[str, Any]:
         """Check the file of an ``init_cfg``; return it with the prefix that mmengine finds the weights by."""

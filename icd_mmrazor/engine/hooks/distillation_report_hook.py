@@ -95,11 +95,25 @@ class DistillationReportHook(Hook):
         cfg = runner.cfg.get('model', {})
         trainable = sum(p.numel() for p in algorithm.distiller.parameters() if p.requires_grad)
         of_teacher, of_student = images_of(algorithm)
-        lines = [
-            'What is being distilled:',
-            f'  teacher  {describe(algorithm.teacher, cfg.get("teacher"))}{self._accuracy(runner, algorithm)}',
-            f'           weights {getattr(algorithm, "teacher_ckpt", cfg.get("teacher_ckpt"))}',
-            f'           images  {of_teacher}',
+        weights = getattr(algorithm, 'teacher_ckpt', cfg.get('teacher_ckpt'))
+        members = getattr(algorithm.teacher, 'members', [])
+        lines = ['What is being distilled:']
+        for i, network in enumerate(members):
+            name = describe(network, cfg.teachers[i].teacher if 'teachers' in cfg else None)
+            lines += [
+                f'  teacher {i}  {name}{self._accuracy(runner, algorithm, i)}',
+                f'             weights {weights[i]}',
+                f'             images  {images_of(algorithm, i)[0]}',
+            ]
+        if members:
+            lines.append(f'  teacher  {algorithm.teacher.description}{self._accuracy(runner, algorithm)}')
+        else:
+            lines += [
+                f'  teacher  {describe(algorithm.teacher, cfg.get("teacher"))}{self._accuracy(runner, algorithm)}',
+                f'           weights {weights}',
+                f'           images  {of_teacher}',
+            ]
+        lines += [
             f'  student  {describe(algorithm.architecture, cfg.get("architecture"))}',
             f'           images  {of_student}',
             f'  distiller: {trainable:,} trainable parameters',
@@ -166,14 +180,15 @@ class DistillationReportHook(Hook):
         runner.logger.info('\n'.join([title, *rows]))
         self._reset()
 
-    def _accuracy(self, runner: Runner, algorithm: nn.Module) -> str:
+    def _accuracy(self, runner: Runner, algorithm: nn.Module, member: int | None = None) -> str:
         if runner.val_loop is None or not self.evaluate_teacher:
             return ''
-        metrics = evaluate(algorithm, runner)
+        metrics = evaluate(algorithm, runner, member)
         # not kept in checkpoints: a resumed run evaluates its own teacher
-        runner.message_hub.update_info('teacher_metrics', metrics, resumed=False)
+        name = 'teacher_metrics' if member is None else f'teacher_{member}_metrics'
+        runner.message_hub.update_info(name, metrics, resumed=False)
         if not metrics:
-            return f', not evaluated: {reason}' if (reason := why_not_evaluated(algorithm)) else ''
+            return f', not evaluated: {reason}' if (reason := why_not_evaluated(algorithm, member)) else ''
         # some are lists, such as an accuracy for each class
         return ', validation set: ' + ', '.join(f'{name} {value:.2f}' for name, value in numbers_in(metrics).items())
 

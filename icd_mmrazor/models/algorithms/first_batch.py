@@ -50,9 +50,9 @@ def _check_batch(algorithm: Any, images: Tensor, data_samples: list | None) -> N
     if not algorithm.teacher_preparation.settled:  # in runs without SanityCheckHook
         source, gray = channels_of(images, data_samples, algorithm.data_preprocessor)
         algorithm.check_order_of_channels(source, lambda: gray)
-    if algorithm.teacher_dtype is not None:
-        device = next(algorithm.parameters()).device
-        check_precision(algorithm.teacher_dtype, device, 'model.teacher_precision')
+    dtypes = {algorithm.teacher_dtype, *getattr(algorithm.teacher, 'dtypes', ())} - {None}
+    for dtype in dtypes:
+        check_precision(dtype, next(algorithm.parameters()).device, 'model.teacher_precision')
     if without_labels(data_samples):
         refuse_need_of_labels(algorithm)
     elif number_labeled(data_samples, len(images)) is not None:

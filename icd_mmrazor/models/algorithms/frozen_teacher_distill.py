@@ -20,6 +20,7 @@ from icd_mmrazor.models.algorithms.first_batch import checked_first_batch
 from icd_mmrazor.models.algorithms.predictions import checked_additions, predictions_of, refuse_missing_predictions
 from icd_mmrazor.models.algorithms.records import forget, freeze_unread_classifier, make_plain, reads_logits
 from icd_mmrazor.models.algorithms.separate_mixing import mixing_separately
+from icd_mmrazor.models.algorithms.several_teachers import ReadyTeachers, check_offload, checked_teachers, offload_of
 from icd_mmrazor.models.algorithms.shared_preprocessor import (
     adopt_student_settings,
     asks_for_weights,
@@ -29,19 +30,14 @@ from icd_mmrazor.models.algorithms.shared_preprocessor import (
 )
 from icd_mmrazor.models.algorithms.shared_teacher import SharesTeacherWeights
 from icd_mmrazor.models.algorithms.student_losses import student_losses
-from icd_mmrazor.models.algorithms.teacher import ready_teacher
-from icd_mmrazor.models.algorithms.teacher_preparation import (
-    TeacherPreparation,
-    check_teacher_preprocessor,
-    tell_size,
-)
+from icd_mmrazor.models.algorithms.token_students import class_token_scores
 from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher, networks_needed_by
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
 from icd_mmrazor.models.networks.classifier_layer import number_of_classes
+from icd_mmrazor.models.networks.frozen import run_frozen
 from icd_mmrazor.models.networks.preparation import preparation_by
 from icd_mmrazor.models.networks.resolve import network_config
 from icd_mmrazor.models.networks.view import TeacherView
-from icd_mmrazor.models.precision import PRECISIONS
 
 
 @MODELS.register_module()
@@ -57,7 +53,7 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
     Args:
         distiller: Config of the distiller.
         teacher: The teacher: a name or a config (``icd_mmrazor.models.networks.resolve.network_config``), or the built
-            model; also a backbone, or any module that takes images alone.
+            model; also a backbone, or any module that takes images alone. None if ``teachers`` are set.
         teacher_ckpt: The teacher's checkpoint: a file (of torch or safetensors) or an ``https://`` address. A
             distillation's checkpoint gives its student. A teacher of mmpretrain's model zoo, ``timm/`` or ``hf/``
             defaults to the published weights.
@@ -68,11 +64,21 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
             config or who published it: normalised, with channels in its order, and resized to the size of its position
             embeddings; ``'student'``, what the student sees; or what is to differ from ``'auto'``, a dict of ``mean``,
             ``std``, ``to_rgb``, ``size`` and ``interpolation``.
+        teachers: Several teachers, which run one after the other: a list of ``dict(teacher=..., teacher_ckpt=...)``,
+            each with its ``weight``, 1 by default, and optionally its own ``teacher_feature``,
+            ``teacher_preprocessor``, ``teacher_precision`` and ``random_teacher``; those of the algorithm are for all
+            others. Their combined logits are the teacher's ``logits``; features of each are called ``0.pooled``,
+            ``1.logits``.
+        teacher_combination: How the logits of several teachers are combined: ``'mean'`` of the logits,
+            ``'probabilities'``, ``'confident'``, or the config of a custom ``Combination``.
         architecture: The student, in the same forms as the teacher.
         data_preprocessor: Shared by both networks; a ``ClsDataPreprocessor`` by default. Defaults to that of the
             student, whose augmentations (``train_cfg.augments``) are used unless ``batch_augments`` is set here.
-        teacher_precision: ``'fp32'``, the precision of the teacher's weights, even if the student trains under
-            autocast; ``'bf16'`` or ``'fp16'`` (GPU only). Losses get features in float32 in any case.
+        teacher_precision: ``'fp32'``, even if the student trains under autocast; ``'bf16'`` or ``'fp16'`` (GPU only),
+            under autocast; ``'bf16-true'`` or ``'fp16-true'``, with weights of half the memory, too. Losses get
+            features in float32 in any case.
+        teacher_offload: Where weights of the teachers wait: ``False``, on the device; ``'networks'``, on the CPU, and
+            each teacher is on the device only while it runs; ``'blocks'``: likewise each of its repeated blocks.
         channels_last: Whether images and weights are laid out channels last in memory, which is faster for
             convolutions. Losses get contiguous features in any case.
         torch_compile: Whether to compile teacher, student and losses into one graph, or the options of
@@ -106,14 +112,17 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
     def __init__(
         self,
         distiller: dict,
-        teacher: nn.Module | dict | str,
+        teacher: nn.Module | dict | str | None = None,
         teacher_ckpt: str | None = None,
         *,
         architecture: nn.Module | dict | str,
+        teachers: Sequence[dict] | None = None,
+        teacher_combination: str | dict = 'mean',
         data_preprocessor: nn.Module | dict | None = None,
         teacher_feature: str = 'auto',
         teacher_preprocessor: str | dict = 'auto',
         teacher_precision: str = 'fp32',
+        teacher_offload: bool | str = False,
         channels_last: bool = True,
         torch_compile: bool | dict = False,
         random_teacher: bool = False,
@@ -124,16 +133,16 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
         **kwargs: Any,
     ) -> None:
         checks.boolean(self, 'channels_last', channels_last)
-        checks.boolean(self, 'random_teacher', random_teacher)
         checks.boolean(self, 'student_trainable', student_trainable)
         checks.boolean(self, 'calculate_student_loss', calculate_student_loss)
-        checks.one_of(self, 'teacher_precision', teacher_precision, PRECISIONS)
         check_compile_options(torch_compile)
         also = checked_additions(predict_also)
         _check_teacher_settings(kwargs, fold_teacher_norms)
-        check_teacher_preprocessor(teacher_preprocessor)
-        ready = ready_teacher(teacher, teacher_ckpt, random_teacher, teacher_feature)
-        tell_size(ready, teacher_preprocessor)
+        check_offload(teacher_offload, torch_compile)
+        shared = dict(teacher_feature=teacher_feature, teacher_preprocessor=teacher_preprocessor)
+        shared |= dict(teacher_precision=teacher_precision, random_teacher=random_teacher)
+        settings = checked_teachers({'teacher': teacher, 'teacher_ckpt': teacher_ckpt, **shared}, teachers)
+        ready = ReadyTeachers(settings, teacher_combination)
         if not isinstance(architecture, nn.Module):
             architecture = network_config(architecture, 'model.architecture')
         if isinstance(data_preprocessor, dict):
@@ -157,10 +166,11 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
         self.teacher_ckpt = ready.weights
         # SanityCheckHook compares them with those of the images
         self.teacher_classes = ready.classes
-        self.teacher_dtype = PRECISIONS[teacher_precision]
+        self.teacher_dtype = ready.dtype
         self.predict_also = also
         initialise_from_teacher(self.distiller, self.teacher)
         refuse_softmax_of_labels(self.distiller, self.student, self.teacher)
+        self.class_scores = class_token_scores(self)
         freeze_unread_classifier(self)
         refuse_missing_predictions(self)
         self._check_classes()
@@ -168,11 +178,13 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
         adopt_student_settings(self.student, self.data_preprocessor, names_augmentations)
         self.data_preprocessor = mixing_separately(self.data_preprocessor)
         refuse_unmixed_labels(self)
-        self.teacher_preparation = TeacherPreparation(teacher_preprocessor, self.data_preprocessor, ready)
+        self.teacher_preparation = ready.preparation(self.data_preprocessor)
         if asks_for_weights(architecture):
             used, own = preparation_by(self.data_preprocessor), declared_preparation(architecture)
             warn_of_preparation(used, own, 'the config of the pretrained student', order=True)
+        ready.store_weights()
         self._lay_out_networks(channels_last)
+        self.teacher_offload = offload_of(teacher_offload, self.teacher)
         self.torch_compile, self.compiled_loss = torch_compile, None
         # the first batch sets both: whether it passed, and how far the student is run if its own loss does not count
         self.first_batch_passed, self.student_pass = False, 'tensor'
@@ -257,18 +269,12 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
 
     def run_teacher(self, batch_inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor') -> Any:
         """Run the teacher on a batch, by default up to its logits; recorders keep its features."""
-        device = next(self.parameters()).device.type
-        view = self.teacher_view
-        with torch.no_grad():
-            images = laid_out(view(batch_inputs), self.channels_last) if view.changes else batch_inputs
-            # also shields a teacher in float32 from the student's autocast
-            with torch.autocast(device, self.teacher_dtype, enabled=self.teacher_dtype is not None):
-                return self.teacher(images, data_samples, mode=mode)
+        return run_frozen(self.teacher, batch_inputs, data_samples, mode, self.teacher_view, self.teacher_dtype)
 
     def _student_losses(self, batch_inputs: Tensor, data_samples: list | None) -> dict[str, Tensor]:
         """Run the student; return its own losses, if they count."""
         if self.calculate_student_loss:
-            losses = student_losses(self.student, batch_inputs, data_samples)
+            losses = student_losses(self.student, batch_inputs, data_samples, self.class_scores)
             weight = 1.0 if self.distillation_stopped else getattr(self.distiller, 'student_loss_weight', 1.0)
             if weight != 1.0:
                 losses = {name: weight * value if 'loss' in name else value for name, value in losses.items()}
@@ -311,7 +317,7 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
         """Move or cast the teacher along."""
         self.own_teacher_weights()
-        self.teacher._apply(fn, *args, **kwargs)
+        (self.teacher_offload or self.teacher)._apply(fn, *args, **kwargs)
         self.teacher_view._apply(fn, *args, **kwargs)
         return super()._apply(fn, *args, **kwargs)
 

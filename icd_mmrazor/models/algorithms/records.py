@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from icd_mmrazor.compat.recording import map_tensors
 from icd_mmrazor.models.distillers.mixed_distiller import plain_distillers
 from icd_mmrazor.models.networks.classifier_layer import classifying_layers, is_headless
+from icd_mmrazor.models.networks.ensemble import TeacherEnsemble
 
 
 def recorders_of(distiller: nn.Module, *networks: str) -> Iterator[BaseRecorder]:
@@ -43,12 +44,30 @@ def reads_logits(distiller: nn.Module, network: nn.Module, name: str = 'teacher'
     Everything recorded in the network's head counts as logits, except for the input of the classifying layer. So does
     what is not recorded of a module. ``name`` is ``'teacher'`` or ``'student'``.
     """
+    if isinstance(network, TeacherEnsemble):
+        return any(reads_logits_of_member(distiller, network, i) for i in range(len(network.members)))
     if is_headless(network):
         return False
     if not hasattr(distiller, f'{name}_recorders'):
         return True
     classifiers = classifying_layers(network)
-    return any(_records_logits(recorder, classifiers) for recorder in recorders_of(distiller, name))
+    return any(_records_logits(recorder, recorder.source, classifiers) for recorder in recorders_of(distiller, name))
+
+
+def reads_logits_of_member(distiller: nn.Module, network: TeacherEnsemble, i: int) -> bool:
+    """Return whether a distiller compares the logits of one of several teachers, or those of all combined."""
+    if not hasattr(distiller, 'teacher_recorders'):
+        return True
+    member, prefix = network.members[i], f'{i}.'
+    classifiers = [] if is_headless(member) else classifying_layers(member)
+    for recorder in recorders_of(distiller, 'teacher'):
+        source = recorder.source
+        if source.startswith(prefix):
+            if not is_headless(member) and _records_logits(recorder, source.removeprefix(prefix), classifiers):
+                return True
+        elif not source[:1].isdigit() and network.head is not None:
+            return True
+    return False
 
 
 def classifier_is_used(algorithm: nn.Module) -> bool:
@@ -76,8 +95,7 @@ def freeze_unread_classifier(algorithm: nn.Module) -> None:
     print_log(f'FrozenTeacherDistill: no loss reads the logits of the student, so {name} is not trained.', 'current')
 
 
-def _records_logits(recorder: BaseRecorder, classifiers: list[str]) -> bool:
-    source = recorder.source
+def _records_logits(recorder: BaseRecorder, source: str, classifiers: list[str]) -> bool:
     holds_classifier = any(f'{name}.'.startswith(f'{source}.') or not source for name in classifiers)
     if isinstance(recorder, ModuleInputsRecorder):
         return not holds_classifier and source.startswith('head')

@@ -10,13 +10,16 @@ from torch import Tensor, nn
 from icd_mmrazor.datasets.samples import number_labeled
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.algorithms.separate_mixing import mixes_separately
+from icd_mmrazor.models.algorithms.token_students import ClassTokenScores
 from icd_mmrazor.models.distillers.mixed_distiller import plain_distillers
 
 # their loss is that of the scores which they return in any mode
 OF_SCORES = (ClsHead, MultiLabelClsHead, TimmClassifier, HuggingFaceClassifier)
 
 
-def student_losses(student: nn.Module, images: Tensor, data_samples: list | None) -> dict[str, Tensor]:
+def student_losses(
+    student: nn.Module, images: Tensor, data_samples: list | None, class_scores: ClassTokenScores | None = None
+) -> dict[str, Tensor]:
     """Run a student on a batch and compute its own losses, the means over the labelled images.
 
     Args:
@@ -24,11 +27,15 @@ def student_losses(student: nn.Module, images: Tensor, data_samples: list | None
         images: The batch, ``B x C x H x W``.
         data_samples: Their labels. If a part of the images has some (``PartlyLabeledDataset``), the student is run on
             all of them at once, and its loss computed from the scores of those.
+        class_scores: The scores that count, of a student with a distillation token.
     """
     labeled = number_labeled(data_samples, len(images))
-    if labeled is None:
+    if labeled is None and class_scores is None:
         return student(images, data_samples, mode='loss')
     scores = student(images, data_samples, mode='tensor')
+    scores = scores if class_scores is None else class_scores.take()
+    if labeled is None:
+        return loss_part(student)._get_loss(scores, data_samples)
     return loss_part(student)._get_loss(_first(scores, labeled), data_samples[:labeled])
 
 

@@ -1,5 +1,6 @@
 """Classifiers that mmpretrain and mmrazor lack."""
 
 from icd_mmrazor.models.classifiers.linear_probe import LinearProbe, name_student_in_full
+from icd_mmrazor.models.classifiers.teacher_probe import TeacherProbe, name_teacher_in_full
 
-__all__ = ['LinearProbe', 'name_student_in_full']
+__all__ = ['LinearProbe', 'TeacherProbe', 'name_student_in_full', 'name_teacher_in_full']

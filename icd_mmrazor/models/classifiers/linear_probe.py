@@ -67,21 +67,27 @@ class LinearProbe(ImageClassifier):
             )
         checkpoint = read_checkpoint(student_ckpt)
         network = _build(network_config(student, 'model.student') if student else _network_in(checkpoint, student_ckpt))
-        head = LinearClsHead(num_classes, network.head.in_channels)
-        super().__init__(backbone=network.backbone, neck=network.neck, head=head, **kwargs)
-        self._features: dict[tuple[bool, bool], OutputCache] = defaultdict(OutputCache)
         weights = weights_of(checkpoint, student_ckpt)
         weights = {name: weight for name, weight in weights.items() if not name.startswith('head.')}
+        self._assemble(network.backbone, network.neck, LinearClsHead(num_classes, network.head.in_channels), kwargs)
         weights |= {f'head.{name}': weight for name, weight in self.head.state_dict().items()}
         load_strictly(self, weights, f'{student_ckpt=!s}')
+        self._freeze(checkpoint, student_ckpt)
+
+    def _assemble(self, backbone: nn.Module, neck: nn.Module | None, head: nn.Module, settings: dict[str, Any]) -> None:
+        ImageClassifier.__init__(self, backbone=backbone, neck=neck, head=head, **settings)
+        self._features: dict[tuple[bool, bool], OutputCache] = defaultdict(OutputCache)
+
+    def _freeze(self, checkpoint: dict, file: str) -> None:
+        """Freeze the network, its weights loaded."""
         self.trained_on = preparation_of_checkpoint(checkpoint)
         for part in self._frozen:
             part.requires_grad_(False)
         self._forget_features()
         self.train()
         print_log(
-            f'LinearProbe: training a classifier of {num_classes} classes on the features of {student_ckpt} '
-            f'({type(self.backbone).__name__}, {self.head.in_channels} wide), which is frozen.',
+            f'{type(self).__name__}: training a classifier of {self.head.num_classes} classes on the features of '
+            f'{file} ({type(self.backbone).__name__}, {self.head.in_channels} wide), which is frozen.',
             logger='current',
         )
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.distillers.ensemble_features import EnsembleFeatures, MemberFeatures
 from icd_mmrazor.models.distillers.feature_terms import (
     NETWORKS,
     STAGES,
@@ -24,6 +25,7 @@ from icd_mmrazor.models.distillers.feature_terms import (
 from icd_mmrazor.models.distillers.named_features import AUTO, OF_CLASSIFIER, NamedFeatures
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
 from icd_mmrazor.models.losses import FeatureLoss
+from icd_mmrazor.models.networks.ensemble import TeacherEnsemble
 from icd_mmrazor.models.networks.features import Layout, Point, usual_image_shape
 
 # labels and indices of the batch, as the student gets them, for losses with an argument of this name
@@ -40,7 +42,10 @@ class FeatureDistiller(ConfigurableDistiller):
       stages has four groups of blocks, whose tokens lie in maps;
     * ``tokens1``, ..., ``patch_tokens``: the same as tokens, ``N x C``; ``class_token``;
     * ``preactivation1``, ...: the maps of the stages before their last activation;
-    * ``pooled``: the input of the classifying layer; ``logits``: its output;
+    * ``pooled``: the input of the classifying layer; ``logits``: its output; ``distillation_logits``: those of the
+      student's distillation token (DeiT), or ``logits`` if it has none;
+    * of one of several teachers (``FrozenTeacherDistill.teachers``): ``0.pooled``, ``1.logits``, which is compared with
+      the student's feature without the number; their combined ``logits``;
     * for a loss on each of several: ``maps``, ``tokens`` and ``preactivations`` (of the stages), ``consecutive_maps``
       (each map with the next, starting with the stem's). If one network has more stages, those of them that lie at
       equal distances are compared, the last one with the last one.
@@ -75,6 +80,7 @@ class FeatureDistiller(ConfigurableDistiller):
         init_cfg: Same as in mmengine's ``BaseModule``.
         student_source, teacher_source: Names of the classifying linear layers. ``'auto'``: the one in the head that has
             as many outputs as there are classes; the log says which.
+        teacher_member: The one of several teachers, counted from 0, whose features are meant where no number is given.
         loss_forward_mappings: Same as in ``ConfigurableDistiller``: more losses, which count in the main stage. They
             may also name the recorders and connectors of ``losses``.
         **kwargs: Other arguments of ``ConfigurableDistiller``.
@@ -112,6 +118,7 @@ class FeatureDistiller(ConfigurableDistiller):
         init_cfg: dict | None = None,
         student_source: str = AUTO,
         teacher_source: str = AUTO,
+        teacher_member: int | None = None,
         loss_forward_mappings: dict[str, dict] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -149,6 +156,9 @@ class FeatureDistiller(ConfigurableDistiller):
         self.frozen = tuple(frozen)
         self.image_shape = None if image_shape is None else checks.shape(self, 'image_shape', image_shape)
         self.student_source, self.teacher_source = student_source, teacher_source
+        if teacher_member is not None and (type(teacher_member) is not int or teacher_member < 0):
+            raise SettingError(f'{owner}: teacher_member={teacher_member!r} must be the number of a teacher, from 0.')
+        self.teacher_member = teacher_member
         # with two stages InitialStageHook sets it; until then DDP must take for trained what is frozen later
         self.stage = None if initial_epochs else 'main'
         self.stage_mappings: dict[str, dict] = {stage: {} for stage in STAGES}
@@ -176,7 +186,7 @@ class FeatureDistiller(ConfigurableDistiller):
             return
         # no reference to the networks stays
         features, self._features = {name: self._features[name] for name in NETWORKS}, {}
-        counts = {name: each.counts for name, each in features.items()}
+        counts = {name: each for network in features.values() for name, each in network.counts.items()}
         terms = [term for name, entry in self.entries.items() for term in terms_of(name, entry, counts)]
         # the teacher gets the same images, unless they are resized for it
         shape = self.image_shape or usual_image_shape(features['student'].model)
@@ -195,7 +205,13 @@ class FeatureDistiller(ConfigurableDistiller):
     def _find_features(self, network: str, model: nn.Module) -> NamedFeatures:
         names = [name for entry in self.entries.values() for name in feature_names(entry, network)]
         maps = any(name not in OF_CLASSIFIER for name in names)
-        features = NamedFeatures(type(self).__name__, network, model, getattr(self, f'{network}_source'), maps)
+        owner, source = type(self).__name__, getattr(self, f'{network}_source')
+        if isinstance(model, TeacherEnsemble) and network == 'teacher':
+            if self.teacher_member is None:
+                return EnsembleFeatures(owner, model, source, names)
+            features = MemberFeatures(owner, model, self.teacher_member, source, maps)
+        else:
+            features = NamedFeatures(owner, network, model, source, maps)
         setattr(self, f'{network}_source', features.source)
         return features
 
@@ -227,10 +243,11 @@ class FeatureDistiller(ConfigurableDistiller):
                     'that is a number. Remove the decay, or use another loss.'
                 )
             loss.loss_weight *= term.decay
-        plain_logits = all(item.feature == 'logits' and item.connector is None for item in term.inputs.values())
+        plain_logits = all(item.feature.endswith('logits') and item.connector is None for item in term.inputs.values())
         # a FeatureLoss may compare images instead of classes
         if plain_logits and not isinstance(loss, FeatureLoss) and len({*shapes.values()}) > 1:
-            student, teacher = (features[network].shapes['logits'][0] for network in NETWORKS)
+            width = {item.network: shapes[argument][0] for argument, item in term.inputs.items()}
+            student, teacher = (width.get(network) for network in NETWORKS)
             raise SettingError(
                 f'{type(self).__name__}: {term.name} compares logits, but the teacher has {teacher} classes '
                 f'({self.teacher_source}) and the student {student} ({self.student_source}). Use a teacher of the '

@@ -99,8 +99,14 @@ def _checked_entry(name: str, cfg: Any, built: Mapping[str, nn.Module]) -> dict:
 def feature_names(entry: dict, network: str) -> list[str]:
     """Return the names of the features of a network in a checked entry."""
     if entry['inputs'] is None:
-        return [entry['features']]
+        return [entry['features'] if network == 'teacher' else split_member(entry['features'])[1]]
     return [i['feature'] for i in entry['inputs'].values() if i['network'] == network]
+
+
+def split_member(feature: str) -> tuple[str, str]:
+    """Split a feature of one of several teachers: ``('1.', 'map2')``; any other has the prefix ``''``."""
+    number, dot, name = feature.partition('.')
+    return (f'{number}.', name) if dot and number.isdecimal() else ('', feature)
 
 
 def connector_names(entry: dict) -> list[str]:
@@ -113,7 +119,8 @@ def connector_names(entry: dict) -> list[str]:
 def terms_of(name: str, entry: dict, counts: Mapping[str, Mapping[str, int]]) -> list[Term]:
     """Expand a checked entry of ``losses`` to one term per feature, numbered from 1 if there are several.
 
-    ``counts`` are the numbers of ``maps`` (with the stem's) and ``preactivations`` of student and teacher.
+    ``counts`` are the numbers of ``maps`` (with the stem's) and ``preactivations`` of student and teacher, or of each
+    of several teachers (``1.teacher``).
 
     Raises:
         SettingError: The features do not fit the arguments of the loss, or a network has none of them.
@@ -130,13 +137,14 @@ def terms_of(name: str, entry: dict, counts: Mapping[str, Mapping[str, int]]) ->
             raise SettingError(f'{OWNER}: inputs of {name} are {", ".join(inputs)}, but {takes}.')
         return [Term(name, loss, inputs, stage)]
 
-    groups = _groups(name, entry['features'], counts)
+    prefix, features = split_member(entry['features'])
+    groups = _groups(name, features, {'student': counts['student'], 'teacher': counts.get(f'{prefix}teacher', {})})
     if len(groups) > 1 and isinstance(loss, nn.Module):
         raise SettingError(f'{OWNER}: {name} in losses compares several features and needs loss=dict(type=...).')
     terms = []
     for i, group in enumerate(groups):
         items = [
-            Input(network, each, entry.get(f'{network}_connector'))
+            Input(network, f'{prefix}{each}' if network == 'teacher' else each, entry.get(f'{network}_connector'))
             for network, features in zip(NETWORKS, group, strict=True)
             for each in features
         ]

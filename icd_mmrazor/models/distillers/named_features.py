@@ -13,6 +13,7 @@ from icd_mmrazor.models.networks.classifier_layer import (
     linear_layer,
     pooling_layer,
 )
+from icd_mmrazor.models.networks.distillation_token import token_classifiers
 from icd_mmrazor.models.networks.features import (
     Layout,
     Point,
@@ -25,7 +26,7 @@ from icd_mmrazor.models.networks.image_size import image_size_of
 
 AUTO = 'auto'
 # features that every classifier has, whatever its backbone
-OF_CLASSIFIER = ('pooled', 'logits')
+OF_CLASSIFIER = ('pooled', 'logits', 'distillation_logits')
 
 
 class NamedFeatures:
@@ -51,23 +52,31 @@ class NamedFeatures:
         else:
             self.source = find_classifier(model, f'{network}_source') if source == AUTO else source
             layer, classifier = linear_layer(model, self.source, f'{network}_source'), self.source
-            self.shapes = {'pooled': (layer.in_features,), 'logits': (layer.out_features,)}
+            self.shapes = {'pooled': (layer.in_features,)}
+            self.shapes |= dict.fromkeys(('logits', 'distillation_logits'), (layer.out_features,))
         if pooling or source == AUTO:
             classes = 'no classifier' if pooling else f'{layer.out_features} classes'
             place = f'{"output" if pooling else "input"} of {self.source}, {self.shapes["pooled"][0]} wide, {classes}'
             print_log(f'{owner}: {network} feature: {place}', logger='current')
         known = feature_points(model, maps, classifier)
         # how many there are of what a loss may compare in every stage
-        self.counts = {'maps': len(known.maps), 'preactivations': len(known.preactivations)}
+        self.counts = {network: {'maps': len(known.maps), 'preactivations': len(known.preactivations)}}
         self._known = {
             **{f'map{i}': point for i, point in enumerate(known.maps)},
             **{f'tokens{i}': _in_form('tokens', point) for i, point in enumerate(known.maps) if i},
             **{f'preactivation{i}': point for i, point in enumerate(known.preactivations, start=1)},
             **(_of_last_map(known.maps[-1]) if known.maps else {}),
             'pooled': known.pooled,
-            **({'logits': known.logits} if known.logits else {}),
+            **(self._logits(known.logits) if known.logits else {}),
         }
         self.points: dict[str, Point] = {}
+
+    def _logits(self, usual: Point) -> dict[str, Point]:
+        """Return the points of logits; a network without a distillation token has them in one place."""
+        of_tokens = token_classifiers(self.model)
+        if of_tokens and self._network == 'teacher':  # it predicts with both
+            usual = output_of(of_tokens.average)
+        return {'logits': usual, 'distillation_logits': output_of(of_tokens.distillation_token) if of_tokens else usual}
 
     def use(self, names: Iterable[str], image_shape: tuple[int, ...] | None) -> None:
         """Find the places and shapes of features; maps need a forward pass with an image of this shape.
@@ -77,7 +86,7 @@ class NamedFeatures:
         """
         names = [*names]
         for name in names:
-            if name == 'logits' and name not in self._known:
+            if name.endswith('logits') and name not in self._known:
                 raise SettingError(f'{self._owner}: the {self._network} {NO_CLASSIFIER}')
             if name not in self._known:
                 has = ', '.join(self._known)

@@ -11,10 +11,11 @@ from torch import nn
 
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.distillers.mixed_distiller import plain_distillers
+from icd_mmrazor.models.losses.hard_distillation_loss import HardDistillationLoss
 
-SOFTMAX_LOSSES = (KLDivergence, DKDLoss, DISTLoss, KDSoftCELoss, WSLD)
+SOFTMAX_LOSSES = (KLDivergence, DKDLoss, DISTLoss, KDSoftCELoss, WSLD, HardDistillationLoss)
 # what our distillers call the logits, wherever a network computes them
-LOGITS = ('logits', 'icd_logits')
+LOGITS = ('logits', 'icd_logits', 'distillation_logits')
 
 
 def refuse_softmax_of_labels(distiller: nn.Module, student: nn.Module, teacher: nn.Module) -> None:

@@ -4,6 +4,7 @@ from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from torch import nn
 
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.networks.distillation_token import token_classifiers
 from icd_mmrazor.models.networks.pooled_feature import PooledFeature
 
 NO_CLASSIFIER = (
@@ -73,6 +74,8 @@ def _passes_on(module: nn.Module) -> bool:
 def classifying_layers(model: nn.Module) -> list[str]:
     """Return the names of the linear layers that may be a network's classifier, see :func:`find_classifier`."""
     head, classes = getattr(model, 'head', None), number_of_classes(model)
+    if of_tokens := token_classifiers(model):
+        return [of_tokens.class_token]
     return [
         name
         for name, module in _linear(model)

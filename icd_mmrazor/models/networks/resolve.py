@@ -103,14 +103,21 @@ def name_networks_in_full(model: ConfigDict) -> None:
     """Replace the names of teacher and student in the config of a distillation by their full configs.
 
     A run's stored config then needs no other file, and keeps what a file contained at the time of the run. A teacher of
-    the model zoo gets a ``teacher_ckpt``.
+    the model zoo gets a ``teacher_ckpt``. So does each of several ``teachers``.
     """
-    if not model.get('teacher_ckpt') and not model.get('random_teacher'):
-        model.teacher_ckpt = published_weights(model.get('teacher'))
-        model.teacher = with_published_weights(model.get('teacher'))
-    for role in ('architecture', 'teacher'):
-        if _name(model.get(role)) or is_pruned(model.get(role)):
-            model[role] = network_config(model[role], f'model.{role}')
+    several = model.get('teachers') or []
+    for settings in [each for each in several if isinstance(each, dict)] or [model]:
+        random = settings.get('random_teacher', model.get('random_teacher'))
+        if not settings.get('teacher_ckpt') and not random and settings.get('teacher') is not None:
+            settings['teacher_ckpt'] = published_weights(settings['teacher'])
+            settings['teacher'] = with_published_weights(settings['teacher'])
+        _in_full(settings, 'teacher')
+    _in_full(model, 'architecture')
+
+
+def _in_full(settings: dict, role: str) -> None:
+    if _name(settings.get(role)) or is_pruned(settings.get(role)):
+        settings[role] = network_config(settings[role], f'model.{role}')
 
 
 def _complete(network: dict, setting: str) -> ConfigDict:

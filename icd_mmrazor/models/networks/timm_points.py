@@ -9,7 +9,7 @@ from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.networks.layouts import Layout
 from icd_mmrazor.models.networks.points import Point, evenly_spaced, output_of, points_of_backbone, within
 
-STEMS = ('stem', 'patch_embed')
+STEMS = ('stem', 'patch_embed', 'embeds')
 # the stem and four stages
 MAPS = 5
 
@@ -55,7 +55,8 @@ def points_of_timm(network: nn.Module) -> tuple[list[Point], list[Point]]:
         places, channels = [*stems, *places], [channels[0]] * len(stems) + channels
     maps = [output_of(place, replace(layout, channels=each)) for place, each in zip(places, channels, strict=True)]
     maps = maps[-MAPS:]
-    maps[0] = replace(maps[0], layout=replace(maps[0].layout, extra=0))
+    if maps[0].source in ('stem', 'patch_embed'):  # the class token comes later
+        maps[0] = replace(maps[0], layout=replace(maps[0].layout, extra=0))
     if of_blocks and isinstance(getattr(network, 'norm', None), nn.Module):
         maps[-1] = output_of('norm', layout)
     return maps, maps[1:] if of_blocks else []

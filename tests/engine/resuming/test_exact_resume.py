@@ -107,6 +107,32 @@ def test_whole_batches_memories_and_averages(config: Callable, trained: Callable
 
 
 @pytest.mark.slow
+def test_several_teachers(config: Callable, trained: Callable, network: Callable, teacher_file: Callable) -> None:
+    """Each with its own classifier and normalisation; their combined logits are compared, and a feature of each."""
+    cfg = config('icd')
+    del cfg.model.teacher, cfg.model.teacher_ckpt
+    other = dict(network('res14'), data_preprocessor=dict(type='ClsDataPreprocessor', mean=[30.0] * 3, std=[40.0] * 3))
+    cfg.model.teachers = [
+        dict(teacher=network('res8'), teacher_ckpt=teacher_file('res8'), weight=2.0),
+        dict(teacher=other, teacher_ckpt=teacher_file('res14'), teacher_precision='bf16-true'),
+    ]
+    cfg.model.teacher_offload = 'blocks'
+    cfg.model.distiller = dict(
+        type='MixedDistiller',
+        distillers=dict(
+            first=dict(type='ICDDistiller', teacher_member=0, kd=None),
+            second=dict(type='ICDDistiller', teacher_member=1),
+            kd=dict(type='FeatureDistiller', losses=dict(kd=dict(loss=dict(type='KLDivergence'), features='logits'))),
+        ),
+    )
+    whole, run = trained(cfg)
+    views = [view.extra_repr() for view in run.model.teacher.views]
+    assert views[0] != views[1]
+    resumed, _ = trained(cfg, 4)
+    assert differences(whole, resumed) == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('in_memory', [True, False])
 def test_batches_of_images_with_and_without_labels(in_memory: bool, config: Callable, trained: Callable) -> None:
     """Stopped twice within epochs; the unlabelled images are in the middle of a pass of their own."""

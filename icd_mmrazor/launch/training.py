@@ -1,0 +1,48 @@
+"""A training, from the config that a tool has read."""
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from icd_mmrazor.checkpoints.resuming import resume_after_restart
+from icd_mmrazor.configuration.type_names import type_name
+from icd_mmrazor.engine.checks import WeightCheck
+from icd_mmrazor.engine.hooks import SanityCheckHook
+from icd_mmrazor.launch.run_config import count_iterations, use_intact_checkpoints
+from icd_mmrazor.launch.runner import ToolRunner
+from icd_mmrazor.models.classifiers import name_student_in_full, name_teacher_in_full
+from icd_mmrazor.models.networks.resolve import name_networks_in_full
+
+COMPLETE = {
+    'FrozenTeacherDistill': name_networks_in_full,
+    'LinearProbe': name_student_in_full,
+    'TeacherProbe': name_teacher_in_full,
+}
+
+
+def model_type(cfg: Config) -> str:
+    """Return the type of a config's model; empty if it has none."""
+    return type_name(cfg.get('model', {}).get('type'))
+
+
+def name_networks(cfg: Config) -> None:
+    """Write the networks of a config in full, so that what is stored with the run is complete."""
+    if model_type(cfg) in COMPLETE:
+        COMPLETE[model_type(cfg)](cfg.model)
+
+
+def train(cfg: Config) -> Runner:
+    """Train a config, in a process group if it has a launcher; return the runner when it has ended.
+
+    Args:
+        cfg: The config, from ``load_config`` and :func:`name_networks`; ``resume`` continues the run in its
+            ``work_dir``.
+    """
+    resume_after_restart(cfg)
+    use_intact_checkpoints(cfg)
+    count_iterations(cfg)
+    runner = ToolRunner.from_cfg(cfg)
+    if not any(isinstance(hook, SanityCheckHook | WeightCheck) for hook in runner.hooks):
+        # a config that is not built on ours
+        runner.register_hook(WeightCheck())
+    runner.train()
+    return runner

@@ -1,0 +1,1 @@
+"""From a folder of images to a student in use: what ``tools/distill.py`` runs."""

@@ -1,0 +1,146 @@
+"""Files of images."""
+
+import contextlib
+import dataclasses
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+# what mmpretrain's CustomDataset finds in a folder, and two more that OpenCV reads
+EXTENSIONS = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
+# formats that Pillow and OpenCV read alike
+COMMON_FORMATS = ('BMP', 'JPEG', 'MPO', 'PNG', 'PPM', 'TIFF', 'WEBP')
+# Pillow's modes; a training reads every image with three channels of 8 bits
+MODES = {
+    '1': 'black and white',
+    'L': 'gray',
+    'LA': 'gray with transparency',
+    'P': 'palette',
+    'PA': 'palette with transparency',
+    'RGBA': 'RGB with transparency',
+    'CMYK': 'CMYK',
+    'I': '16 bits',
+    'F': 'floating point',
+}
+GRAY = (MODES['1'], MODES['L'], MODES['LA'])
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFile:
+    """What an image file holds.
+
+    Args:
+        mode: ``'RGB'``, or one of the values of :data:`MODES`.
+        size: Width and height.
+        problem: Why it cannot be read; empty if it can.
+    """
+
+    mode: str = ''
+    size: tuple[int, int] = (0, 0)
+    problem: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspection:
+    """What a set of image files holds.
+
+    Args:
+        modes: Number of readable images of each mode.
+        sizes: Number of readable images of each width and height.
+        unreadable: The reason for each file that cannot be read.
+    """
+
+    modes: Counter
+    sizes: Counter
+    unreadable: dict[str, str]
+
+    @property
+    def converted(self) -> dict[str, int]:
+        """Number of images of each mode other than RGB."""
+        return {mode: number for mode, number in sorted(self.modes.items()) if mode != 'RGB'}
+
+    @property
+    def gray(self) -> bool:
+        """Whether all images are gray, so that the order of their channels does not matter."""
+        return bool(self.modes) and set(self.modes) <= set(GRAY)
+
+    @property
+    def size_range(self) -> str:
+        """The sizes in words: ``'16 x 16'`` or ``'200 x 150 to 1024 x 768'``."""
+        if not self.sizes:
+            return 'none'
+        by_area = sorted(self.sizes, key=lambda size: size[0] * size[1])
+        ends = list(dict.fromkeys((by_area[0], by_area[-1])))
+        return ' to '.join(f'{width} x {height}' for width, height in ends)
+
+
+def find_images(folder: Path) -> tuple[list[str], int]:
+    """Find the image files in a folder and in those inside it.
+
+    Returns:
+        Their paths relative to the folder, with forward slashes, sorted; and the number of other files. Names that
+        start with a dot are left out.
+    """
+    found, others = [], 0
+    for directory, inner, files in os.walk(folder, followlinks=True):
+        inner[:] = [name for name in inner if not name.startswith('.')]
+        for name in files:
+            if name.startswith('.'):
+                continue
+            if name.lower().endswith(EXTENSIONS):
+                found.append(Path(directory, name).relative_to(folder).as_posix())
+            else:
+                others += 1
+    return sorted(found), others
+
+
+def read_image_file(path: Path) -> ImageFile:
+    """Decode an image to its end, at the lowest resolution that the format offers."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # of palettes, metadata and sizes
+            with Image.open(path) as image:
+                kind, size = image.mode, image.size
+                image.draft('RGB', (1, 1))  # a JPEG is decoded at an eighth of its size
+                image.load()
+                format_ = image.format
+        # OpenCV, which the training reads with, knows other formats
+        if format_ not in COMMON_FORMATS and _decoded(path) is None:
+            return ImageFile(problem=f'OpenCV does not read {format_} files')
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        text = str(error).partition('\n')[0].replace(str(path), path.name)
+        if path.is_file() and path.stat().st_size == 0:
+            text = 'the file is empty'
+        return ImageFile(problem=text[:120] or type(error).__name__)
+    deep = kind.startswith('I')
+    return ImageFile('RGB' if kind == 'RGB' else MODES['I'] if deep else MODES.get(kind, kind), size)
+
+
+def _decoded(path: Path) -> np.ndarray | None:
+    return cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+
+
+def inspect_images(root: Path, files: Sequence[str]) -> Inspection:
+    """Read image files in several threads; paths are relative to ``root``."""
+    with ThreadPoolExecutor(min(16, len(os.sched_getaffinity(0)))) as pool, _no_bomb_limit():
+        found = [*pool.map(lambda file: read_image_file(root / file), files, chunksize=64)]
+    return Inspection(
+        Counter(each.mode for each in found if not each.problem),
+        Counter(each.size for each in found if not each.problem),
+        {file: each.problem for file, each in zip(files, found, strict=True) if each.problem},
+    )
+
+
+@contextlib.contextmanager
+def _no_bomb_limit() -> Iterator[None]:
+    """Keep Pillow's warnings of large images out of the log, for threads share the filters."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+        yield
