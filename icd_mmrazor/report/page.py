@@ -1,25 +1,19 @@
 """The report of a run, from its work folder to one file."""
 
-import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import Any, TypeVar
-
-from mmpretrain.registry import DATASETS
-from torch import nn
+from typing import Any
 
 from icd_mmrazor import compat
 from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
-from icd_mmrazor.configuration.building import explained_settings
-from icd_mmrazor.engine.description import why_not_evaluated
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.export.formats import FORMATS
-from icd_mmrazor.export.trained import TrainedStudent, read_student
 from icd_mmrazor.report import sections
 from icd_mmrazor.report.drawing import escape, number
-from icd_mmrazor.report.predictions import Predictions, build_algorithm, cost, predict, size_of_file, trains_classifier
+from icd_mmrazor.report.material import Material, collect
+from icd_mmrazor.report.predictions import size_of_file
 from icd_mmrazor.report.run_folder import RunFolder, read_run
 from icd_mmrazor.report.style import STYLE
 from icd_mmrazor.version import __version__
@@ -28,33 +22,6 @@ DISTILLED, ALONE = 'distilled', 'student_alone'  # folders of tools/distill.py
 EXPORTED = 'student.pth'  # its file
 MAX_IMAGES = 5000
 UNTELLING = ('num_classes', 'teacher_ckpt', 'pretrained', 'cache')  # in the name of a network
-Found = TypeVar('Found')
-
-
-@dataclasses.dataclass
-class _Material:
-    """What could be found out about a run; ``notes`` say what could not, for the page."""
-
-    run: RunFolder
-    baseline: RunFolder | None
-    checkpoint: Path | None = None
-    student: TrainedStudent | None = None
-    algorithm: nn.Module | None = None
-    predictions: Predictions | None = None
-    costs: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
-    shape: tuple[int, ...] | None = None
-    images: dict[str, str] = dataclasses.field(default_factory=dict)
-    notes: list[str] = dataclasses.field(default_factory=list)
-
-    def attempt(self, what: str, function: Callable[..., Found], *args: Any) -> Found | None:
-        """Call a function; if it fails, note why, for a page says what it can."""
-        try:
-            with explained_settings():
-                return function(*args)
-        except Exception as error:  # of a dataset, a network or a file, whoever wrote it
-            reason = str(error).strip().partition('\n')[0][:300] or type(error).__name__
-            self.notes.append(f'{what}: {reason}')
-            return None
 
 
 def write_report(
@@ -98,60 +65,10 @@ def write_report(
     exported = folder / EXPORTED
     whole = run_folder is within and exported.is_file() and exported.with_suffix('.py').is_file()
     checkpoint = exported if whole else run.checkpoint()
-    material = _Material(run, None if baseline is None else read_run(Path(baseline)), checkpoint)
-    _collect(material, max_images)
+    material = Material(run, None if baseline is None else read_run(Path(baseline)), checkpoint)
+    collect(material, max_images)
     atomic_write(_page(material, _files(folder, material.checkpoint)), out)
     return out
-
-
-def _collect(found: _Material, max_images: int) -> None:
-    run = found.run
-    if found.checkpoint is None:
-        found.notes.append('There is no checkpoint yet, so no network was run for this page.')
-    else:
-        found.student = found.attempt('The student could not be read', read_student, found.checkpoint)
-    found.algorithm = found.attempt('The teacher could not be built', build_algorithm, run.cfg)
-    found.images = found.attempt('The training images could not be read', _training_images, run) or {}
-    if found.student is None:
-        return
-    if not run.cfg.get('val_dataloader'):
-        found.notes.append('The run has no validation set, so no image is shown and no accuracy known.')
-    elif found.algorithm is not None and not trains_classifier(found.algorithm):
-        found.notes.append("No loss reads the student's logits: its feature is trained, but not its classifier.")
-    else:
-        found.predictions = _predictions(found, max_images)
-    if found.predictions is not None:
-        found.images['validation images'] = f'{found.predictions.total:,}'
-        if found.algorithm is not None and found.predictions.teacher is None and why_not_evaluated(found.algorithm):
-            found.notes.append(f'The teacher gives no classes: {why_not_evaluated(found.algorithm)}.')
-        if found.predictions.labels is None:
-            found.notes.append('The validation images have no labels: the student is compared with its teacher.')
-    size = found.attempt('The size of the images is not known', found.student.image_size)
-    if size is not None:
-        found.shape = (found.student.channels, *size)
-        arguments = found.student, found.algorithm, found.shape
-        found.costs = found.attempt('The multiply-adds could not be counted', cost, *arguments) or {}
-
-
-def _predictions(found: _Material, max_images: int) -> Predictions | None:
-    if found.algorithm is not None:
-        arguments = found.run.cfg, found.student, found.algorithm, max_images
-        predictions = found.attempt('The teacher could not be run', predict, *arguments)
-        if predictions is not None:
-            return predictions
-    before = len(found.notes)
-    arguments = found.run.cfg, found.student, None, max_images
-    predictions = found.attempt('Nothing is said of single images', predict, *arguments)
-    if predictions is None and found.algorithm is not None:
-        del found.notes[before - 1]  # it was not the teacher's fault
-    return predictions
-
-
-def _training_images(run: RunFolder) -> dict[str, str]:
-    if said := run.described.get('training images') or run.described.get('images'):
-        return {'training images': said[0]}
-    dataset = DATASETS.build(run.cfg.train_dataloader['dataset'])
-    return {'training images': f'{len(dataset):,}'}
 
 
 def _files(folder: Path, checkpoint: Path | None) -> dict[str, str]:
@@ -160,7 +77,7 @@ def _files(folder: Path, checkpoint: Path | None) -> dict[str, str]:
     return {file.name: size_of_file(file) for file in files}
 
 
-def _page(found: _Material, files: Mapping[str, str]) -> str:
+def _page(found: Material, files: Mapping[str, str]) -> str:
     run = found.run
     teacher, shown, step = _teachers(found), None, None
     remark = ', the best' if found.checkpoint is not None and 'best' in found.checkpoint.name else ''
@@ -179,7 +96,7 @@ def _page(found: _Material, files: Mapping[str, str]) -> str:
         rows.append(('student alone', *_of_baseline(found.baseline, run, 'best' in remark)))
     boxes = [(number(value), name, remark) for name, value, remark in rows if value is not None]
     if len(found.costs) == 2:
-        (own, _), (whole, _) = found.costs['student'], found.costs['teacher']
+        own, whole = (found.costs[name].parameters for name in ('student', 'teacher'))
         boxes.append((f'{100 * own / whole:.3g} %', "of the teacher's parameters", f'{own:,} of {whole:,}'))
     name = _names(found)
     parts = [
@@ -216,7 +133,7 @@ def _page(found: _Material, files: Mapping[str, str]) -> str:
     )
 
 
-def _teachers(found: _Material) -> float | None:
+def _teachers(found: Material) -> float | None:
     """Return the teacher's metric: the log's, else that of its predictions for all validation images."""
     logged, some = found.run.metric_of_teacher(), found.predictions
     if logged is not None or some is None or some.teacher is None or some.labels is None:
@@ -236,7 +153,7 @@ def _of_baseline(baseline: RunFolder, run: RunFolder, at_best: bool) -> tuple[fl
     return row[run.metric], f'{baseline.unit} {row["step"]}{", the best" if best else ""}'
 
 
-def _classes(found: _Material) -> dict[str, str]:
+def _classes(found: Material) -> dict[str, str]:
     names = found.predictions.classes if found.predictions else found.student and found.student.classes
     if not names:
         return {}
@@ -254,7 +171,7 @@ def _state(run: RunFolder) -> list[str]:
     return [f'The training has not ended: {reached}{planned} when this was written.']
 
 
-def _names(found: _Material) -> str:
+def _names(found: Material) -> str:
     """Name student and teachers."""
     said, model = found.run.described, found.run.cfg.model
     several = [(lines[0], None) for name, lines in said.items() if name.startswith('teacher ')]
@@ -277,7 +194,7 @@ def _name(description: str, setting: Any) -> str:
     return f'{name}({", ".join(kept)})' if kept else name
 
 
-def _usage(found: _Material) -> str:
+def _usage(found: Material) -> str:
     checkpoint = found.checkpoint
     config = None if checkpoint is None else checkpoint.with_name('student.py')
     if config is None or not checkpoint.name.startswith('student') or not config.is_file():

@@ -4,7 +4,7 @@ import copy
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -31,6 +31,13 @@ from icd_mmrazor.models.networks.preparation import source_of_images
 THUMBNAIL = 96  # pixels, the longer side of a larger image
 
 
+class Cost(NamedTuple):
+    """The parameters of a network, and its multiply-adds for an image; None if they could not be counted."""
+
+    parameters: int
+    multiply_adds: int | None
+
+
 @dataclasses.dataclass(frozen=True)
 class Predictions:
     """The scores of N validation images.
@@ -42,6 +49,7 @@ class Predictions:
         labels: The class of each image, ``N``; None if they have none.
         student: The student's probabilities, ``N x C``.
         teacher: The teacher's, ``N x C``; None if it has no classifier of these classes.
+        shape: The shape of an image, ``(C, H, W)``.
         thumbnail: Returns an image, by its place, as the content of a PNG file.
     """
 
@@ -51,6 +59,7 @@ class Predictions:
     labels: np.ndarray | None
     student: np.ndarray
     teacher: np.ndarray | None
+    shape: tuple[int, ...]
     thumbnail: Callable[[int], bytes]
 
     def disagreements(self, at_most: int) -> list[int]:
@@ -136,6 +145,7 @@ def predict(cfg: Config, student: TrainedStudent, algorithm: nn.Module | None, a
         labels=torch.cat(labels).numpy() if known else None,
         student=student_scores,
         teacher=torch.stack(scores[1]).numpy() if with_teacher else None,
+        shape=tuple(dataset[int(images[0])]['inputs'].shape),
         thumbnail=lambda place: _png(dataset[place]['inputs'], source),
     )
 
@@ -145,16 +155,19 @@ def trains_classifier(algorithm: nn.Module) -> bool:
     return getattr(algorithm, 'calculate_student_loss', True) or reads_logits(algorithm.distiller, algorithm.teacher)
 
 
-def cost(student: TrainedStudent, algorithm: nn.Module | None, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+def cost(student: TrainedStudent, algorithm: nn.Module | None, shape: tuple[int, ...] | None) -> dict[str, Cost]:
     """Count the parameters of student and teacher, and their multiply-adds for an image of a shape, ``(C, H, W)``."""
-    images = torch.zeros(1, *shape)
-    model = student.model.cpu().eval()
-    costs = {'student': (sum(p.numel() for p in model.parameters()), multiply_adds(student.logits(), images))}
+    networks = {'student': (student.model.cpu().eval(), student.logits())}
     if algorithm is not None:
         algorithm.cpu().eval()
-        runs = _Teacher(algorithm)
-        costs['teacher'] = (sum(p.numel() for p in algorithm.teacher.parameters()), multiply_adds(runs, images))
-    return costs
+        networks['teacher'] = (algorithm.teacher, _Teacher(algorithm))
+    return {
+        name: Cost(
+            sum(parameter.numel() for parameter in network.parameters()),
+            None if shape is None else multiply_adds(whole, torch.zeros(1, *shape)),
+        )
+        for name, (network, whole) in networks.items()
+    }
 
 
 def size_of_file(file: Path) -> str:

@@ -6,7 +6,7 @@ from datetime import timedelta
 import numpy as np
 
 from icd_mmrazor.report.drawing import Line, bar, confusion_table, escape, line_chart, number, picture, table
-from icd_mmrazor.report.predictions import Predictions
+from icd_mmrazor.report.predictions import Cost, Predictions
 from icd_mmrazor.report.run_folder import USUAL_METRIC, RunFolder
 
 MATRIX_CLASSES = 20  # a larger matrix cannot be read
@@ -32,7 +32,7 @@ def tiles(rows: Sequence[tuple[str, str, str]]) -> str:
     return f'<div class="tiles">{"".join(shown)}</div>'
 
 
-def distilled(run: RunFolder, cost: Mapping[str, tuple[int, int]], images: Mapping[str, str]) -> str:
+def distilled(run: RunFolder, cost: Mapping[str, Cost], images: Mapping[str, str]) -> str:
     """Say what was distilled, from config and log."""
     model, said = run.cfg.model, run.described
     distiller = model.get('distiller') or {}
@@ -197,15 +197,13 @@ def _example(found: Predictions, row: int) -> str:
     return f'<figure>{picture(found.thumbnail(place), alt)}<figcaption>{lines}</figcaption></figure>'
 
 
-def costs(
-    run: RunFolder, cost: Mapping[str, tuple[int, int]], shape: Sequence[int] | None, files: Mapping[str, str]
-) -> str:
+def costs(run: RunFolder, cost: Mapping[str, Cost], shape: Sequence[int] | None, files: Mapping[str, str]) -> str:
     """Show what the networks cost, and what the training took."""
-    lines = [[name, f'{parameters:,}', f'{macs / 1e6:,.2f} M'] for name, (parameters, macs) in cost.items()]
+    lines = [[name, f'{each.parameters:,}', _millions(each.multiply_adds)] for name, each in cost.items()]
     if len(cost) == 2:
-        (own, own_macs), (whole, macs) = cost['student'], cost['teacher']
-        ratio = f'1 : {macs / own_macs:.1f}' if own_macs else '-'
-        lines.append(['student to teacher', f'1 : {whole / own:.1f}', ratio])
+        own, whole = cost['student'], cost['teacher']
+        ratio = f'1 : {whole.multiply_adds / own.multiply_adds:.1f}' if own.multiply_adds else '-'
+        lines.append(['student to teacher', f'1 : {whole.parameters / own.parameters:.1f}', ratio])
     head = ['', 'parameters', 'multiply-adds of an image']
     shown = table(head, lines) if cost else ''
     rows = {
@@ -214,6 +212,10 @@ def costs(
         **{f'size of {name}': escape(size) for name, size in files.items()},
     }
     return shown + facts(rows)
+
+
+def _millions(count: int | None) -> str:
+    return '-' if count is None else f'{count / 1e6:,.2f} M'
 
 
 def duration(seconds: float) -> str:

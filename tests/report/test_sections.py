@@ -22,6 +22,7 @@ def predictions(labels: list[int] | None, student: list[int], teacher: list[int]
         labels=None if labels is None else np.array(labels),
         student=scores(student, count),
         teacher=None if teacher is None else scores(teacher, count),
+        shape=(3, 8, 8),
         thumbnail=lambda place: b'PNG',
     )
 
