@@ -135,7 +135,7 @@ def _pairs(found: Predictions, truth: np.ndarray, counts: np.ndarray, rows: str)
         for i, j in pairs
     ]
     return f'<p>The most confused of {len(counts)} classes.</p>' + table(
-        [rows, "student's class", 'images', *(['of the teacher'] if with_teacher else [])], lines
+        [rows, "student's class", 'images', *(['by the teacher'] if with_teacher else [])], lines
     )
 
 
