@@ -22,7 +22,7 @@ In use, the student predicts with the average of both.
 `distillation_logits` is the name of the second classifier's output, for any loss. The paper's soft form is
 
 ```python
-losses=dict(
+losses = dict(
     soft=dict(
         loss=dict(type='KLDivergence', tau=3.0, loss_weight=0.1),
         inputs=dict(

@@ -54,6 +54,8 @@ def built(cls: type[FeatureLoss], **settings: object) -> nn.Module:
 
 def shapes_of(cls: type[FeatureLoss]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return shapes that a loss compares, the student's and the teacher's, without the batch."""
+    if 'preds_S' in inspect.signature(cls.forward).parameters:  # logits of the same classes
+        return VECTORS
     if cls.same_width_by:
         return ((3, 2, 2), (3, 4, 4)) if cls.takes_maps else VECTORS
     if len(inspect.signature(cls.forward).parameters) > 3:
