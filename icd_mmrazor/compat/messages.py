@@ -1,7 +1,6 @@
 """Readable messages of a run."""
 
 import logging
-import warnings
 from pathlib import Path
 
 from mmcv.transforms import LoadImageFromFile
@@ -83,12 +82,3 @@ def drop_log_noise(logger: logging.Logger) -> None:
 
 def _is_informative(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(NOISE)
-
-
-def drop_warning_of_deit() -> None:
-    """Leave out mmpretrain's warning that it cannot train a network with a distillation token.
-
-    Where: mmpretrain, both families, ``DeiTClsHead.forward`` in training: it knows no loss for the token, which the
-    distiller has here.
-    """
-    warnings.filterwarnings('ignore', 'MMPretrain cannot train the distilled version DeiT')

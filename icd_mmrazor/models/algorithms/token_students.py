@@ -1,10 +1,11 @@
 """Students with a distillation token."""
 
+import warnings
 from typing import Any
 
+from mmrazor.models.task_modules.recorder import ModuleInputsRecorder
 from torch import Tensor, nn
 
-from icd_mmrazor.compat.messages import drop_warning_of_deit
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.algorithms.records import recorders_of
 from icd_mmrazor.models.networks.distillation_token import TokenClassifiers, token_classifiers
@@ -22,7 +23,8 @@ class ClassTokenScores:
     """
 
     def __init__(self, student: nn.Module, classifiers: TokenClassifiers) -> None:
-        drop_warning_of_deit()
+        # mmpretrain knows no loss for the token; the distiller has one
+        warnings.filterwarnings('ignore', 'MMPretrain cannot train the distilled version DeiT')
         self._scores: Tensor | None = None
         student.get_submodule(classifiers.class_token).register_forward_hook(self._keep)
 
@@ -56,7 +58,11 @@ def class_token_scores(algorithm: Any) -> ClassTokenScores | None:
             f'({classifiers.distillation_token}) nothing trains, and which counts in its predictions. Compare '
             'distillation_logits (configs/_base_/methods/deit.py), or use a student without the token.'
         )
-    if not algorithm.calculate_student_loss and not read & {classifiers.class_token, *of_both}:
+    outputs = {
+        r.source for r in recorders_of(algorithm.distiller, 'student') if not isinstance(r, ModuleInputsRecorder)
+    }
+    # without any loss on logits, only the feature is distilled
+    if not algorithm.calculate_student_loss and outputs and not read & {classifiers.class_token, *of_both}:
         raise SettingError(
             'FrozenTeacherDistill: calculate_student_loss=False, so nothing trains the classifier of the class token '
             f'({classifiers.class_token}) of the student, which counts in its predictions. Compare its logits, too, or '

@@ -15,6 +15,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from icd_mmrazor.compat.layout import laid_out
 from icd_mmrazor.errors import CheckpointError, SettingError
 from icd_mmrazor.models.networks.resolve import name_networks_in_full
 
@@ -275,7 +276,7 @@ def test_everything_at_once(channels_last: bool, distillation: Callable, raw: di
         assert (torch.stack([sample.gt_score for sample in data['data_samples']]) > 0).sum(1).max() == 2
         losses.append(model(data['inputs'], data['data_samples'], mode='loss'))
         assert bool(model.torch_compile) == bool(compiled)
-        got = seen(model, data['inputs'])
+        got = seen(model, laid_out(data['inputs'], channels_last))
         assert got.is_contiguous(memory_format=torch.channels_last) == channels_last
         assert got.shape[-2:] == (48, 48)
     for name, value in losses[0].items():
