@@ -89,7 +89,8 @@ def test_a_broken_config_of_the_zoo_is_one_message(
     (tmp_path / 'base.py').write_text('a = 1')
     (tmp_path / 'network.py').write_text(text)
     assert RESNET18 in list_models()
-    entry = copy.copy(ModelHub._models_dict[RESNET18])
+    # its copies share what they hold in mmpretrain 1.2.0
+    entry = copy.deepcopy(ModelHub._models_dict[RESNET18])
     entry.config = str(tmp_path / 'network.py')
     monkeypatch.setitem(ModelHub._models_dict, RESNET18, entry)
     with pytest.raises(SettingError, match=rf"model\.teacher='{RESNET18}'.*{reason}"):
