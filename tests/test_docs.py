@@ -139,8 +139,7 @@ def follow(page: Path, capfd: pytest.CaptureFixture, short: Callable[[str], str]
     for name, code in files_in(page).items():
         Path(name).write_text(short(code).replace('num_workers=2', 'num_workers=0'))
     outputs: dict[str, str] = {}
-    for python, script, *arguments in (words for words in commands(page) if words[0] == 'python'):
-        assert python == 'python'
+    for script, *arguments in (words[1:] for words in commands(page) if words[0] == 'python'):
         arguments = [short(argument) for argument in arguments]
         if script.startswith('my/'):
             # by itself: nothing of this package is needed
