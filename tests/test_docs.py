@@ -63,7 +63,7 @@ def options() -> Callable[[str], set[str]]:
         tool = f'tools/{STARTED[name]}' if (name := Path(tool).name) in STARTED else tool
         if tool not in known:
             file = ROOT / tool
-            # as started from its folder, beside which its parts lie
+            # as started from its folder, which has its parts
             with redirect_stdout(io.StringIO()) as text, mock.patch.object(sys, 'path', [str(file.parent), *sys.path]):
                 # one of those parts has no parser, and only defines
                 assert exit_status(file, '--help') in (0, None)
