@@ -25,7 +25,7 @@ class PartlyLabeledBatchSampler:
     which continue from one epoch to the next: all are used equally often, whatever the numbers. With
     ``epoch_of='unlabeled'`` it is the other way round.
 
-    Everything follows from the seed and the epoch of ``sampler``, so there is no state to be stored: a resumed run
+    Everything follows from the seed and the epoch of ``sampler``, so no state has to be stored: a resumed run
     continues exactly. In a loop that counts iterations the epochs follow each other, too.
 
     Args:

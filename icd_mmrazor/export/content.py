@@ -8,7 +8,7 @@ import torch
 
 
 class Content(NamedTuple):
-    """What is written to an exported file.
+    """The content of an exported file.
 
     Args:
         data: The bytes of the file.

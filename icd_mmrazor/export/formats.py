@@ -137,7 +137,7 @@ def files_of(formats: Iterable[str], out: Path) -> dict[str, Path]:
         out: The name of the files, without a suffix or with ``.pth``.
 
     Raises:
-        SettingError: There is no such format.
+        SettingError: A format is unknown.
     """
     formats = [*formats]
     for name in formats:

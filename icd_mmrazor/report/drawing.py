@@ -17,7 +17,7 @@ DASHES = ('', '7 3', '2 3', '9 3 2 3', '12 4', '4 2', '1 3')
 
 
 class Line(NamedTuple):
-    """A line of a chart: its name, its points, and whether it is a level that has no points of its own."""
+    """A line of a chart: its name, its points, and whether it is a constant level."""
 
     name: str
     x: Sequence[float]
