@@ -179,6 +179,15 @@ def test_the_plan_alone(data: str, network: Callable, capfd: pytest.CaptureFixtu
         assert text in plan, text
 
 
+@pytest.mark.slow
+def test_a_classifier_inside_the_backbone(data: str, capfd: pytest.CaptureFixture) -> None:
+    """Its number of classes is set and read, and the steps that the plan measures run."""
+    student = dict(type='ImageClassifier', backbone=dict(type='AlexNet', num_classes=1000), head=dict(type='ClsHead'))
+    distill(data, student=student, image_size=224, dry_run=True)
+    parameters = sum(p.numel() for p in MODELS.build(dict(type='mmpretrain.AlexNet', num_classes=2)).parameters())
+    assert f'{parameters:,} parameters; ' in capfd.readouterr().out
+
+
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
