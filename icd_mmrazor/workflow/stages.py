@@ -87,12 +87,23 @@ def run_stage(
     )
     if is_main_process():
         write_json(result, stage.folder / RESULT)
+    _stop_workers(runner)
     barrier()
     return result
 
 
 def _has_checkpoint(folder: Path) -> bool:
     return (folder / POINTER).is_file() or any(NUMBERED.fullmatch(file.name) for file in folder.glob('*.pth'))
+
+
+def _stop_workers(runner: Runner) -> None:
+    """Stop the processes that read images.
+
+    torch waits 5 s for each one that is left to the garbage collection, which closes their queues first.
+    """
+    for loader in (runner.train_dataloader, runner.val_dataloader):
+        if hasattr(loader, '_iterator'):
+            loader._iterator = None
 
 
 def _last_metrics(runner: Runner) -> dict[str, float]:
