@@ -7,8 +7,8 @@ The folder has the layout CLASS/*, or train/CLASS/* and val/CLASS/*. Repeat the 
 import argparse
 
 from icd_mmrazor.launch.command_line import add_cfg_options, positive_int, run
+from icd_mmrazor.launch.run_config import LAUNCHERS
 from icd_mmrazor.workflow.distill import distill
-from icd_mmrazor.workflow.request import LAUNCHERS
 
 
 def parse_args() -> argparse.Namespace:
@@ -46,9 +46,7 @@ def parse_args() -> argparse.Namespace:
     add_cfg_options(
         parser, 'change settings of the distillation: model.distiller.embed_dims=64 train_dataloader.num_workers=8 ...'
     )
-    args = parser.parse_args()
-    args.export = [name for name in args.export.split(',') if name]
-    return args
+    return parser.parse_args()
 
 
 def main() -> None:

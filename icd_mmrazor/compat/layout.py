@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from mmengine.device import get_device
 from mmengine.runner import Runner
+from mmpretrain.models.backbones import VGG, AlexNet
 from torch import nn
 
 
@@ -44,6 +45,16 @@ def channels_last_is_sound(*networks: Any) -> bool:
         return True
     convolutions = (module for network in networks for module in network.modules() if isinstance(module, nn.Conv2d))
     return not any(c.kernel_size == (1, 1) and c.stride != (1, 1) and c.in_channels < 16 for c in convolutions)
+
+
+def flattens_by_view(*networks: nn.Module) -> bool:
+    """Return whether networks fail with images channels last in memory.
+
+    Where: mmpretrain, both families, ``VGG`` and ``AlexNet`` with their own classifier: they flatten maps with
+    ``view``, which such maps refuse.
+    """
+    modules = (module for network in networks for module in network.modules())
+    return any(isinstance(module, VGG | AlexNet) and module.num_classes > 0 for module in modules)
 
 
 def laid_out(images: torch.Tensor, channels_last: bool) -> torch.Tensor:

@@ -17,6 +17,7 @@ from icd_mmrazor.launch.command_line import add_cfg_options
 
 # mmengine has a default for each, but not if it is None
 OPTIONAL_SECTIONS = ('auto_scale_lr', 'env_cfg', 'randomness')
+LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 FUSED_OPTIMIZERS = ('SGD', 'Adam', 'AdamW')
 # mmengine itself leaves these out if they are None
 MMENGINE_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
@@ -34,7 +35,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     add_cfg_options(parser, 'change settings: model.distiller.embed_dims=64 train_cfg.max_epochs=60 ...')
     parser.add_argument(
         '--launcher',
-        choices=('none', 'pytorch', 'slurm', 'mpi'),
+        choices=LAUNCHERS,
         default='none',
         help='what started the processes (default: none, a single one)',
     )

@@ -10,8 +10,6 @@ from icd_mmrazor.checkpoints.resuming import checkpoint_to_resume, explain_damag
 from icd_mmrazor.compat.messages import drop_log_noise
 from icd_mmrazor.errors import CheckpointError
 
-# a line for each weight with its own learning rate or decay: in the log file alone
-OF_WEIGHTS = 'paramwise_options -- '
 STARTS = ('before_train_epoch', 'before_val_epoch', 'before_test_epoch')
 
 
@@ -22,8 +20,8 @@ class ToolRunner(Runner):
     and starts from scratch if there is no such file.
 
     The console log is held back until the first epoch: an error in the config or the data would otherwise stand below
-    the versions of the environment, the flags that torch was compiled with and the config. Lines about single
-    weights stay out of it. The log file has all lines.
+    the versions of the environment, the flags that torch was compiled with and the config. The log file has them at
+    once.
     """
 
     def load_or_resume(self) -> None:
@@ -47,6 +45,11 @@ class ToolRunner(Runner):
         self._held = [_HeldBack(each) for each in logger.handlers if type(each) is logging.StreamHandler]
         return logger
 
+    def leave_out_start(self) -> None:
+        """Keep what is held back out of the console, apart from warnings."""
+        for held in self._held:
+            held.records = [record for record in held.records if record.levelno >= logging.WARNING]
+
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         """Call the hooks; print what was held back when the first epoch starts."""
         while fn_name in STARTS and self._held:
@@ -65,8 +68,7 @@ class _HeldBack(logging.Filter):
         console.addFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if not record.getMessage().startswith(OF_WEIGHTS):
-            self.records.append(record)
+        self.records.append(record)
         return False
 
     def release(self) -> None:

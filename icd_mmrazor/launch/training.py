@@ -30,17 +30,20 @@ def name_networks(cfg: Config) -> None:
         COMPLETE[model_type(cfg)](cfg.model)
 
 
-def train(cfg: Config) -> Runner:
+def train(cfg: Config, show_start: bool = True) -> Runner:
     """Train a config, in a process group if it has a launcher; return the runner when it has ended.
 
     Args:
         cfg: The config, from ``load_config`` and :func:`name_networks`; ``resume`` continues the run in its
             ``work_dir``.
+        show_start: Whether the console shows the environment and the config, too; the log file always has them.
     """
     resume_after_restart(cfg)
     use_intact_checkpoints(cfg)
     count_iterations(cfg)
     runner = ToolRunner.from_cfg(cfg)
+    if not show_start:
+        runner.leave_out_start()
     if not any(isinstance(hook, SanityCheckHook | WeightCheck) for hook in runner.hooks):
         # a config that is not built on ours
         runner.register_hook(WeightCheck())

@@ -1,12 +1,10 @@
 """Cost of a distillation, measured on a few steps."""
 
-import contextlib
 import copy
 import dataclasses
-import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,9 +18,9 @@ from torch import Tensor, nn
 
 from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.configuration.image_size import tell_distillers
-from icd_mmrazor.export.network import quiet
 from icd_mmrazor.models.networks.classifier_layer import number_of_channels, number_of_classes
 from icd_mmrazor.models.networks.resolve import network_config
+from icd_mmrazor.workflow.networks import silent
 
 STEPS = 2
 IMAGES = 24
@@ -73,7 +71,7 @@ def measure(cfg: Config, batch_size: int, image_size: int, images: int) -> Cost:
     Raises:
         SettingError: Networks, losses and settings do not fit together.
     """
-    with DefaultScope.overwrite_default_scope('mmpretrain'), torch.random.fork_rng(), _silent():
+    with DefaultScope.overwrite_default_scope('mmpretrain'), torch.random.fork_rng(), silent():
         tell_distillers(cfg)
         with explained_settings():
             algorithm = MODELS.build(_without_teacher_file(cfg))
@@ -165,14 +163,3 @@ class _Saved:
             self._seen.add(storage.data_ptr())
             self.bytes += storage.nbytes()
         return tensor
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    with quiet():
-        disabled = logging.root.manager.disable
-        logging.disable(logging.INFO)
-        try:
-            yield
-        finally:
-            logging.disable(disabled)

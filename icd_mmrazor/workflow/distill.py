@@ -196,7 +196,7 @@ def _report(request: Request) -> Path:
 
 def _options(request: Request, stage: Stage) -> dict[str, Any]:
     """Return the settings to change in a training: a fair baseline has those of images and schedule, too."""
-    options = request.cfg_options or {}
+    options = request.cfg_options
     if stage.name == 'student_alone':
         options = {key: value for key, value in options.items() if key.partition('.')[0] != 'model'}
     return {} if stage.name == 'teacher' else dict(options)

@@ -140,7 +140,7 @@ def _of_two_parts(root: Path, val: str | None, setting: str) -> ImageFolder:
             f'{setting} {root}: the classes of {TRAIN} and {val} differ: {"; ".join(texts)}. Give both the same '
             f'folders, or remove {val}: then a part of {TRAIN} is split off.'
         )
-    notes = ("validates on the folder 'test', for there is no 'val'",) if val == 'test' else ()
+    notes = ("validates on the folder 'test', since there is no 'val'",) if val == 'test' else ()
     valid = tuple((f'{val}/{file}', label) for file, label in images)
     return ImageFolder(root, classes, train, valid, ignored + more, notes)
 

@@ -1,11 +1,10 @@
 """Files of images."""
 
-import contextlib
 import dataclasses
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -104,13 +103,10 @@ def find_images(folder: Path) -> tuple[list[str], int]:
 def read_image_file(path: Path) -> ImageFile:
     """Decode an image to its end, at the lowest resolution that the format offers."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of palettes, metadata and sizes
-            with Image.open(path) as image:
-                kind, size = image.mode, image.size
-                image.draft('RGB', (1, 1))  # a JPEG is decoded at an eighth of its size
-                image.load()
-                format_ = image.format
+        with Image.open(path) as image:
+            kind, size, format_ = image.mode, image.size, image.format
+            image.draft('RGB', (1, 1))  # a JPEG is decoded at an eighth of its size
+            image.load()
         # OpenCV, which the training reads with, knows other formats
         if format_ not in COMMON_FORMATS and _decoded(path) is None:
             return ImageFile(problem=f'OpenCV does not read {format_} files')
@@ -129,18 +125,11 @@ def _decoded(path: Path) -> np.ndarray | None:
 
 def inspect_images(root: Path, files: Sequence[str]) -> Inspection:
     """Read image files in several threads; paths are relative to ``root``."""
-    with ThreadPoolExecutor(min(16, len(os.sched_getaffinity(0)))) as pool, _no_bomb_limit():
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(16, len(os.sched_getaffinity(0)))) as pool:
+        warnings.simplefilter('ignore')  # of palettes, metadata and sizes; the threads share the filters
         found = [*pool.map(lambda file: read_image_file(root / file), files, chunksize=64)]
     return Inspection(
         Counter(each.mode for each in found if not each.problem),
         Counter(each.size for each in found if not each.problem),
         {file: each.problem for file, each in zip(files, found, strict=True) if each.problem},
     )
-
-
-@contextlib.contextmanager
-def _no_bomb_limit() -> Iterator[None]:
-    """Keep Pillow's warnings of large images out of the log, for threads share the filters."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', Image.DecompressionBombWarning)
-        yield

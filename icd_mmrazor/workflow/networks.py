@@ -1,8 +1,10 @@
 """Networks of a distillation, as a user names them."""
 
+import contextlib
 import copy
 import dataclasses
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -156,15 +158,24 @@ def with_classes(network: ConfigDict, classes: int) -> ConfigDict:
 
 def build(cfg: Any, role: str) -> nn.Module:
     """Build a network with random weights, without a trace in the global generators and the log."""
-    with DefaultScope.overwrite_default_scope('mmpretrain'), torch.random.fork_rng(devices=[]), quiet():
-        logging.disable(logging.INFO)
+    with DefaultScope.overwrite_default_scope('mmpretrain'), torch.random.fork_rng(devices=[]), silent():
         try:
             with explained_settings():
                 return MODELS.build(_without_weights(copy.deepcopy(cfg)))
         except ImportError as error:
             raise SettingError(f'--{role}: a package is missing: {error}') from error
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Leave out of all logs what is not a warning."""
+    disabled = logging.root.manager.disable
+    with quiet():  # mmengine's loggers remember what is disabled until a level is set
+        logging.disable(logging.INFO)
+        try:
+            yield
         finally:
-            logging.disable(logging.NOTSET)
+            logging.disable(disabled)
 
 
 def _is_file(weights: str) -> bool:

@@ -107,13 +107,11 @@ class Plan:
             'training': self._training(),
         }
         if self.cost:
-            total, parts = (
-                sum(self.seconds.values()),
-                ', '.join(f'{name} {_duration(value)}' for name, value in self.seconds.items()),
-            )
+            total = _duration(sum(self.seconds.values()))
+            parts = ', '.join(f'{name} {_duration(value)}' for name, value in self.seconds.items())
             where = f'{len(os.sched_getaffinity(0))} cores' if self.cost.device == 'cpu' else self.cost.device
             rows['estimate'] = (
-                f'{_duration(total)} ({parts}) and {_size(self.cost.memory)} of memory, measured on {where}: '
+                f'{total} ({parts}) and {_size(self.cost.memory)} of memory, measured on {where}: '
                 f'{self.cost.step:.2f} s per step'
             )
         rows['work folder'] = str(self.request.work_dir)

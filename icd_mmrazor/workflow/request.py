@@ -13,9 +13,9 @@ from icd_mmrazor import checks, recipes
 from icd_mmrazor.checkpoints.writing import check_writable, write_json
 from icd_mmrazor.errors import SettingError, did_you_mean
 from icd_mmrazor.export.formats import FORMATS
+from icd_mmrazor.launch.run_config import LAUNCHERS
 
 RECIPES = ('fast', 'standard', 'patient')
-LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
 FILE = 'request.json'
 # a later command may differ in these
 FREE = ('work_dir', 'dry_run', 'export', 'launcher')
@@ -64,7 +64,8 @@ class Request:
             recipes.check_name('method', name, known)
         if len(set(methods)) < len(methods):
             raise SettingError(f'distill: method={self.method!r} names a method twice.')
-        self.export = tuple(self.export.split(',') if isinstance(self.export, str) else self.export)
+        names = self.export.split(',') if isinstance(self.export, str) else self.export
+        self.export = tuple(name for name in names if name)
         for name in self.export:
             if name not in FORMATS:
                 raise SettingError(f'distill: export={name!r}: no such format.{did_you_mean(name, FORMATS)}')
@@ -135,7 +136,13 @@ def write_settings(work_dir: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _path(path: str | os.PathLike | None) -> str | None:
-    return None if path is None else str(Path(path).expanduser().absolute())
+    if path is None:
+        return None
+    try:
+        path = Path(path).expanduser()
+    except RuntimeError:  # there is no such user; whether there is such a folder is checked when it is read
+        path = Path(path)
+    return str(path.absolute())
 
 
 def _short(network: str | dict) -> str:

@@ -49,7 +49,7 @@ def write_annotations(items: Iterable[tuple[str, int]], file: Path) -> None:
     """
     lines = []
     for path, label in items:
-        # what reads the lines removes blanks at their beginning; a path without label ends there, too
+        # CustomDataset strips the lines; a path may start with a blank, and always ends in its extension
         path = f'./{path}' if path != path.lstrip() else path
         lines.append(f'{path} {label}' if label >= 0 else path)
     atomic_write(''.join(f'{line}\n' for line in lines), file)

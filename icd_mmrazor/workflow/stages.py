@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import itertools
 import json
 import time
 from collections.abc import Mapping
@@ -19,7 +18,6 @@ from icd_mmrazor.launch.run_config import load_config
 from icd_mmrazor.launch.training import name_networks, train
 
 RESULT = 'result.json'
-_count = itertools.count()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,12 +73,12 @@ def run_stage(
     if wrapper:
         cfg.model_wrapper_cfg = {**wrapper, 'find_unused_parameters': cfg.get('find_unused_parameters', False)}
     # mmengine keeps log and results of a run by this name for the life of the process
-    cfg.experiment_name = f'{stage.name}_{time.time_ns()}_{next(_count)}'
+    cfg.experiment_name = f'{stage.name}_{time.time_ns()}'
     if _has_checkpoint(stage.folder):
         cfg.resume, cfg.load_from = True, None
     if is_main_process():
         print(f'\n== {stage.name}: {stage.config}', flush=True)
-    runner = train(cfg)
+    runner = train(cfg, show_start=False)
     result = dict(
         metrics=_last_metrics(runner),
         teacher=numbers_in(runner.message_hub.runtime_info.get('teacher_metrics') or {}),
@@ -89,12 +87,23 @@ def run_stage(
     )
     if is_main_process():
         write_json(result, stage.folder / RESULT)
+    _stop_workers(runner)
     barrier()
     return result
 
 
 def _has_checkpoint(folder: Path) -> bool:
     return (folder / POINTER).is_file() or any(NUMBERED.fullmatch(file.name) for file in folder.glob('*.pth'))
+
+
+def _stop_workers(runner: Runner) -> None:
+    """Stop the processes that read images.
+
+    torch waits 5 s for each one that is left to the garbage collection, which closes their queues first.
+    """
+    for loader in (runner.train_dataloader, runner.val_dataloader):
+        if hasattr(loader, '_iterator'):
+            loader._iterator = None
 
 
 def _last_metrics(runner: Runner) -> dict[str, float]:

@@ -61,6 +61,15 @@ def channels_last_is_sound(folder: Path) -> bool:
 
 
 @try_break
+def flattens_by_view(folder: Path) -> bool:
+    import torch
+    from mmpretrain.models.backbones import AlexNet
+
+    images = torch.zeros(2, 3, 224, 224).contiguous(memory_format=torch.channels_last)
+    return raises(RuntimeError, AlexNet(num_classes=2).to(memory_format=torch.channels_last), images)
+
+
+@try_break
 def laid_out(folder: Path) -> bool:
     import torch
 

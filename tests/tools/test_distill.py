@@ -1,6 +1,5 @@
 """From a folder of images to a student: the function and the command."""
 
-import os
 import re
 import sys
 from collections.abc import Callable
@@ -68,6 +67,10 @@ def test_from_a_folder_to_a_student(data: str, capfd: pytest.CaptureFixture) -> 
     student = distill(data, **settings)
     result, printed = student.distillation, capfd.readouterr().out
     assert result.classes == ('dunkel', 'hell')
+    (log,) = Path('work/distilled').glob('*/*.log')
+    assert 'System environment:' in log.read_text()
+    assert 'System environment:' not in printed
+    assert 'Epoch(val)' in printed
     assert not student.training
     assert student(torch.zeros(2, 3, 16, 16)).shape == (2, 2)
     rows = dict(re.findall(r'^(teacher|student alone|student) +([\d.]+) +[\d,]+$', printed, re.M))
@@ -123,11 +126,11 @@ def test_an_interrupted_command_continues(data: str, monkeypatch: pytest.MonkeyP
     settings = dict(baseline=True, work_dir='work', epochs=2)
     train, started, stop = stages.train, [], ['']
 
-    def stopped(cfg: Config) -> Any:
+    def stopped(cfg: Config, **settings: Any) -> Any:
         started.append((Path(cfg.work_dir).name, bool(cfg.get('resume'))))
         if started[-1][0] == stop[0]:
             raise KeyboardInterrupt
-        return train(cfg)
+        return train(cfg, **settings)
 
     monkeypatch.setattr(stages, 'train', stopped)
     for stop[0] in ('teacher', 'student_alone', 'distilled'):
@@ -176,6 +179,15 @@ def test_the_plan_alone(data: str, network: Callable, capfd: pytest.CaptureFixtu
         assert text in plan, text
 
 
+@pytest.mark.slow
+def test_a_classifier_inside_the_backbone(data: str, capfd: pytest.CaptureFixture) -> None:
+    """Its number of classes is set and read, and the steps that the plan measures run."""
+    student = dict(type='ImageClassifier', backbone=dict(type='AlexNet', num_classes=1000), head=dict(type='ClsHead'))
+    distill(data, student=student, image_size=224, dry_run=True)
+    parameters = sum(p.numel() for p in MODELS.build(dict(type='mmpretrain.AlexNet', num_classes=2)).parameters())
+    assert f'{parameters:,} parameters; ' in capfd.readouterr().out
+
+
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
@@ -205,6 +217,7 @@ def test_the_plan_alone(data: str, network: Callable, capfd: pytest.CaptureFixtu
             r'model.teacher[^$]*16[^$]*224',
         ),
         (dict(data='missing'), r'--data .*missing does not exist'),
+        (dict(data='~nobody-of-this-name/images'), r'--data .*~nobody-of-this-name'),
         (dict(unlabeled='missing'), r'--unlabeled .*missing does not'),
         (dict(work_dir=__file__), '--work-dir'),
         (dict(work_dir='zwei Tüten'), 'files that another program wrote'),
@@ -213,7 +226,7 @@ def test_the_plan_alone(data: str, network: Callable, capfd: pytest.CaptureFixtu
     ids=lambda value: ' '.join(map(str, value)) if isinstance(value, dict) else '',
 )
 def test_refused_before_any_training(changes: dict, message: str, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stages, 'train', lambda cfg: pytest.fail('a training'))
+    monkeypatch.setattr(stages, 'train', lambda *_, **__: pytest.fail('a training'))
     with pytest.raises(UserError, match=message):
         distill(**{'data': data, 'work_dir': 'work', **changes})
 
@@ -228,32 +241,12 @@ def test_the_function_is_imported_when_it_is_asked_for() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='starts processes')
 def test_several_processes(data: str) -> None:
-    torchrun = ['-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_port=29611', TOOLS / 'distill.py']
+    torchrun = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', TOOLS / 'distill.py']
     options = [
-        '--teacher',
-        'res8',
-        '--teacher-ckpt',
-        'random',
-        '--student',
-        'res8',
-        '--recipe',
-        'fast',
-        '--epochs',
-        '1',
-    ]
-    options += [
-        '--batch-size',
-        '4',
-        '--image-size',
-        '16',
-        '--data',
-        data,
-        '--work-dir',
-        'work',
-        '--launcher',
-        'pytorch',
-    ]
-    done = run_python(*torchrun, *options, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([str(ROOT)]))
+        '--teacher', 'res8', '--teacher-ckpt', 'random', '--student', 'res8', '--recipe', 'fast', '--epochs', '1',
+        '--batch-size', '4', '--image-size', '16', '--data', data, '--work-dir', 'work', '--launcher', 'pytorch',
+    ]  # fmt: skip
+    done = run_python(*torchrun, *options, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count('Use the student:') == 1
     assert Path('work/student.pth').is_file()

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from icd_mmrazor import checks
-from icd_mmrazor.compat.layout import channels_last_is_sound
+from icd_mmrazor.compat.layout import channels_last_is_sound, flattens_by_view
 from icd_mmrazor.datasets.in_memory import MAX_MEMORY, InMemoryBatches
 from icd_mmrazor.datasets.loaders import NumberedBatches, NumberedIndices, number_batches
 from icd_mmrazor.datasets.pipelines import NotInMemoryError, split_pipelines
@@ -99,7 +99,7 @@ class InMemoryAugmentationHook(Hook):
                 seed=runner.seed,
                 rank=get_rank(),
                 max_memory=self.max_memory,
-                channels_last=channels_last_is_sound(model),
+                channels_last=channels_last_is_sound(model) and not flattens_by_view(model),
             )
         except NotInMemoryError as reason:
             runner.logger.info(f'InMemoryAugmentationHook: training images are prepared one by one: {reason}.')

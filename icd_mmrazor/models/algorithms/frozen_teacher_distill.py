@@ -13,7 +13,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from icd_mmrazor import checks
-from icd_mmrazor.compat.layout import channels_last_is_sound, laid_out
+from icd_mmrazor.compat.layout import channels_last_is_sound, flattens_by_view, laid_out
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.algorithms.compilation import check_compile_options, compiled_on_request
 from icd_mmrazor.models.algorithms.first_batch import checked_first_batch
@@ -206,6 +206,8 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
             )
 
     def _lay_out_networks(self, channels_last: bool) -> None:
+        if flattens_by_view(self.architecture, self.teacher):
+            channels_last = False
         self.channels_last = channels_last and channels_last_is_sound(self.architecture)
         if self.channels_last:
             self.teacher.to(memory_format=torch.channels_last)

@@ -68,10 +68,10 @@ class TeacherProbe(LinearProbe):
         size = image_size_of(network) or ready.size
         image = (number_of_channels(network), *(size or (32, 32)))
         ((width, *_),) = feature_shapes(network, [output_of(pooling_layer(network))], image)
-        backbone, neck = network, None
+        backbone, neck = network, _Pooled()
         if isinstance(network, ImageClassifier):
             backbone, neck = network.backbone, _Pooled(network.neck, network.head)
-        self._assemble(backbone, neck or _Pooled(), StandardisedLinearHead(num_classes, width), kwargs)
+        self._assemble(backbone, neck, StandardisedLinearHead(num_classes, width), kwargs)
         self.cache, self.image_size = cache, size
         self._freeze({}, ready.weights)
         self.trained_on = ready.trained

@@ -1,6 +1,7 @@
 """The classifying layer of a network."""
 
 from mmpretrain.models.backbones.base_backbone import BaseBackbone
+from mmpretrain.models.heads import ClsHead
 from torch import nn
 
 from icd_mmrazor.errors import SettingError
@@ -16,8 +17,9 @@ NO_CLASSIFIER = (
 def find_classifier(model: nn.Module, setting: str | None = None) -> str:
     """Find the linear layer of a classifier that turns its feature into logits.
 
-    It is the one in ``head`` (in the whole model if that has no head, as in mmpretrain's ``TimmClassifier``) that has
-    as many outputs as there are classes. ``setting`` can name it instead, for messages.
+    It is the one in ``head`` that has as many outputs as there are classes; in the whole model if that has no head, as
+    in mmpretrain's ``TimmClassifier``; in the backbone if the head has no layers, as with mmpretrain's ``VGG``.
+    ``setting`` can name it instead, for messages.
 
     Returns:
         Its name in ``model.named_modules()``: ``'head.fc'``.
@@ -73,14 +75,22 @@ def _passes_on(module: nn.Module) -> bool:
 
 def classifying_layers(model: nn.Module) -> list[str]:
     """Return the names of the linear layers that may be a network's classifier, see :func:`find_classifier`."""
-    head, classes = getattr(model, 'head', None), number_of_classes(model)
     if of_tokens := token_classifiers(model):
         return [of_tokens.class_token]
+    part, classes = 'backbone' if _classifies_in_backbone(model) else 'head', number_of_classes(model)
+    anywhere = getattr(model, part, None) is None
     return [
         name
         for name, module in _linear(model)
-        if (head is None or module is head or name.startswith('head.')) and classes in (None, module.out_features)
+        if (anywhere or name == part or name.startswith(f'{part}.')) and classes in (None, module.out_features)
     ]
+
+
+def _classifies_in_backbone(model: nn.Module) -> bool:
+    """Return whether the classifier is a part of the backbone, as in mmpretrain's VGG, AlexNet and LeNet5."""
+    classes = getattr(getattr(model, 'backbone', None), 'num_classes', None)
+    without_layer = type(getattr(model, 'head', None)) is ClsHead
+    return without_layer and isinstance(classes, int) and classes > 0
 
 
 def _linear(model: nn.Module) -> list[tuple[str, nn.Linear]]:
@@ -94,6 +104,8 @@ def _linear_layers(model: nn.Module) -> str:
 
 def number_of_classes(model: nn.Module) -> int | None:
     """Return the number of classes of a classifier of mmpretrain, timm or Hugging Face; None if it does not say."""
+    if _classifies_in_backbone(model):
+        return model.backbone.num_classes
     for part, attribute in (('head', 'num_classes'), ('model', 'num_classes'), ('model', 'num_labels')):
         classes = getattr(getattr(model, part, None), attribute, None)
         if isinstance(classes, int):

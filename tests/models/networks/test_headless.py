@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.distillers.named_features import NamedFeatures
-from icd_mmrazor.models.networks.classifier_layer import find_classifier, is_headless, pooling_layer
+from icd_mmrazor.models.networks.classifier_layer import find_classifier, is_headless, number_of_classes, pooling_layer
 from icd_mmrazor.models.networks.headless import as_teacher
 from icd_mmrazor.models.networks.image_size import image_size_of
 from icd_mmrazor.models.networks.pooled_feature import PooledFeature
@@ -161,6 +161,14 @@ def test_modules_that_take_images_alone(images: Tensor) -> None:
 def test_what_is_headless(network: Callable, headless: bool) -> None:
     assert is_headless(network()) == headless
     assert is_headless(as_teacher(network())) == headless
+
+
+@pytest.mark.parametrize('backbone', [dict(type='LeNet5'), dict(type='AlexNet'), dict(type='VGG', depth=11)])
+def test_a_classifier_inside_the_backbone(backbone: dict) -> None:
+    network = of_backbone({**backbone, 'num_classes': 7}, head=dict(type='ClsHead'))
+    assert not is_headless(network)
+    assert number_of_classes(network) == 7
+    assert network.get_submodule(find_classifier(network)).out_features == 7
 
 
 def test_the_feature_of_a_classifier_is_not_chosen() -> None:
