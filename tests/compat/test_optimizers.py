@@ -35,7 +35,7 @@ def test_a_scalar_is_trained_like_a_vector_of_one(with_closure: bool) -> None:
     assert scalar != 0.7
     torch.testing.assert_close(scalar, vector[0], rtol=0, atol=0)
     torch.testing.assert_close(matrix, other, rtol=0, atol=0)
-    # and goes on after a resume
+    # training continues after a resume
     lamb.load_state_dict(lamb.state_dict())
     lamb.step()
     assert scalar.shape == ()

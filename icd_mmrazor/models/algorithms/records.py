@@ -59,15 +59,14 @@ def reads_logits_of_member(distiller: nn.Module, network: TeacherEnsemble, i: in
     if not hasattr(distiller, 'teacher_recorders'):
         return True
     member, prefix = network.members[i], f'{i}.'
-    classifiers = [] if is_headless(member) else classifying_layers(member)
-    for recorder in recorders_of(distiller, 'teacher'):
-        source = recorder.source
-        if source.startswith(prefix):
-            if not is_headless(member) and _records_logits(recorder, source.removeprefix(prefix), classifiers):
-                return True
-        elif not source[:1].isdigit() and network.head is not None:
-            return True
-    return False
+    recorders = list(recorders_of(distiller, 'teacher'))
+    if network.head is not None and any(not recorder.source[:1].isdigit() for recorder in recorders):
+        return True
+    if is_headless(member):
+        return False
+    classifiers = classifying_layers(member)
+    of_member = [recorder for recorder in recorders if recorder.source.startswith(prefix)]
+    return any(_records_logits(each, each.source.removeprefix(prefix), classifiers) for each in of_member)
 
 
 def classifier_is_used(algorithm: nn.Module) -> bool:

@@ -111,13 +111,8 @@ class ReadyTeachers:
         self.teachers = [self._ready(i, each) for i, each in enumerate(settings)]
         dtypes = [FROZEN_PRECISIONS[each['teacher_precision']] for each in settings]
         if not self.several:
-            (ready,) = self.teachers
-            self.network, self.weights, self.classes, self.dtype = (
-                ready.network,
-                ready.weights,
-                ready.classes,
-                dtypes[0],
-            )
+            (ready,), (self.dtype,) = self.teachers, dtypes
+            self.network, self.weights, self.classes = ready.network, ready.weights, ready.classes
             return
         networks, weights = [each.network for each in self.teachers], [each['weight'] for each in settings]
         if len({*map(id, networks)}) < len(networks):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from icd_mmrazor.configuration.type_names import dicts, type_name
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.distillers.mixed_distiller import plain_distillers
+from icd_mmrazor.models.algorithms.student_losses import losses_of, losses_of_labels
 from icd_mmrazor.models.networks.classifier_layer import number_of_classes
 from icd_mmrazor.models.networks.preparation import Preparation, preparation_by
 
@@ -76,15 +76,13 @@ def refuse_unmixed_labels(algorithm: nn.Module) -> None:
         return
     owner, mixes = type(algorithm).__name__, f'{names_of(augments)} mixes images with their labels'
     remedy = 'Set data_preprocessor.batch_augments=None, or use another loss.'
-    distillers = plain_distillers(algorithm.distiller)
-    losses = [item for each in distillers for item in getattr(each, 'distill_losses', {}).items()]
-    for name, loss in losses:
-        takes, what = inspect.signature(loss.forward).parameters, f'{type(loss).__name__} ({name})'
-        if getattr(loss, 'reads_labels', False) or any('label' in argument for argument in takes):
-            raise SettingError(f'{owner}: {what} reads one label for each image, but {mixes}. {remedy}')
-        if 'data_samples' in takes:
+    for loss in losses_of_labels(algorithm.distiller):
+        raise SettingError(f'{owner}: {loss} reads one label for each image, but {mixes}. {remedy}')
+    for name, loss in losses_of(algorithm.distiller):
+        if 'data_samples' in inspect.signature(loss.forward).parameters:
             _log(
-                f'{what} gets data_samples of images mixed by {names_of(augments)}, but their gt_label is that of one.',
+                f'{type(loss).__name__} ({name}) gets data_samples of images mixed by {names_of(augments)}, but their '
+                'gt_label is that of one.',
                 logging.WARNING,
             )
     head = getattr(algorithm.architecture, 'head', None) if algorithm.calculate_student_loss else None
@@ -134,7 +132,7 @@ def compare_preparations(
         f' says, and this run gives it {used.order}'
     )
     remedy = f'data_preprocessor.to_rgb={not used.turned}'
-    intended = trained and declared and declared.turned == used.turned != trained.turned
+    intended = is_intended(used, declared, trained)
     if intended or same is None:
         because = ', as its config says' if intended else ''
         _log(f'{difference}{because}. If that is not intended, set {remedy}.', logging.WARNING)
@@ -143,6 +141,11 @@ def compare_preparations(
         f'FrozenTeacherDistill: {difference}. Set {remedy}, or use another teacher. If it takes this order after '
         f'all, say so with model.teacher_preprocessor=dict(to_rgb={used.turned}).'
     )
+
+
+def is_intended(used: Preparation, declared: Preparation | None, trained: Preparation | None) -> bool:
+    """Return whether a teacher's config asks for the channel order of the run, which its checkpoint contradicts."""
+    return bool(trained and declared) and declared.turned == used.turned != trained.turned
 
 
 @torch.no_grad()

@@ -106,8 +106,13 @@ def refuse_reader_of_labels(loss: str) -> None:
 
 def losses_of_labels(distiller: nn.Module) -> Iterator[str]:
     """Name the losses of a distiller that read one label for each image: ``'DKDLoss (loss_dkd)'``."""
+    for name, loss in losses_of(distiller):
+        arguments = inspect.signature(loss.forward).parameters
+        if getattr(loss, 'reads_labels', False) or any('label' in argument for argument in arguments):
+            yield f'{type(loss).__name__} ({name})'
+
+
+def losses_of(distiller: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the losses of a distiller, or of all those in a ``MixedDistiller``, each with its name."""
     for each in plain_distillers(distiller):
-        for name, loss in getattr(each, 'distill_losses', {}).items():
-            arguments = inspect.signature(loss.forward).parameters
-            if getattr(loss, 'reads_labels', False) or any('label' in argument for argument in arguments):
-                yield f'{type(loss).__name__} ({name})'
+        yield from getattr(each, 'distill_losses', {}).items()

@@ -49,7 +49,7 @@ def ready_teacher(
         feature: The feature of a teacher without a classifier, see :func:`as_teacher`.
 
     Raises:
-        SettingError: There is no such network, it has no weights, or it cannot have the feature.
+        SettingError: The network is unknown, it has no weights, or it cannot have the feature.
         CheckpointError: The checkpoint is missing, is not a plain weights file, or is of another network.
     """
     file = None if random else file or published_weights(teacher)

@@ -7,7 +7,12 @@ from torch import nn
 
 from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError, did_you_mean
-from icd_mmrazor.models.algorithms.shared_preprocessor import USUAL_KINDS, compare_preparations, warn_of_preparation
+from icd_mmrazor.models.algorithms.shared_preprocessor import (
+    USUAL_KINDS,
+    compare_preparations,
+    is_intended,
+    warn_of_preparation,
+)
 from icd_mmrazor.models.algorithms.teacher import Teacher
 from icd_mmrazor.models.networks.image_size import image_size_of
 from icd_mmrazor.models.networks.preparation import OTHER_ORDER, Preparation, preparation_by
@@ -140,9 +145,8 @@ def _turned(used: Preparation, declared: Preparation | None, trained: Preparatio
     if known is None or 'gray' in (used.source, known.source) or 1 in (len(known.mean), len(used.mean)):
         return False
     if trained is not None or (known.source and used.source):
-        intended = trained and declared is not None and declared.turned == used.turned != trained.turned
         same = known.has_order_of(used)
-        return None if same is None or (intended and not same) else not same
+        return None if same is None or (is_intended(used, declared, trained) and not same) else not same
     if known.turned == used.turned:  # on the same kind of dataset
         return False
     # what turns BGR, as images are read, into RGB is said of a network that takes RGB

@@ -51,18 +51,17 @@ def class_token_scores(algorithm: Any) -> ClassTokenScores | None:
     if classifiers is None:
         return None
     of_both = {classifiers.average, ''}
-    read = {recorder.source for recorder in recorders_of(algorithm.distiller, 'student')}
+    recorders = list(recorders_of(algorithm.distiller, 'student'))
+    read = {recorder.source for recorder in recorders}
     if not read & {classifiers.distillation_token, *of_both}:
         raise SettingError(
             'FrozenTeacherDistill: the student has a distillation token, whose classifier '
             f'({classifiers.distillation_token}) nothing trains, and which counts in its predictions. Compare '
             'distillation_logits (configs/_base_/methods/deit.py), or use a student without the token.'
         )
-    outputs = {
-        r.source for r in recorders_of(algorithm.distiller, 'student') if not isinstance(r, ModuleInputsRecorder)
-    }
-    # without any loss on logits, only the feature is distilled
-    if not algorithm.calculate_student_loss and outputs and not read & {classifiers.class_token, *of_both}:
+    # otherwise only the feature is distilled, which is the input of the classifiers
+    reads_outputs = not all(isinstance(recorder, ModuleInputsRecorder) for recorder in recorders)
+    if not algorithm.calculate_student_loss and reads_outputs and not read & {classifiers.class_token, *of_both}:
         raise SettingError(
             'FrozenTeacherDistill: calculate_student_loss=False, so nothing trains the classifier of the class token '
             f'({classifiers.class_token}) of the student, which counts in its predictions. Compare its logits, too, or '

@@ -66,7 +66,6 @@ class HuggingFaceBackbone(BaseModule):
                 f'{type(model).__name__}, for example {sorted(missing)[0]}. Use another network.'
             )
         self.model = model
-        self.image_size = getattr(model.config, 'image_size', None)
         self.num_extra_tokens = _extra_tokens(model)
 
     def init_weights(self) -> None:

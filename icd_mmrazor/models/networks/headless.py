@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.networks.classifier_layer import is_headless
 from icd_mmrazor.models.networks.pooled_feature import PooledFeature
+from icd_mmrazor.models.networks.wrappers import unwrapped
 
 
 class ImageNetwork(BaseClassifier):
@@ -87,7 +88,7 @@ def pooling_for(network: nn.Module, feature: str, has_neck: bool = False) -> Poo
     """Return what pools the output of a network; one of mmpretrain that would pool itself is told to return tokens."""
     if feature not in ('auto', 'output') and hasattr(network, 'out_type') and not has_neck:
         network.out_type = 'raw'
-    for module in (network, getattr(network, 'timm_model', None)):
+    for _, module in unwrapped(network):
         for name in ('num_extra_tokens', 'num_prefix_tokens'):
             if isinstance(number := getattr(module, name, None), int):
                 return PooledFeature(feature, number)

@@ -11,11 +11,18 @@ from torch import nn
 
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError, did_you_mean
+from icd_mmrazor.models.networks.wrappers import unwrapped
 
 HUBS = ('timm/', 'hf/')
 # types that load published weights while they are built, with pretrained=True
 LOAD_THEMSELVES = ('TimmClassifier', 'TIMMBackbone', 'HuggingFaceClassifier', 'HuggingFaceBackbone')
 CLASSIFIER = 'ForImageClassification'
+
+
+def name_of(network: Any) -> str | None:
+    """Return the name of a network that is given by one, alone or as ``dict(cfg_path=NAME, ...)``."""
+    name = network.get('cfg_path') if isinstance(network, Mapping) and 'type' not in network else network
+    return name if isinstance(name, str) and name else None
 
 
 def is_of_hub(name: Any) -> bool:
@@ -35,7 +42,7 @@ def hub_config(name: str, setting: str, changes: Mapping[str, Any]) -> ConfigDic
             ``timm.create_model``, or of the config of Hugging Face.
 
     Raises:
-        SettingError: The package is missing, or there is no such network.
+        SettingError: The package is missing, or the network is unknown.
     """
     hub, _, model = name.partition('/')
     config = (_of_timm if hub == 'timm' else _of_hugging_face)(model, f'{setting}={name!r}', dict(changes))
@@ -48,7 +55,7 @@ def with_published_weights(network: Any) -> Any:
     Raises:
         SettingError: It is to have a new classifier, which would be random.
     """
-    name = network.get('cfg_path') if isinstance(network, Mapping) and 'type' not in network else network
+    name = name_of(network)
     if not is_of_hub(name):
         return network
     if isinstance(network, Mapping) and network.get('num_classes'):
@@ -85,8 +92,7 @@ def published_by_timm(network: nn.Module) -> Mapping[str, Any] | None:
 
     None if it is not of timm, or has other classes than the published one, so that it was trained again.
     """
-    inner = getattr(network, 'backbone', network)
-    model = getattr(inner, 'timm_model', getattr(inner, 'model', inner))
+    *_, (_, model) = unwrapped(network)
     settings = getattr(model, 'pretrained_cfg', None)
     if not isinstance(settings, Mapping) or not {'mean', 'std', 'input_size'} <= settings.keys():
         return None

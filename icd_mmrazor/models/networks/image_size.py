@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import nn
 
+from icd_mmrazor.models.networks.wrappers import unwrapped
+
 
 def image_size_of(network: nn.Module) -> tuple[int, int] | None:
     """Return the height and width of the images that a network was built for; None if it takes any.
@@ -11,9 +13,9 @@ def image_size_of(network: nn.Module) -> tuple[int, int] | None:
     It is that of the position embeddings of mmpretrain's and timm's transformers, what the config of a network of
     Hugging Face says, or what the network says itself in ``image_size``.
     """
-    backbone, model = getattr(network, 'backbone', None), getattr(network, 'model', None)
-    for module in (network, backbone, getattr(backbone, 'timm_model', None), model, getattr(model, 'config', None)):
-        places = ((module, 'image_size'), (module, 'img_size'), (getattr(module, 'patch_embed', None), 'img_size'))
+    for _, module in unwrapped(network):
+        patch_embed, config = getattr(module, 'patch_embed', None), getattr(module, 'config', None)
+        places = ((module, 'image_size'), (module, 'img_size'), (patch_embed, 'img_size'), (config, 'image_size'))
         for owner, name in places:
             if size := _pair(getattr(owner, name, None)):
                 return size

@@ -36,7 +36,7 @@ class PooledFeature(nn.Module):
             remain after the largest square.
 
     Raises:
-        SettingError: ``feature`` is something else, or (by the first images) the network's output has no such feature.
+        SettingError: ``feature`` is something else, or (by the first images) the network's output does not have it.
     """
 
     def __init__(self, feature: str = 'auto', extra_tokens: int | None = None) -> None:

@@ -22,7 +22,7 @@ from icd_mmrazor.configuration.files import read_config_file
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError, did_you_mean
 from icd_mmrazor.models.backbones import HuggingFaceBackbone
-from icd_mmrazor.models.networks.hubs import hub_config, is_of_hub, with_published_weights
+from icd_mmrazor.models.networks.hubs import hub_config, is_of_hub, name_of, with_published_weights
 from icd_mmrazor.models.networks.pruned import PRUNED, is_pruned, with_subnet
 
 FORMS = (
@@ -54,7 +54,7 @@ def network_config(network: str | dict, setting: str) -> ConfigDict:
         from, if there is one, and the contents of the file of a pruned network's subnet.
 
     Raises:
-        SettingError: It is none of these, there is no such file or name, or it is not a classifier.
+        SettingError: It is none of these, the file or name does not exist, or it is not a classifier.
 
     Config example::
 
@@ -65,7 +65,7 @@ def network_config(network: str | dict, setting: str) -> ConfigDict:
     """
     if isinstance(network, dict) and 'type' in network:
         return _complete(network, setting)
-    name = _name(network)
+    name = name_of(network)
     if name is None:
         raise SettingError(f'{setting}={network!r} does not name a classifier. Give {FORMS}.')
     changes = {key: value for key, value in network.items() if key != 'cfg_path'} if isinstance(network, dict) else {}
@@ -90,7 +90,7 @@ def network_config(network: str | dict, setting: str) -> ConfigDict:
 
 def published_weights(network: Any) -> str | None:
     """Return the address of the weights that mmpretrain's model zoo has for a teacher named by it, and log it."""
-    name = _name(network)
+    name = name_of(network)
     weights = _zoo_entry(name).weights if name and name.lower() in list_models() else None
     if weights:
         print_log(
@@ -116,7 +116,7 @@ def name_networks_in_full(model: ConfigDict) -> None:
 
 
 def _in_full(settings: dict, role: str) -> None:
-    if _name(settings.get(role)) or is_pruned(settings.get(role)):
+    if name_of(settings.get(role)) or is_pruned(settings.get(role)):
         settings[role] = network_config(settings[role], f'model.{role}')
 
 
@@ -171,16 +171,16 @@ def _sees_whole_images(cls: type) -> bool:
 
 def _class_of(network: ConfigDict) -> type | None:
     """Return the class that a config names; None if it is not registered, or a function."""
-    kind = network.get('type')
-    if isinstance(kind, str):
-        kind = type_name(kind)
-        kind = MODELS.get(kind) or MMRAZOR_MODELS.get(kind)
+    kind = _registered(network)
     return kind if isinstance(kind, type) else None
 
 
-def _name(network: Any) -> str | None:
-    name = network.get('cfg_path') if isinstance(network, dict) and 'type' not in network else network
-    return name if isinstance(name, str) and name else None
+def _registered(network: ConfigDict) -> Any:
+    kind = network.get('type')
+    if not isinstance(kind, str):
+        return kind
+    kind = type_name(kind)
+    return MODELS.get(kind) or MMRAZOR_MODELS.get(kind)
 
 
 def _read(name: str, setting: str) -> Config:
@@ -228,10 +228,7 @@ def _file_of_package(name: str, setting: str) -> Path:
 
 
 def _check_is_network(model: ConfigDict, what: str) -> None:
-    kind = model.type
-    if isinstance(kind, str):
-        kind = type_name(kind)
-        kind = MODELS.get(kind) or MMRAZOR_MODELS.get(kind)
+    kind = _registered(model)
     # an unregistered type is left to the registry; a function stands for a model whose packages are missing; a module
     # that is not a model of mmengine may be of the user's own
     is_network = isinstance(kind, type) and (issubclass(kind, BaseClassifier) or not issubclass(kind, BaseModel))

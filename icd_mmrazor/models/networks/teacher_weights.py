@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from icd_mmrazor.checkpoints.weights import load_strictly
 from icd_mmrazor.errors import printable
 from icd_mmrazor.models.networks.classifier_layer import is_headless
+from icd_mmrazor.models.networks.wrappers import unwrapped
 
-# where wrappers of mmpretrain and ours keep a network
-PLACES = ('', 'backbone.', 'model.', 'backbone.timm_model.', 'backbone.model.')
 # what a network without a classifier has no use for, by the first part of its name
 OF_OTHERS = ('classifier', 'decoder', 'fc', 'head', 'head_dist', 'heads', 'lm_head', 'mask_token', 'neck')
 TOWERS = ('logit_scale', 'logit_bias', 'text_model', 'text_projection', 'visual_projection')
@@ -33,7 +32,7 @@ def load_teacher(network: nn.Module, weights: Mapping[str, Tensor], what: str) -
     """
     own = network.state_dict()
     headless = is_headless(network)
-    for named in _renamed(own, weights):
+    for named in _renamed(network, own, weights):
         rest = [name for name in named if name not in own]
         complete = all(_counts(name) or (name in named and named[name].shape == own[name].shape) for name in own)
         if not complete or (rest and not (headless and all(map(_is_of_others, rest)))):
@@ -45,12 +44,14 @@ def load_teacher(network: nn.Module, weights: Mapping[str, Tensor], what: str) -
     load_strictly(network, weights, what)  # says what does not fit
 
 
-def _renamed(own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+def _renamed(
+    network: nn.Module, own: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+) -> Iterator[dict[str, Tensor]]:
     """Yield the weights as the file names them, then renamed as wrappers would, those that share names alone."""
     yield dict(weights)
     firsts = dict.fromkeys(name.partition('.')[0] for name in weights)
     outer = ['', *(f'{first}.' for first in firsts), *(f'{first}.vision_model.' for first in firsts), 'vision_model.']
-    for place in PLACES:
+    for place, _ in unwrapped(network):
         inner = {name.removeprefix(place) for name in own if name.startswith(place)}
         for prefix in outer:
             if not (place or prefix) or not any(f'{prefix}{name}' in weights for name in inner):

@@ -250,7 +250,7 @@ def test_settings_are_checked(setting: Any, name: str, distillation: Callable) -
         distillation(teacher_preprocessor=setting)
 
 
-def test_padding_is_not_converted(distillation: Callable, network: Callable, caplog: Any) -> None:
+def test_padding_is_not_converted(distillation: Callable, network: Callable) -> None:
     teacher = network('res20')
     teacher.data_preprocessor = dict(OWN)
     model = distillation(teacher=teacher, data_preprocessor=dict(PREPROCESSOR, pad_size_divisor=16, pad_value=3))

@@ -127,7 +127,7 @@ def test_a_timm_backbone(images: Tensor) -> None:
     with torch.no_grad():
         tokens = network.backbone.timm_model.forward_features(images)
     torch.testing.assert_close(pooled(as_teacher(network), images), tokens[:, 0])
-    assert image_size_of(network) == (32, 32)
+    assert image_size_of(network) == image_size_of(as_teacher(network.backbone)) == (32, 32)
 
 
 def test_modules_that_take_images_alone(images: Tensor) -> None:

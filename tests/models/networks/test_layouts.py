@@ -97,7 +97,7 @@ def test_what_is_neither_a_map_nor_tokens_is_refused(output: object) -> None:
         Layout()(output)
 
 
-def test_a_map_beside_something_else() -> None:
+def test_a_map_with_something_else() -> None:
     maps = torch.randn(2, 5, 3, 4)
     assert torch.equal(Layout()((maps, torch.randn(2, 1, 5))), maps)
     with pytest.raises(SettingError, match='class token'):
