@@ -8,6 +8,7 @@ from typing import Any
 
 MAX_SUGGESTIONS = 16
 MAX_LETTERS = 120
+MAX_REASON = 300
 
 
 class UserError(Exception):
@@ -65,6 +66,11 @@ def did_you_mean(name: Any, known: Iterable[str], cutoff: float = 0.6) -> str:
         return f' Did you mean {" or ".join(close)}?'
     more = ', ...' if len(known) > MAX_SUGGESTIONS else ''
     return f' Available: {", ".join(known[:MAX_SUGGESTIONS])}{more}.' if known else ''
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, for a message of ours; its class if it has none."""
+    return str(error).strip().partition('\n')[0][:MAX_REASON] or type(error).__name__
 
 
 def printable(names: Iterable[Any], separator: str = ', ') -> str:

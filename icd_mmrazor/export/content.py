@@ -1,4 +1,4 @@
-"""The content of an exported file."""
+"""Contents of exported files."""
 
 import io
 from collections.abc import Mapping
@@ -8,12 +8,12 @@ import torch
 
 
 class Content(NamedTuple):
-    """The content of an exported file.
+    """The bytes of an exported file, with a description.
 
     Args:
         data: The bytes of the file.
-        note: What a reader of the tool's output should know: the shape of the images, how exact it is.
-        metrics: Of the file on the test images, if they were measured.
+        note: A description for the tool's output: the shape of the images, how exact it is.
+        metrics: The metrics of the file on the test images, if they were measured.
     """
 
     data: bytes

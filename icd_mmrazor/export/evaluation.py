@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.evaluator import Evaluator
 from mmengine.registry import DefaultScope
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from icd_mmrazor.configuration.building import explained_settings
-from icd_mmrazor.errors import SettingError, UserError
+from icd_mmrazor.errors import SettingError, UserError, first_line
 from icd_mmrazor.export.running import Network, network_in, onnx_network
 from icd_mmrazor.export.trained import TrainedStudent
 
@@ -45,9 +46,8 @@ def evaluate(student: TrainedStudent, file: Path | bytes | None = None) -> dict[
             with torch.no_grad():
                 logits = network(images)
         except Exception as error:  # of another library
-            reason = str(error).strip().partition('\n')[0][:200]
             name = file if isinstance(file, Path) else 'the exported file'
-            raise UserError(f'{name} fails on a batch of shape {tuple(images.shape)}: {reason}') from error
+            raise UserError(f'{name} fails on a batch of shape {tuple(images.shape)}: {first_line(error)}') from error
         evaluator.process(data_samples=predictions(logits, batch['data_samples']), data_batch=batch)
     metrics = evaluator.evaluate(len(loader.dataset))
     return {name: float(value) for name, value in metrics.items() if _is_number(value)}
@@ -79,6 +79,14 @@ def build_loader(student: TrainedStudent, settings: dict[str, Any]) -> DataLoade
     settings = {'collate_fn': dict(type='default_collate'), **settings, 'persistent_workers': False}
     with DefaultScope.overwrite_default_scope(student.cfg.default_scope), explained_settings():
         return Runner.build_dataloader(settings)
+
+
+def build_loader_of_some(student: TrainedStudent, settings: dict[str, Any], at_most: int) -> DataLoader:
+    """Build a loader of some images of a dataset, drawn by a fixed seed; its ``sampler`` is their places, ascending."""
+    # mmengine passes a sampler that is not a config to torch, which takes any sequence of indices
+    dataset = build_loader(student, {**settings, 'sampler': [0]}).dataset
+    places = sorted(np.random.default_rng(0).permutation(len(dataset))[:at_most].tolist())
+    return build_loader(student, {**settings, 'dataset': dataset, 'sampler': places, 'drop_last': False})
 
 
 def prepared(student: TrainedStudent, loader: DataLoader) -> Iterator[tuple[Tensor, dict]]:

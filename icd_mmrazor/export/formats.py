@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
 from icd_mmrazor.errors import SettingError, did_you_mean
@@ -14,8 +14,8 @@ from icd_mmrazor.export.onnx import as_onnx
 from icd_mmrazor.export.programs import as_exported_program, as_torchscript
 from icd_mmrazor.export.running import RUNNABLE, check_logits
 from icd_mmrazor.export.safetensors import as_safetensors
-from icd_mmrazor.export.timm import as_timm, timm_call
-from icd_mmrazor.export.torchvision import as_torchvision, torchvision_call
+from icd_mmrazor.export.timm import as_timm, timm_settings
+from icd_mmrazor.export.torchvision import as_torchvision, torchvision_settings
 from icd_mmrazor.export.trained import TrainedStudent
 
 ONNX = ('onnx', 'onnxruntime', 'onnxscript')
@@ -26,11 +26,12 @@ class Format(NamedTuple):
     """A format.
 
     Args:
-        suffix: What is appended to the name of the files.
+        suffix: The end of its files' names.
         usage: Python lines that use the file, for ``str.format`` with ``file``, ``config`` and ``call``.
-        packages: What it needs, by the name to import.
+        packages: The packages it needs, by the name to import.
         extra: The extra of this package that installs them.
-        call: Returns the arguments that make the network in its library, or refuses the student, before any work.
+        settings: Returns the name and the arguments that make the network in its library, or refuses the student,
+            before any work.
         takes_images: Whether the student is run, so that the size of its images must be known.
     """
 
@@ -38,7 +39,7 @@ class Format(NamedTuple):
     usage: str
     packages: tuple[str, ...] = ()
     extra: str = ''
-    call: Callable[[TrainedStudent], str] | None = None
+    settings: Callable[[TrainedStudent], tuple[str, dict[str, Any]]] | None = None
     takes_images: bool = True
 
 
@@ -48,9 +49,9 @@ class Exported(NamedTuple):
     Args:
         format: A key of :data:`FORMATS`.
         file: The file; for mmpretrain, its config is next to it, with the suffix ``.py``.
-        note: What to know about it, in a few words.
+        note: A short description: the shape of the images, how exact it is.
         usage: Python lines that use it.
-        metrics: Of the file on the test images, if they were measured.
+        metrics: The metrics of the file on the test images, if they were measured.
     """
 
     format: str
@@ -100,7 +101,7 @@ model = timm.create_model({call}, checkpoint_path={file!r}).eval()
 logits = model(images)""",
         ('timm',),
         'timm',
-        timm_call,
+        timm_settings,
     ),
     'torchvision': Format(
         '_torchvision.pth',
@@ -108,7 +109,7 @@ logits = model(images)""",
 import torch, torchvision
 model = torchvision.models.get_model({call}).eval()
 model.load_state_dict(torch.load({file!r}))""",
-        call=torchvision_call,
+        settings=torchvision_settings,
     ),
     'torchscript': Format(
         '_torchscript.pt',
@@ -159,12 +160,7 @@ def check_files(files: Mapping[str, Path], force: bool = False, sources: Collect
         SettingError: A package is missing, a file exists, is a source, or cannot be written.
     """
     for name in files:
-        missing = [package for package in FORMATS[name].packages if importlib.util.find_spec(package) is None]
-        if missing:
-            raise SettingError(
-                f'--to {name} needs {", ".join(missing)}, not installed here. '
-                f"Install: pip install 'icd-mmrazor[{FORMATS[name].extra}]'"
-            )
+        require_packages(f'--to {name}', FORMATS[name].packages, FORMATS[name].extra)
     kept = {source.resolve() for source in sources}
     seen: set[Path] = set()
     for name, first in files.items():
@@ -217,7 +213,7 @@ def export(
         for exported in export(student, files_of(['onnx', 'torchscript'], Path('exported/student'))):
             print(exported)
     """
-    calls = {name: call(student) for name in files if (call := FORMATS[name].call)}
+    calls = {name: _call(*settings(student)) for name in files if (settings := FORMATS[name].settings)}
     if any(FORMATS[name].takes_images for name in files):
         size = size or student.image_size()
         check_logits(student.logits(), (student.channels, *size), student.kind)
@@ -246,6 +242,11 @@ def export(
         usage = FORMATS[name].usage.format(file=str(file), config=str(config), call=calls.get(name))
         exported.append(Exported(name, file, content.note, usage, metrics))
     return exported
+
+
+def _call(name: str, settings: Mapping[str, Any]) -> str:
+    """Return the arguments of a call as they are written in Python."""
+    return ', '.join([repr(name), *(f'{setting}={value!r}' for setting, value in settings.items())])
 
 
 def _as_mmpretrain(student: TrainedStudent) -> Content:

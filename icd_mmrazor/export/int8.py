@@ -12,9 +12,9 @@ from mmpretrain.datasets import CustomDataset
 from torch.utils.data import DataLoader
 
 from icd_mmrazor.configuration.type_names import dicts, type_name
-from icd_mmrazor.errors import SettingError, UserError
+from icd_mmrazor.errors import SettingError, UserError, first_line
 from icd_mmrazor.export.content import Content
-from icd_mmrazor.export.evaluation import build_loader, evaluate, prepared, test_images
+from icd_mmrazor.export.evaluation import build_loader_of_some, evaluate, prepared, test_images
 from icd_mmrazor.export.onnx import with_metadata, without_progress
 from icd_mmrazor.export.running import onnx_network
 from icd_mmrazor.export.trained import TrainedStudent
@@ -40,21 +40,17 @@ def calibration_images(student: TrainedStudent, calibration: Calibration) -> Dat
     """Build the loader of the images for a calibration, prepared as test images are.
 
     Raises:
-        SettingError: There is no folder, no image in it, and no training set.
+        SettingError: The folder is missing or has no images, or the config has no training set or no test pipeline.
     """
-    pipeline = (student.cfg.get('test_dataloader') or {}).get('dataset', {}).get('pipeline')
+    pipeline = student.pipeline
     if not pipeline:
         raise SettingError(
             '--to onnx-int8: the config has no test pipeline that prepares images (test_dataloader.dataset.pipeline). '
             'Give the config of the training, --config CONFIG.'
         )
     dataset = _folder(calibration.folder, pipeline) if calibration.folder else _training_set(student, pipeline)
-    loader = build_loader(student, dict(dataset=dataset, batch_size=BATCH_SIZE, num_workers=0, sampler=[0]))
-    count = len(loader.dataset)
-    chosen = np.random.default_rng(0).permutation(count)[: calibration.number]
-    # mmengine passes a sampler that is not a config to torch, which takes any sequence of indices
-    settings = dict(batch_size=BATCH_SIZE, num_workers=0, sampler=sorted(chosen.tolist()))
-    return build_loader(student, dict(dataset=loader.dataset, **settings))
+    settings = dict(dataset=dataset, batch_size=BATCH_SIZE, num_workers=0)
+    return build_loader_of_some(student, settings, calibration.number)
 
 
 def as_int8(
@@ -111,8 +107,9 @@ def as_int8(
                 weight_type=QuantType.QInt8,
             )
         except Exception as error:  # of any operation
-            reason = str(error).strip().partition('\n')[0][:300]
-            raise UserError(f'--to onnx-int8: onnxruntime cannot quantise this {student.kind}: {reason}') from error
+            raise UserError(
+                f'--to onnx-int8: onnxruntime cannot quantise this {student.kind}: {first_line(error)}'
+            ) from error
         model = onnx.load(target)
     agreement = _agreement(model.SerializeToString(), float_model, batches)
     number = sum(len(batch) for batch in batches)

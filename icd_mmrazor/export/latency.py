@@ -1,4 +1,4 @@
-"""Latency of a network, with what it depends on."""
+"""Latency of a network on the CPU."""
 
 import importlib.metadata
 import importlib.util
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from icd_mmrazor.export.network import quiet
@@ -36,8 +36,8 @@ def latency(network: Callable[[Tensor], object], images: Tensor, threads: int, s
     """Measure the time that a network takes for a batch, after some passes to warm up.
 
     ``torch.utils.benchmark`` repeats the pass until the time is over, three times at least, with this number of torch's
-    threads. A session of
-    onnxruntime has its own, which are chosen when it is made (:func:`icd_mmrazor.export.running.network_in`).
+    threads. A session of onnxruntime has its own, which are chosen when it is made
+    (:func:`icd_mmrazor.export.running.network_in`).
 
     Args:
         network: From images to logits.
@@ -56,7 +56,7 @@ def latency(network: Callable[[Tensor], object], images: Tensor, threads: int, s
     return Latency(median, high - low, len(times))
 
 
-def multiply_adds(network: nn.Module, images: Tensor) -> int:
+def multiply_adds(network: Callable[[Tensor], object], images: Tensor) -> int:
     """Count the multiply-adds of a forward pass: those of convolutions, matrix products and attention."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(images)
@@ -68,11 +68,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def machine() -> str:
-    """Describe what a latency depends on: the processor, its cores, and the versions of torch and onnxruntime."""
+def processor() -> str:
+    """Return the name of the processor."""
     lines = CPUINFO.read_text().splitlines() if CPUINFO.is_file() else []
     names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-    processor = names[0] if names else platform.processor() or platform.machine()
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def machine() -> str:
+    """Describe what a latency depends on: the processor, its cores, and the versions of torch and onnxruntime."""
     packages = [name for name in ('torch', 'onnxruntime') if importlib.util.find_spec(name)]
     versions = [f'{name} {importlib.metadata.version(name)}' for name in packages]
-    return ', '.join([processor, f'{cores()} cores', *versions])
+    return ', '.join([processor(), f'{cores()} cores', *versions])

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from icd_mmrazor.compat.exporting import keep_batch_sizes_open
-from icd_mmrazor.errors import UserError
+from icd_mmrazor.errors import UserError, first_line
 from icd_mmrazor.export.content import Content, images_note
 from icd_mmrazor.export.network import quiet
 from icd_mmrazor.export.running import onnx_network, verify
@@ -39,21 +39,17 @@ def as_onnx(student: TrainedStudent, size: tuple[int, int]) -> Content:
     network, shape = student.logits(), (student.channels, *size)
     # torch.export takes a batch of one for a constant
     images = torch.zeros(2, *shape)
-    try:
-        with without_progress(), keep_batch_sizes_open(), torch.no_grad():
-            program = torch.onnx.export(
-                network,
-                (images,),
-                input_names=['images'],
-                output_names=['logits'],
-                dynamic_shapes={'images': {0: torch.export.Dim('batch')}},
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-    except Exception as error:  # of any operation
-        reason = str(error).strip().partition('\n')[0][:300]
-        raise UserError(f'--to onnx: torch cannot export this {student.kind}: {reason}') from error
+    with exporting('onnx', student):
+        program = torch.onnx.export(
+            network,
+            (images,),
+            input_names=['images'],
+            output_names=['logits'],
+            dynamic_shapes={'images': {0: torch.export.Dim('batch')}},
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
     data = with_metadata(program.model_proto, student.about())
     difference = verify('onnx', onnx_network(data), network, shape, TOLERANCE)
     return Content(data, images_note(student.channels, size, difference))
@@ -65,6 +61,20 @@ def with_metadata(model: Any, about: Mapping[str, Any]) -> bytes:
 
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in about.items()})
     return model.SerializeToString()
+
+
+@contextlib.contextmanager
+def exporting(what: str, student: TrainedStudent) -> Iterator[None]:
+    """Let torch export a student, for batches of any size and without its progress.
+
+    Raises:
+        UserError: It cannot; ``what`` is the format, for the message.
+    """
+    try:
+        with without_progress(), keep_batch_sizes_open(), torch.no_grad():
+            yield
+    except Exception as error:  # of any operation
+        raise UserError(f'--to {what}: torch cannot export this {student.kind}: {first_line(error)}') from error
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The test of a student by itself, without what only its distillation has."""
+"""Test settings of a student without its distillation."""
 
 from collections.abc import Mapping
 from typing import Any

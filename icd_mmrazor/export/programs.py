@@ -1,14 +1,12 @@
-"""Export of a classifier to a program of torch: TorchScript, or an archive of torch.export."""
+"""Export of a classifier to a torch program: TorchScript, or an archive of torch.export."""
 
 import io
 import json
 
 import torch
 
-from icd_mmrazor.compat.exporting import keep_batch_sizes_open
-from icd_mmrazor.errors import UserError
 from icd_mmrazor.export.content import Content, images_note
-from icd_mmrazor.export.onnx import without_progress
+from icd_mmrazor.export.onnx import exporting
 from icd_mmrazor.export.running import ABOUT, verify
 from icd_mmrazor.export.trained import TrainedStudent
 
@@ -34,15 +32,12 @@ def as_torchscript(student: TrainedStudent, size: tuple[int, int]) -> Content:
         UserError: The network cannot be traced, or the traced one gives other logits.
     """
     network, shape, buffer = student.logits(), (student.channels, *size), io.BytesIO()
-    try:
-        with without_progress(), keep_batch_sizes_open(), torch.no_grad():
-            # compared below, on other batches than the one that is traced
-            traced = torch.jit.trace(network, torch.zeros(2, *shape), check_trace=False)
-            torch.jit.save(traced, buffer, _extra_files={ABOUT: _about(student, size)})
-            buffer.seek(0)
-            loaded = torch.jit.load(buffer)
-    except Exception as error:  # of any operation
-        raise UserError(f'--to torchscript: torch cannot trace this {student.kind}: {_reason(error)}') from error
+    with exporting('torchscript', student):
+        # compared below, on other batches than the one that is traced
+        traced = torch.jit.trace(network, torch.zeros(2, *shape), check_trace=False)
+        torch.jit.save(traced, buffer, _extra_files={ABOUT: _about(student, size)})
+        buffer.seek(0)
+        loaded = torch.jit.load(buffer)
     difference = verify('torchscript', loaded, network, shape, TOLERANCE)
     return Content(buffer.getvalue(), images_note(student.channels, size, difference))
 
@@ -54,23 +49,16 @@ def as_exported_program(student: TrainedStudent, size: tuple[int, int]) -> Conte
     Otherwise as :func:`as_torchscript`.
     """
     network, shape, buffer = student.logits(), (student.channels, *size), io.BytesIO()
-    try:
-        with without_progress(), keep_batch_sizes_open(), torch.no_grad():
-            # torch.export takes a batch of one for a constant
-            images, dynamic = torch.zeros(2, *shape), {'images': {0: torch.export.Dim('batch')}}
-            program = torch.export.export(network, (images,), dynamic_shapes=dynamic)
-            torch.export.save(program, buffer, extra_files={ABOUT: _about(student, size)})
-            buffer.seek(0)
-            loaded = torch.export.load(buffer).module()
-    except Exception as error:  # of any operation
-        raise UserError(f'--to pt2: torch cannot export this {student.kind}: {_reason(error)}') from error
+    with exporting('pt2', student):
+        # torch.export takes a batch of one for a constant
+        images, dynamic = torch.zeros(2, *shape), {'images': {0: torch.export.Dim('batch')}}
+        program = torch.export.export(network, (images,), dynamic_shapes=dynamic)
+        torch.export.save(program, buffer, extra_files={ABOUT: _about(student, size)})
+        buffer.seek(0)
+        loaded = torch.export.load(buffer).module()
     difference = verify('pt2', loaded, network, shape, TOLERANCE)
     return Content(buffer.getvalue(), images_note(student.channels, size, difference))
 
 
 def _about(student: TrainedStudent, size: tuple[int, int]) -> str:
     return json.dumps({**student.about(), 'size': list(size)})
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().partition('\n')[0][:300]

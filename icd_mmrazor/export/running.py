@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from icd_mmrazor.errors import SettingError, UserError
+from icd_mmrazor.errors import SettingError, UserError, first_line
 
 # from images, B x C x H x W, to logits, B x num_classes
 Network = Callable[[Tensor], Tensor]
@@ -29,7 +29,7 @@ def network_in(file: Path, threads: int | None = None) -> Network:
         threads: Number of onnxruntime's threads; by default one for each core.
 
     Raises:
-        SettingError: There is no such file, or it is of another kind.
+        SettingError: The file is missing, or of another kind.
     """
     if file.suffix not in RUNNABLE:
         raise SettingError(f'{file}: expected a file that ends in {", ".join(RUNNABLE)}.')
@@ -50,7 +50,7 @@ def image_shape_of(file: Path, size: Sequence[int] | None = None) -> tuple[int, 
         size: Height and width to use instead of those that the file was exported for.
 
     Raises:
-        SettingError: There is no such file, or it was not exported by this package.
+        SettingError: The file is missing, or was not exported by this package.
     """
     if not file.is_file():
         raise SettingError(f'{file}: there is no such file.')
@@ -100,7 +100,7 @@ def verify(
         expected: The student, from images to logits.
         shape: Of an image, ``(C, H, W)``.
         tolerance: The largest difference, as a part of the largest logit (at least 1).
-        remedy: What to do about it, the end of the message.
+        remedy: The end of the message: how to export it instead.
 
     Returns:
         The largest difference of the logits.
@@ -135,9 +135,9 @@ def check_logits(network: nn.Module, shape: tuple[int, ...], kind: str) -> None:
         with torch.no_grad():
             logits: Any = network(torch.zeros(2, *shape))
     except Exception as error:  # of any network
-        reason = str(error).strip().partition('\n')[0][:200]
         raise SettingError(
-            f'--input-size: this {kind} fails on images of {size}: {reason}. Give the size that it was trained on.'
+            f'--input-size: this {kind} fails on images of {size}: {first_line(error)}. Give the size that it was '
+            'trained on.'
         ) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise SettingError(

@@ -17,30 +17,24 @@ WRAPPER = ('type', '_scope_', 'loss', 'train_cfg', 'with_cp', 'data_preprocessor
 BACKBONE = 'backbone.timm_model.'
 
 
-def timm_settings(student: TrainedStudent) -> dict[str, Any]:
-    """Return the arguments of ``timm.create_model`` that make a student's network.
+def timm_settings(student: TrainedStudent) -> tuple[str, dict[str, Any]]:
+    """Return the name in ``timm.create_model`` that makes a student's network, and the other arguments.
 
     Raises:
         SettingError: It is not a ``TimmClassifier``, or a ``TIMMBackbone`` with a linear head.
     """
     model, cfg = student.model, student.cfg.model.to_dict()
     if isinstance(model, TimmClassifier):
-        return {name: value for name, value in cfg.items() if name not in WRAPPER}
+        settings = {name: value for name, value in cfg.items() if name not in WRAPPER}
+        return settings.pop('model_name'), settings
     if isinstance(model, ImageClassifier) and isinstance(model.backbone, TIMMBackbone):
         settings = {name: value for name, value in cfg['backbone'].items() if name not in WRAPPER}
         channels = {'in_chans': settings.pop('in_channels')} if 'in_channels' in settings else {}
-        return {**settings, **channels, 'num_classes': model.head.num_classes}
+        return settings.pop('model_name'), {**settings, **channels, 'num_classes': model.head.num_classes}
     raise SettingError(
         f'--to timm: the student ({student.kind}) is not a network of timm (TimmClassifier, TIMMBackbone). Export it '
         '--to torchscript, pt2, onnx or safetensors.'
     )
-
-
-def timm_call(student: TrainedStudent) -> str:
-    """Return these arguments as they are written."""
-    settings = timm_settings(student)
-    name = settings.pop('model_name')
-    return ', '.join([repr(name), *(f'{setting}={value!r}' for setting, value in settings.items())])
 
 
 def as_timm(student: TrainedStudent, size: tuple[int, int]) -> Content:
@@ -59,15 +53,15 @@ def as_timm(student: TrainedStudent, size: tuple[int, int]) -> Content:
     """
     import timm
 
-    network = timm.create_model(**timm_settings(student)).eval()
+    name, settings = timm_settings(student)
+    network = timm.create_model(name, **settings).eval()
     weights = _weights(student, network)
     try:
         network.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         reason = ' '.join(str(error).split())[:300]
         raise UserError(f'--to timm: the weights do not fit the network that timm makes: {reason}') from error
-    with torch.no_grad():
-        difference = verify('timm', network, student.logits(), (student.channels, *size), TOLERANCE)
+    difference = verify('timm', network, student.logits(), (student.channels, *size), TOLERANCE)
     return Content(state_data(weights), images_note(student.channels, size, difference))
 
 

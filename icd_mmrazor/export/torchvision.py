@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 import torchvision
 from mmpretrain.models.backbones import MobileNetV2, MobileNetV3, ResNet, ResNeXt, ShuffleNetV2
 from torch import nn
@@ -47,12 +46,6 @@ def torchvision_settings(student: TrainedStudent) -> tuple[str, dict[str, Any]]:
     return name, {**settings, 'num_classes': student.model.head.num_classes}
 
 
-def torchvision_call(student: TrainedStudent) -> str:
-    """Return the name and these arguments as they are written."""
-    name, settings = torchvision_settings(student)
-    return ', '.join([repr(name), *(f'{setting}={value!r}' for setting, value in settings.items())])
-
-
 def as_torchvision(student: TrainedStudent, size: tuple[int, int]) -> Content:
     """Export a student to a plain state dict of torchvision, loaded into its network, with the same logits.
 
@@ -80,6 +73,5 @@ def as_torchvision(student: TrainedStudent, size: tuple[int, int]) -> Content:
         raise SettingError(f"--to torchvision: the student differs from torchvision's {name} {found}. {REMEDY}")
     weights = {new: weight.clone() for new, weight in zip(theirs, own.values(), strict=True)}
     network.load_state_dict(weights, strict=True)
-    with torch.no_grad():
-        difference = verify('torchvision', network, student.logits(), (student.channels, *size), TOLERANCE, REMEDY)
+    difference = verify('torchvision', network, student.logits(), (student.channels, *size), TOLERANCE, REMEDY)
     return Content(state_data(weights), images_note(student.channels, size, difference))

@@ -1,4 +1,4 @@
-"""A trained student in memory, as every export takes it."""
+"""Trained students in memory."""
 
 import dataclasses
 import os
@@ -24,6 +24,7 @@ from icd_mmrazor.errors import SettingError
 from icd_mmrazor.export.network import build_network
 from icd_mmrazor.export.student import plain_student, student_checkpoint
 from icd_mmrazor.models.networks.classifier_layer import number_of_channels
+from icd_mmrazor.models.networks.preparation import preparation_by
 
 REMEDY = 'Give the config of the training, --config CONFIG; its custom_imports must name your own modules.'
 DUMMY_SIZES = ((97, 131), (256, 301))
@@ -61,6 +62,11 @@ class TrainedStudent:
         """The number of channels of its images."""
         return number_of_channels(self.model)
 
+    @property
+    def pipeline(self) -> list[dict]:
+        """The pipeline of its test images; empty if the config has none."""
+        return self.cfg.get('test_dataloader', {}).get('dataset', {}).get('pipeline') or []
+
     def logits(self) -> nn.Module:
         """Return the network that turns normalised images, ``B x C x H x W``, into logits, ``B x num_classes``."""
         return _Logits(self.model).eval()
@@ -77,12 +83,12 @@ class TrainedStudent:
         """Return the height and width of the images that its test pipeline makes.
 
         Raises:
-            SettingError: There is no such pipeline, or it keeps the size of an image.
+            SettingError: The config has no test pipeline, or one that keeps the size of an image.
         """
         sizes = set()
-        if pipeline := _pipeline(self.cfg):
+        if self.pipeline:
             # as in mmpretrain's inferencer
-            transforms = Compose([TRANSFORMS.build(t) for t in remove_transform(pipeline, 'LoadImageFromFile')])
+            transforms = Compose([TRANSFORMS.build(t) for t in remove_transform(self.pipeline, 'LoadImageFromFile')])
             for size in DUMMY_SIZES:
                 # a gray image in a file is read with three channels
                 image = np.zeros((*size, 3 if self.channels == 1 else self.channels), np.uint8)
@@ -130,20 +136,15 @@ class _Logits(nn.Module):
         return self.model(images, mode='tensor')
 
 
-def _pipeline(cfg: Config) -> list[dict]:
-    return cfg.get('test_dataloader', {}).get('dataset', {}).get('pipeline') or []
-
-
 def _normalisation(student: TrainedStudent) -> dict[str, Any]:
-    preprocessor, channels = student.model.data_preprocessor, student.channels
-    mean, std = torch.zeros(channels), torch.ones(channels)
-    if getattr(preprocessor, 'mean', None) is not None:
+    preparation, channels = preparation_by(student.model.data_preprocessor), student.channels
+    about: dict[str, Any] = {
         # one number may be for all channels
-        mean, std = preprocessor.mean.flatten().expand(channels), preprocessor.std.flatten().expand(channels)
-    about: dict[str, Any] = {'mean': mean.tolist(), 'std': std.tolist()}
+        'mean': torch.tensor(preparation.mean or (0.0,)).expand(channels).tolist(),
+        'std': torch.tensor(preparation.std or (1.0,)).expand(channels).tolist(),
+    }
     if channels != 3:
         return about
     # images in files are read as BGR, those in arrays are RGB
-    from_arrays = any(type_name(transform.get('type')) == 'ImageAsInDataset' for transform in _pipeline(student.cfg))
-    turned = any(getattr(preprocessor, name, False) for name in ('to_rgb', '_channel_conversion'))
-    return {**about, 'channel_order': 'RGB' if from_arrays != turned else 'BGR'}
+    from_arrays = any(type_name(transform.get('type')) == 'ImageAsInDataset' for transform in student.pipeline)
+    return {**about, 'channel_order': 'RGB' if from_arrays != preparation.turned else 'BGR'}

@@ -1,4 +1,4 @@
-"""Drawings of a page, as inline SVG or HTML that takes the colours of its style."""
+"""Drawings of a report, as inline SVG or HTML."""
 
 import base64
 import html
@@ -13,11 +13,12 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 20, 12, 40
 MARKED = 25  # lines of so few points have markers
 POINTS = 400  # more cannot be told apart
 COLOURS = 7
+LONG_NAME = 4  # letters
 DASHES = ('', '7 3', '2 3', '9 3 2 3', '12 4', '4 2', '1 3')
 
 
 class Line(NamedTuple):
-    """A line of a chart: its name, its points, and whether it is a constant level."""
+    """A line of a chart: its name and points; a level has one ``y`` and no ``x``, and is as long as the other lines."""
 
     name: str
     x: Sequence[float]
@@ -30,11 +31,11 @@ def escape(text: object) -> str:
     return html.escape(str(text))
 
 
-def number(value: float | None, digits: int = 2) -> str:
+def number(value: float | None) -> str:
     """Write a number, a long one with commas; ``'-'`` for none."""
     if value is None:
         return '-'
-    return f'{value:,}' if isinstance(value, int) else f'{value:.{digits}f}'
+    return f'{value:,}' if isinstance(value, int) else f'{value:.2f}'
 
 
 def line_chart(lines: Sequence[Line], x_label: str, y_label: str) -> str:
@@ -42,7 +43,7 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str) -> str:
 
     Points that are not finite are left out, and the line has a gap there. Returns HTML; empty if there is no point.
     """
-    lines = [line for line in lines if any(map(math.isfinite, line.y)) and len(line.y)]
+    lines = [line for line in lines if any(map(math.isfinite, line.y))]
     xs = [x for line in lines if not line.level for x in line.x]
     ys = [y for line in lines for y in line.y if math.isfinite(y)]
     if not xs or not ys:
@@ -63,9 +64,7 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str) -> str:
         for y in y_ticks
     ]
     parts += [
-        f'<text x="{across(x):.1f}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{x:,.0f}</text>'
-        for x in x_ticks
-        if x_range[0] <= x <= x_range[1]
+        f'<text x="{across(x):.1f}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{x:,.0f}</text>' for x in x_ticks
     ]
     parts.append(
         f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 5}" text-anchor="middle">{escape(x_label)}</text>'
@@ -116,23 +115,26 @@ def ticks(low: float, high: float, whole: bool = False) -> list[float]:
     step = next(size * factor for factor in (1, 2, 5, 10) if span / (size * factor) <= 5)
     if whole:
         step = max(1, round(step))
-        first = math.ceil(low / step) * step
-        return [float(first + i * step) for i in range(int((high - first) / step) + 1)] or [low]
+        return [*range(math.ceil(low / step) * step, math.floor(high) + 1, step)] or [low]
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     last += first == last
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
 def bar(value: float, colour: str) -> str:
-    """Draw a fraction as a bar beside its percentage."""
+    """Draw a fraction as a bar, followed by its percentage."""
     return (
-        f'<td class="bar"><span class="track"><span class="{colour}" style="width:{100 * value:.1f}%"></span></span>'
-        f'<span>{100 * value:.1f}</span></td>'
+        f'<div class="bar"><span class="track"><span class="{colour}" style="width:{100 * value:.1f}%"></span></span>'
+        f'<span>{100 * value:.1f}</span></div>'
     )
 
 
 def confusion_table(counts: np.ndarray, classes: Sequence[str], rows: str, columns: str) -> str:
-    """Draw a matrix of counts, ``C x C``, as a table; the shade of a cell is its part of its row."""
+    """Draw a matrix of counts, ``C x C``, as a table; the shade of a cell is its part of its row.
+
+    Names of columns stand upright if one of them is long.
+    """
+    kind = 'confusion upright' if max(map(len, classes)) > LONG_NAME else 'confusion'
     parts = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     head = ''.join(f'<th scope="col"><span>{escape(name)}</span></th>' for name in classes)
     body = []
@@ -144,20 +146,16 @@ def confusion_table(counts: np.ndarray, classes: Sequence[str], rows: str, colum
         body.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
     caption = f'rows: {rows}; columns: {columns}'
     return (
-        f'<div class="wide"><table class="confusion"><caption>{escape(caption)}</caption>'
+        f'<div class="wide"><table class="{kind}"><caption>{escape(caption)}</caption>'
         f'<thead><tr><td></td>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
     )
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = 'plain') -> str:
-    """Make a table; its cells are HTML, and one that begins with ``<td`` is a cell already."""
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Make a table; its cells are HTML."""
     titles = ''.join(f'<th scope="col">{escape(title)}</th>' for title in head)
-    body = ''.join(
-        f'<tr>{"".join(cell if cell.startswith("<td") else f"<td>{cell}</td>" for cell in row)}</tr>' for row in rows
-    )
-    return (
-        f'<div class="wide"><table class="{kind}"><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+    body = ''.join(f'<tr>{"".join(f"<td>{cell}</td>" for cell in row)}</tr>' for row in rows)
+    return f'<div class="wide"><table class="plain"><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def picture(png: bytes, alt: str) -> str:

@@ -1,4 +1,4 @@
-"""All that a report of a run shows."""
+"""Contents of a report, as far as a run has them."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -10,6 +10,7 @@ from torch import nn
 
 from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.engine.description import why_not_evaluated
+from icd_mmrazor.errors import first_line
 from icd_mmrazor.export.trained import TrainedStudent, read_student
 from icd_mmrazor.report.predictions import Cost, Predictions, build_algorithm, cost, predict, trains_classifier
 from icd_mmrazor.report.run_folder import RunFolder
@@ -19,7 +20,7 @@ Found = TypeVar('Found')
 
 @dataclasses.dataclass
 class Material:
-    """What could be found out about a run.
+    """The contents of a report.
 
     Args:
         run: Its work folder.
@@ -27,11 +28,11 @@ class Material:
         checkpoint: The checkpoint of the student to show.
         student: The student in it.
         algorithm: The distillation, with its teacher.
-        predictions: What both say of the validation images.
+        predictions: Those of teacher and student on the validation images.
         costs: Parameters and multiply-adds of each network; None for what could not be counted.
         shape: The shape of an image, ``(C, H, W)``.
         images: Descriptions of the training images and the validation images.
-        notes: What could not be found out, and why.
+        notes: The parts that are missing, and why.
     """
 
     run: RunFolder
@@ -46,21 +47,20 @@ class Material:
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def attempt(self, what: str, function: Callable[..., Found], *args: Any) -> Found | None:
-        """Call a function; if it fails, note why, for a page says what it can."""
+        """Call a function; if it fails, note why and return None."""
         try:
             with explained_settings():
                 return function(*args)
         except Exception as error:  # of a dataset, a network or a file, whoever wrote it
-            reason = str(error).strip().partition('\n')[0][:300] or type(error).__name__
-            self.notes.append(f'{what}: {reason}')
+            self.notes.append(f'{what}: {first_line(error)}')
             return None
 
 
 def collect(found: Material, max_images: int) -> None:
-    """Find out about a run whatever can be: nothing that fails is in the way of the rest.
+    """Collect the contents of a report; what fails is noted, and the rest is collected all the same.
 
     Args:
-        found: What is known so far; the rest is added.
+        found: The contents so far; the rest is added.
         max_images: The number of validation images to look at.
     """
     run = found.run
@@ -100,11 +100,11 @@ def _predictions(found: Material, max_images: int) -> Predictions | None:
         predictions = found.attempt('The teacher could not be run', predict, *arguments)
         if predictions is not None:
             return predictions
-    before = len(found.notes)
+    of_teacher = len(found.notes) - 1
     arguments = found.run.cfg, found.student, None, max_images
     predictions = found.attempt('Nothing is said of single images', predict, *arguments)
     if predictions is None and found.algorithm is not None:
-        del found.notes[before - 1]  # it was not the teacher's fault
+        del found.notes[of_teacher]  # the student fails, too, which the last note says
     return predictions
 
 

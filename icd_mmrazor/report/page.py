@@ -13,7 +13,6 @@ from icd_mmrazor.export.formats import FORMATS
 from icd_mmrazor.report import sections
 from icd_mmrazor.report.drawing import escape, number
 from icd_mmrazor.report.material import Material, collect
-from icd_mmrazor.report.predictions import size_of_file
 from icd_mmrazor.report.run_folder import RunFolder, read_run
 from icd_mmrazor.report.style import STYLE
 from icd_mmrazor.version import __version__
@@ -74,26 +73,13 @@ def write_report(
 def _files(folder: Path, checkpoint: Path | None) -> dict[str, str]:
     exported = [file for file in sorted(folder.glob('student*')) if file.is_file() and file.suffix != '.py']
     files = [*exported, *([checkpoint] if checkpoint and checkpoint not in exported else [])]
-    return {file.name: size_of_file(file) for file in files}
+    return {file.name: f'{file.stat().st_size / 1e6:.2f} MB' for file in files}
 
 
 def _page(found: Material, files: Mapping[str, str]) -> str:
     run = found.run
-    teacher, shown, step = _teachers(found), None, None
-    remark = ', the best' if found.checkpoint is not None and 'best' in found.checkpoint.name else ''
-    if found.student is not None:
-        step = found.student.checkpoint['meta'].get('epoch' if run.by_epoch else 'iter')
-        shown = run.metric_at(step)
-    if shown is None and run.validations:
-        step, remark = run.validations[-1]['step'], ''
-        shown = run.metric_at(step)
-    remark = '' if step is None else f'{run.unit} {step}{remark}'
-    rows = [('teacher', teacher, ''), ('student', shown, remark)]
-    last = run.metric_at(run.validations[-1]['step']) if run.validations else None
-    if run.validations and run.validations[-1]['step'] != step:
-        rows.append(('student, at the end', last, f'{run.unit} {run.validations[-1]["step"]}'))
-    if found.baseline is not None:
-        rows.append(('student alone', *_of_baseline(found.baseline, run, 'best' in remark)))
+    teacher = _teachers(found)
+    rows = [('teacher', teacher, ''), *_students(found)]
     boxes = [(number(value), name, remark) for name, value, remark in rows if value is not None]
     if len(found.costs) == 2:
         own, whole = (found.costs[name].parameters for name in ('student', 'teacher'))
@@ -125,12 +111,31 @@ def _page(found: Material, files: Mapping[str, str]) -> str:
     parts += ['<h2>Cost</h2>', sections.costs(run, found.costs, found.shape, files)]
     parts += ['<h2>Use the student</h2>', _usage(found)]
     parts.append(f'<footer>Written by icd-mmrazor {__version__} on {date.today():%d %B %Y}.</footer>')
-    title = escape(name)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<title>{title}</title><style>{STYLE}</style></head>\n<body>\n' + '\n'.join(parts) + '\n</body></html>\n'
+        f'<title>{escape(name)}</title><style>{STYLE}</style></head>\n<body>\n'
+        + '\n'.join(parts)
+        + '\n</body></html>\n'
     )
+
+
+def _students(found: Material) -> list[tuple[str, float | None, str]]:
+    """Return name, metric and remark of the student shown, of the student at the end, and of the student alone."""
+    run, step = found.run, None
+    last = run.validations[-1]['step'] if run.validations else None
+    if found.student is not None:
+        step = found.student.checkpoint['meta'].get('epoch' if run.by_epoch else 'iter')
+    best = step is not None and found.checkpoint is not None and 'best' in found.checkpoint.name
+    if last is not None and run.metric_at(step) is None:
+        step, best = last, False
+    remark = '' if step is None else f'{run.unit} {step}{", the best" if best else ""}'
+    rows = [('student', run.metric_at(step), remark)]
+    if last not in (None, step):
+        rows.append(('student, at the end', run.metric_at(last), f'{run.unit} {last}'))
+    if found.baseline is not None:
+        rows.append(('student alone', *_of_baseline(found.baseline, run, best)))
+    return rows
 
 
 def _teachers(found: Material) -> float | None:

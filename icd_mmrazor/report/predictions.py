@@ -1,9 +1,8 @@
-"""What the teacher of a run, its student, say of its validation images."""
+"""Predictions on the validation images of a run."""
 
 import copy
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -12,7 +11,6 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import DefaultScope
-from mmengine.runner import Runner
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
@@ -22,6 +20,7 @@ from icd_mmrazor.datasets.class_names import class_names
 from icd_mmrazor.datasets.labels import images_are_gray
 from icd_mmrazor.engine.description import why_not_evaluated
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.export.evaluation import build_loader_of_some
 from icd_mmrazor.export.latency import multiply_adds
 from icd_mmrazor.export.plain_test import plain_dataset
 from icd_mmrazor.export.trained import TrainedStudent
@@ -103,17 +102,10 @@ def predict(cfg: Config, student: TrainedStudent, algorithm: nn.Module | None, a
     if not cfg.get('val_dataloader'):
         raise SettingError('the run has no validation images (val_dataloader).')
     # one process: a report is short, and an interrupted one leaves nothing behind
-    settings = {'collate_fn': dict(type='default_collate'), **cfg.val_dataloader, 'num_workers': 0}
+    settings = {**cfg.val_dataloader, 'num_workers': 0, 'pin_memory': False}
     settings['dataset'] = plain_dataset(copy.deepcopy(cfg.val_dataloader.dataset))
-    settings.update(persistent_workers=False, pin_memory=False)
-    with DefaultScope.overwrite_default_scope(student.cfg.default_scope), explained_settings():
-        dataset = Runner.build_dataloader(settings).dataset
-        total, images = len(dataset), np.arange(len(dataset))
-        if total > at_most:
-            images = np.sort(np.random.default_rng(0).choice(total, at_most, replace=False))
-        loader = Runner.build_dataloader(
-            {**settings, 'dataset': dataset, 'sampler': images.tolist(), 'drop_last': False}
-        )
+    loader = build_loader_of_some(student, settings, at_most)
+    dataset, images = loader.dataset, loader.sampler
     source = source_of_images(cfg, ('val',))
     model = student.model.to(get_device()).eval()
     if 'MultiLabel' in type(getattr(model, 'head', None)).__name__:
@@ -139,13 +131,13 @@ def predict(cfg: Config, student: TrainedStudent, algorithm: nn.Module | None, a
     names = class_names(getattr(dataset, 'metainfo', None)) or student.classes or ()
     count = student_scores.shape[1]
     return Predictions(
-        images=images.tolist(),
-        total=total,
+        images=images,
+        total=len(dataset),
         classes=list(names) if len(names) == count else [str(i) for i in range(count)],
         labels=torch.cat(labels).numpy() if known else None,
         student=student_scores,
         teacher=torch.stack(scores[1]).numpy() if with_teacher else None,
-        shape=tuple(dataset[int(images[0])]['inputs'].shape),
+        shape=tuple(dataset[images[0]]['inputs'].shape),
         thumbnail=lambda place: _png(dataset[place]['inputs'], source),
     )
 
@@ -157,10 +149,10 @@ def trains_classifier(algorithm: nn.Module) -> bool:
 
 def cost(student: TrainedStudent, algorithm: nn.Module | None, shape: tuple[int, ...] | None) -> dict[str, Cost]:
     """Count the parameters of student and teacher, and their multiply-adds for an image of a shape, ``(C, H, W)``."""
-    networks = {'student': (student.model.cpu().eval(), student.logits())}
+    networks: dict[str, tuple[nn.Module, Callable]] = {'student': (student.model.cpu().eval(), student.logits())}
     if algorithm is not None:
         algorithm.cpu().eval()
-        networks['teacher'] = (algorithm.teacher, _Teacher(algorithm))
+        networks['teacher'] = (algorithm.teacher, getattr(algorithm, 'run_teacher', algorithm.teacher))
     return {
         name: Cost(
             sum(parameter.numel() for parameter in network.parameters()),
@@ -168,22 +160,6 @@ def cost(student: TrainedStudent, algorithm: nn.Module | None, shape: tuple[int,
         )
         for name, (network, whole) in networks.items()
     }
-
-
-def size_of_file(file: Path) -> str:
-    """Return the size of a file in words: ``'0.31 MB'``."""
-    return f'{file.stat().st_size / 1e6:.2f} MB'
-
-
-class _Teacher(nn.Module):
-    """The teacher in its own view of the images."""
-
-    def __init__(self, algorithm: nn.Module) -> None:
-        super().__init__()
-        object.__setattr__(self, 'algorithm', algorithm)
-
-    def forward(self, images: Tensor) -> Any:
-        return self.algorithm.run_teacher(images)
 
 
 def _scores(samples: list) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""What a training keeps in its work folder: config, numbers, log, checkpoints."""
+"""The work folder of a training: config, numbers, log, checkpoints."""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ class RunFolder:
         cfg: Its config, read as data.
         training: The logged rows of the training, in the order of their ``step``, an iteration.
         validations: The rows of the validations; their ``step`` is an epoch, or an iteration if the run counts them.
-        described: What the log says is distilled, by its words: ``'teacher'``, ``'student'``, ``'loss'``, ...
+        described: The distillation in words, from the log: ``'teacher'``, ``'student'``, ``'loss'``, ...
         machine: Versions and hardware, as far as the log has them.
         seconds: How long it took, all its starts together; None if that is unknown.
         reached: The last epoch (or iteration) that was validated or logged; None if there is none.
@@ -58,13 +58,12 @@ class RunFolder:
     @property
     def by_epoch(self) -> bool:
         """Whether validations are counted in epochs."""
-        return 'IterBased' not in str((self.cfg.get('train_cfg') or {}).get('type')) and 'max_iters' not in (
-            self.cfg.get('train_cfg') or {}
-        )
+        train_cfg = self.cfg.get('train_cfg') or {}
+        return 'IterBased' not in str(train_cfg.get('type')) and 'max_iters' not in train_cfg
 
     @property
     def unit(self) -> str:
-        """What is counted: ``'epoch'`` or ``'iteration'``."""
+        """The unit of steps: ``'epoch'`` or ``'iteration'``."""
         return 'epoch' if self.by_epoch else 'iteration'
 
     @property
@@ -77,8 +76,8 @@ class RunFolder:
         """The metric to show: the one that ``save_best`` names, else top-1 accuracy, else the first; None without."""
         names = list(dict.fromkeys(name for row in self.validations for name in row if name not in NO_METRICS))
         chosen = ((self.cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('save_best')
-        wanted = [*([chosen] if isinstance(chosen, str) else chosen or ()), USUAL_METRIC]
-        return next((name for name in [*wanted, *names] if name in names), None)
+        preferred = [*([chosen] if isinstance(chosen, str) else chosen or ()), USUAL_METRIC]
+        return next((name for name in [*preferred, *names] if name in names), None)
 
     def metric_at(self, step: int | None) -> float | None:
         """Return the metric after an epoch (or iteration); None if that was not validated."""
@@ -102,7 +101,7 @@ class RunFolder:
 
 
 def read_run(folder: Path) -> RunFolder:
-    """Read what a training keeps; nothing in it is executed.
+    """Read the work folder of a training; nothing in it is executed.
 
     Raises:
         SettingError: The folder has no config of a training.
@@ -117,7 +116,7 @@ def read_run(folder: Path) -> RunFolder:
         trained = [row for row in rows if 'loss' in row]
         if not trained and logs:
             continue  # it stopped before it logged anything
-        # a resumed training repeats what followed its checkpoint; one that began again repeats everything
+        # a resumed training repeats what followed its checkpoint; one that started again repeats everything
         training = _before(training, trained) + trained
         validated = [row for row in rows if 'loss' not in row]
         repeated = validated if len(training) > len(trained) else validated or [{'step': 0}]
@@ -144,7 +143,7 @@ def stored_config(folder: Path) -> Config:
     A start that logged nothing, such as a test, counts only if there is no other.
 
     Raises:
-        SettingError: There is none.
+        SettingError: The folder has none.
     """
     dumped = sorted(folder.glob('*/vis_data/config.py'))
     logged = [file for file in dumped if file.with_name('scalars.json').exists()]

@@ -11,7 +11,6 @@ from icd_mmrazor.report.run_folder import USUAL_METRIC, RunFolder
 
 MATRIX_CLASSES = 20  # a larger matrix cannot be read
 PAIRS, EXAMPLES = 15, 24
-LONG_NAME = 4  # letters; longer names of columns stand upright
 MINUS = '\N{MINUS SIGN}'
 TERM_ORDER = ('loss', 'student.loss')
 
@@ -47,7 +46,7 @@ def distilled(run: RunFolder, cost: Mapping[str, Cost], images: Mapping[str, str
             rows[name] = '<br>'.join(map(escape, lines))
     for name in ('teacher', 'student'):
         if name not in rows and name in cost:
-            rows[name] = f'{cost[name][0]:,} parameters'
+            rows[name] = f'{cost[name].parameters:,} parameters'
     rows['weights of the teacher'] = escape(weights) if weights and 'teacher' not in said else None
     rows['method'] = escape(_method(distiller))
     rows['loss'] = '<br>+ '.join(map(escape, said.get('loss', ())))
@@ -74,7 +73,7 @@ def _method(distiller: Mapping) -> str:
 
 
 def curves(run: RunFolder, teacher: float | None, baseline: RunFolder | None) -> str:
-    """Draw the losses, and the metric against epochs beside the teacher's."""
+    """Draw the losses, and the metric of student, teacher and baseline against epochs."""
     names = {name for row in run.training for name in row if 'loss' in name.rpartition('.')[2]}
     names = sorted(names, key=lambda name: (TERM_ORDER.index(name) if name in TERM_ORDER else 9, name))
     lines = [Line(name, *_points(run.training, name)) for name in names]
@@ -96,7 +95,7 @@ def _points(rows: Sequence[Mapping], name: str) -> tuple[list[float], list[float
 
 
 def confusion(found: Predictions) -> str:
-    """Show which classes are taken for which, and how each fares, beside the teacher."""
+    """Show which classes the student confuses, and its accuracy of each class next to the teacher's."""
     if found.labels is None:
         if found.teacher is None:
             return '<p>The validation images have no labels, and the teacher no classes: there is nothing to count.</p>'
@@ -106,9 +105,7 @@ def confusion(found: Predictions) -> str:
     count = len(found.classes)
     counts = _counts(truth, found.student.argmax(1), count)
     if count <= MATRIX_CLASSES:
-        upright = max(map(len, found.classes)) > LONG_NAME
         shown = confusion_table(counts, found.classes, rows, "student's class")
-        shown = shown.replace('class="confusion"', 'class="confusion upright"') if upright else shown
     else:
         shown = _pairs(found, truth, counts, rows)
     if found.labels is None:

@@ -26,12 +26,10 @@ figure { margin: 0; min-width: 0; } figcaption, caption { font-size: .875rem; te
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1.5rem; }
 .chart { width: 100%; max-width: 36rem; height: auto; display: block; }
 svg text { fill: var(--soft); font: 15px system-ui, sans-serif; } .grid { stroke: var(--rule); fill: none; }
-.line { fill: none; stroke-width: 2; stroke-linejoin: round; }
+.line { stroke: var(--own); fill: none; stroke-width: 2; stroke-linejoin: round; }
 .sample { width: 26px; height: 8px; margin-right: .4rem; }
-.c0 { stroke: var(--c0); --own: var(--c0); } .c1 { stroke: var(--c1); --own: var(--c1); }
-.c2 { stroke: var(--c2); --own: var(--c2); } .c3 { stroke: var(--c3); --own: var(--c3); }
-.c4 { stroke: var(--c4); --own: var(--c4); } .c5 { stroke: var(--c5); --own: var(--c5); }
-.c6 { stroke: var(--c6); --own: var(--c6); } .dot { fill: var(--own); stroke: none; }
+.dot { fill: var(--own); } .c0 { --own: var(--c0); } .c1 { --own: var(--c1); } .c2 { --own: var(--c2); }
+.c3 { --own: var(--c3); } .c4 { --own: var(--c4); } .c5 { --own: var(--c5); } .c6 { --own: var(--c6); }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: .1rem 1.1rem; margin: .3rem 0 0; padding: 0;
   font-size: .875rem; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
@@ -45,7 +43,7 @@ svg text { fill: var(--soft); font: 15px system-ui, sans-serif; } .grid { stroke
 .confusion tbody td { border: 1px solid var(--rule); }
 .confusion .right { background: rgb(var(--right) / calc(.08 + .55 * var(--part))); }
 .confusion .wrong { background: rgb(var(--wrong) / min(1, calc(3 * var(--part)))); }
-.bar { min-width: 9rem; white-space: nowrap; } .track { display: inline-block; width: 5.5rem; height: .6rem;
+.bar { min-width: 8.1rem; white-space: nowrap; } .track { display: inline-block; width: 5.5rem; height: .6rem;
   background: var(--card); border: 1px solid var(--rule); border-radius: 2px; margin-right: .5rem; overflow: hidden; }
 .track span { display: block; height: 100%; } .teacher { background: var(--c1); } .student { background: var(--c0); }
 .examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(10.5rem, 1fr)); gap: .75rem; }
@@ -57,7 +55,7 @@ svg text { fill: var(--soft); font: 15px system-ui, sans-serif; } .grid { stroke
 pre { background: var(--card); border: 1px solid var(--rule); border-radius: .5rem; padding: .75rem 1rem;
   overflow-x: auto; font: .875rem/1.5 ui-monospace, Menlo, Consolas, monospace; }
 footer { margin-top: 3rem; color: var(--soft); font-size: .875rem; overflow-wrap: anywhere; }
-@media (max-width: 34rem) { .track { width: 3rem; } .bar { min-width: 6rem; }
+@media (max-width: 34rem) { .track { width: 3rem; } .bar { min-width: 5.5rem; }
   .plain th, .plain td { padding-right: .5rem; font-size: .9rem; }
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .5rem; }
   .examples { grid-template-columns: repeat(2, 1fr); } .tiles { grid-template-columns: repeat(2, 1fr); } }

@@ -1,4 +1,4 @@
-"""What a student is tested with once it is out of its distillation."""
+"""Test settings of an exported student."""
 
 import pytest
 from mmengine.config import Config

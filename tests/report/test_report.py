@@ -297,7 +297,7 @@ def test_resumed_run_is_one_curve(changed: Callable[..., Path]) -> None:
     again = start.with_name('99990101_000000')
     shutil.copytree(start, again)
     rows = [json.loads(line) for line in (again / 'vis_data' / 'scalars.json').read_text().splitlines()]
-    kept = rows[2:]  # it went on after the first epoch
+    kept = rows[2:]  # it resumed after the first epoch
     kept[-1]['accuracy/top1'] = 12.5
     (again / 'vis_data' / 'scalars.json').write_text('\n'.join(map(json.dumps, kept)))
     found = read_run(folder)

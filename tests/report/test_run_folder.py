@@ -1,4 +1,4 @@
-"""What is read of a work folder, against folders written row by row."""
+"""Work folders as they are read, against folders written row by row."""
 
 import contextlib
 import json

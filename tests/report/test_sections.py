@@ -38,6 +38,7 @@ def test_ticks_enclose_what_is_drawn(low: float, high: float) -> None:
 def test_whole_ticks_lie_within() -> None:
     assert ticks(1, 8, whole=True) == [2, 4, 6, 8]
     assert ticks(1, 1, whole=True) == [1]
+    assert ticks(13, 13, whole=True) == [13]  # no round number is in this range
     assert all(1 <= tick <= 300 and tick == int(tick) for tick in ticks(1, 300, whole=True))
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from icd_mmrazor.checkpoints.writing import write_json
 from icd_mmrazor.errors import SettingError, UserError
+from icd_mmrazor.export.latency import processor
 
 import mmengine
 import torch
@@ -219,11 +220,9 @@ def locked(folder: Path):
 
 def machine() -> dict[str, Any]:
     """Describe what the time of a training depends on: processor, GPU and versions."""
-    lines = Path('/proc/cpuinfo').read_text().splitlines()
-    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
     gpu = dict(gpu=torch.cuda.get_device_name(), cuda=torch.version.cuda) if torch.cuda.is_available() else {}
     return dict(
-        processor=names[0] if names else platform.processor() or platform.machine(),
+        processor=processor(),
         instructions=torch.backends.cpu.get_cpu_capability(),
         cores=os.cpu_count(),
         python=platform.python_version(),
