@@ -23,17 +23,7 @@ val_dataloader = dict(
         ]
     ),
 )
-test_dataloader = dict(
-    num_workers=8,
-    dataset=dict(
-        pipeline=[
-            dict(type='LoadImageFromFile'),
-            dict(type='ResizeEdge', scale=256, edge='short', backend='pillow', interpolation='bicubic'),
-            dict(type='CenterCrop', crop_size=224),
-            dict(type='PackInputs'),
-        ]
-    ),
-)
+test_dataloader = val_dataloader
 # for 128 images per iteration over all processes; --auto-scale-lr adapts it to others
 optim_wrapper = dict(optimizer=dict(type='AdamW', lr=5e-4, weight_decay=0.05))
 auto_scale_lr = dict(base_batch_size=128, enable=False)

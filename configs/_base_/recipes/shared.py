@@ -19,13 +19,8 @@ val_dataloader = dict(
     dataset=dict(type='CustomDataset', data_root='data/NAME/val'),
 )
 val_evaluator = dict(type='Accuracy', topk=1)
-test_dataloader = dict(
-    batch_size=64,
-    num_workers=2,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='CustomDataset', data_root='data/NAME/val'),
-)
-test_evaluator = dict(type='Accuracy', topk=1)
+test_dataloader = val_dataloader
+test_evaluator = val_evaluator
 
 # gradients are clipped, and neither biases, norms, embeddings of positions nor the learned temperature of ICD decay
 optim_wrapper = dict(

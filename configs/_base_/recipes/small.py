@@ -14,9 +14,7 @@ train_dataloader = dict(
 val_dataloader = dict(
     dataset=dict(pipeline=[dict(type='LoadImageFromFile'), dict(type='Resize', scale=32), dict(type='PackInputs')])
 )
-test_dataloader = dict(
-    dataset=dict(pipeline=[dict(type='LoadImageFromFile'), dict(type='Resize', scale=32), dict(type='PackInputs')])
-)
+test_dataloader = val_dataloader
 # for 64 images per iteration over all processes; --auto-scale-lr adapts it to others
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True))
 auto_scale_lr = dict(base_batch_size=64, enable=False)

@@ -1,4 +1,4 @@
-"""What the metrics of a validation need."""
+"""Requirements of the metrics of a validation."""
 
 from typing import Any
 
