@@ -4,11 +4,11 @@ from typing import Any
 
 from mmpretrain.registry import DATASETS
 
-from icd_mmrazor.datasets.partly_labeled import built_dataset, data_samples_of
+from icd_mmrazor.datasets.parts import TwoParts, built_dataset, data_samples_of
 
 
 @DATASETS.register_module()
-class KNNDataset:
+class KNNDataset(TwoParts):
     """A bank of labelled images, then the images that ``KNNAccuracy`` classifies by it.
 
     Args:
@@ -43,26 +43,9 @@ class KNNDataset:
         """Information about the images, such as their classes."""
         return self.queries.metainfo
 
-    def full_init(self) -> None:
-        """Read the annotations, if they have not been read yet."""
-        for part in self.datasets:
-            part.full_init()
-
-    def _place(self, idx: int) -> tuple[Any, int]:
-        index = range(len(self))[idx]
-        return (self.bank, index) if index < len(self.bank) else (self.queries, index - len(self.bank))
-
-    def get_data_info(self, idx: int) -> dict:
-        """Return the annotation of an image, with its position."""
-        part, index = self._place(idx)
-        return {**part.get_data_info(index), 'sample_idx': range(len(self))[idx]}
-
-    def __len__(self) -> int:
-        return len(self.bank) + len(self.queries)
-
     def __getitem__(self, idx: int) -> dict:
-        part, index = self._place(idx)
+        part, index, position = self._place(idx)
         sample = part[index]
         for each in data_samples_of(sample, type(self).__name__):
-            each.set_metainfo({'sample_idx': range(len(self))[idx], 'in_bank': part is self.bank})
+            each.set_metainfo({'sample_idx': position, 'in_bank': part is self.bank})
         return sample

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 from mmpretrain.registry import DATASETS
 
+from icd_mmrazor.datasets.parts import TwoParts, built_dataset, data_samples_of
 from icd_mmrazor.datasets.samples import LABELS, mark_unlabeled
-from icd_mmrazor.errors import DatasetError, SettingError
+from icd_mmrazor.errors import DatasetError
 
 
 @DATASETS.register_module()
@@ -56,7 +57,7 @@ class UnlabeledDataset:
 
 
 @DATASETS.register_module()
-class PartlyLabeledDataset:
+class PartlyLabeledDataset(TwoParts):
     """Images with labels, then images without, for batches of both.
 
     A :class:`~icd_mmrazor.datasets.partly_labeled_sampler.PartlyLabeledBatchSampler` makes the batches. The student's
@@ -110,33 +111,16 @@ class PartlyLabeledDataset:
         """Information about the labelled images, such as their classes."""
         return self.labeled.metainfo
 
-    def full_init(self) -> None:
-        """Read the annotations, if they have not been read yet."""
-        for part in self.datasets:
-            part.full_init()
-
-    def get_data_info(self, idx: int) -> dict:
-        """Return the annotation of an image, with its position."""
-        part, index = self._place(idx)
-        return {**part.get_data_info(index), 'sample_idx': range(len(self))[idx]}
-
     def get_gt_labels(self) -> np.ndarray:
         """Return the label of each image; -1 if it has none."""
         labels = [self.labeled.get_data_info(i)['gt_label'] for i in range(self.num_labeled)]
         return np.array([*labels, *[-1] * len(self.unlabeled)])
 
-    def _place(self, idx: int) -> tuple[Any, int]:
-        index = range(len(self))[idx]
-        return (self.labeled, index) if index < self.num_labeled else (self.unlabeled, index - self.num_labeled)
-
-    def __len__(self) -> int:
-        return self.num_labeled + len(self.unlabeled)
-
     def __getitem__(self, idx: int) -> dict:
-        part, index = self._place(idx)
+        part, index, position = self._place(idx)
         sample = part[index]
         for each in data_samples_of(sample, type(self).__name__):
-            each.set_metainfo({'sample_idx': range(len(self))[idx]})
+            each.set_metainfo({'sample_idx': position})
             if part is self.unlabeled:
                 mark_unlabeled(each)
             elif not any(name in each for name in LABELS):
@@ -145,25 +129,3 @@ class PartlyLabeledDataset:
                     'or exchange labeled and unlabeled.'
                 )
         return sample
-
-
-def built_dataset(dataset: Any, owner: str, setting: str) -> Any:
-    """Build a dataset from its config; ``owner`` and ``setting`` are for the error if it is not one."""
-    built = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
-    if not hasattr(built, 'get_data_info'):
-        raise SettingError(
-            f'{owner}: {setting} is a {type(dataset).__name__}; it must be a dataset of mmpretrain or mmengine, or its '
-            f'config: {setting}=dict(type=...).'
-        )
-    return built
-
-
-def data_samples_of(sample: Any, owner: str) -> list[Any]:
-    """Return the data samples of an image, of which several views have one each."""
-    found = sample.get('data_samples') if isinstance(sample, dict) else None
-    found = found if isinstance(found, list) else [found]
-    if not all(hasattr(each, 'set_metainfo') for each in found):
-        raise DatasetError(
-            f"{owner}: the dataset's pipeline returns no data_samples. End it with dict(type='PackInputs')."
-        )
-    return found

@@ -21,12 +21,12 @@ class PartlyLabeledBatchSampler:
     """Batches of a fixed number of labelled images, then a fixed number of unlabelled ones.
 
     An epoch is one pass over the labelled images, in the order and the parts of the processes that the ``sampler``
-    would give them without the others. The unlabelled ones follow each other in passes of their own, each shuffled,
-    which continue from one epoch to the next: all are used equally often, whatever the numbers. With
-    ``epoch_of='unlabeled'`` it is the other way round.
+    would give them without the others. The unlabelled ones come in separate shuffled passes, which continue from one
+    epoch to the next: all are used equally often, whatever the numbers. With ``epoch_of='unlabeled'`` it is the other
+    way round.
 
-    Everything follows from the seed and the epoch of ``sampler``, so no state has to be stored: a resumed run
-    continues exactly. In a loop that counts iterations the epochs follow each other, too.
+    The order depends only on the seed and the epoch of ``sampler``. A resumed run continues exactly, without a stored
+    state. In a loop that counts iterations the epochs follow each other, too.
 
     Args:
         sampler: A ``DefaultSampler``, which mmengine builds from ``train_dataloader.sampler``. Its ``shuffle`` and
@@ -94,7 +94,7 @@ class PartlyLabeledBatchSampler:
 
     def __iter__(self) -> Iterator[list[int]]:
         sampler = self.sampler
-        # what sets the epoch, and a resume the seed, knows the other one
+        # the loop sets the epoch of the given sampler, and a resume its seed
         self._once.seed, self._once.epoch = sampler.seed, sampler.epoch
         images = [*self._once]
         # of all processes, of which the first has the most images

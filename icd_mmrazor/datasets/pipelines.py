@@ -32,8 +32,10 @@ def parts_of(dataset: Any) -> list[Any]:
     """Return the datasets of a ``PartlyLabeledDataset``, or the one in a wrapper that leaves its pipeline alone."""
     if isinstance(dataset, PartlyLabeledDataset):
         return [part for each in dataset.datasets for part in parts_of(each)]
-    if isinstance(dataset, IndexedDataset | UnlabeledDataset):
-        return parts_of(dataset.dataset if isinstance(dataset, IndexedDataset) else dataset.images)
+    if isinstance(dataset, IndexedDataset):
+        return parts_of(dataset.dataset)
+    if isinstance(dataset, UnlabeledDataset):
+        return parts_of(dataset.images)
     return [dataset]
 
 

@@ -266,10 +266,18 @@ def test_other_settings_that_cannot_be(partly: Callable) -> None:
         PartlyLabeledDataset(labeled=[], unlabeled=[])
 
 
-def test_empty_parts_and_missing_labels(partly: Callable, arrays: Callable, tmp_path: Path) -> None:
-    nothing = dict(type='UnlabeledDataset', dataset=arrays(4))
+@pytest.mark.parametrize('setting', ['labeled', 'unlabeled'])
+def test_empty_parts(setting: str, arrays: Callable) -> None:
+    parts = dict(labeled=arrays(4), unlabeled=arrays(3))
+    parts[setting]['indices'] = 0
+    with pytest.raises(DatasetError, match=rf'PartlyLabeledDataset: {setting} has no images'):
+        DATASETS.build(dict(type='PartlyLabeledDataset', **parts))
+
+
+def test_missing_labels_and_samples(arrays: Callable) -> None:
+    without = dict(type='UnlabeledDataset', dataset=arrays(4))
     with pytest.raises(DatasetError, match='has no label'):
-        DATASETS.build(dict(type='PartlyLabeledDataset', labeled=nothing, unlabeled=arrays(3)))[0]
+        DATASETS.build(dict(type='PartlyLabeledDataset', labeled=without, unlabeled=arrays(3)))[0]
     with pytest.raises(DatasetError, match='PackInputs'):
         UnlabeledDataset(DATASETS.build(dict(arrays(4), pipeline=[])))[0]
 

@@ -41,7 +41,6 @@ def config(tmp_path: Path) -> Callable[..., Config]:
         )
         cfg = Config(
             dict(
-                _base_=None,
                 model=dict(
                     _scope_='mmrazor',
                     type='FrozenTeacherDistill',
@@ -59,7 +58,6 @@ def config(tmp_path: Path) -> Callable[..., Config]:
                 optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.05)),
             )
         )
-        cfg.pop('_base_')
         base = Config.fromfile(TOOLS.parent / 'configs' / '_base_' / 'runtimes' / 'default.py')
         base.merge_from_dict(cfg.to_dict())
         base.merge_from_dict({'work_dir': str(tmp_path / 'work'), 'randomness.seed': 0, **options})

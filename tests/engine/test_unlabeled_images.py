@@ -77,7 +77,7 @@ def test_no_labels_at_all(config: Callable, runner: Callable) -> None:
     assert '  training images: 64, none with a label' in log
     assert 'student.loss' not in log
     assert [*Path(cfg.work_dir).glob('best_agreement_top1_epoch_1.pth')]
-    # against a loop of its own
+    # against a plain loop
     model, same, divergence = run.model.eval(), [], []
     with torch.no_grad():
         for batch in run.val_dataloader:

@@ -7,7 +7,7 @@ features: logits
 ## Introduction
 
 The teacher's decision $y_t = \operatorname{argmax}_c z^t_c$ is one more label.
-A vision transformer learns it with a second token: a distillation token passes through all blocks next to the class token, and has its own classifier.
+A vision transformer learns it through a distillation token, which passes through all blocks together with the class token and has its own classifier.
 With the logits $z^\text{class}$ and $z^\text{dist}$ of the two classifiers:
 
 $$L = \tfrac12 \mathrm{CE}(z^\text{class}, y) + \tfrac12 \mathrm{CE}(z^\text{dist}, y_t)$$

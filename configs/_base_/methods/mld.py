@@ -16,7 +16,7 @@ The authors use $\tau = 1$, as a part of their method L2D. The loss is called `B
 ## The benchmark's form
 
 - $\tau = 1$, summed over the classes, weight 10, as in the authors' code.
-- On images with one label it works, too, as a softer KD. Nothing has been published for it on CIFAR-100.
+- It also accepts images with one label. No accuracy on CIFAR-100 has been published for it.
 
 ## How to use it
 

@@ -12,7 +12,7 @@ from icd_mmrazor.errors import SettingError
 
 @METRICS.register_module()
 class TeacherAgreement(BaseMetric):
-    """How far a student predicts what its teacher predicts, on images that need no labels.
+    """Agreement of the predictions of student and teacher, on images that need no labels.
 
     * ``agreement/top1``: percentage of the images for which both predict the same class;
     * ``agreement/kl``: mean of the divergence ``sum_c t_c log(t_c / s_c)`` of the probabilities ``t`` of the teacher

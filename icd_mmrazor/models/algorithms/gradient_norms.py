@@ -1,4 +1,4 @@
-"""How strongly each term of a loss pulls at the student."""
+"""Gradient norms of the terms of a loss at the student."""
 
 import contextlib
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Predictions of a student that also tell what metrics of a distillation compare."""
+"""Predictions of a student, with what the metrics of a distillation compare them to."""
 
 import contextlib
 from collections.abc import Iterator

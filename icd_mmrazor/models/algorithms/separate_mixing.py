@@ -15,7 +15,7 @@ class SeparateMixingPreprocessor(ClsDataPreprocessor):
     """mmpretrain's ``ClsDataPreprocessor`` that mixes images without labels, too, but never with labelled ones.
 
     In a batch of both (``PartlyLabeledDataset``), the labelled images are mixed among themselves with their labels,
-    then the others among themselves, each with random numbers of their own. A ``ClsDataPreprocessor`` leaves a batch
+    then the others among themselves, each with its own random numbers. A ``ClsDataPreprocessor`` leaves a batch
     without any labels as it is. ``FrozenTeacherDistill`` uses this class in its place if it has ``batch_augments``.
 
     Config example::

@@ -56,7 +56,7 @@ class EnsembleFeatures:
         names: The features that are wanted.
 
     Raises:
-        SettingError: A feature has no number, there is no such member, or there are no combined logits.
+        SettingError: A feature has no number or that of an unknown member, or there are no combined logits.
     """
 
     def __init__(self, owner: str, model: TeacherEnsemble, source: str, names: Iterable[str]) -> None:

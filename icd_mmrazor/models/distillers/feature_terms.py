@@ -138,6 +138,11 @@ def terms_of(name: str, entry: dict, counts: Mapping[str, Mapping[str, int]]) ->
         return [Term(name, loss, inputs, stage)]
 
     prefix, features = split_member(entry['features'])
+    if features in SEVERAL and f'{prefix}teacher' not in counts:
+        raise SettingError(
+            f'{OWNER}: features={entry["features"]!r} of {name} names one of several teachers, but there is only '
+            f'one, or teacher_member chooses it. Set features={features!r}.'
+        )
     groups = _groups(name, features, {'student': counts['student'], 'teacher': counts.get(f'{prefix}teacher', {})})
     if len(groups) > 1 and isinstance(loss, nn.Module):
         raise SettingError(f'{OWNER}: {name} in losses compares several features and needs loss=dict(type=...).')

@@ -1,6 +1,5 @@
 """Knowledge distillation of each class by itself (binary KD), for images with several labels."""
 
-import torch
 import torch.nn.functional as F
 from mmrazor.registry import MODELS
 from torch import Tensor
@@ -56,10 +55,9 @@ class BinaryKDLoss(FeatureLoss):
         """Compute the loss of logits ``B x C`` without its weight."""
         self.check_shapes(student.shape[1:], teacher.shape[1:])
         student, teacher = student / self.tau, teacher / self.tau
-        divergence = torch.zeros_like(student)
-        for sign in (1, -1):  # the class is in the image, or it is not
-            log_p, log_q = F.logsigmoid(sign * teacher), F.logsigmoid(sign * student)
-            divergence = divergence + log_p.exp() * (log_p - log_q)
+        present = F.kl_div(F.logsigmoid(student), F.logsigmoid(teacher), reduction='none', log_target=True)
+        absent = F.kl_div(F.logsigmoid(-student), F.logsigmoid(-teacher), reduction='none', log_target=True)
+        divergence = present + absent
         over_classes = divergence.sum(1) if self.reduction == 'sum' else divergence.mean(1)
         return self.tau**2 * over_classes.mean()
 

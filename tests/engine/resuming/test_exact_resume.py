@@ -135,7 +135,7 @@ def test_several_teachers(config: Callable, trained: Callable, network: Callable
 @pytest.mark.slow
 @pytest.mark.parametrize('in_memory', [True, False])
 def test_batches_of_images_with_and_without_labels(in_memory: bool, config: Callable, trained: Callable) -> None:
-    """Stopped twice within epochs; the unlabelled images are in the middle of a pass of their own."""
+    """Stopped twice within epochs; the unlabelled images are in the middle of a pass."""
     cfg = config('icd', **{'default_hooks.checkpoint.by_epoch': False})
     images = cfg.train_dataloader.dataset.to_dict()
     labeled = {**images, 'indices': 15}

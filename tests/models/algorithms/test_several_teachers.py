@@ -14,6 +14,7 @@ from torch import nn
 from icd_mmrazor.errors import CheckpointError, SettingError
 from icd_mmrazor.models.networks.resolve import name_networks_in_full
 
+MAPS = dict(type='FeatureDistiller', losses=dict(at=dict(loss=dict(type='AttentionTransferLoss'), features='1.maps')))
 KD = dict(type='FeatureDistiller', losses=dict(kd=dict(loss=dict(type='KLDivergence', tau=2.0), features='logits')))
 FEATURES = dict(
     type='FeatureDistiller',
@@ -241,6 +242,7 @@ def test_a_checkpoint_of_another_network_is_refused_by_number(build: Callable, t
         (dict(distiller=dict(type='ICDDistiller')), '0.pooled'),
         (dict(distiller=dict(type='ICDDistiller', teacher_member=2)), 'teacher 2'),
         (dict(distiller=dict(type='ICDDistiller', teacher_member='0')), 'teacher_member'),
+        (dict(distiller=dict(MAPS, teacher_member=1)), "features='1.maps'.*teacher_member"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: dict, named: str, build: Callable) -> None:
