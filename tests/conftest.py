@@ -76,6 +76,16 @@ def _as_in_our_tools() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope='session', autouse=True)
+def _autograd_without_threads() -> None:
+    """Let tests fork, in whatever order they run.
+
+    Autograd decides on its threads in the first backward pass. If an export has simulated a GPU before, it starts some,
+    and no backward pass is possible in a forked process.
+    """
+    torch.ones(1, requires_grad=True).sum().backward()
+
+
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(_away_from_the_checkout: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give each test its own working folder."""
