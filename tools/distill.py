@@ -7,7 +7,7 @@ The folder has the layout CLASS/*, or train/CLASS/* and val/CLASS/*. Repeat the 
 import argparse
 
 from icd_mmrazor.launch.command_line import add_cfg_options, positive_int, run
-from icd_mmrazor.launch.run_config import LAUNCHERS
+from icd_mmrazor.launch.run_config import add_launcher_arguments
 from icd_mmrazor.workflow.distill import distill
 
 
@@ -40,9 +40,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--export', default='', metavar='FORMATS', help=formats)
     parser.add_argument('--work-dir', metavar='DIR', help='default: work_dirs/DATA_TEACHER_STUDENT_METHOD')
     parser.add_argument('--dry-run', action='store_true', help='show the plan alone: nothing is trained or written')
-    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what started the processes')
-    # torchrun sets the variable LOCAL_RANK, older launchers pass an argument
-    parser.add_argument('--local_rank', '--local-rank', type=int, help=argparse.SUPPRESS)
+    add_launcher_arguments(parser)
     add_cfg_options(
         parser, 'change settings of the distillation: model.distiller.embed_dims=64 train_dataloader.num_workers=8 ...'
     )

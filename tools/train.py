@@ -5,17 +5,12 @@ import argparse
 
 from icd_mmrazor.checkpoints.reading import local_file
 from icd_mmrazor.compat.distributed import process_group
-from icd_mmrazor.configuration.type_names import type_name
-from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import run
 from icd_mmrazor.launch.run_config import add_common_arguments, load_config
-from icd_mmrazor.launch.training import model_type, name_networks, train
+from icd_mmrazor.launch.training import OPTIM_WRAPPERS, name_networks, scale_learning_rate, train, use_mixed_precision
 from icd_mmrazor.launch.watchdog import Watchdog
 
 from mmengine.config import Config
-from mmengine.device import get_device
-
-OPTIM_WRAPPERS = {'fp16': 'AmpOptimWrapper', 'bf16': 'AutocastOptimWrapper'}
 
 
 def parse_args() -> argparse.Namespace:
@@ -56,25 +51,7 @@ def apply_arguments(cfg: Config, args: argparse.Namespace) -> None:
     if args.amp:
         use_mixed_precision(cfg, args.amp)
     if args.auto_scale_lr:
-        if not cfg.get('auto_scale_lr', {}).get('base_batch_size'):
-            raise SettingError(
-                '--auto-scale-lr: the config does not say for which batch size its learning rate is. '
-                'Add auto_scale_lr = dict(base_batch_size=64) to it.'
-            )
-        cfg.auto_scale_lr.enable = True
-
-
-def use_mixed_precision(cfg: Config, precision: str) -> None:
-    if precision == 'fp16' and get_device() == 'cpu':
-        raise SettingError('--amp fp16 needs a GPU, and this machine shows none. Leave it out, or give --amp bf16.')
-    wrapper = type_name(cfg.optim_wrapper.get('type', 'OptimWrapper'))
-    if wrapper not in ('OptimWrapper', OPTIM_WRAPPERS[precision]):
-        raise SettingError(f'--amp {precision}: optim_wrapper.type={wrapper!r} of the config has its own precision.')
-    cfg.optim_wrapper.type = OPTIM_WRAPPERS[precision]
-    if precision == 'fp16':
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    if model_type(cfg) == 'FrozenTeacherDistill':
-        cfg.model.setdefault('teacher_precision', precision)
+        scale_learning_rate(cfg)
 
 
 def main() -> None:

@@ -4,9 +4,11 @@ import io
 import json
 import os
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.fileio import LocalBackend, register_backend
 
@@ -38,6 +40,13 @@ def atomic_write(content: str | bytes, path: Path) -> None:
 def write_json(values: Any, path: Path) -> None:
     """Write a JSON file atomically; its folder is created."""
     atomic_write(json.dumps(values), path)
+
+
+def write_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
+    """Write arrays as a ``.npz`` file, whole or not at all."""
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    atomic_write(content.getvalue(), path)
 
 
 def write_checkpoint(checkpoint: dict, path: str | os.PathLike) -> None:
@@ -87,18 +96,29 @@ class AtomicBackend(LocalBackend):
         self.put(obj.encode(encoding), filepath)
 
 
-def check_writable(path: Path, setting: str) -> None:
+def check_writable(path: Path, setting: str, suffixes: Sequence[str] = (), new: bool = False) -> None:
     """Check that a file can be written, before the work that produces it; its folders need not exist.
 
+    Args:
+        path: The file.
+        setting: Where it is named, for the message: ``'--out'``.
+        suffixes: What its name may end in; anything by default.
+        new: Whether it must not exist yet.
+
     Raises:
-        SettingError: It is a folder, or its folder cannot be written or created; names the setting (``'--out'``).
+        SettingError: It is a folder, its folder cannot be written or created, its name ends in something else, or it
+            exists although it should be new.
     """
+    if suffixes and path.suffix not in suffixes:
+        raise SettingError(f'{setting} {path} must end in {" or ".join(suffixes)}.')
     if path.is_dir():
         raise SettingError(f'{setting} {path} is a folder. Give a file.')
     folder = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         problem = 'is not writable' if folder.is_dir() else 'is not a folder'
         raise SettingError(f'{setting} {path}: {folder} {problem}. Give a file elsewhere.')
+    if new and path.exists():
+        raise SettingError(f'{setting} {path} exists. Give another path.')
 
 
 def remove_abandoned(folder: Path) -> list[Path]:

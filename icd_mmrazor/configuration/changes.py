@@ -72,7 +72,7 @@ def config_changes(then: Mapping[str, Any], now: Mapping[str, Any], exclude: Col
     Returns:
         A :func:`difference` each.
     """
-    before, after = (dict(_settings(_with_influence(cfg))) for cfg in (then, now))
+    before, after = (dict(settings_of(_with_influence(cfg))) for cfg in (then, now))
     # the subnet of a pruned network may be a file on one side and the content of this file on the other
     files = tuple(f'{name}.' for name in before.keys() ^ after.keys() if name.endswith('.fix_subnet'))
     return [
@@ -107,14 +107,15 @@ def _changes_training(hook: Any) -> bool:
     return hook is not None and kind not in WATCHING
 
 
-def _settings(value: Any, name: str = '') -> Iterator[tuple[str, Any]]:
+def settings_of(value: Any, name: str = '') -> Iterator[tuple[str, Any]]:
+    """Yield nested settings by their dotted names, ``('train_cfg.max_epochs', 20)``; places in a list are names."""
     if isinstance(value, tuple):
         value = list(value)
     if isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value):
         value = dict(enumerate(value))
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _settings(inner, f'{name}.{key}' if name else str(key))
+            yield from settings_of(inner, f'{name}.{key}' if name else str(key))
     else:
         yield name, value
 

@@ -58,6 +58,17 @@ def positive_int(text: str) -> int:
     return int(text)
 
 
+def ranges(text: str) -> list[int]:
+    """Convert an argument that names numbers and ranges: the numbers of ``0-4,7``."""
+    numbers: list[int] = []
+    for part in text.split(','):
+        first, _, last = part.strip().partition('-')
+        if not first.isdecimal() or not (last or first).isdecimal() or int(last or first) < int(first):
+            raise argparse.ArgumentTypeError(f'{part!r} is neither a number nor a range; give 0-9 or 0,3,5-7')
+        numbers.extend(range(int(first), int(last or first) + 1))
+    return numbers
+
+
 def run(main: Callable[[], None], when_stopped: str = '') -> None:
     """Run a tool, and let it end with a readable message.
 

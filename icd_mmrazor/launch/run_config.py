@@ -33,12 +33,13 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of both tools, under the names of mmpretrain's and mmrazor's tools."""
     parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: ./work_dirs/CONFIG_NAME)')
     add_cfg_options(parser, 'change settings: model.distiller.embed_dims=64 train_cfg.max_epochs=60 ...')
-    parser.add_argument(
-        '--launcher',
-        choices=LAUNCHERS,
-        default='none',
-        help='what started the processes (default: none, a single one)',
-    )
+    add_launcher_arguments(parser)
+
+
+def add_launcher_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--launcher``, and what launchers pass."""
+    started = 'what started the processes (default: none, a single one)'
+    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help=started)
     # torchrun sets the variable LOCAL_RANK, older launchers pass an argument
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 

@@ -1,12 +1,14 @@
 """A training, from the config that a tool has read."""
 
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.runner import Runner
 
 from icd_mmrazor.checkpoints.resuming import resume_after_restart
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.engine.checks import WeightCheck
 from icd_mmrazor.engine.hooks import SanityCheckHook
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.run_config import count_iterations, use_intact_checkpoints
 from icd_mmrazor.launch.runner import ToolRunner
 from icd_mmrazor.models.classifiers import name_student_in_full, name_teacher_in_full
@@ -17,6 +19,7 @@ COMPLETE = {
     'LinearProbe': name_student_in_full,
     'TeacherProbe': name_teacher_in_full,
 }
+OPTIM_WRAPPERS = {'fp16': 'AmpOptimWrapper', 'bf16': 'AutocastOptimWrapper'}
 
 
 def model_type(cfg: Config) -> str:
@@ -28,6 +31,38 @@ def name_networks(cfg: Config) -> None:
     """Write the networks of a config in full, so that what is stored with the run is complete."""
     if model_type(cfg) in COMPLETE:
         COMPLETE[model_type(cfg)](cfg.model)
+
+
+def use_mixed_precision(cfg: Config, precision: str) -> None:
+    """Let a config train with automatic mixed precision, ``'fp16'`` or ``'bf16'``, also a frozen teacher.
+
+    Raises:
+        SettingError: There is no GPU for fp16, or the config has another precision.
+    """
+    if precision == 'fp16' and get_device() == 'cpu':
+        raise SettingError('--amp fp16 needs a GPU, and this machine shows none. Leave it out, or give --amp bf16.')
+    wrapper = type_name(cfg.optim_wrapper.get('type', 'OptimWrapper'))
+    if wrapper not in ('OptimWrapper', OPTIM_WRAPPERS[precision]):
+        raise SettingError(f'--amp {precision}: optim_wrapper.type={wrapper!r} of the config has its own precision.')
+    cfg.optim_wrapper.type = OPTIM_WRAPPERS[precision]
+    if precision == 'fp16':
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if model_type(cfg) == 'FrozenTeacherDistill':
+        cfg.model.setdefault('teacher_precision', precision)
+
+
+def scale_learning_rate(cfg: Config) -> None:
+    """Let mmengine scale the learning rate of a config by the total batch size.
+
+    Raises:
+        SettingError: The config does not say which batch size its learning rate is for.
+    """
+    if not cfg.get('auto_scale_lr', {}).get('base_batch_size'):
+        raise SettingError(
+            '--auto-scale-lr: the config does not say for which batch size its learning rate is. '
+            'Add auto_scale_lr = dict(base_batch_size=64) to it.'
+        )
+    cfg.auto_scale_lr.enable = True
 
 
 def train(cfg: Config, show_start: bool = True) -> Runner:

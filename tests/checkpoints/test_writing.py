@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 from mmengine.fileio import dump, load
 
-from icd_mmrazor.checkpoints.writing import atomic_write, check_writable, remove_abandoned, write_json
+from icd_mmrazor.checkpoints.writing import atomic_write, check_writable, remove_abandoned, write_arrays, write_json
 from icd_mmrazor.errors import SettingError
 
 
@@ -32,6 +33,14 @@ def test_the_old_file_stays_until_the_new_one_is_there(tmp_path: Path, monkeypat
         atomic_write('x = 2\n', file)
     assert file.read_text(encoding='utf-8') == 'x = "ä"\n'
     assert {found.name for found in tmp_path.iterdir()} == {'a.py', 'a.json'}
+
+
+def test_arrays_are_written_whole(tmp_path: Path) -> None:
+    file = tmp_path / 'new' / 'a.npz'
+    write_arrays({'x': np.arange(6).reshape(2, 3)}, file)
+    with np.load(file) as found:
+        assert found['x'].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert [path.name for path in file.parent.iterdir()] == ['a.npz']
 
 
 @pytest.mark.parametrize('name', ['file.json', 'file.pkl'])
@@ -67,6 +76,12 @@ def test_what_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> No
     ):
         with pytest.raises(SettingError, match=f'--out {path}.*{message}'):
             check_writable(path, '--out')
+    check_writable(tmp_path / 'new.json', '--out', ['.npz', '.json'])
+    with pytest.raises(SettingError, match=r'--out .*new must end in \.npz or \.json'):
+        check_writable(tmp_path / 'new', '--out', ['.npz', '.json'])
+    with pytest.raises(SettingError, match=r'--out .*file exists'):
+        check_writable(tmp_path / 'file', '--out', new=True)
+    check_writable(tmp_path / 'new', '--out', new=True)
     with mock.patch('os.access', return_value=False), pytest.raises(SettingError, match='--out'):
         check_writable(tmp_path / 'new', '--out')
     assert [path.name for path in tmp_path.iterdir()] == ['file']

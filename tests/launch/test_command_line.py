@@ -1,5 +1,6 @@
 """Messages and exit codes of a tool."""
 
+import argparse
 import os
 import signal
 from pathlib import Path
@@ -8,7 +9,7 @@ from unittest import mock
 import pytest
 
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.launch.command_line import parse_options, run
+from icd_mmrazor.launch.command_line import parse_options, ranges, run
 
 LOST = '[/x/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:7000'
 
@@ -37,6 +38,14 @@ def test_options_must_be_key_and_value(option: str, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit):
         parse_options([option])
     assert f"argument --cfg-options: '{option}' is not KEY=VALUE" in capsys.readouterr().err
+
+
+def test_ranges() -> None:
+    assert ranges('0-4,7') == [0, 1, 2, 3, 4, 7]
+    assert ranges('3, 5-5') == [3, 5]
+    for text in ('3-1', 'a', '1-b', '', '1,,2', '-1'):
+        with pytest.raises(argparse.ArgumentTypeError, match='neither a number nor a range'):
+            ranges(text)
 
 
 def end(error: BaseException) -> None:

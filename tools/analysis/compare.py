@@ -18,7 +18,7 @@ from icd_mmrazor.datasets.class_names import check_class_names, choice_in, class
 from icd_mmrazor.datasets.labels import image_labels
 from icd_mmrazor.errors import CheckpointError, DatasetError, SettingError
 from icd_mmrazor.export.network import build_network
-from icd_mmrazor.launch.command_line import add_cfg_options
+from icd_mmrazor.launch.command_line import add_cfg_options, positive_int, ranges
 from icd_mmrazor.models.networks.classifier_layer import find_classifier, linear_layer
 from icd_mmrazor.models.networks.resolve import published_weights
 from icd_mmrazor.models.networks.student import student_of
@@ -93,9 +93,10 @@ def add_arguments(parser: argparse.ArgumentParser, max_images: int | None, class
     parser.add_argument('sources', nargs='+', metavar='SOURCE', help=sources)
     parser.add_argument('--teacher-ckpt', metavar='FILE', help="the teacher's checkpoint (default: the config's)")
     parser.add_argument('--labels', nargs='+', metavar='NAME', help='names of the students (default: of their folders)')
-    parser.add_argument('--classes', metavar='0-4,7', help=f'numbers of the classes to show (default: {classes})')
+    numbers = f'numbers of the classes to show (default: {classes})'
+    parser.add_argument('--classes', type=ranges, metavar='0-4,7', help=numbers)
     number = f'draw N images at random (default: {max_images or "all"})'
-    parser.add_argument('--max-images', type=int, default=max_images, metavar='N', help=number)
+    parser.add_argument('--max-images', type=positive_int, default=max_images, metavar='N', help=number)
     parser.add_argument('--seed', type=int, default=0, help='random seed (default: 0)')
     add_cfg_options(parser, 'change settings of the configs: test_dataloader.dataset.data_root=data/cifar100 ...')
     parser.add_argument('--out', type=Path, default=out, metavar='FILE', help=f'.png, .svg or .pdf (default: {out})')
@@ -130,11 +131,7 @@ def compare(
         default_classes: Returns the classes to show, given their number, if ``--classes`` names none.
         check_count: Called with the number of images before the networks run; may refuse it.
     """
-    if args.out.suffix not in SUFFIXES:
-        raise SettingError(f'--out {args.out}: name a file that ends in {", ".join(SUFFIXES)}.')
-    check_writable(args.out, '--out')
-    if args.max_images is not None and args.max_images < 2:
-        raise SettingError(f'--max-images {args.max_images} must be 2 or more.')
+    check_writable(args.out, '--out', SUFFIXES)
     runs = runs_of(args)
     names = ['student'] if len(runs) == 1 and not args.labels else names_of([run.source for run in runs], args.labels)
     distillation = distillation_of(runs, args.teacher_ckpt)
@@ -146,13 +143,13 @@ def compare(
     if any(network.layer.out_features != num_classes for network in networks):
         found = ', '.join(f'{network.name} {network.layer.out_features}' for network in networks)
         raise SettingError(f'The networks have different numbers of classes: {found}.')
-    classes = sorted(set(default_classes(num_classes) if args.classes is None else numbers_in(args.classes)))
+    classes = sorted(set(default_classes(num_classes) if args.classes is None else args.classes))
     if classes[-1] >= num_classes:
-        raise SettingError(f'--classes {args.classes}: the networks have the classes 0 to {num_classes - 1}.')
+        raise SettingError(f'--classes {classes[-1]}: the networks have the classes 0 to {num_classes - 1}.')
     loader, all_labels = images_of(runs[0].cfg, networks)
     chosen = chosen_images(all_labels, classes, args.max_images, args.seed)
     if not len(chosen):
-        raise DatasetError(f'--classes {args.classes}: none of the {len(all_labels)} test images is of these classes.')
+        raise DatasetError(f'--classes: none of the {len(all_labels)} test images is of these classes.')
     check_count(len(chosen))
     labels, outputs = all_labels[chosen], network_outputs(networks, loader, chosen)
     print(f'{len(labels)} test images, accuracy among all {num_classes} classes:')
@@ -296,14 +293,3 @@ def network_outputs(networks: Sequence[Network], loader_cfg: dict, chosen: np.nd
                 f'{network.name}: its logits are not finite. Give the checkpoint of a training that did not diverge.'
             )
     return outputs
-
-
-def numbers_in(text: str) -> list[int]:
-    """Return the numbers of ``0-4,7``."""
-    numbers: list[int] = []
-    for part in text.split(','):
-        first, _, last = part.strip().partition('-')
-        if not first.isdecimal() or not (last or first).isdecimal() or int(last or first) < int(first):
-            raise SettingError(f'--classes {text}: {part!r} is neither a number nor a range. Give 0-9 or 0,3,5-7.')
-        numbers.extend(range(int(first), int(last or first) + 1))
-    return numbers

@@ -45,10 +45,9 @@ def parse_args() -> argparse.Namespace:
 
 
 def student_of_config(name: str) -> TrainedStudent:
-    if name.endswith('.py'):
-        cfg = plain_student(read_config_file(name, 'network'))
-    else:
-        cfg = plain_student(Config(dict(model=network_config(name, 'NETWORK'))))
+    is_file = name.endswith('.py')
+    cfg = read_config_file(name, 'network') if is_file else Config(dict(model=network_config(name, 'NETWORK')))
+    cfg = plain_student(cfg)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = build_network(f'the network of {name}', cfg.model).eval()
     return TrainedStudent(model, cfg, {'meta': {}, 'state_dict': model.state_dict()}, cfg)
@@ -82,25 +81,20 @@ def measured(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     """Yield the lines of a table in Markdown."""
-    columns = [
-        f'{library}, {threads}' for library in ('torch', 'onnxruntime') for threads in dict.fromkeys((1, cores()))
+    latencies = [
+        (f'{library}, {threads}', f'{library}, {threads} thread{"s" * (threads > 1)}, ms')
+        for library in ('torch', 'onnxruntime')
+        for threads in dict.fromkeys((1, cores()))
     ]
-    titles = [*('network', 'images', 'parameters', 'MACs', 'MB'), *(_threads(column) for column in columns)]
-    yield _line(titles)
-    yield _line(['---', '---', *['--:'] * (len(titles) - 2)])
+    titles = ['network', 'images', 'parameters', 'MACs', 'MB', *(title for _, title in latencies)]
+    lines = [titles, ['---', '---', *['--:'] * (len(titles) - 2)]]
     for row in rows:
         numbers = [f'{row[name] / 1e6:.2f} M' if name in row else '' for name in ('parameters', 'multiply_adds')]
-        size = f'{row["megabytes"]:.2f}' if 'megabytes' in row else ''
+        numbers.append(f'{row["megabytes"]:.2f}' if 'megabytes' in row else '')
         images = ' x '.join(map(str, row['images']))
-        yield _line([row['network'], images, *numbers, size, *(str(row.get(column, '')) for column in columns)])
-
-
-def _threads(column: str) -> str:
-    return f'{column} {"thread" if column.endswith(" 1") else "threads"}, ms'
-
-
-def _line(cells: list[str]) -> str:
-    return f'| {" | ".join(cells)} |'
+        lines.append([row['network'], images, *numbers, *(str(row.get(name, '')) for name, _ in latencies)])
+    for cells in lines:
+        yield f'| {" | ".join(cells)} |'
 
 
 def main() -> None:
@@ -108,9 +102,7 @@ def main() -> None:
     if not args.seconds > 0:
         raise SettingError(f'--seconds {args.seconds} must be a positive number.')
     if args.out:
-        if args.out.suffix != '.json':
-            raise SettingError(f'--out {args.out} must end in .json: the numbers are written as JSON.')
-        check_writable(args.out, '--out')
+        check_writable(args.out, '--out', ['.json'])
     if any(Path(name).suffix not in ('.pt', '.pt2') for name in args.networks):
         require_packages('latency in onnxruntime', ONNX, 'onnx')
     rows = [measured(name, args) for name in args.networks]

@@ -29,8 +29,10 @@ from typing import Any, NamedTuple
 
 from icd_mmrazor import recipes
 from icd_mmrazor.checkpoints.writing import write_json
+from icd_mmrazor.configuration.changes import settings_of
 from icd_mmrazor.configuration.files import apply_cfg_options
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.export.latency import cores
 from icd_mmrazor.launch.command_line import parse_options, positive_int
 from icd_mmrazor.launch.command_line import run as run_tool
 
@@ -38,7 +40,7 @@ import torch
 from mmengine.config import Config
 from mmrazor.registry import MODELS
 from studies import PUBLISHED, STUDIES, Point, Study, teacher_of
-from trainings import ConfigTraining, Training, check_failures, locked, machine, number_of_cores, run_all, slots_for
+from trainings import ConfigTraining, Training, check_failures, locked, machine, run_all, slots_for
 
 TOOLS = Path(__file__).resolve().parents[1]
 FRONT = TOOLS / 'benchmarks' / 'train.py'
@@ -201,7 +203,7 @@ class StudentTraining(Training):
             used = self.folder.exists() and any(self.folder.iterdir())
             return f'{self.folder} is not empty and was not created by this tool.' if used else None
         try:
-            found, requested = flat(json.loads(file.read_text())), flat(self.requested)
+            found, requested = (dict(settings_of(each)) for each in (json.loads(file.read_text()), self.requested))
         except ValueError:
             return f'{file} is damaged.'
         names = [key for key in sorted({*found, *requested}) if found.get(key, ...) != requested.get(key, ...)]
@@ -222,14 +224,6 @@ class TeacherTraining(ConfigTraining):
     def missing(self) -> bool:
         """Whether it must be trained, or its training resumed; a checkpoint from elsewhere is taken as it is."""
         return not self.checkpoint.is_file() or ((self.folder / 'train.log').is_file() and self.result is None)
-
-
-def flat(values: Any, prefix: str = '') -> dict[str, Any]:
-    """Return nested settings by their dotted names."""
-    if not isinstance(values, dict) or not values:
-        return {prefix: values}
-    items = [flat(value, f'{prefix}.{key}' if prefix else str(key)) for key, value in values.items()]
-    return {name: value for item in items for name, value in item.items()}
 
 
 def students_of(study: Study, root: Path, skip_unfit: bool) -> list[StudentTraining]:
@@ -275,7 +269,7 @@ def new_session(gpus: str | None, slots: Sequence[dict[str, str]]) -> dict[str, 
     command = ['git', 'describe', '--always', '--dirty', '--exclude=*']
     commit = subprocess.run(command, cwd=TOOLS, capture_output=True, text=True, check=False).stdout.strip()
     started = datetime.now(timezone.utc).isoformat()
-    facts = dict(machine=machine(), cores_used=number_of_cores(), gpus=gpus, slots=len(slots))
+    facts = dict(machine=machine(), cores_used=cores(), gpus=gpus, slots=len(slots))
     return dict(started=started, commit=commit or 'not a git clone', **facts)
 
 

@@ -49,6 +49,11 @@ def icd(*settings: str) -> Point:
     return Point(options=tuple(f'model.distiller.icd.{setting}' for setting in settings))
 
 
+def numbered(name: str, values: Sequence[int], published: int) -> dict[str, str]:
+    """Return the points of an axis of numbers."""
+    return {str(value): PUBLISHED if value == published else f'{name}-{value}' for value in values}
+
+
 COMPARED = ('student', 'kd', 'at', 'sp', 'crd', 'rrd', 'icd', 'icd+kd')
 # the others are for students with a distillation token, and for images with several labels
 OF_BENCHMARK = tuple(name for name in recipes.method_names() if name not in ('deit', 'mld'))
@@ -90,18 +95,9 @@ AXES = {
     'tau': Axis(
         'temperature (tau)', {'fixed at 2.7': 'tau-fixed-2.7', 'fixed at 10': 'tau-fixed-10', 'learned': PUBLISHED}
     ),
-    'max_tau': Axis(
-        'limit of the temperature (max_tau)',
-        {'5': 'max-tau-5', '10': PUBLISHED, '20': 'max-tau-20', '50': 'max-tau-50'},
-    ),
-    'width': Axis(
-        'width of the embeddings',
-        {'16': 'width-16', '64': 'width-64', '128': PUBLISHED, '256': 'width-256', '512': 'width-512'},
-    ),
-    'batch': Axis(
-        'batch size, learning rate in proportion',
-        {str(size): PUBLISHED if size == 64 else f'batch-{size}' for size in BATCHES},
-    ),
+    'max_tau': Axis('limit of the temperature (max_tau)', numbered('max-tau', (5, 10, 20, 50), published=10)),
+    'width': Axis('width of the embeddings', numbered('width', (16, 64, 128, 256, 512), published=128)),
+    'batch': Axis('batch size, learning rate in proportion', numbered('batch', BATCHES, published=64)),
     'negatives': Axis(
         'processes and negatives',
         {

@@ -74,9 +74,7 @@ def main() -> None:
     cfg = recipes.compose(args.pair, args.methods.split('+'))
     name = f'{recipes.canonical_name(args.methods)}_{args.pair}'
     if args.dump:
-        check_writable(args.dump, '--dump')
-        if args.dump.exists():
-            raise SettingError(f'--dump {args.dump} exists. Give another path.')
+        check_writable(args.dump, '--dump', new=True)
         args.dump.parent.mkdir(parents=True, exist_ok=True)
         cfg.dump(args.dump)
         return

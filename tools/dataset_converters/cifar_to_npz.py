@@ -8,13 +8,11 @@ by the published MD5 sums. The arrays are x_train, y_train, x_test and y_test, i
 """
 
 import argparse
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
+from icd_mmrazor.checkpoints.writing import check_writable, write_arrays
 from icd_mmrazor.datasets import VerifiedCIFAR10, VerifiedCIFAR100
-from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import run
 
 import numpy as np
@@ -28,18 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('dst', metavar='DST.npz', type=Path)
     parser.add_argument('--data-root', metavar='ROOT', help='default: data/cifar10 or data/cifar100')
     args = parser.parse_args(arguments)
-    check_writable(args.dst, 'DST')
-    if args.dst.suffix != '.npz' or args.dst.exists():
-        raise SettingError(f'DST {args.dst} must be a new file that ends in .npz.')
+    check_writable(args.dst, 'DST', ['.npz'], new=True)
     arrays = {}
     for split in ('train', 'test'):
         dataset = DATASETS[args.dataset](args.data_root or f'data/{args.dataset}', split, lazy_init=True)
         entries = dataset.load_data_list()
         arrays[f'x_{split}'] = np.stack([entry['img'] for entry in entries])
         arrays[f'y_{split}'] = np.array([entry['gt_label'] for entry in entries], np.uint8)
-    content = io.BytesIO()
-    np.savez(content, **arrays)
-    atomic_write(content.getvalue(), args.dst)
+    write_arrays(arrays, args.dst)
     print(f'{args.dst}: {len(arrays["y_train"])} + {len(arrays["y_test"])} images')
 
 

@@ -2,8 +2,10 @@
 """Write scikit-learn's digits as an .npz file for NPZDataset: 1297 training and 500 test images, 16 x 16, gray."""
 
 import argparse
-import tempfile
 from pathlib import Path
+
+from icd_mmrazor.checkpoints.writing import check_writable, write_arrays
+from icd_mmrazor.launch.command_line import run
 
 import cv2
 import numpy as np
@@ -31,16 +33,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('dst', metavar='DST.npz', type=Path)
     dst = parser.parse_args().dst
-    if dst.suffix != '.npz' or dst.exists():
-        parser.error(f'DST {dst} must be a new file that ends in .npz')
+    check_writable(dst, 'DST', ['.npz'], new=True)
     digits = read_digits()
-    dst.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f'.{dst.name}.', dir=dst.parent) as folder:
-        part = Path(folder, dst.name)
-        np.savez(part, **digits)
-        part.rename(dst)  # complete or not at all
+    write_arrays(digits, dst)
     print(f'{dst}: {len(digits["train_labels"])} + {len(digits["test_labels"])} images')
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

@@ -16,13 +16,11 @@ from icd_mmrazor.checkpoints.weights import check_fit, weights_of
 from icd_mmrazor.checkpoints.writing import check_writable, write_checkpoint
 from icd_mmrazor.errors import CheckpointError, SettingError, printable
 from icd_mmrazor.launch.command_line import run
+from icd_mmrazor.models.networks.resolve import network_config
 
 import torch
-from mmengine.config import Config
 from mmpretrain.registry import MODELS
 from torch import Tensor
-
-MODEL_CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / '_base_' / 'models'
 
 HEAD = 'head.fc.'
 # in one sequence in the published networks, in one ConvModule in mmcv's
@@ -150,8 +148,7 @@ def renamed(published: dict[str, Tensor], family: Family) -> dict[str, Tensor]:
 @functools.cache
 def state_dict_of(architecture: str) -> dict[str, Tensor]:
     """Return the tensors of a network with one class."""
-    ours = ARCHITECTURES[architecture]
-    cfg = Config.fromfile(MODEL_CONFIGS / f'{ours}.py')[ours.replace('-', '_')]
+    cfg = network_config(f'icd_mmrazor::vanilla/{ARCHITECTURES[architecture]}_cifar100.py', '--arch')
     cfg.head.num_classes = 1
     return MODELS.build(cfg).state_dict()
 
