@@ -17,14 +17,13 @@ from icd_mmrazor.models.distillers.feature_terms import (
     STAGES,
     Term,
     checked_entries,
-    class_of,
     connector_names,
     feature_names,
     terms_of,
 )
 from icd_mmrazor.models.distillers.named_features import AUTO, OF_CLASSIFIER, NamedFeatures
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
-from icd_mmrazor.models.losses import FeatureLoss
+from icd_mmrazor.models.distillers.term_losses import build_for, loss_of, shapes_by_network
 from icd_mmrazor.models.networks.ensemble import TeacherEnsemble
 from icd_mmrazor.models.networks.features import Layout, Point, usual_image_shape
 
@@ -217,7 +216,7 @@ class FeatureDistiller(ConfigurableDistiller):
 
     def _build(self, term: Term, features: dict[str, NamedFeatures]) -> None:
         shapes = {argument: features[item.network].shapes[item.feature] for argument, item in term.inputs.items()}
-        given = {f'{item.network}_shape': shapes[argument] for argument, item in term.inputs.items()}
+        given = shapes_by_network(term, shapes)
         mapping = {}
         for argument, item in term.inputs.items():
             point = features[item.network].points[item.feature]
@@ -235,26 +234,8 @@ class FeatureDistiller(ConfigurableDistiller):
         name = f'loss_{term.name}'
         if name in self.distill_losses and self.distill_losses[name] is not term.loss:
             raise SettingError(f'{type(self).__name__}: two losses are called {term.name}. Rename one in losses.')
-        loss = term.loss if isinstance(term.loss, nn.Module) else _built(term.loss, given)
-        if term.decay != 1:
-            if not checks.is_number(getattr(loss, 'loss_weight', None)):
-                raise SettingError(
-                    f'{type(self).__name__}: {term.name} has a decay, but its {type(loss).__name__} has no loss_weight '
-                    'that is a number. Remove the decay, or use another loss.'
-                )
-            loss.loss_weight *= term.decay
-        plain_logits = all(item.feature.endswith('logits') and item.connector is None for item in term.inputs.values())
-        # a FeatureLoss may compare images instead of classes
-        if plain_logits and not isinstance(loss, FeatureLoss) and len({*shapes.values()}) > 1:
-            width = {item.network: shapes[argument][0] for argument, item in term.inputs.items()}
-            student, teacher = (width.get(network) for network in NETWORKS)
-            raise SettingError(
-                f'{type(self).__name__}: {term.name} compares logits, but the teacher has {teacher} classes '
-                f'({self.teacher_source}) and the student {student} ({self.student_source}). Use a teacher of the '
-                f'same classes, or leave out {term.name}.'
-            )
-        if hasattr(loss, 'check_shapes'):
-            loss.check_shapes(**shapes)
+        sources = {network: getattr(self, f'{network}_source') for network in NETWORKS}
+        loss = loss_of(type(self).__name__, term, shapes, sources)
         if 'data_samples' in inspect.signature(loss.forward).parameters:
             mapping['data_samples'] = dict(recorder='data_samples', from_student=True, data_idx=DATA_SAMPLES.data_idx)
             features['student'].points['data_samples'] = DATA_SAMPLES
@@ -268,7 +249,7 @@ class FeatureDistiller(ConfigurableDistiller):
         if not shared and name in {*self.connectors, *self.shared_connectors}:
             raise SettingError(f'{type(self).__name__}: two connectors are called {name}. Rename one in connectors.')
         if name not in self.connectors:
-            self.connectors[name] = _built(self.shared_connectors[name] if shared else connector, given)
+            self.connectors[name] = build_for(self.shared_connectors[name] if shared else connector, given)
         return name
 
     def _start_recorders(self, network: str, features: NamedFeatures) -> None:
@@ -339,11 +320,3 @@ class FeatureDistiller(ConfigurableDistiller):
 def _refuse_unknown(what: str, names: Iterable[str], known: Mapping[str, Any]) -> None:
     if unknown := sorted(str(name) for name in names if name not in known):
         raise SettingError(f'{what} {", ".join(unknown)} is not in connectors: {", ".join(known) or "there are none"}.')
-
-
-def _built(cfg: Mapping[str, Any], given: dict[str, Any]) -> nn.Module:
-    """Build a loss or connector, with what its constructor asks for."""
-    cls = class_of(cfg)
-    accepted = inspect.signature(cls).parameters
-    # by its class, whatever the default scope is
-    return MODELS.build({**{name: value for name, value in given.items() if name in accepted}, **cfg, 'type': cls})
