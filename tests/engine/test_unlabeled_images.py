@@ -18,7 +18,7 @@ from mmpretrain.registry import MODELS
 from torch import nn
 from torch.utils.data import DataLoader
 
-from icd_mmrazor.engine.checks.missing_labels import check_channels
+from icd_mmrazor.engine.checks.labels import check_channels
 from icd_mmrazor.errors import DatasetError, SettingError
 
 PARTLY = dict(type='PartlyLabeledBatchSampler', unlabeled=0.75)

@@ -89,6 +89,23 @@ SUBNET = dict(
 )
 
 
+# mmrazor's decoupled KD, which takes the labels from the student's loss
+_OF_CLASSIFIER = dict(fc=dict(type='ModuleOutputs', source='head.fc'))
+DKD = dict(
+    type='ConfigurableDistiller',
+    student_recorders=dict(**_OF_CLASSIFIER, gt=dict(type='ModuleInputs', source='head.loss_module')),
+    teacher_recorders=_OF_CLASSIFIER,
+    distill_losses=dict(loss_dkd=dict(type='DKDLoss')),
+    loss_forward_mappings=dict(
+        loss_dkd=dict(
+            preds_S=dict(from_student=True, recorder='fc'),
+            preds_T=dict(from_student=False, recorder='fc'),
+            gt_labels=dict(recorder='gt', from_student=True, data_idx=1),
+        )
+    ),
+)
+
+
 def whole_network(**backbone: object) -> dict:
     """Return the config of a small ResNet of mmpretrain's own."""
     return dict(

@@ -4,14 +4,7 @@ from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from mmpretrain.evaluation import (
-    Accuracy,
-    AveragePrecision,
-    ConfusionMatrix,
-    MultiLabelMetric,
-    SingleLabelMetric,
-    VOCMultiLabelMetric,
-)
+from mmpretrain import evaluation
 from torch import nn
 
 from icd_mmrazor.datasets.labels import has_labels, plain_datasets
@@ -21,12 +14,12 @@ from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.algorithms.records import classifier_is_used
 
 OF_LABELS = (
-    Accuracy,
-    AveragePrecision,
-    ConfusionMatrix,
-    MultiLabelMetric,
-    SingleLabelMetric,
-    VOCMultiLabelMetric,
+    evaluation.Accuracy,
+    evaluation.AveragePrecision,
+    evaluation.ConfusionMatrix,
+    evaluation.MultiLabelMetric,
+    evaluation.SingleLabelMetric,
+    evaluation.VOCMultiLabelMetric,
 )
 
 

@@ -110,15 +110,7 @@ class TeacherPreparation:
             self.settled = True
 
     def settle_order(self, source: str | None = None, gray: Callable[[], bool] = lambda: False) -> None:
-        """Give the teacher the channels in its order, or refuse images where that is unknown.
-
-        Args:
-            source: The order in the dataset (``source_of_images``). Defaults to that of the teacher's own dataset.
-            gray: Returns whether all channels are alike.
-
-        Raises:
-            SettingError: The order seems to differ, and cannot be known.
-        """
+        """Do what ``FrozenTeacherDistill.check_order_of_channels`` says, for this teacher."""
         if self.settled and self.setting != 'student':
             return
         self.settled = True

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import DKD
 from mmpretrain.models import ClsDataPreprocessor, ClsHead
 from mmpretrain.registry import MODELS as CLASSIFIERS
 from mmpretrain.structures import DataSample
@@ -147,20 +148,6 @@ CRD = dict(
             features='pooled',
             student_connector=dict(type='LinearProjection'),
             teacher_connector=dict(type='LinearProjection'),
-        )
-    ),
-)
-LOGITS = dict(fc=dict(type='ModuleOutputs', source='head.fc'))
-DKD = dict(
-    type='ConfigurableDistiller',
-    student_recorders=dict(**LOGITS, gt=dict(type='ModuleInputs', source='head.loss_module')),
-    teacher_recorders=LOGITS,
-    distill_losses=dict(loss_dkd=dict(type='DKDLoss')),
-    loss_forward_mappings=dict(
-        loss_dkd=dict(
-            preds_S=dict(from_student=True, recorder='fc'),
-            preds_T=dict(from_student=False, recorder='fc'),
-            gt_labels=dict(recorder='gt', from_student=True, data_idx=1),
         )
     ),
 )

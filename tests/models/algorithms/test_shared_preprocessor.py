@@ -6,6 +6,7 @@ from unittest import mock
 
 import pytest
 import torch
+from helpers import DKD
 from mmengine.config import Config
 from mmpretrain.models import CutMix, Mixup
 from mmpretrain.structures import DataSample
@@ -15,21 +16,6 @@ from icd_mmrazor.errors import SettingError
 LOG = 'icd_mmrazor.models.algorithms.shared_preprocessor.print_log'
 PLAIN = dict(mean=[120.0] * 3, std=[60.0] * 3, to_rgb=True)
 AUGMENTS = dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)], probs=[0.3, 0.7])
-DKD = dict(
-    type='ConfigurableDistiller',
-    student_recorders=dict(
-        fc=dict(type='ModuleOutputs', source='head.fc'), gt=dict(type='ModuleInputs', source='head.loss_module')
-    ),
-    teacher_recorders=dict(fc=dict(type='ModuleOutputs', source='head.fc')),
-    distill_losses=dict(loss_dkd=dict(type='DKDLoss')),
-    loss_forward_mappings=dict(
-        loss_dkd=dict(
-            preds_S=dict(from_student=True, recorder='fc'),
-            preds_T=dict(from_student=False, recorder='fc'),
-            gt_labels=dict(recorder='gt', from_student=True, data_idx=1),
-        )
-    ),
-)
 
 
 def raw_batch() -> dict[str, list]:

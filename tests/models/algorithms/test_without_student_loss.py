@@ -6,6 +6,7 @@ from unittest import mock
 
 import pytest
 import torch
+from helpers import DKD
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
@@ -17,21 +18,6 @@ RESNET = dict(type='ResNet_CIFAR', depth=18, stem_channels=8, base_channels=8)
 FEATURE = dict(num_classes=10, in_channels=64)
 ARCH = dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=16)
 TRANSFORMER = dict(arch=ARCH, img_size=32, patch_size=16)
-LOGITS = dict(fc=dict(type='ModuleOutputs', source='head.fc'))
-FROM_LOGITS = dict(
-    preds_S=dict(from_student=True, recorder='fc'),
-    preds_T=dict(from_student=False, recorder='fc'),
-)
-# mmrazor's decoupled KD takes the labels from the student's loss
-DKD = dict(
-    type='ConfigurableDistiller',
-    student_recorders=dict(**LOGITS, gt=dict(type='ModuleInputs', source='head.loss_module')),
-    teacher_recorders=LOGITS,
-    distill_losses=dict(loss_dkd=dict(type='DKDLoss')),
-    loss_forward_mappings=dict(
-        loss_dkd=dict(**FROM_LOGITS, gt_labels=dict(recorder='gt', from_student=True, data_idx=1))
-    ),
-)
 
 
 @pytest.fixture

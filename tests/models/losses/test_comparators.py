@@ -25,6 +25,7 @@ from icd_mmrazor.models.losses import (
     SPLoss,
     VIDLoss,
 )
+from icd_mmrazor.models.losses.hard_distillation_loss import HardDistillationLoss
 
 MAPS = ('map_student', 'map_teacher')
 VECTORS = ('vec_student', 'vec_teacher')
@@ -321,6 +322,19 @@ def test_maps_of_any_sizes_are_averaged() -> None:
     """If one size is not a multiple of the other, as torch's adaptive pooling does."""
     s, t = torch.randn(2, 3, 5, 5), torch.randn(2, 3, 8, 5)
     assert NSTLoss()(s, t).item() == NSTLoss()(s, F.adaptive_avg_pool2d(t, 5)).item()
+
+
+def test_hard_distillation_is_the_cross_entropy_with_the_decision_of_the_teacher() -> None:
+    student, teacher = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
+    total = 0.0
+    for s, t in zip(student.tolist(), teacher.tolist(), strict=True):
+        total -= math.log(math.exp(s[t.index(max(t))]) / sum(map(math.exp, s)))
+    assert HardDistillationLoss(loss_weight=0.5)(student, teacher).item() == pytest.approx(0.5 * total / 5, rel=1e-12)
+
+
+def test_hard_distillation_refuses_other_classes() -> None:
+    with pytest.raises(SettingError, match='same classes'):
+        HardDistillationLoss().check_shapes(s_feature=(10,), t_feature=(7,))
 
 
 def test_settings_are_printed() -> None:

@@ -1,4 +1,7 @@
-"""Learning rate with a linear warm-up, then half a cosine."""
+"""Schedules of the learning rate.
+
+They register in mmengine's registry, so that configs of every scope find them.
+"""
 
 import math
 from typing import Any
