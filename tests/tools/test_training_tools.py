@@ -189,7 +189,7 @@ def test_weights_that_fit_neither_network_nor_classes(
 def test_where_metrics_go_is_checked_before_the_test(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / 'file').write_text('mine')
     (tmp_path / 'folder.json').mkdir()
-    for out, message in (('file/out.json', 'is not a folder'), ('folder.json', 'is a folder'), ('out.txt', r'must end in \.json')):
+    for out, message in (('file/out.json', 'not a folder'), ('folder.json', 'is a folder'), ('out.txt', 'must end in')):
         assert exit_status(TOOLS / 'test.py', DEMO, 'absent.pth', '--out', tmp_path / out) == 1
         assert re.search(f'error: --out .*{message}', capsys.readouterr().err)
 
