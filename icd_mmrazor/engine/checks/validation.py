@@ -1,15 +1,15 @@
-"""Requirements of the metrics of a validation."""
+"""Validations that would not measure what the run keeps."""
 
 from typing import Any
 
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner
 from mmpretrain import evaluation
 from torch import nn
 
 from icd_mmrazor.datasets.labels import has_labels, plain_datasets
 from icd_mmrazor.engine.evaluation import TeacherAgreement
-from icd_mmrazor.engine.runs import model_of
+from icd_mmrazor.engine.runs import hooks_of, model_of
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.algorithms.records import classifier_is_used
 
@@ -51,6 +51,27 @@ class ValidationCheck(Hook):
                 "without. Set val_evaluator=dict(type='TeacherAgreement') and model.predict_also=['teacher'], give "
                 'labelled images, or set val_cfg, val_dataloader and val_evaluator to None.'
             )
+
+
+class AverageCheck(Hook):
+    """Refuse a run that validates other weights than it keeps.
+
+    With an ``EMAHook``, checkpoints and exported students hold the averaged weights. mmpretrain's hook can validate
+    those of the optimizer instead, and the best checkpoint would be one that was never validated.
+
+    Raises:
+        SettingError: ``evaluate_on_ema`` is off.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the hooks that average."""
+        for hook in hooks_of(runner, EMAHook):
+            if not getattr(hook, 'evaluate_on_ema', True):
+                raise SettingError(
+                    'EMAHook: evaluate_on_ema=False validates the weights of the optimizer, but checkpoints and the '
+                    'exported student hold the averaged ones. Set evaluate_on_ema=True (and evaluate_on_origin=True to '
+                    'see both), or remove the EMAHook.'
+                )
 
 
 def _check_predictions(metric: Any, model: nn.Module, dataset: Any) -> None:
