@@ -17,6 +17,8 @@ HUBS = ('timm/', 'hf/')
 # types that load published weights while they are built, with pretrained=True
 LOAD_THEMSELVES = ('TimmClassifier', 'TIMMBackbone', 'HuggingFaceClassifier', 'HuggingFaceBackbone')
 CLASSIFIER = 'ForImageClassification'
+# settings of HuggingFaceClassifier that its network does not have
+OF_CLASSIFIER = ('_scope_', 'type', 'num_labels', 'loss', 'train_cfg', 'with_cp', 'init_cfg')
 
 
 def name_of(network: Any) -> str | None:
@@ -47,6 +49,12 @@ def hub_config(name: str, setting: str, changes: Mapping[str, Any]) -> ConfigDic
     hub, _, model = name.partition('/')
     config = (_of_timm if hub == 'timm' else _of_hugging_face)(model, f'{setting}={name!r}', dict(changes))
     return ConfigDict(_scope_='mmpretrain', **config)
+
+
+def backbone_of_hugging_face(classifier: Mapping[str, Any], setting: str) -> ConfigDict:
+    """Return the config of the network of a ``HuggingFaceClassifier``, by its config, without its classifier."""
+    changes = {key: value for key, value in classifier.items() if key not in OF_CLASSIFIER}
+    return hub_config(f'hf/{changes.pop("model_name")}', setting, {**changes, 'num_classes': 0})
 
 
 def with_published_weights(network: Any) -> Any:
