@@ -85,6 +85,14 @@ def is_published_by_hub(network: Any) -> bool:
     return bool(_of_hubs(network))
 
 
+def needed_by(network: Any) -> list[str]:
+    """Return what a network, by its config, needs besides mmpretrain: ``['timm']``, or ``[]`` if it is of no hub."""
+    return [
+        'timm' if 'timm' in type_name(part['type']).lower() else f'transformers with the config of {name_in(part)!r}'
+        for part in _of_hubs(network)
+    ]
+
+
 def name_in(network: Mapping[str, Any]) -> str:
     """Return the name that a network has in a hub, by its config: ``'resnet18'``."""
     return next((str(part['model_name']) for part in _of_hubs(network) if 'model_name' in part), '')
@@ -140,7 +148,7 @@ def _of_timm(model: str, what: str, changes: dict[str, Any]) -> dict[str, Any]:
 def _of_hugging_face(model: str, what: str, changes: dict[str, Any]) -> dict[str, Any]:
     transformers = _package('transformers', 'hf', what)
     folder = Path(model).expanduser()
-    model = str(folder) if folder.is_dir() else model
+    model = str(folder.absolute()) if folder.is_dir() else model
     try:
         config = transformers.AutoConfig.from_pretrained(model)
     except (OSError, ValueError, KeyError) as error:  # transformers' own are all of these

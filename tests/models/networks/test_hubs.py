@@ -14,7 +14,7 @@ from icd_mmrazor.errors import CheckpointError, SettingError
 from icd_mmrazor.models.classifiers.teacher_probe import name_teacher_in_full
 from icd_mmrazor.models.networks.classifier_layer import is_headless, number_of_classes, pooling_layer
 from icd_mmrazor.models.networks.headless import as_teacher
-from icd_mmrazor.models.networks.hubs import loads_itself, published_by_timm, with_published_weights
+from icd_mmrazor.models.networks.hubs import loads_itself, needed_by, published_by_timm, with_published_weights
 from icd_mmrazor.models.networks.image_size import image_size_of
 from icd_mmrazor.models.networks.resolve import network_config
 
@@ -202,6 +202,20 @@ def test_classifiers_of_hugging_face(saved: Callable) -> None:
     # its backbone alone, or a new classifier
     assert is_headless(teacher(name, num_classes=0))
     assert number_of_classes(MODELS.build(network_config(dict(cfg_path=name, num_classes=3), 'x'))) == 3
+
+
+def test_what_a_network_of_a_hub_needs(saved: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder is found from anywhere."""
+    name, _ = saved(classifier)
+    folder = Path(name.removeprefix('hf/'))
+    monkeypatch.chdir(folder.parent)
+    cfg = network_config(f'hf/{folder.name}', 'model.architecture')
+    assert needed_by(cfg) == [f'transformers with the config of {str(folder)!r}']
+    assert needed_by(network_config('timm/resnet18', 'x')) == ['timm']
+    assert needed_by(dict(type='ImageClassifier', backbone=dict(type='TIMMBackbone', model_name='resnet18'))) == [
+        'timm'
+    ]
+    assert needed_by(dict(type='ImageClassifier', backbone=dict(type='ResNet', depth=18))) == []
 
 
 @pytest.mark.parametrize('make', [classifier, swin_classifier, dinov2_classifier])
