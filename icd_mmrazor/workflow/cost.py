@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.configuration.image_size import tell_distillers
+from icd_mmrazor.datasets.first_image import shape_of_first_image
 from icd_mmrazor.models.networks.classifier_layer import number_of_channels, number_of_classes
 from icd_mmrazor.models.networks.resolve import network_config
 from icd_mmrazor.workflow.networks import silent
@@ -78,7 +79,7 @@ def measure(
         SettingError: Networks, losses and settings do not fit together.
     """
     with DefaultScope.overwrite_default_scope('mmpretrain'), torch.random.fork_rng(), silent():
-        tell_distillers(cfg)
+        tell_distillers(cfg, shape_of_first_image)
         with explained_settings():
             algorithm = MODELS.build(_without_teacher_file(cfg, published_size))
             reading = _seconds_of_reading(cfg)
