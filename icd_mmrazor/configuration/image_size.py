@@ -84,8 +84,9 @@ def tell_distillers(cfg: Mapping, otherwise: Callable[[Mapping], tuple[int, ...]
         otherwise: Finds the shape, ``C x H x W``, from the config if its training pipeline does not set a size; called
             only if a distiller needs it.
     """
-    model = cfg.get('model') or {}
-    untold = [part for part in dicts(model.get('distiller')) if _needs_shape(part)]
+    model = cfg.get('model')
+    distiller = model.get('distiller') if isinstance(model, Mapping) else None
+    untold = [part for part in dicts(distiller) if _needs_shape(part)]
     if not untold:
         return
     shape: tuple[int, ...] | None = image_shape_of(cfg)
