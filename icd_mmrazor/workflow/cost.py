@@ -40,6 +40,7 @@ class Cost:
         reading: Seconds to read and augment an image, in one process.
         memory: Bytes of weights, gradients, states of the optimizer and activations.
         trained: The number of parameters of connectors and losses that are trained with the student.
+        teacher_parameters: The number of the teacher's parameters, with the classifier that it distils with.
         initial_epochs: Epochs of an initial stage, in which the student is not trained by its labels.
         device: ``'cpu'``, ``'cuda'``, ...
         teacher_size: Height and width of the images that the teacher gets.
@@ -51,6 +52,7 @@ class Cost:
     reading: float
     memory: int
     trained: int
+    teacher_parameters: int
     initial_epochs: int
     device: str
     teacher_size: tuple[int, int]
@@ -114,6 +116,7 @@ def measure(
             reading=reading,
             memory=saved.bytes + _bytes_of_weights(algorithm, cfg),
             trained=sum(p.numel() for p in algorithm.distiller.parameters() if p.requires_grad),
+            teacher_parameters=sum(p.numel() for p in algorithm.teacher.parameters()),
             initial_epochs=getattr(algorithm.distiller, 'initial_epochs', 0),
             device=device,
             teacher_size=tuple(algorithm.teacher_view(batch()['inputs']).shape[-2:]),
