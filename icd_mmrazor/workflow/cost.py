@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.configuration.image_size import tell_distillers
+from icd_mmrazor.datasets.first_image import shape_of_first_image
 from icd_mmrazor.models.networks.classifier_layer import number_of_channels, number_of_classes
 from icd_mmrazor.models.networks.resolve import network_config
 from icd_mmrazor.workflow.networks import silent
@@ -39,8 +40,10 @@ class Cost:
         reading: Seconds to read and augment an image, in one process.
         memory: Bytes of weights, gradients, states of the optimizer and activations.
         trained: The number of parameters of connectors and losses that are trained with the student.
+        teacher_parameters: The number of the teacher's parameters, with the classifier that it distils with.
         initial_epochs: Epochs of an initial stage, in which the student is not trained by its labels.
         device: ``'cpu'``, ``'cuda'``, ...
+        teacher_size: Height and width of the images that the teacher gets.
     """
 
     step: float
@@ -49,8 +52,10 @@ class Cost:
     reading: float
     memory: int
     trained: int
+    teacher_parameters: int
     initial_epochs: int
     device: str
+    teacher_size: tuple[int, int]
 
     def with_reading(self, seconds: float, images: int, workers: int) -> float:
         """Return the seconds of a step, its images read by some processes: at the same time on another device."""
@@ -59,7 +64,9 @@ class Cost:
         return max(seconds, reading) if self.device != 'cpu' else seconds + reading
 
 
-def measure(cfg: Config, batch_size: int, image_size: int, images: int) -> Cost:
+def measure(
+    cfg: Config, batch_size: int, image_size: int, images: int, published_size: tuple[int, int] | None = None
+) -> Cost:
     """Measure some steps of a distillation on random images; its teacher needs no weights.
 
     Args:
@@ -67,14 +74,16 @@ def measure(cfg: Config, batch_size: int, image_size: int, images: int) -> Cost:
         batch_size: Images in a batch.
         image_size: Their height and width.
         images: The number of training images, for losses with a memory of them.
+        published_size: Height and width of the images that the teacher's weights were published for, to which the run
+            will resize them; None if it takes any.
 
     Raises:
         SettingError: Networks, losses and settings do not fit together.
     """
     with DefaultScope.overwrite_default_scope('mmpretrain'), torch.random.fork_rng(), silent():
-        tell_distillers(cfg)
+        tell_distillers(cfg, shape_of_first_image)
         with explained_settings():
-            algorithm = MODELS.build(_without_teacher_file(cfg))
+            algorithm = MODELS.build(_without_teacher_file(cfg, published_size))
             reading = _seconds_of_reading(cfg)
         device = get_device()
         algorithm = algorithm.to(device).train()
@@ -107,15 +116,21 @@ def measure(cfg: Config, batch_size: int, image_size: int, images: int) -> Cost:
             reading=reading,
             memory=saved.bytes + _bytes_of_weights(algorithm, cfg),
             trained=sum(p.numel() for p in algorithm.distiller.parameters() if p.requires_grad),
+            teacher_parameters=sum(p.numel() for p in algorithm.teacher.parameters()),
             initial_epochs=getattr(algorithm.distiller, 'initial_epochs', 0),
             device=device,
+            teacher_size=tuple(algorithm.teacher_view(batch()['inputs']).shape[-2:]),
         )
 
 
-def _without_teacher_file(cfg: Config) -> ConfigDict:
+def _without_teacher_file(cfg: Config, size: tuple[int, int] | None) -> ConfigDict:
     model = copy.deepcopy(cfg.model)
     model.setdefault('data_preprocessor', cfg.data_preprocessor)
     model.update(random_teacher=True, teacher_ckpt=None)
+    preprocessor = model.get('teacher_preprocessor', 'auto')
+    if size and preprocessor != 'student':  # random weights are published for no size
+        told = preprocessor if isinstance(preprocessor, Mapping) else {}
+        model.teacher_preprocessor = {'size': list(size), **told}
     teacher = network_config(model.teacher, 'model.teacher')
     if teacher.type == 'TeacherProbe':
         teacher.update(random_teacher=True)

@@ -215,7 +215,7 @@ def prepare(request: Request, work_dir: Path) -> None:
     write_settings(work_dir, settings)
     write_files(plan, work_dir)
     print(f'{plan}\n', flush=True)
-    parameters = [plan.teacher.parameters, plan.student.parameters]
+    parameters = [plan.cost.teacher_parameters, plan.student.parameters]
     write_json(dict(plan=str(plan), parameters=parameters, images=_images_in(request)), work_dir / PREPARED)
 
 
