@@ -17,10 +17,11 @@ from pathlib import Path
 
 from icd_mmrazor.checkpoints.reading import read_checkpoint
 from icd_mmrazor.checkpoints.weights import weights_of
+from icd_mmrazor.export.latency import cores
 from icd_mmrazor.launch.command_line import positive_int, run
 
 sys.path.insert(0, str(Path(__file__).with_name('benchmarks')))
-from trainings import ConfigTraining, check_failures, number_of_cores, run_all
+from trainings import ConfigTraining, check_failures, run_all
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = Path('work_dirs/demo')  # where the configs look for the data and the teacher
@@ -41,7 +42,7 @@ def training_of(row: str, seed: int, folder: Path, options: dict[str, object]) -
 
 
 def train(trainings: Sequence[ConfigTraining], at_a_time: int) -> None:
-    run_all(trainings, [{'OMP_NUM_THREADS': str(number_of_cores() // at_a_time)}] * at_a_time)
+    run_all(trainings, [{'OMP_NUM_THREADS': str(cores() // at_a_time)}] * at_a_time)
     check_failures(trainings)
 
 
@@ -110,7 +111,7 @@ def main() -> None:
     finished = sum(training.result is not None for training in (teacher, *students))
     print(f'{1 + len(students)} trainings, {finished} of them finished before, in {folder}', flush=True)
     train([teacher], 1)
-    train(students, min(4, number_of_cores()))
+    train(students, min(4, cores()))
     print_table(rows)
     example = rows['ICD'][0]
     files = [sys.executable, ROOT / 'tools' / 'test.py', example.config, example.checkpoint]

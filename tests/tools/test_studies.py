@@ -279,7 +279,7 @@ def test_gpus_are_those_that_this_process_sees(run: ModuleType, monkeypatch: pyt
 
 
 def test_cores_are_shared(run: ModuleType, tool: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tool('trainings'), 'number_of_cores', lambda: 8)
+    monkeypatch.setattr(tool('trainings'), 'cores', lambda: 8)
     for jobs, processes, threads in ((None, 1, ['2'] * 4), (None, 2, ['1'] * 4), (2, 2, ['2'] * 2), (1, 16, ['1'])):
         assert [slot['OMP_NUM_THREADS'] for slot in run.slots_for(None, jobs, processes)] == threads
 

@@ -31,6 +31,7 @@ from icd_mmrazor import recipes
 from icd_mmrazor.checkpoints.writing import write_json
 from icd_mmrazor.configuration.files import apply_cfg_options
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.export.latency import cores
 from icd_mmrazor.launch.command_line import parse_options, positive_int
 from icd_mmrazor.launch.command_line import run as run_tool
 
@@ -38,7 +39,7 @@ import torch
 from mmengine.config import Config
 from mmrazor.registry import MODELS
 from studies import PUBLISHED, STUDIES, Point, Study, teacher_of
-from trainings import ConfigTraining, Training, check_failures, locked, machine, number_of_cores, run_all, slots_for
+from trainings import ConfigTraining, Training, check_failures, locked, machine, run_all, slots_for
 
 TOOLS = Path(__file__).resolve().parents[1]
 FRONT = TOOLS / 'benchmarks' / 'train.py'
@@ -275,7 +276,7 @@ def new_session(gpus: str | None, slots: Sequence[dict[str, str]]) -> dict[str, 
     command = ['git', 'describe', '--always', '--dirty', '--exclude=*']
     commit = subprocess.run(command, cwd=TOOLS, capture_output=True, text=True, check=False).stdout.strip()
     started = datetime.now(timezone.utc).isoformat()
-    facts = dict(machine=machine(), cores_used=number_of_cores(), gpus=gpus, slots=len(slots))
+    facts = dict(machine=machine(), cores_used=cores(), gpus=gpus, slots=len(slots))
     return dict(started=started, commit=commit or 'not a git clone', **facts)
 
 

@@ -23,6 +23,7 @@ from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
 from icd_mmrazor.configuration.files import apply_cfg_options
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.export.latency import cores
 from icd_mmrazor.launch.command_line import parse_options, positive_int, run
 from icd_mmrazor.launch.run_config import load_config
 
@@ -40,7 +41,7 @@ from torch.utils.benchmark import Timer
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
-from trainings import machine, number_of_cores
+from trainings import machine
 
 PLAIN, DEFAULTS, FAST = 'plain', 'defaults', 'fast'
 PRODUCT_SIZES = {'cpu': 2048, 'cuda': 8192}
@@ -230,7 +231,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name, default in (('batch-size', 64), ('rounds', 7), ('steps', 5), ('warm-up', 5)):
         text = f'{"of a turn, " if name == "steps" else ""}default: {default}'
         parser.add_argument(f'--{name}', type=positive_int, default=default, metavar='N', help=text)
-    workers = min(8, number_of_cores())
+    workers = min(8, cores())
     parser.add_argument(
         '--workers', type=int, default=workers, metavar='N', help='of the plain loop, default: %(default)s'
     )

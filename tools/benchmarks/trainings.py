@@ -18,7 +18,7 @@ from typing import Any
 
 from icd_mmrazor.checkpoints.writing import write_json
 from icd_mmrazor.errors import SettingError, UserError
-from icd_mmrazor.export.latency import processor
+from icd_mmrazor.export.latency import cores, processor
 
 import mmengine
 import torch
@@ -173,11 +173,6 @@ def check_failures(trainings: Sequence[Training]) -> None:
         raise UserError('\n\n'.join([count, *failed]))
 
 
-def number_of_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def slots_for(gpus: str | None, jobs: int | None, processes: int = 1) -> list[dict[str, str]]:
     """Return the environment variables of each training that runs at the same time.
 
@@ -188,10 +183,10 @@ def slots_for(gpus: str | None, jobs: int | None, processes: int = 1) -> list[di
     """
     if jobs is not None and gpus:
         raise SettingError(f'--jobs {jobs} is for the CPU only, without --gpus.')
-    cores = number_of_cores()
+    total = cores()
     if gpus is None:
-        jobs = jobs or min(4, max(1, cores // processes))
-        return [{'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': str(max(1, cores // (jobs * processes)))}] * jobs
+        jobs = jobs or min(4, max(1, total // processes))
+        return [{'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': str(max(1, total // (jobs * processes)))}] * jobs
     numbers, available = gpus.split(','), torch.cuda.device_count()
     wrong = [number for number in numbers if not number.isdecimal() or int(number) >= available]
     if wrong or len({int(number) for number in numbers}) < len(numbers):
@@ -202,7 +197,7 @@ def slots_for(gpus: str | None, jobs: int | None, processes: int = 1) -> list[di
     # the numbers count the GPUs that this process sees
     visible = os.environ.get('CUDA_VISIBLE_DEVICES', '')
     names = visible.split(',') if visible else [str(number) for number in range(available)]
-    used, threads = [names[int(number)] for number in numbers], str(max(1, cores // len(numbers)))
+    used, threads = [names[int(number)] for number in numbers], str(max(1, total // len(numbers)))
     groups = [','.join(used[first : first + processes]) for first in range(0, len(used), processes)]
     return [{'CUDA_VISIBLE_DEVICES': group, 'OMP_NUM_THREADS': threads} for group in groups]
 
