@@ -13,7 +13,9 @@ from mmengine.runner import Runner
 from mmpretrain.registry import MODELS as NETWORKS
 
 from icd_mmrazor.errors import SettingError, UserError
+from icd_mmrazor.export import formats
 from icd_mmrazor.export.evaluation import evaluate
+from icd_mmrazor.export.evaluation import test_images as loader_of_tests
 from icd_mmrazor.export.formats import export, files_of
 from icd_mmrazor.export.int8 import Calibration, calibration_images
 from icd_mmrazor.export.trained import TrainedStudent, read_student
@@ -55,16 +57,22 @@ def largest(file: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.filterwarnings('ignore::FutureWarning')  # of torch.jit
 def test_int8_is_nearly_as_accurate_and_says_so(
-    student: Callable[..., TrainedStudent], images_file: Path, tmp_path: Path
+    student: Callable[..., TrainedStudent],
+    images_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
 ) -> None:
     import onnx
     import onnxruntime
 
-    trained = student(steps=60)
+    trained, built = student(steps=60), []
+    monkeypatch.setattr(formats, 'test_images', lambda each: built.append(loader_of_tests(each)) or built[-1])
     files = files_of(['mmpretrain', 'torchscript', 'onnx', 'onnx-int8'], tmp_path / 'out' / 'student')
     # on a processor without VNNI, sums of products of 8 bits overflow
     calibration = Calibration(reduce_range=True)
     exported = export(trained, files, calibration=calibration, measure=True)
+    assert len(built) == 1  # an evaluation of each file reads the same dataset
     results = {result.format: result for result in exported}
     # mmengine's own test of the exported config
     cfg = Config.fromfile(files['mmpretrain'].with_suffix('.py'))
@@ -76,13 +84,18 @@ def test_int8_is_nearly_as_accurate_and_says_so(
         assert f'accuracy/top1 {expected:.2f}' in str(results[name])
 
     # by hand, with nothing but onnxruntime and what the file says
+    capfd.readouterr()
     session = onnxruntime.InferenceSession(files['onnx-int8'])
+    assert capfd.readouterr() == ('', '')  # no warnings
     says = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
     data = np.load(images_file)
     images = np.repeat(data['test_images'][:, None], 3, 1)
     images = (images - np.reshape(says['mean'], (3, 1, 1))) / np.reshape(says['std'], (3, 1, 1))
     (logits,) = session.run(['logits'], {'images': images.astype(np.float32)})
     accuracy = 100 * np.mean(logits.argmax(1) == data['test_labels'])
+    # of few different logits, the largest would often be that of two classes, of which each program takes another one
+    assert len(np.unique(logits)) > 256
+    assert (np.sort(logits)[:, -2] < logits.max(1)).all()
     assert accuracy == pytest.approx(says['metrics']['accuracy/top1'])
     assert accuracy == pytest.approx(results['onnx-int8'].metrics['accuracy/top1'])
     assert says['metrics_float'] == {'accuracy/top1': expected}
