@@ -239,13 +239,16 @@ def finish(student: TrainedStudent, files: Mapping[str, Path], results: Mapping[
             dict(files=[str(file) for file in files.values()], checkpoint=checkpoint, exported=each),
             work_dir / EXPORTED,
         )
+    # the plan's teacher may have another classifier
+    of_teacher, of_student = _read(work_dir / PREPARED)['parameters']
+    of_teacher = results['distilled'].get('teacher_parameters', of_teacher)
     metrics = next(item.metrics for item in exported if item.format == 'mmpretrain')
     return Result(
         classes=tuple(student.classes or ()),
         accuracy=metrics[METRIC],
         teacher_accuracy=results['distilled']['teacher'].get(METRIC),
         baseline_accuracy=results.get('student_alone', {}).get('metrics', {}).get(METRIC),
-        parameters=tuple(_read(work_dir / PREPARED)['parameters']),
+        parameters=(of_teacher, of_student),
         exported=tuple(exported),
         work_dir=work_dir,
     )

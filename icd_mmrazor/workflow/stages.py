@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from icd_mmrazor.checkpoints.resuming import NUMBERED, POINTER
 from icd_mmrazor.checkpoints.writing import write_json
 from icd_mmrazor.engine.metrics import numbers_in
+from icd_mmrazor.engine.runs import model_of
 from icd_mmrazor.launch.run_config import load_config
 from icd_mmrazor.launch.training import name_networks, train
 
@@ -54,8 +55,8 @@ def run_stage(
         wrapper: ``model_wrapper_cfg`` of the process group, if it sets one.
 
     Returns:
-        ``metrics`` of the last validation, ``teacher`` metrics of a distillation, ``checkpoint``, ``seconds`` of this
-        start.
+        ``metrics`` of the last validation, ``checkpoint``, ``seconds`` of this start; of a distillation also
+        ``teacher``, its metrics, and ``teacher_parameters``, their number.
     """
     if (result := stage.result()) is not None:
         return result
@@ -85,6 +86,8 @@ def run_stage(
         checkpoint=str(runner.message_hub.get_info('last_ckpt')),
         seconds=round(time.monotonic() - start, 1),
     )
+    if teacher := getattr(model_of(runner), 'teacher', None):
+        result['teacher_parameters'] = sum(p.numel() for p in teacher.parameters())
     if is_main_process():
         write_json(result, stage.folder / RESULT)
     _stop_workers(runner)

@@ -73,6 +73,9 @@ def test_from_a_folder_to_a_student(data: str, capfd: pytest.CaptureFixture) -> 
     student = distill(data, **settings)
     result, printed = student.distillation, capfd.readouterr().out
     assert result.classes == ('dunkel', 'hell')
+    # the teacher has a classifier of two classes now: 64 weights and a bias each
+    assert result.parameters[0] == 83_892 - (100 - 2) * 65
+    assert result.parameters[1] == sum(p.numel() for p in student.parameters())
     (log,) = Path('work/distilled').glob('*/*.log')
     assert 'System environment:' in log.read_text()
     assert 'System environment:' not in printed
