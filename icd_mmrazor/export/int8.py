@@ -20,6 +20,9 @@ from icd_mmrazor.export.running import onnx_network
 from icd_mmrazor.export.trained import TrainedStudent
 
 BATCH_SIZE = 32
+# of ONNX
+LAYERS = ('Conv', 'Gemm', 'MatMul')
+ROUNDING = ('QuantizeLinear', 'DequantizeLinear')
 
 
 class Calibration(NamedTuple):
@@ -128,27 +131,50 @@ def as_int8(
 
 
 def _leave_logits_in_float(model: Any) -> None:
-    """Remove the rounding of the logits to 8 bits from an ONNX model.
+    """Remove the rounding to 8 bits behind the layers that compute the logits from an ONNX model.
 
     Of few different values, the largest is often that of two classes, and ``argmax`` takes another one of them than
     ``topk``, so that an accuracy would depend on who computes it.
     """
-    makers = {output: node for node in model.graph.node for output in node.output}
-    last = makers['logits']
-    rounding = makers.get(last.input[0]) if last.op_type == 'DequantizeLinear' else None
-    if rounding is None or rounding.op_type != 'QuantizeLinear':
-        return
-    exact = rounding.input[0]
-    for node in model.graph.node:
+    graph = model.graph
+    makers = {output: node for node in graph.node for output in node.output}
+
+    def unrounded(name: str) -> str:
+        last = makers.get(name)
+        rounding = makers.get(last.input[0]) if last is not None and last.op_type == 'DequantizeLinear' else None
+        return rounding.input[0] if rounding is not None and rounding.op_type == 'QuantizeLinear' else name
+
+    logits = unrounded('logits')
+    waiting, seen = [logits], set()
+    while waiting:  # back to the layers, through their bias or the mean of several
+        name = waiting.pop()
+        node = makers.get(name)
+        if node is None or node.op_type in LAYERS or name in seen:
+            continue
+        seen.add(name)
+        node.input[:] = map(unrounded, node.input)
+        waiting += node.input
+    if logits != 'logits':
+        graph.node.remove(makers['logits'])
+    for node in graph.node:
         for names in (node.input, node.output):
-            names[:] = ['logits' if name == exact else name for name in names]
-    for node in (last, rounding):
-        model.graph.node.remove(node)
-    # onnxruntime warns of constants that no node reads
-    read = {name for node in model.graph.node for name in node.input}
-    unread = {*last.input, *rounding.input} - read
-    for constant in [each for each in model.graph.initializer if each.name in unread]:
-        model.graph.initializer.remove(constant)
+            names[:] = ['logits' if name == logits else name for name in names]
+    _remove_unread(graph)
+
+
+def _remove_unread(graph: Any) -> None:
+    """Remove roundings that nothing reads, and their constants, of which onnxruntime would warn."""
+    constants: set[str] = set()
+    while True:
+        read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+        unread = [node for node in graph.node if node.op_type in ROUNDING and not read & {*node.output}]
+        if not unread:
+            break
+        for node in unread:
+            constants |= {*node.input}
+            graph.node.remove(node)
+    for constant in [each for each in graph.initializer if each.name in constants - read]:
+        graph.initializer.remove(constant)
 
 
 def _agreement(quantised: bytes, float_model: bytes, batches: list[np.ndarray]) -> float:
