@@ -49,4 +49,5 @@ def runtime() -> None:
     layout.compile_in_a_sound_layout()
     messages.explain_image_folders()
     messages.explain_images()
+    messages.drop_warning_of_hsigmoid()
     runs.format_a_config_once()

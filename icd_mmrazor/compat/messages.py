@@ -1,6 +1,7 @@
 """Readable messages of a run."""
 
 import logging
+import warnings
 from pathlib import Path
 
 from mmcv.transforms import LoadImageFromFile
@@ -68,6 +69,14 @@ def explain_images() -> None:
             raise raised_as(DatasetError, message, error) from error
 
     LoadImageFromFile.transform = transform
+
+
+def drop_warning_of_hsigmoid() -> None:
+    """Leave out a warning about networks that no user has written.
+
+    Where: mmcv, both families, ``HSigmoid``: every MobileNetV3 warns that a default of 2021 was another one.
+    """
+    warnings.filterwarnings('ignore', 'In MMCV v1.4.4, we modified the default value of args', UserWarning)
 
 
 def drop_log_noise(logger: logging.Logger) -> None:

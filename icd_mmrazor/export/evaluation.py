@@ -18,7 +18,9 @@ from icd_mmrazor.export.running import Network, network_in, onnx_network
 from icd_mmrazor.export.trained import TrainedStudent
 
 
-def evaluate(student: TrainedStudent, file: Path | bytes | None = None) -> dict[str, float]:
+def evaluate(
+    student: TrainedStudent, file: Path | bytes | None = None, images: DataLoader | None = None
+) -> dict[str, float]:
     """Evaluate an exported file, run in plain onnxruntime or torch, on the images of the config's ``test_dataloader``.
 
     The images are prepared by the student's own pipeline and data preprocessor, and its ``test_evaluator`` computes
@@ -27,6 +29,7 @@ def evaluate(student: TrainedStudent, file: Path | bytes | None = None) -> dict[
     Args:
         student: The student that the file was exported from.
         file: A file (``.onnx``, ``.pt``, ``.pt2``), or the content of an ONNX file; the student itself by default.
+        images: The loader of the test images, from :func:`test_images`, which is built by default.
 
     Returns:
         The metrics that are numbers: ``{'accuracy/top1': 98.8}``.
@@ -36,18 +39,18 @@ def evaluate(student: TrainedStudent, file: Path | bytes | None = None) -> dict[
         UserError: The file does not take the images.
     """
     network: Network = student.logits() if file is None else _loaded(file)
-    loader = test_images(student)
+    loader = test_images(student) if images is None else images
     with DefaultScope.overwrite_default_scope(student.cfg.default_scope), explained_settings():
         evaluator = Evaluator(student.cfg.test_evaluator)
     evaluator.dataset_meta = getattr(loader.dataset, 'metainfo', None)
     predictions = _predictions_of(student)
-    for images, batch in prepared(student, loader):
+    for inputs, batch in prepared(student, loader):
         try:
             with torch.no_grad():
-                logits = network(images)
+                logits = network(inputs)
         except Exception as error:  # of another library
             name = file if isinstance(file, Path) else 'the exported file'
-            raise UserError(f'{name} fails on a batch of shape {tuple(images.shape)}: {first_line(error)}') from error
+            raise UserError(f'{name} fails on a batch of shape {tuple(inputs.shape)}: {first_line(error)}') from error
         evaluator.process(data_samples=predictions(logits, batch['data_samples']), data_batch=batch)
     metrics = evaluator.evaluate(len(loader.dataset))
     return {name: float(value) for name, value in metrics.items() if _is_number(value)}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
-from icd_mmrazor.errors import SettingError, did_you_mean
+from icd_mmrazor.errors import SettingError, UserError, did_you_mean
 from icd_mmrazor.export.content import Content, state_data
 from icd_mmrazor.export.evaluation import evaluate, test_images
 from icd_mmrazor.export.int8 import Calibration, as_int8, calibration_images
@@ -221,14 +221,21 @@ def export(
     calibration, images = calibration or Calibration(), None
     if INT8 in files:
         images = calibration_images(student, calibration)
-    if measure:
-        test_images(student)
+    tests, missing = None, ''
+    if measure or INT8 in files:
+        try:
+            tests = test_images(student)
+        except UserError as error:
+            if measure:
+                raise
+            missing = f', accuracy not measured: {error}'  # images for the calibration are enough
 
     contents: dict[str, Content] = {}
     for name in (name for name in FORMATS if name in files):
         if name == INT8:
             float_model = contents['onnx'] if 'onnx' in contents else as_onnx(student, size)
-            contents[name] = as_int8(student, size, float_model.data, images, calibration.reduce_range)
+            quantised = as_int8(student, size, float_model.data, images, calibration.reduce_range, tests)
+            contents[name] = quantised._replace(note=quantised.note + missing)
         else:
             contents[name] = _MAKERS[name](student, size)
     exported = []
@@ -239,7 +246,7 @@ def export(
             atomic_write(student.cfg.pretty_text, config)
         atomic_write(content.data, file)
         if measure and metrics is None and (file.suffix in RUNNABLE or name == 'mmpretrain'):
-            metrics = evaluate(student, file if file.suffix in RUNNABLE else None)
+            metrics = evaluate(student, file if file.suffix in RUNNABLE else None, tests)
         usage = FORMATS[name].usage.format(file=str(file), config=str(config), call=calls.get(name))
         exported.append(Exported(name, file, content.note, usage, metrics))
     return exported

@@ -14,12 +14,15 @@ from torch.utils.data import DataLoader
 from icd_mmrazor.configuration.type_names import dicts, type_name
 from icd_mmrazor.errors import SettingError, UserError, first_line
 from icd_mmrazor.export.content import Content
-from icd_mmrazor.export.evaluation import build_loader_of_some, evaluate, prepared, test_images
+from icd_mmrazor.export.evaluation import build_loader_of_some, evaluate, prepared
 from icd_mmrazor.export.onnx import with_metadata, without_progress
 from icd_mmrazor.export.running import onnx_network
 from icd_mmrazor.export.trained import TrainedStudent
 
 BATCH_SIZE = 32
+# of ONNX
+LAYERS = ('Conv', 'Gemm', 'MatMul')
+ROUNDING = ('QuantizeLinear', 'DequantizeLinear')
 
 
 class Calibration(NamedTuple):
@@ -59,13 +62,15 @@ def as_int8(
     float_model: bytes,
     images: DataLoader,
     reduce_range: bool = False,
+    tests: DataLoader | None = None,
 ) -> Content:
     """Quantise a student's ONNX file by onnxruntime's static quantisation, and measure what it costs.
 
     Convolutions and matrix products get weights of 8 bits (signed, one scale for each output channel) and activations
     of 8 bits (unsigned, by their least and greatest value in the calibration), as pairs of QuantizeLinear and
-    DequantizeLinear. Input, output and metadata are those of the float file. If the config has test images, the
-    metadata also has ``metrics`` and ``metrics_float``: of this file and of the float file.
+    DequantizeLinear. The logits are not rounded to 8 bits, so that no classes tie. Input, output and metadata are those
+    of the float file. If test images are given, the metadata also has ``metrics`` and ``metrics_float``: of this file
+    and of the float file.
 
     Args:
         student: The student.
@@ -73,6 +78,7 @@ def as_int8(
         float_model: The content of its ONNX file, from :func:`icd_mmrazor.export.onnx.as_onnx`.
         images: The images for the calibration, from :func:`calibration_images`.
         reduce_range: Whether weights get 7 bits, see :class:`Calibration`.
+        tests: The test images, from :func:`icd_mmrazor.export.evaluation.test_images`.
 
     Returns:
         The content of the file.
@@ -111,18 +117,64 @@ def as_int8(
                 f'--to onnx-int8: onnxruntime cannot quantise this {student.kind}: {first_line(error)}'
             ) from error
         model = onnx.load(target)
+    _leave_logits_in_float(model)
     agreement = _agreement(model.SerializeToString(), float_model, batches)
     number = sum(len(batch) for batch in batches)
     note = f'calibrated on {number} images, of which {100 * agreement:.1f} % get the same class as in float'
     about: dict[str, Any] = {**student.about(), 'calibration_images': number}
-    try:
-        test_images(student)
-    except UserError as error:  # images for the calibration are enough
-        return Content(with_metadata(model, about), f'{note}, accuracy not measured: {error}')
-    metrics, metrics_float = evaluate(student, model.SerializeToString()), evaluate(student, float_model)
+    if tests is None:
+        return Content(with_metadata(model, about), note)
+    metrics, metrics_float = (evaluate(student, each, tests) for each in (model.SerializeToString(), float_model))
     data = with_metadata(model, {**about, 'metrics': metrics, 'metrics_float': metrics_float})
     before = ', '.join(f'{name} {value:.2f}' for name, value in metrics_float.items())
     return Content(data, f'in float {before}, {note}', metrics)
+
+
+def _leave_logits_in_float(model: Any) -> None:
+    """Remove the rounding to 8 bits behind the layers that compute the logits from an ONNX model.
+
+    Of few different values, the largest is often that of two classes, and ``argmax`` takes another one of them than
+    ``topk``, so that an accuracy would depend on who computes it.
+    """
+    graph = model.graph
+    makers = {output: node for node in graph.node for output in node.output}
+
+    def unrounded(name: str) -> str:
+        last = makers.get(name)
+        rounding = makers.get(last.input[0]) if last is not None and last.op_type == 'DequantizeLinear' else None
+        return rounding.input[0] if rounding is not None and rounding.op_type == 'QuantizeLinear' else name
+
+    logits = unrounded('logits')
+    waiting, seen = [logits], set()
+    while waiting:  # back to the layers, through their bias or the mean of several
+        name = waiting.pop()
+        node = makers.get(name)
+        if node is None or node.op_type in LAYERS or name in seen:
+            continue
+        seen.add(name)
+        node.input[:] = map(unrounded, node.input)
+        waiting += node.input
+    if logits != 'logits':
+        graph.node.remove(makers['logits'])
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = ['logits' if name == logits else name for name in names]
+    _remove_unread(graph)
+
+
+def _remove_unread(graph: Any) -> None:
+    """Remove roundings that nothing reads, and their constants, of which onnxruntime would warn."""
+    constants: set[str] = set()
+    while True:
+        read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+        unread = [node for node in graph.node if node.op_type in ROUNDING and not read & {*node.output}]
+        if not unread:
+            break
+        for node in unread:
+            constants |= {*node.input}
+            graph.node.remove(node)
+    for constant in [each for each in graph.initializer if each.name in constants - read]:
+        graph.initializer.remove(constant)
 
 
 def _agreement(quantised: bytes, float_model: bytes, batches: list[np.ndarray]) -> float:

@@ -22,6 +22,7 @@ from icd_mmrazor.engine.description import why_not_evaluated
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.export.evaluation import build_loader_of_some
 from icd_mmrazor.export.latency import multiply_adds
+from icd_mmrazor.export.network import quiet
 from icd_mmrazor.export.plain_test import plain_dataset
 from icd_mmrazor.export.trained import TrainedStudent
 from icd_mmrazor.models.algorithms.records import reads_logits
@@ -81,9 +82,15 @@ def build_algorithm(cfg: Config) -> nn.Module:
     """
     model = cfg.model.copy()
     model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmpretrain'), explained_settings():
+    scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmpretrain')
+    with scope, quiet(), explained_settings():  # the log of the run has what it says
         tell_distillers({**cfg, 'model': model})
-        return MODELS.build(model)
+        algorithm = MODELS.build(model)
+    if not hasattr(algorithm, 'teacher'):
+        raise SettingError(
+            f'{type(algorithm).__name__} has no single teacher (model.teacher), so this page shows none.'
+        )
+    return algorithm
 
 
 def predict(cfg: Config, student: TrainedStudent, algorithm: nn.Module | None, at_most: int) -> Predictions:
@@ -113,6 +120,7 @@ def predict(cfg: Config, student: TrainedStudent, algorithm: nn.Module | None, a
     with_teacher = algorithm is not None and why_not_evaluated(algorithm) is None
     if with_teacher:
         algorithm.to(get_device()).eval()
+        run_teacher = _way_to_run_teacher(algorithm)
         if hasattr(algorithm, 'check_order_of_channels'):
             algorithm.check_order_of_channels(source, lambda: images_are_gray(dataset))
     labels: list[Tensor] = []
@@ -121,7 +129,7 @@ def predict(cfg: Config, student: TrainedStudent, algorithm: nn.Module | None, a
         for batch in loader:
             if with_teacher:
                 data = algorithm.data_preprocessor(batch, False)
-                scores[1].extend(_scores(algorithm.run_teacher(data['inputs'], data['data_samples'], 'predict')))
+                scores[1].extend(_scores(run_teacher(data['inputs'], data['data_samples'], mode='predict')))
             found = model.test_step(batch)
             labels += [each.get('gt_label', torch.empty(0)).cpu() for each in found]
             scores[0].extend(_scores(found))
@@ -152,7 +160,7 @@ def cost(student: TrainedStudent, algorithm: nn.Module | None, shape: tuple[int,
     networks: dict[str, tuple[nn.Module, Callable]] = {'student': (student.model.cpu().eval(), student.logits())}
     if algorithm is not None:
         algorithm.cpu().eval()
-        networks['teacher'] = (algorithm.teacher, getattr(algorithm, 'run_teacher', algorithm.teacher))
+        networks['teacher'] = (algorithm.teacher, _way_to_run_teacher(algorithm))
     return {
         name: Cost(
             sum(parameter.numel() for parameter in network.parameters()),
@@ -160,6 +168,11 @@ def cost(student: TrainedStudent, algorithm: nn.Module | None, shape: tuple[int,
         )
         for name, (network, whole) in networks.items()
     }
+
+
+def _way_to_run_teacher(algorithm: nn.Module) -> Callable[..., Any]:
+    """Return how a distillation runs its teacher; one of mmrazor shows it the student's images."""
+    return getattr(algorithm, 'run_teacher', algorithm.teacher)
 
 
 def _scores(samples: list) -> list[Tensor]:

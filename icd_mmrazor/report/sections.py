@@ -35,8 +35,10 @@ def distilled(run: RunFolder, cost: Mapping[str, Cost], images: Mapping[str, str
     """Say what was distilled, from config and log."""
     model, said = run.cfg.model, run.described
     distiller = model.get('distiller') or {}
+    several = model.get('teachers') or ()
+    several = several.values() if isinstance(several, Mapping) else several  # mmrazor's have names
     weights = model.get('teacher_ckpt') or ', '.join(
-        str(each.get('teacher_ckpt') or 'as published') for each in model.get('teachers') or ()
+        str(each.get('teacher_ckpt') or each.get('ckpt_path') or 'as published') for each in several
     )
     optimizer = (run.cfg.get('optim_wrapper') or {}).get('optimizer') or {}
     machine = '; '.join(f'{name} {value}' for name, value in run.machine.items() if name != 'numpy_random_seed')

@@ -67,6 +67,7 @@ class Images:
         self.flip = flip
         self.root, self.work_dir, self.recipe, self.image_size = root, work_dir, recipe, image_size
         self.batch_size, self.workers, self.numbers = batch_size, workers, numbers
+        self.num_classes = len(classes)
         self.classes = list(classes) if len(classes) <= INLINE_CLASSES else str(work_dir / 'classes.txt')
 
     @property
@@ -86,8 +87,11 @@ class Images:
         common = dict(batch_size=self.batch_size, num_workers=self.workers)
         # a batch of one image has no statistics
         last = dict(drop_last=True) if self.numbers[0] > self.batch_size else {}
+        mixes = self.recipe.data_preprocessor.get('batch_augments')
         return dict(
             classes=self.classes,
+            # mixed labels are vectors of this length
+            **(dict(data_preprocessor=dict(num_classes=self.num_classes)) if mixes else {}),
             train_dataloader=dict(**common, **last, dataset=self._dataset('train', SAME_CLASSES)),
             val_dataloader=dict(**common, dataset=self._dataset('val', SAME_CLASSES)),
             test_dataloader=Expression('val_dataloader'),

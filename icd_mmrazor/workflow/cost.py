@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.configuration.image_size import tell_distillers
 from icd_mmrazor.datasets.first_image import shape_of_first_image
+from icd_mmrazor.export.latency import cores
 from icd_mmrazor.models.networks.classifier_layer import number_of_channels, number_of_classes
 from icd_mmrazor.models.networks.resolve import network_config
 from icd_mmrazor.workflow.networks import silent
@@ -59,8 +59,7 @@ class Cost:
 
     def with_reading(self, seconds: float, images: int, workers: int) -> float:
         """Return the seconds of a step, its images read by some processes: at the same time on another device."""
-        cores = len(os.sched_getaffinity(0))
-        reading = images * self.reading / max(1, min(workers, cores))
+        reading = images * self.reading / max(1, min(workers, cores()))
         return max(seconds, reading) if self.device != 'cpu' else seconds + reading
 
 

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from icd_mmrazor.export.latency import cores
+
 # what mmpretrain's CustomDataset finds in a folder, and two more that OpenCV reads
 EXTENSIONS = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 # formats that Pillow and OpenCV read alike
@@ -125,7 +127,7 @@ def _decoded(path: Path) -> np.ndarray | None:
 
 def inspect_images(root: Path, files: Sequence[str]) -> Inspection:
     """Read image files in several threads; paths are relative to ``root``."""
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(16, len(os.sched_getaffinity(0)))) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(16, cores())) as pool:
         warnings.simplefilter('ignore')  # of palettes, metadata and sizes; the threads share the filters
         found = [*pool.map(lambda file: read_image_file(root / file), files, chunksize=64)]
     return Inspection(

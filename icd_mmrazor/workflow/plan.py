@@ -2,10 +2,10 @@
 
 import dataclasses
 import math
-import os
 from collections import Counter
 from datetime import timedelta
 
+from icd_mmrazor.export.latency import cores
 from icd_mmrazor.workflow.cost import Cost
 from icd_mmrazor.workflow.folder import ImageFolder
 from icd_mmrazor.workflow.image_files import Inspection
@@ -109,7 +109,7 @@ class Plan:
         if self.cost:
             total = _duration(sum(self.seconds.values()))
             parts = ', '.join(f'{name} {_duration(value)}' for name, value in self.seconds.items())
-            where = f'{len(os.sched_getaffinity(0))} cores' if self.cost.device == 'cpu' else self.cost.device
+            where = f'{cores()} cores' if self.cost.device == 'cpu' else self.cost.device
             rows['estimate'] = (
                 f'{total} ({parts}) and {_size(self.cost.memory)} of memory, measured on {where}: '
                 f'{self.cost.step:.2f} s per step'
@@ -144,7 +144,7 @@ class Plan:
             height, width = self.cost.teacher_size
             lines.append(f'images are resized to {width} x {height} for it')
         if self.probe:
-            lines.append(f'{self.probe}: a linear one is trained first')
+            lines.append(f'{self.probe}: a linear one of {len(self.folder.classes)} classes is trained first')
         return '\n'.join(lines)
 
     def _student(self) -> str:

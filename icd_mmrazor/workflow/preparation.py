@@ -12,6 +12,7 @@ from icd_mmrazor import recipes
 from icd_mmrazor.checkpoints.writing import atomic_write, write_checkpoint
 from icd_mmrazor.configuration.files import apply_cfg_options, read_config_file
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.export.latency import cores
 from icd_mmrazor.models.networks.preparation import preparation_by
 from icd_mmrazor.workflow.config import (
     Images,
@@ -74,7 +75,7 @@ def plan_of(request: Request) -> Plan:
         labeled,
         epochs=request.epochs or recipe.train_cfg.max_epochs,
         probe_epochs=30 if len(folder.train) < 10_000 else 10,
-        workers=max(1, min(recipe.train_dataloader.num_workers, len(os.sched_getaffinity(0)) // processes)),
+        workers=max(1, min(recipe.train_dataloader.num_workers, cores() // processes)),
         processes=processes,
     )
     if without:
@@ -161,8 +162,8 @@ def _other_classes(teacher: Network, folder: ImageFolder) -> str:
     if teacher.headless:
         return 'no classifier'
     if teacher.classes != len(folder.classes):
-        return f'one of {teacher.classes} classes'
-    return 'one of classes with other names'
+        return f'a classifier of {teacher.classes} classes'
+    return 'a classifier of classes with other names'
 
 
 def _image_size(request: Request, student: Network, found: Inspection) -> int:

@@ -13,9 +13,12 @@ from mmengine.runner import Runner
 from mmpretrain.registry import MODELS as NETWORKS
 
 from icd_mmrazor.errors import SettingError, UserError
+from icd_mmrazor.export import formats
 from icd_mmrazor.export.evaluation import evaluate
+from icd_mmrazor.export.evaluation import test_images as loader_of_tests
 from icd_mmrazor.export.formats import export, files_of
 from icd_mmrazor.export.int8 import Calibration, calibration_images
+from icd_mmrazor.export.student import plain_student
 from icd_mmrazor.export.trained import TrainedStudent, read_student
 
 pytestmark = pytest.mark.stack
@@ -55,16 +58,22 @@ def largest(file: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.filterwarnings('ignore::FutureWarning')  # of torch.jit
 def test_int8_is_nearly_as_accurate_and_says_so(
-    student: Callable[..., TrainedStudent], images_file: Path, tmp_path: Path
+    student: Callable[..., TrainedStudent],
+    images_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture,
 ) -> None:
     import onnx
     import onnxruntime
 
-    trained = student(steps=60)
+    trained, built = student(steps=60), []
+    monkeypatch.setattr(formats, 'test_images', lambda each: built.append(loader_of_tests(each)) or built[-1])
     files = files_of(['mmpretrain', 'torchscript', 'onnx', 'onnx-int8'], tmp_path / 'out' / 'student')
     # on a processor without VNNI, sums of products of 8 bits overflow
     calibration = Calibration(reduce_range=True)
     exported = export(trained, files, calibration=calibration, measure=True)
+    assert len(built) == 1  # an evaluation of each file reads the same dataset
     results = {result.format: result for result in exported}
     # mmengine's own test of the exported config
     cfg = Config.fromfile(files['mmpretrain'].with_suffix('.py'))
@@ -76,13 +85,18 @@ def test_int8_is_nearly_as_accurate_and_says_so(
         assert f'accuracy/top1 {expected:.2f}' in str(results[name])
 
     # by hand, with nothing but onnxruntime and what the file says
+    capfd.readouterr()
     session = onnxruntime.InferenceSession(files['onnx-int8'])
+    assert capfd.readouterr() == ('', '')  # no warnings
     says = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
     data = np.load(images_file)
     images = np.repeat(data['test_images'][:, None], 3, 1)
     images = (images - np.reshape(says['mean'], (3, 1, 1))) / np.reshape(says['std'], (3, 1, 1))
     (logits,) = session.run(['logits'], {'images': images.astype(np.float32)})
     accuracy = 100 * np.mean(logits.argmax(1) == data['test_labels'])
+    # of few different logits, the largest would often be that of two classes, of which each program takes another one
+    assert len(np.unique(logits)) > 256
+    assert (np.sort(logits)[:, -2] < logits.max(1)).all()
     assert accuracy == pytest.approx(says['metrics']['accuracy/top1'])
     assert accuracy == pytest.approx(results['onnx-int8'].metrics['accuracy/top1'])
     assert says['metrics_float'] == {'accuracy/top1': expected}
@@ -159,3 +173,39 @@ def test_a_file_for_other_images_is_named(student: Callable[..., TrainedStudent]
     (result,) = export(trained, files_of(['onnx'], tmp_path / 'x'), size=(8, 8))
     with pytest.raises(UserError, match=r'x\.onnx fails on a batch of shape \(\d+, 3, 16, 16\)'):
         evaluate(trained, result.file)
+
+
+@pytest.mark.slow
+def test_the_mean_of_two_classifiers_is_not_rounded(tmp_path: Path) -> None:
+    """Nor is what it is computed from: a student with a distillation token has few ties then, as in float."""
+    import onnxruntime
+
+    generator = np.random.default_rng(0)
+    for number in range(8):
+        cv2.imwrite(str(tmp_path / f'{number}.png'), generator.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    arch = dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=16)
+    network = dict(
+        type='ImageClassifier',
+        backbone=dict(type='DistilledVisionTransformer', arch=arch, img_size=16, patch_size=8),
+        head=dict(type='DeiTClsHead', num_classes=10, in_channels=16),
+    )
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+    dataset = dict(type='CustomDataset', data_root=str(tmp_path), with_label=False, pipeline=pipeline)
+    loader = dict(batch_size=8, num_workers=0, dataset=dataset, sampler=dict(type='DefaultSampler', shuffle=False))
+    preprocessor = dict(mean=[127.0] * 3, std=[64.0] * 3, to_rgb=True)
+    run = Config(dict(model=network, data_preprocessor=preprocessor, test_dataloader=loader, test_cfg={}))
+    run.test_evaluator = dict(type='Accuracy')
+    cfg = plain_student(run)
+    torch.manual_seed(0)
+    model = NETWORKS.build(cfg.model).eval()
+    torch.nn.init.normal_(model.head.layers.head.weight)
+    torch.nn.init.normal_(model.head.layers.head_dist.weight)
+    trained = TrainedStudent(model, cfg, dict(state_dict=model.state_dict(), meta={}), run)
+    (result,) = export(trained, files_of(['onnx-int8'], tmp_path / 'x'), (16, 16), Calibration(tmp_path))
+    session = onnxruntime.InferenceSession(result.file)
+    images = torch.randn(100, 3, 16, 16, generator=torch.Generator().manual_seed(0)).numpy()
+    (logits,) = session.run(['logits'], {'images': images})
+    assert len(np.unique(logits)) > 900
+    with torch.no_grad():
+        expected = trained.logits()(torch.from_numpy(images)).numpy()
+    assert np.abs(logits - expected).max() < 0.1 * np.ptp(expected)

@@ -271,6 +271,37 @@ def test_missing_parts_are_named(changed: Callable, config: Callable, note: str,
     assert 'Use the student' in page.text
 
 
+@pytest.mark.parametrize('kind', ['SingleTeacherDistill', 'FpnTeacherDistill'])
+def test_distillation_of_mmrazor(run: Path, changed: Callable[..., Path], kind: str) -> None:
+    """It has the same networks and losses as ours, so the same page."""
+
+    def of_mmrazor(cfg: Config) -> None:
+        cfg.model.type = f'mmrazor.{kind}'
+
+    theirs, ours = Page(write_report(changed(of_mmrazor))), Page(write_report(run))
+    assert theirs.notes == []
+    assert 'Where teacher and student disagree' in theirs.text
+    start = ours.text.index('Curves')
+    assert theirs.text[start:-4] == ours.text[start:-4]
+
+
+def test_named_teachers_of_mmrazor_are_left_out(changed: Callable[..., Path]) -> None:
+    def without_data(cfg: Config) -> None:
+        teacher = cfg.model.teacher
+        cfg.model = dict(
+            type='mmrazor.DataFreeDistillation',
+            architecture=cfg.model.architecture,
+            teachers=dict(one=dict(build_cfg=teacher), two=dict(build_cfg=teacher)),
+            generator=dict(type='mmrazor.DAFLGenerator', img_size=16, latent_dim=4, hidden_channels=8),
+            distiller=dict(type='mmrazor.ConfigurableDistiller'),
+            generator_distiller=dict(type='mmrazor.ConfigurableDistiller'),
+        )
+
+    page = Page(write_report(changed(without_data)))
+    assert ['DataFreeDistillation has no single teacher' in note for note in page.notes] == [True]
+    assert 'Mistakes of the student' in page.text
+
+
 def test_unfinished_run(changed: Callable[..., Path]) -> None:
     folder = changed(
         log=lambda text: text[: text.index('Saving checkpoint at 2 epochs')],

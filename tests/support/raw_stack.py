@@ -93,6 +93,16 @@ def toy_runner(folder: Path, workers: int = 0, **settings: object) -> 'mmengine.
 
 
 @try_break
+def drop_warning_of_hsigmoid(folder: Path) -> bool:
+    from mmcv.cnn.bricks import HSigmoid
+
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter('always')
+        HSigmoid()
+    return any('In MMCV v1.4.4' in str(each.message) for each in found)
+
+
+@try_break
 def drop_log_noise(folder: Path) -> bool:
     toy_runner(folder).train()
     (log,) = folder.glob('*/*.log')

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import ROOT, TOOLS, exit_status, run_python
 from mmengine.config import Config
+from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from PIL import Image
 
@@ -56,6 +57,11 @@ def distill(data: str, **settings: Any) -> Any:
     return icd_mmrazor.distill(**{**SMALL, 'data': data, **settings})
 
 
+def children() -> set[str]:
+    """Return the processes that this one has started and that still run."""
+    return {pid for task in Path('/proc/self/task').iterdir() for pid in (task / 'children').read_text().split()}
+
+
 def times(folder: Path) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in folder.rglob('*') if file.is_file()}
 
@@ -67,12 +73,16 @@ def test_from_a_folder_to_a_student(data: str, capfd: pytest.CaptureFixture) -> 
     student = distill(data, **settings)
     result, printed = student.distillation, capfd.readouterr().out
     assert result.classes == ('dunkel', 'hell')
-    # its 100 classes of 64 features and a bias give way to two
-    assert result.parameters == (83_892 - 98 * 65, sum(p.numel() for p in student.parameters()))
+    # the teacher has a classifier of two classes now: 64 weights and a bias each
+    assert result.parameters[0] == 83_892 - (100 - 2) * 65
+    assert result.parameters[1] == sum(p.numel() for p in student.parameters())
     (log,) = Path('work/distilled').glob('*/*.log')
     assert 'System environment:' in log.read_text()
     assert 'System environment:' not in printed
     assert 'Epoch(val)' in printed
+    # networks that the plan, the export and the report build say nothing
+    assert 'training a classifier' in next(Path('work/teacher').glob('*/*.log')).read_text()
+    assert 'training a classifier' not in printed
     assert not student.training
     assert student(torch.zeros(2, 3, 16, 16)).shape == (2, 2)
     rows = dict(re.findall(r'^(teacher|student alone|student) +([\d.]+) +[\d,]+$', printed, re.M))
@@ -151,6 +161,25 @@ def test_an_interrupted_command_continues(data: str, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != 'linux', reason='asks Linux for processes')
+def test_mixed_images(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default recipe mixes labels, also for the student alone; no training leaves processes behind."""
+    before, found, stop = children(), [], stages._stop_workers
+
+    def counted(runner: Runner) -> None:
+        found.append(len(children() - before))
+        stop(runner)
+        found.append(len(children() - before))
+
+    monkeypatch.setattr(stages, '_stop_workers', counted)
+    student = distill(data, method='icd', recipe='standard', baseline=True, work_dir='work')
+    assert Config.fromfile('work/student_alone.py').data_preprocessor.batch_augments
+    assert student.distillation.baseline_accuracy is not None
+    assert found[1::2] == [0, 0]
+    assert all(found[::2])
+
+
+@pytest.mark.slow
 def test_images_without_labels(data: str, tmp_path: Path) -> None:
     more = images(tmp_path / 'more', {'whatever': 10})
     student = distill(data, method='icd', unlabeled=str(more), work_dir='work')
@@ -172,7 +201,7 @@ def test_the_plan_alone(data: str, network: Callable, capfd: pytest.CaptureFixtu
         'split off 4 images',
         'read as RGB with 8 bits: 1 gray',
         'res8, 83,892 parameters, 100 classes, weights random',
-        'a linear one is trained first',
+        'kd compares logits, and this teacher has a classifier of 100 classes: a linear one of 2 classes is trained',
         f'res14, {parameters:,} parameters',
         'it is larger than its teacher',
         '1 epochs of 2 steps, batches of 8, images of 16 x 16, seed 0',

@@ -115,7 +115,7 @@ class InMemoryAugmentationHook(Hook):
         height, width = batches.size
         runner.logger.info(
             f'InMemoryAugmentationHook: {len(batches.images):,} training images are on {batches.device} '
-            f'({batches.images.nbytes / MB:,.1f} MB), where each batch is cropped and flipped to {height} x {width}.'
+            f'({batches.images.nbytes / MB:,.1f} MB), where whole batches of {height} x {width} are made.'
         )
         self._runner, self._batches = runner, batches
         self._numbered.loader.make = self._make
