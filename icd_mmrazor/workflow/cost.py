@@ -5,12 +5,16 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
@@ -60,7 +64,7 @@ class Cost:
 
 
 def measure(cfg: Config, batch_size: int, image_size: int, images: int) -> Cost:
-    """Measure some steps of a distillation on random images; its teacher needs no weights.
+    """Measure some steps of a distillation on random images; its teacher's weights are read if they are a file here.
 
     Args:
         cfg: Its config.
@@ -70,11 +74,13 @@ def measure(cfg: Config, batch_size: int, image_size: int, images: int) -> Cost:
 
     Raises:
         SettingError: Networks, losses and settings do not fit together.
+        CheckpointError: The weights do not fit the teacher.
     """
     with DefaultScope.overwrite_default_scope('mmpretrain'), torch.random.fork_rng(), silent():
         tell_distillers(cfg)
         with explained_settings():
-            algorithm = MODELS.build(_without_teacher_file(cfg))
+            algorithm = MODELS.build(_without_missing_weights(cfg))
+            _check_training(cfg, algorithm)
             reading = _seconds_of_reading(cfg)
         device = get_device()
         algorithm = algorithm.to(device).train()
@@ -112,15 +118,24 @@ def measure(cfg: Config, batch_size: int, image_size: int, images: int) -> Cost:
         )
 
 
-def _without_teacher_file(cfg: Config) -> ConfigDict:
+def _without_missing_weights(cfg: Config) -> ConfigDict:
+    """Return the config of a distillation whose teacher has no weights unless they are a file here."""
     model = copy.deepcopy(cfg.model)
     model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model.update(random_teacher=True, teacher_ckpt=None)
-    teacher = network_config(model.teacher, 'model.teacher')
-    if teacher.type == 'TeacherProbe':
-        teacher.update(random_teacher=True)
-    model.teacher = teacher
+    model.teacher = network_config(model.teacher, 'model.teacher')
+    for settings in (model, model.teacher) if model.teacher.type == 'TeacherProbe' else (model,):
+        if not Path(settings.get('teacher_ckpt') or '').is_file():
+            settings.update(random_teacher=True, teacher_ckpt=None)
     return model
+
+
+def _check_training(cfg: Config, algorithm: nn.Module) -> None:
+    """Build what a training would build only when its turn comes, which refuses wrong settings."""
+    build_optim_wrapper(algorithm, copy.deepcopy(cfg.optim_wrapper))
+    loader = Runner.build_dataloader(
+        {**copy.deepcopy(cfg.train_dataloader), 'num_workers': 0, 'persistent_workers': False}
+    )
+    Runner.build_train_loop(SimpleNamespace(_train_dataloader=loader, visualizer=SimpleNamespace()), cfg.train_cfg)
 
 
 def _seconds_of_reading(cfg: Config) -> float:
