@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import difflib
 import importlib.util
+import inspect
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ from icd_mmrazor.export.network import quiet
 from icd_mmrazor.models.networks.classifier_layer import is_headless, number_of_classes
 from icd_mmrazor.models.networks.hubs import is_of_hub
 from icd_mmrazor.models.networks.image_size import image_size_of
-from icd_mmrazor.models.networks.resolve import network_config, published_weights
+from icd_mmrazor.models.networks.resolve import class_of, network_config, published_weights
 from icd_mmrazor.models.networks.student import student_of
 from icd_mmrazor.recipes import BASE
 
@@ -122,7 +123,7 @@ def find_student(student: str | dict, classes: int) -> Network:
     """
     if isinstance(student, str) and student.endswith(WEIGHTS):
         raise SettingError(f'--student {student} is a file of weights. Name a network: its config, or a name of a zoo.')
-    cfg = with_classes(_config_of(student, '--student'), classes)
+    cfg = with_common_statistics(with_classes(_config_of(student, '--student'), classes))
     found = _looked_at(_name(student), cfg, 'student')
     if found.classes != classes:
         raise SettingError(
@@ -155,6 +156,23 @@ def with_classes(network: ConfigDict, classes: int) -> ConfigDict:
             part.topk = (1,)
     for name in ('train_cfg', 'data_preprocessor'):  # both are the recipe's
         network.pop(name, None)
+    return network
+
+
+def with_common_statistics(network: ConfigDict) -> ConfigDict:
+    """Return the config of a network whose BatchNorm has torch's momentum, unless the config says another.
+
+    mmpretrain's MobileNetV3 averages its statistics over 100 iterations, for trainings of 100,000. After a few hundred
+    it would be validated with those of another network. The recipes average the student with its statistics anyway.
+    """
+    backbone = network.get('backbone')
+    if backbone and 'norm_cfg' not in backbone:
+        cls = class_of(backbone)
+        arguments = inspect.signature(cls).parameters if cls else {}
+        norm = getattr(arguments.get('norm_cfg'), 'default', None)
+        if isinstance(norm, dict) and norm.get('momentum', 0.1) < 0.1:
+            network = copy.deepcopy(network)
+            network.backbone.norm_cfg = ConfigDict({**norm, 'momentum': 0.1})
     return network
 
 

@@ -15,6 +15,7 @@ from icd_mmrazor.engine.checks import (
     PreparationCheck,
     ProvenanceCheck,
     ScheduleCheck,
+    StatisticsCheck,
     ValidationCheck,
     WeightCheck,
 )
@@ -34,6 +35,7 @@ class SanityCheckHook(CompositeHook):
     ``validation``   a metric reads labels that the images do not have, or what the predictions do not contain
     ``averages``     weights are validated that no checkpoint holds (``EMAHook``)
     ``schedules``    a schedule of epochs in a training that counts iterations (a warning)
+    ``statistics``   the training is too short for the statistics of the student's BatchNorm (a warning)
     ``metrics``      a watched metric (``save_best``, a plateau, early stopping) is not a number of the validation
     ``numbers``      a loss or a weight is not finite
     ===============  ===================================================================================================
@@ -71,6 +73,7 @@ class SanityCheckHook(CompositeHook):
             'validation': ValidationCheck(),
             'averages': AverageCheck(),
             'schedules': ScheduleCheck(),
+            'statistics': StatisticsCheck(),
             'metrics': MetricCheck(),
             'numbers': NumberCheck(),
         }

@@ -130,7 +130,7 @@ def _complete(network: dict, setting: str) -> ConfigDict:
         if isinstance(whole, dict) and ('type' in whole or not whole.get('pretrained')):
             model[key] = network_config(copy.deepcopy(whole), f'{setting}.{key}')
         return model
-    cls = _class_of(model)
+    cls = class_of(model)
     if cls and issubclass(cls, BaseSelfSupervisor):
         return _pretrained_backbone(model)
     if cls and issubclass(cls, BaseBackbone | HuggingFaceBackbone):
@@ -142,7 +142,7 @@ def _complete(network: dict, setting: str) -> ConfigDict:
 def _pretrained_backbone(model: ConfigDict) -> ConfigDict:
     """Return the backbone of a self-supervised algorithm, as one that sees whole images."""
     backbone = copy.deepcopy(model.backbone)
-    cls = _class_of(backbone)
+    cls = class_of(backbone)
     # those that mask or shuffle patches take a mask; they derive from a network that does not
     if cls is not None and not _sees_whole_images(cls):
         own = inspect.signature(cls).parameters
@@ -169,7 +169,7 @@ def _sees_whole_images(cls: type) -> bool:
     return len(inspect.signature(cls.forward).parameters) == 2 and not cls.__name__.startswith('Sparse')
 
 
-def _class_of(network: ConfigDict) -> type | None:
+def class_of(network: ConfigDict) -> type | None:
     """Return the class that a config names; None if it is not registered, or a function."""
     kind = _registered(network)
     return kind if isinstance(kind, type) else None
