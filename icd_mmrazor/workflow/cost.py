@@ -132,9 +132,9 @@ def _without_missing_weights(cfg: Config) -> ConfigDict:
 def _check_training(cfg: Config, algorithm: nn.Module) -> None:
     """Build what a training would build only when its turn comes, which refuses wrong settings."""
     build_optim_wrapper(algorithm, copy.deepcopy(cfg.optim_wrapper))
-    loader = Runner.build_dataloader(
-        {**copy.deepcopy(cfg.train_dataloader), 'num_workers': 0, 'persistent_workers': False}
-    )
+    settings = {**copy.deepcopy(cfg.train_dataloader), 'num_workers': 0, 'persistent_workers': False}
+    # without a seed, a sampler would ask the other processes for one
+    loader = Runner.build_dataloader(settings, seed=0)
     Runner.build_train_loop(SimpleNamespace(_train_dataloader=loader, visualizer=SimpleNamespace()), cfg.train_cfg)
 
 

@@ -97,7 +97,10 @@ class Request:
         self.work_dir = Path(_text(self.work_dir, '--work-dir') or Path('work_dirs', self.name()))
         if self.work_dir.is_file():
             raise SettingError(f'--work-dir {self.work_dir} is a file. Give a folder.')
-        check_writable(self.work_dir / FILE, '--work-dir')
+        try:
+            check_writable(self.work_dir / FILE, '--work-dir')
+        except SettingError as error:
+            raise SettingError(f'--work-dir {self.work_dir} cannot be written. Give another folder.') from error
 
     @property
     def methods(self) -> list[str]:
