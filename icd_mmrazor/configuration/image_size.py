@@ -1,6 +1,6 @@
 """The size of the images in all pipelines of a config."""
 
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from icd_mmrazor import checks
@@ -74,19 +74,33 @@ def image_shape_of(cfg: Mapping) -> tuple[int, int, int] | None:
     return (1 if gray else channels, *sizes[-1])
 
 
-def tell_distillers(cfg: Mapping) -> None:
+def tell_distillers(cfg: Mapping, otherwise: Callable[[Mapping], tuple[int, ...] | None] | None = None) -> None:
     """Give our distillers of maps the shape of the images, in a config of a run, unless they have one.
 
     Connectors are built for the sizes of maps before a run has seen an image.
+
+    Args:
+        cfg: The config.
+        otherwise: Finds the shape, ``C x H x W``, from the config if its training pipeline does not set a size; called
+            only if a distiller needs it.
     """
-    shape = image_shape_of(cfg)
     model = cfg.get('model')
-    if shape is None or not isinstance(model, Mapping):
+    distiller = model.get('distiller') if isinstance(model, Mapping) else None
+    untold = [part for part in dicts(distiller) if _needs_shape(part)]
+    if not untold:
         return
-    for part in dicts(model.get('distiller')):
-        entries = part.get('losses')
-        if type_name(part.get('type')) in DISTILLERS and isinstance(entries, Mapping) and _of_maps(entries):
-            part.setdefault('image_shape', shape)
+    shape: tuple[int, ...] | None = image_shape_of(cfg)
+    if shape is None and otherwise is not None:
+        shape = otherwise(cfg)
+    for part in untold if shape else ():
+        part['image_shape'] = shape
+
+
+def _needs_shape(part: Mapping) -> bool:
+    entries = part.get('losses')
+    if type_name(part.get('type')) not in DISTILLERS or 'image_shape' in part:
+        return False
+    return isinstance(entries, Mapping) and _of_maps(entries)
 
 
 def _of_maps(entries: Mapping) -> bool:

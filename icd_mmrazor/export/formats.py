@@ -17,6 +17,7 @@ from icd_mmrazor.export.safetensors import as_safetensors
 from icd_mmrazor.export.timm import as_timm, timm_settings
 from icd_mmrazor.export.torchvision import as_torchvision, torchvision_settings
 from icd_mmrazor.export.trained import TrainedStudent
+from icd_mmrazor.models.networks.hubs import needed_by
 
 ONNX = ('onnx', 'onnxruntime', 'onnxscript')
 INT8 = 'onnx-int8'
@@ -252,8 +253,8 @@ def _call(name: str, settings: Mapping[str, Any]) -> str:
 def _as_mmpretrain(student: TrainedStudent) -> Content:
     meta = student.checkpoint['meta']
     parameters = sum(p.numel() for p in student.model.parameters())
-    imports = student.cfg.get('custom_imports', {}).get('imports')
-    needs = f'needs {", ".join(imports)} in addition to mmpretrain' if imports else 'needs only mmpretrain'
+    others = [*student.cfg.get('custom_imports', {}).get('imports', []), *needed_by(student.cfg.model)]
+    needs = f'needs {", ".join(others)} in addition to mmpretrain' if others else 'needs only mmpretrain'
     epoch = f', epoch {meta["epoch"]}' if 'epoch' in meta else ''
     return Content(state_data(student.checkpoint), f'{student.kind}, {parameters:,} parameters{epoch}, {needs}')
 

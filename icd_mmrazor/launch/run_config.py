@@ -12,6 +12,7 @@ from mmengine.device import get_device
 from icd_mmrazor.configuration.files import DATALOADERS, STAGES, apply_cfg_options, check_sections, read_config_file
 from icd_mmrazor.configuration.image_size import tell_distillers
 from icd_mmrazor.configuration.type_names import type_name
+from icd_mmrazor.datasets.first_image import shape_of_first_image
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import add_cfg_options
 
@@ -77,7 +78,7 @@ def load_config(args: argparse.Namespace, stage: str = 'train') -> Config:
             cfg[name].setdefault('pin_memory', torch.cuda.is_available())
     complete_hooks(cfg)
     use_fused_optimizer(cfg)
-    tell_distillers(cfg)
+    tell_distillers(cfg, shape_of_first_image)
     return cfg
 
 

@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.configuration.image_size import tell_distillers
+from icd_mmrazor.datasets.first_image import shape_of_first_image
 from icd_mmrazor.models.networks.classifier_layer import number_of_channels, number_of_classes
 from icd_mmrazor.models.networks.resolve import network_config
 from icd_mmrazor.workflow.networks import silent
@@ -43,8 +44,10 @@ class Cost:
         reading: Seconds to read and augment an image, in one process.
         memory: Bytes of weights, gradients, states of the optimizer and activations.
         trained: The number of parameters of connectors and losses that are trained with the student.
+        teacher_parameters: The number of the teacher's parameters, with the classifier that it distils with.
         initial_epochs: Epochs of an initial stage, in which the student is not trained by its labels.
         device: ``'cpu'``, ``'cuda'``, ...
+        teacher_size: Height and width of the images that the teacher gets.
     """
 
     step: float
@@ -53,8 +56,10 @@ class Cost:
     reading: float
     memory: int
     trained: int
+    teacher_parameters: int
     initial_epochs: int
     device: str
+    teacher_size: tuple[int, int]
 
     def with_reading(self, seconds: float, images: int, workers: int) -> float:
         """Return the seconds of a step, its images read by some processes: at the same time on another device."""
@@ -63,7 +68,9 @@ class Cost:
         return max(seconds, reading) if self.device != 'cpu' else seconds + reading
 
 
-def measure(cfg: Config, batch_size: int, image_size: int, images: int) -> Cost:
+def measure(
+    cfg: Config, batch_size: int, image_size: int, images: int, published_size: tuple[int, int] | None = None
+) -> Cost:
     """Measure some steps of a distillation on random images; its teacher's weights are read if they are a file here.
 
     Args:
@@ -71,15 +78,17 @@ def measure(cfg: Config, batch_size: int, image_size: int, images: int) -> Cost:
         batch_size: Images in a batch.
         image_size: Their height and width.
         images: The number of training images, for losses with a memory of them.
+        published_size: Height and width of the images that the teacher's weights were published for, to which the run
+            will resize them; None if it takes any.
 
     Raises:
         SettingError: Networks, losses and settings do not fit together.
         CheckpointError: The weights do not fit the teacher.
     """
     with DefaultScope.overwrite_default_scope('mmpretrain'), torch.random.fork_rng(), silent():
-        tell_distillers(cfg)
+        tell_distillers(cfg, shape_of_first_image)
         with explained_settings():
-            algorithm = MODELS.build(_without_missing_weights(cfg))
+            algorithm = MODELS.build(_without_missing_weights(cfg, published_size))
             _check_training(cfg, algorithm)
             reading = _seconds_of_reading(cfg)
         device = get_device()
@@ -113,15 +122,21 @@ def measure(cfg: Config, batch_size: int, image_size: int, images: int) -> Cost:
             reading=reading,
             memory=saved.bytes + _bytes_of_weights(algorithm, cfg),
             trained=sum(p.numel() for p in algorithm.distiller.parameters() if p.requires_grad),
+            teacher_parameters=sum(p.numel() for p in algorithm.teacher.parameters()),
             initial_epochs=getattr(algorithm.distiller, 'initial_epochs', 0),
             device=device,
+            teacher_size=tuple(algorithm.teacher_view(batch()['inputs']).shape[-2:]),
         )
 
 
-def _without_missing_weights(cfg: Config) -> ConfigDict:
+def _without_missing_weights(cfg: Config, size: tuple[int, int] | None) -> ConfigDict:
     """Return the config of a distillation whose teacher has no weights unless they are a file here."""
     model = copy.deepcopy(cfg.model)
     model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    preprocessor = model.get('teacher_preprocessor', 'auto')
+    if size and preprocessor != 'student':  # random weights are published for no size
+        told = preprocessor if isinstance(preprocessor, Mapping) else {}
+        model.teacher_preprocessor = {'size': list(size), **told}
     model.teacher = network_config(model.teacher, 'model.teacher')
     for settings in (model, model.teacher) if model.teacher.type == 'TeacherProbe' else (model,):
         if not Path(settings.get('teacher_ckpt') or '').is_file():

@@ -227,7 +227,7 @@ def prepare(request: Request, work_dir: Path, lock: WorkFolderLock) -> None:
     write_settings(work_dir, request.settings())
     write_files(plan, work_dir)
     print(f'{plan}\n', flush=True)
-    parameters = [plan.teacher.parameters, plan.student.parameters]
+    parameters = [plan.cost.teacher_parameters, plan.student.parameters]
     write_json(dict(plan=str(plan), parameters=parameters, images=_images_in(request)), work_dir / PREPARED)
 
 

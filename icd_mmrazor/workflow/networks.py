@@ -26,8 +26,9 @@ from icd_mmrazor.datasets.class_names import class_names, differing_labels
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.export.network import quiet
 from icd_mmrazor.models.networks.classifier_layer import is_headless, number_of_classes
-from icd_mmrazor.models.networks.hubs import is_of_hub
+from icd_mmrazor.models.networks.hubs import is_of_hub, published_by_timm
 from icd_mmrazor.models.networks.image_size import image_size_of
+from icd_mmrazor.models.networks.preparation import preparation_of_checkpoint
 from icd_mmrazor.models.networks.resolve import class_of, network_config, published_weights
 from icd_mmrazor.models.networks.student import student_of
 from icd_mmrazor.recipes import BASE
@@ -50,6 +51,8 @@ class Network:
         weights: File or address of its weights; None for a student, ``'random'`` for weights that are to be drawn.
         class_names: The classes that its weights were trained on, if known.
         entry: How a config names it in short; None if only by ``cfg``.
+        published_size: Height and width of the images that timm published its weights for, if it takes any size: a
+            teacher gets them like this. None for students.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Network:
     weights: str | None = None
     class_names: tuple[str, ...] | None = None
     entry: str | None = None
+    published_size: tuple[int, int] | None = None
 
     @property
     def headless(self) -> bool:
@@ -84,8 +88,7 @@ def find_teacher(teacher: str | dict, weights: str | None) -> Network:
         SettingError: It is unknown, or its weights are missing.
         CheckpointError: A file of weights cannot be read.
     """
-    entry = None
-    names = None
+    entry, names, trained = None, None, None
     if isinstance(teacher, str) and teacher.endswith(WEIGHTS):
         if weights:
             raise SettingError(
@@ -98,7 +101,7 @@ def find_teacher(teacher: str | dict, weights: str | None) -> Network:
             raise SettingError(
                 f'--teacher {teacher}: {error} Or give --teacher NETWORK --teacher-ckpt {teacher}.'
             ) from None
-        names = class_names(checkpoint.get('meta'))
+        names, trained = class_names(checkpoint.get('meta')), preparation_of_checkpoint(checkpoint)
     else:
         cfg = _config_of(teacher, '--teacher')
         entry = teacher if isinstance(teacher, str) and teacher not in our_networks() else None
@@ -109,10 +112,13 @@ def find_teacher(teacher: str | dict, weights: str | None) -> Network:
                 'was written by a training as --teacher. For a trial, --teacher-ckpt random draws them.'
             )
         if _is_file(weights):
-            names = class_names(read_checkpoint(str(local_file(weights))).get('meta'))
+            checkpoint = read_checkpoint(str(local_file(weights)))
+            names, trained = class_names(checkpoint.get('meta')), preparation_of_checkpoint(checkpoint)
     if _is_file(weights):
         weights = str(Path(weights).expanduser().absolute())
-    return _looked_at(_name(teacher), cfg, 'teacher', weights=weights, class_names=names, entry=entry)
+    found = _looked_at(_name(teacher), cfg, 'teacher', weights=weights, class_names=names, entry=entry)
+    # weights that were trained here have seen images of another size
+    return dataclasses.replace(found, published_size=None) if trained else found
 
 
 def find_student(student: str | dict, classes: int) -> Network:
@@ -215,7 +221,10 @@ def _looked_at(name: str, cfg: ConfigDict, role: str, **known: Any) -> Network:
     network = build(cfg, role)
     parameters = sum(p.numel() for p in network.parameters())
     classes = None if is_headless(network) else number_of_classes(network)
-    return Network(name, cfg, parameters, classes, image_size_of(network), **known)
+    size = image_size_of(network)
+    if role == 'teacher' and size is None and (settings := published_by_timm(network)):
+        known['published_size'] = tuple(settings['input_size'][-2:])
+    return Network(name, cfg, parameters, classes, size, **known)
 
 
 def _config_of(network: str | dict, setting: str) -> ConfigDict:

@@ -140,6 +140,9 @@ class Plan:
         kind = 'no classifier' if teacher.headless else f'{teacher.classes} classes'
         weights = '' if teacher.name.endswith(WEIGHTS) else f', weights {teacher.weights}'
         lines = [f'{teacher.name}, {teacher.parameters:,} parameters, {kind}{weights}']
+        if self.cost and self.cost.teacher_size != (self.image_size, self.image_size):
+            height, width = self.cost.teacher_size
+            lines.append(f'images are resized to {width} x {height} for it')
         if self.probe:
             lines.append(f'{self.probe}: a linear one is trained first')
         return '\n'.join(lines)

@@ -107,7 +107,8 @@ def write_files(plan: Plan, folder: Path) -> None:
         atomic_write(text, folder / name)
     cfg = read_config_file(folder / DISTILLED)
     apply_cfg_options(cfg, request.cfg_options)
-    plan.cost = measure(cfg, plan.batch_size, plan.image_size, len(plan.folder.train))
+    size = plan.teacher.published_size
+    plan.cost = measure(cfg, plan.batch_size, plan.image_size, len(plan.folder.train), size)
     if plan.cost.initial_epochs:
         atomic_write(_distilled(plan, folder, images, plan.cost.initial_epochs), folder / DISTILLED)
 

@@ -71,6 +71,8 @@ def test_from_a_folder_to_a_student(
     student = distill(data, **settings)
     result, printed = student.distillation, capfd.readouterr().out
     assert result.classes == ('dunkel', 'hell')
+    # its 100 classes of 64 features and a bias give way to two
+    assert result.parameters == (83_892 - 98 * 65, sum(p.numel() for p in student.parameters()))
     (log,) = Path('work/distilled').glob('*/*.log')
     assert 'System environment:' in log.read_text()
     assert 'System environment:' not in printed

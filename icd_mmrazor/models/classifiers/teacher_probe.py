@@ -16,7 +16,8 @@ from icd_mmrazor.models.algorithms.teacher import ready_teacher
 from icd_mmrazor.models.classifiers.linear_probe import LinearProbe
 from icd_mmrazor.models.networks.classifier_layer import is_headless, number_of_channels, pooling_layer
 from icd_mmrazor.models.networks.features import feature_shapes, output_of
-from icd_mmrazor.models.networks.hubs import is_of_hub, with_published_weights
+from icd_mmrazor.models.networks.headless import cut_own_classifier
+from icd_mmrazor.models.networks.hubs import backbone_of_hugging_face, is_of_hub, with_published_weights
 from icd_mmrazor.models.networks.image_size import image_size_of
 from icd_mmrazor.models.networks.resolve import network_config, published_weights
 
@@ -128,8 +129,8 @@ def name_teacher_in_full(model: ConfigDict) -> None:
     model.teacher = network_config(model.teacher if loaded else with_published_weights(model.teacher), 'model.teacher')
 
 
-def without_classifier(teacher: str | dict, setting: str) -> ConfigDict:
-    """Return the config of a network, however it is named, without its classifier.
+def without_classifier(teacher: str | dict, setting: str) -> ConfigDict | nn.Module:
+    """Return a network, however it is named, without its classifier: its config, or built if the backbone has it.
 
     Raises:
         SettingError: How to do that is not known, or there is no such network.
@@ -138,13 +139,18 @@ def without_classifier(teacher: str | dict, setting: str) -> ConfigDict:
         return ConfigDict(cfg_path=teacher, num_classes=0)
     network = copy.deepcopy(network_config(teacher, setting))
     kind = type_name(network.type)
+    if kind == 'HuggingFaceClassifier':
+        return backbone_of_hugging_face(network, setting)
     if kind == 'TimmClassifier':
         network.num_classes = 0
     elif kind == 'ImageClassifier':
+        head, backbone = network.get('head'), network.backbone
+        if (head is None or type_name(head.type) == 'ClsHead') and (backbone.get('num_classes') or 0) > 0:
+            return cut_own_classifier(MODELS.build(network))
         network.head = None
     elif not is_headless(MODELS.build(network)):
         raise SettingError(
-            f'{setting}: the classifier of a {kind} cannot be left out. Give an ImageClassifier, a TimmClassifier, or '
-            'a network without classifier.'
+            f'{setting}: the classifier of a {kind} cannot be left out. Give an ImageClassifier, a TimmClassifier, a '
+            'HuggingFaceClassifier, or a network without classifier.'
         )
     return network

@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from mmengine.model import BaseModel
-from mmpretrain.models import BaseClassifier, ImageClassifier, TimmClassifier
+from mmpretrain.models import BaseClassifier, ClsHead, ImageClassifier, TimmClassifier
 from torch import Tensor, nn
 
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.networks.classifier_layer import is_headless
+from icd_mmrazor.models.networks.classifier_layer import classifying_layers, find_classifier, is_headless
 from icd_mmrazor.models.networks.pooled_feature import PooledFeature
 from icd_mmrazor.models.networks.wrappers import unwrapped
 
@@ -82,6 +83,28 @@ def as_teacher(network: nn.Module, feature: str = 'auto') -> nn.Module:
     if plain:
         return ImageNetwork(network, pooling_for(network, feature) if headless else None)
     return network
+
+
+def cut_own_classifier(network: ImageClassifier) -> ImageClassifier:
+    """Cut the last layer off the classifier that a backbone has itself, as mmpretrain's VGG, AlexNet and LeNet5 have.
+
+    The network, changed in place, then has no head, and the output of its backbone is the input of that layer.
+
+    Raises:
+        SettingError: It is not known which layer computes the logits.
+    """
+    network.head = ClsHead()  # under which the backbone classifies
+    if classifying_layers(network):
+        network.set_submodule(find_classifier(network), _BeforeClassifier())
+    network.head = None
+    return network
+
+
+class _BeforeClassifier(nn.Module):
+    """Return the input of a layer that has been cut off: ``B x D``, also of one image, which LeNet5 squeezes."""
+
+    def forward(self, feature: Tensor) -> Tensor:
+        return torch.atleast_2d(feature)
 
 
 def pooling_for(network: nn.Module, feature: str, has_neck: bool = False) -> PooledFeature:

@@ -17,6 +17,8 @@ HUBS = ('timm/', 'hf/')
 # types that load published weights while they are built, with pretrained=True
 LOAD_THEMSELVES = ('TimmClassifier', 'TIMMBackbone', 'HuggingFaceClassifier', 'HuggingFaceBackbone')
 CLASSIFIER = 'ForImageClassification'
+# settings of HuggingFaceClassifier that its network does not have
+OF_CLASSIFIER = ('_scope_', 'type', 'num_labels', 'loss', 'train_cfg', 'with_cp', 'init_cfg')
 
 
 def name_of(network: Any) -> str | None:
@@ -49,6 +51,12 @@ def hub_config(name: str, setting: str, changes: Mapping[str, Any]) -> ConfigDic
     return ConfigDict(_scope_='mmpretrain', **config)
 
 
+def backbone_of_hugging_face(classifier: Mapping[str, Any], setting: str) -> ConfigDict:
+    """Return the config of the network of a ``HuggingFaceClassifier``, by its config, without its classifier."""
+    changes = {key: value for key, value in classifier.items() if key not in OF_CLASSIFIER}
+    return hub_config(f'hf/{changes.pop("model_name")}', setting, {**changes, 'num_classes': 0})
+
+
 def with_published_weights(network: Any) -> Any:
     """Let a teacher that is named as one of a hub load its published weights; others are returned as they are.
 
@@ -75,6 +83,14 @@ def loads_itself(network: Any) -> bool:
 def is_published_by_hub(network: Any) -> bool:
     """Return whether a network, by its config, is one of timm or Hugging Face."""
     return bool(_of_hubs(network))
+
+
+def needed_by(network: Any) -> list[str]:
+    """Return what a network, by its config, needs besides mmpretrain: ``['timm']``, or ``[]`` if it is of no hub."""
+    return [
+        'timm' if 'timm' in type_name(part['type']).lower() else f'transformers with the config of {name_in(part)!r}'
+        for part in _of_hubs(network)
+    ]
 
 
 def name_in(network: Mapping[str, Any]) -> str:
@@ -132,7 +148,7 @@ def _of_timm(model: str, what: str, changes: dict[str, Any]) -> dict[str, Any]:
 def _of_hugging_face(model: str, what: str, changes: dict[str, Any]) -> dict[str, Any]:
     transformers = _package('transformers', 'hf', what)
     folder = Path(model).expanduser()
-    model = str(folder) if folder.is_dir() else model
+    model = str(folder.absolute()) if folder.is_dir() else model
     try:
         config = transformers.AutoConfig.from_pretrained(model)
     except (OSError, ValueError, KeyError) as error:  # transformers' own are all of these

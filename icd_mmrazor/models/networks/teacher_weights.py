@@ -31,9 +31,10 @@ def load_teacher(network: nn.Module, weights: Mapping[str, Tensor], what: str) -
         CheckpointError: Names or shapes differ, see :func:`load_strictly`.
     """
     own = network.state_dict()
-    headless = is_headless(network)
+    headless, idle = is_headless(network), _untrained(network)
     for named in _renamed(network, own, weights):
         rest = [name for name in named if name not in own]
+        named |= {name: own[name] for name in idle if name not in named}
         complete = all(_counts(name) or (name in named and named[name].shape == own[name].shape) for name in own)
         if not complete or (rest and not (headless and all(map(_is_of_others, rest)))):
             continue
@@ -59,6 +60,12 @@ def _renamed(
             # what the network does not have keeps its name, by which it is judged
             names = {name: place + name.removeprefix(prefix) for name in weights if name.startswith(prefix)}
             yield {(names[name] if names.get(name) in own else name): value for name, value in weights.items()}
+
+
+def _untrained(network: nn.Module) -> list[str]:
+    """Return the names of weights that are not used, and that a classifier of Hugging Face does not have."""
+    places = [f'{place}model.pooler.' for place, part in unwrapped(network) if getattr(part, 'untrained_pooler', False)]
+    return [name for name in network.state_dict() if name.startswith(tuple(places))]
 
 
 def _counts(name: str) -> bool:

@@ -80,6 +80,24 @@ def test_the_feature_is_that_of_the_network(teacher: dict, size: int | None, wei
         torch.testing.assert_close(probe(images), F.linear(feature, probe.head.fc.weight, probe.head.fc.bias))
 
 
+@pytest.mark.parametrize('head', [dict(type='ClsHead'), None], ids=['head', 'backbone alone'])
+def test_a_classifier_inside_the_backbone_is_cut(head: dict | None, weights: Callable) -> None:
+    """The feature is the input of its last layer, of images of the size that it needs; a checkpoint of it is whole."""
+    teacher = dict(type='ImageClassifier', backbone=dict(type='LeNet5', num_classes=7), head=head)
+    file, images, inputs = weights(teacher), torch.randn(4, 1, 24, 24), []
+    network = MODELS.build({**teacher}).eval()
+    network.load_state_dict(torch.load(file)['state_dict'])
+    network.backbone.classifier[-1].register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    network.backbone(F.interpolate(images, (32, 32), mode='bilinear', antialias=True))
+    probe = probe_of(teacher, file)
+    (feature,) = probe.extract_feat(images)
+    torch.testing.assert_close(feature, inputs[0].detach())
+    assert not any(parameter.shape == (7, 84) for parameter in probe.state_dict().values())
+    again = MODELS.build(dict(type='TeacherProbe', num_classes=3, teacher=teacher, random_teacher=True)).eval()
+    again.load_state_dict(probe.state_dict())
+    torch.testing.assert_close(again(images), probe(images))
+
+
 def test_only_the_classifier_is_trained(weights: Callable) -> None:
     probe, images = probe_of(CNN, weights(CNN)).train(), torch.randn(6, 3, 16, 16)
     frozen = {name: value.clone() for name, value in probe.backbone.state_dict().items()}

@@ -11,7 +11,7 @@ from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.distillers.named_features import NamedFeatures
 from icd_mmrazor.models.networks.classifier_layer import find_classifier, is_headless, number_of_classes, pooling_layer
-from icd_mmrazor.models.networks.headless import as_teacher
+from icd_mmrazor.models.networks.headless import as_teacher, cut_own_classifier
 from icd_mmrazor.models.networks.image_size import image_size_of
 from icd_mmrazor.models.networks.pooled_feature import PooledFeature
 from icd_mmrazor.models.networks.resolve import network_config
@@ -169,6 +169,31 @@ def test_a_classifier_inside_the_backbone(backbone: dict) -> None:
     assert not is_headless(network)
     assert number_of_classes(network) == 7
     assert network.get_submodule(find_classifier(network)).out_features == 7
+
+
+@pytest.mark.parametrize('head', [dict(type='ClsHead'), None], ids=['head', 'backbone alone'])
+@pytest.mark.parametrize(
+    ('backbone', 'image'),
+    [
+        (dict(type='LeNet5'), (1, 32, 32)),
+        (dict(type='AlexNet'), (3, 224, 224)),
+        (dict(type='VGG', depth=11, norm_cfg=dict(type='BN')), (3, 224, 224)),
+    ],
+    ids=['LeNet5', 'AlexNet', 'VGG'],
+)
+def test_the_feature_before_a_classifier_inside_the_backbone(backbone: dict, image: tuple, head: dict | None) -> None:
+    network = of_backbone({**backbone, 'num_classes': 7}, head=head).eval()
+    assert image_size_of(network) == image[1:]
+    assert image_size_of(of_backbone(backbone)) is None
+    images, inputs = torch.randn(1 if backbone['type'] == 'VGG' else 2, *image), []
+    hook = network.backbone.classifier[-1].register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    with torch.no_grad():
+        network.backbone(images)
+    hook.remove()
+    teacher = as_teacher(cut_own_classifier(network))
+    assert is_headless(teacher)
+    torch.testing.assert_close(pooled(teacher, images), torch.atleast_2d(inputs[0]))
+    assert pooled(teacher, images[:1]).shape == (1, inputs[0].shape[-1])
 
 
 def test_the_feature_of_a_classifier_is_not_chosen() -> None:

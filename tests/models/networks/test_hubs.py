@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.config import ConfigDict
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from icd_mmrazor.errors import CheckpointError, SettingError
+from icd_mmrazor.models.classifiers.teacher_probe import name_teacher_in_full
 from icd_mmrazor.models.networks.classifier_layer import is_headless, number_of_classes, pooling_layer
 from icd_mmrazor.models.networks.headless import as_teacher
-from icd_mmrazor.models.networks.hubs import loads_itself, published_by_timm, with_published_weights
+from icd_mmrazor.models.networks.hubs import loads_itself, needed_by, published_by_timm, with_published_weights
 from icd_mmrazor.models.networks.image_size import image_size_of
 from icd_mmrazor.models.networks.resolve import network_config
 
@@ -52,6 +54,16 @@ def mae() -> nn.Module:
 
 def classifier() -> nn.Module:
     return transformers.ViTForImageClassification(transformers.ViTConfig(**TOWER, num_labels=7))
+
+
+def swin_classifier() -> nn.Module:
+    settings = dict(image_size=32, patch_size=2, window_size=4, embed_dim=8, depths=[1, 1], num_heads=[1, 2])
+    return transformers.SwinForImageClassification(transformers.SwinConfig(**settings, num_labels=7))
+
+
+def dinov2_classifier() -> nn.Module:
+    settings = dict(SMALL, image_size=32, patch_size=8, num_labels=7)
+    return transformers.Dinov2ForImageClassification(transformers.Dinov2Config(**settings))
 
 
 @pytest.fixture
@@ -190,6 +202,46 @@ def test_classifiers_of_hugging_face(saved: Callable) -> None:
     # its backbone alone, or a new classifier
     assert is_headless(teacher(name, num_classes=0))
     assert number_of_classes(MODELS.build(network_config(dict(cfg_path=name, num_classes=3), 'x'))) == 3
+
+
+def test_what_a_network_of_a_hub_needs(saved: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder is found from anywhere."""
+    name, _ = saved(classifier)
+    folder = Path(name.removeprefix('hf/'))
+    monkeypatch.chdir(folder.parent)
+    cfg = network_config(f'hf/{folder.name}', 'model.architecture')
+    assert needed_by(cfg) == [f'transformers with the config of {str(folder)!r}']
+    assert needed_by(network_config('timm/resnet18', 'x')) == ['timm']
+    assert needed_by(dict(type='ImageClassifier', backbone=dict(type='TIMMBackbone', model_name='resnet18'))) == [
+        'timm'
+    ]
+    assert needed_by(dict(type='ImageClassifier', backbone=dict(type='ResNet', depth=18))) == []
+
+
+@pytest.mark.parametrize('make', [classifier, swin_classifier, dinov2_classifier])
+@pytest.mark.parametrize('form', ['name', 'config', 'file'])
+def test_a_probe_on_a_classifier_of_other_classes(make: Callable, form: str, saved: Callable, tmp_path: Path) -> None:
+    """It reads what the network under the classifier pools, whoever loads the weights."""
+    name, model = saved(make)
+    teacher, file = name, None
+    if form != 'name':
+        teacher = network_config(dict(cfg_path=name, pretrained=form == 'config'), 'x')
+        assert teacher.type == 'HuggingFaceClassifier'
+    if form == 'file':  # as a training would write it
+        file = tmp_path / 'teacher.pth'
+        state = MODELS.build(dict(teacher, pretrained=True)).state_dict()
+        torch.save({'state_dict': state}, file)
+    settings = dict(type='TeacherProbe', num_classes=3, teacher=teacher, teacher_ckpt=file and str(file))
+    name_teacher_in_full(cfg := ConfigDict(settings))
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        output = model.base_model(images)
+        pooler = getattr(output, 'pooler_output', None)
+        want = output.last_hidden_state[:, 0] if pooler is None else pooler
+        for each in (settings, cfg):
+            probe = MODELS.build(each).eval()
+            torch.testing.assert_close(probe.extract_feat(images)[0], want)
+            assert probe(images).shape == (2, 3)
 
 
 def test_a_processor_that_does_not_normalise(saved: Callable) -> None:
