@@ -34,6 +34,8 @@ SECTIONS = dict(
     register_default_hooks='default_hooks',
     register_custom_hooks='custom_hooks',
 )
+# whose names a config often uses in the other's place
+SCOPES = ('mmrazor', 'mmpretrain')
 IMPORTS = "Modules of your own are found if the config imports them: custom_imports = dict(imports=['my_module'])."
 
 
@@ -69,6 +71,10 @@ def _message(frame: FrameType, error: Exception) -> str | None:
         if cls is not None:
             return _explain(kind if isinstance(kind, str) else cls.__name__, cfg, cls, error)
         if isinstance(kind, str):
+            scope = next((scope for scope in SCOPES if '.' not in kind and registered(f'{scope}.{kind}')), None)
+            if scope:
+                known = f'but in that of {scope}: add _scope_={scope!r} next to it.'
+                return f'type={kind!r} is not in the scope of this {registry.name}, {known}'
             close = did_you_mean(kind.rpartition('.')[2], {*registry.module_dict, *known_types()})
             return f'type={kind!r} is not registered ({registry.name}).{close} {IMPORTS}'
         return f'a {registry.name} is built from dict(type=..., ...), found {_one_line(repr(cfg), 60)}. Give its type.'

@@ -4,12 +4,16 @@ import copy
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
 from mmpretrain.registry import DATASETS
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
@@ -66,7 +70,7 @@ class Cost:
 def measure(
     cfg: Config, batch_size: int, image_size: int, images: int, published_size: tuple[int, int] | None = None
 ) -> Cost:
-    """Measure some steps of a distillation on random images; its teacher needs no weights.
+    """Measure some steps of a distillation on random images; its teacher's weights are read if they are a file here.
 
     Args:
         cfg: Its config.
@@ -78,11 +82,13 @@ def measure(
 
     Raises:
         SettingError: Networks, losses and settings do not fit together.
+        CheckpointError: The weights do not fit the teacher.
     """
     with DefaultScope.overwrite_default_scope('mmpretrain'), torch.random.fork_rng(), silent():
         tell_distillers(cfg, shape_of_first_image)
         with explained_settings():
-            algorithm = MODELS.build(_without_teacher_file(cfg, published_size))
+            algorithm = MODELS.build(_without_missing_weights(cfg, published_size))
+            _check_training(cfg, algorithm)
             reading = _seconds_of_reading(cfg)
         device = get_device()
         algorithm = algorithm.to(device).train()
@@ -122,19 +128,28 @@ def measure(
         )
 
 
-def _without_teacher_file(cfg: Config, size: tuple[int, int] | None) -> ConfigDict:
+def _without_missing_weights(cfg: Config, size: tuple[int, int] | None) -> ConfigDict:
+    """Return the config of a distillation whose teacher has no weights unless they are a file here."""
     model = copy.deepcopy(cfg.model)
     model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model.update(random_teacher=True, teacher_ckpt=None)
     preprocessor = model.get('teacher_preprocessor', 'auto')
     if size and preprocessor != 'student':  # random weights are published for no size
         told = preprocessor if isinstance(preprocessor, Mapping) else {}
         model.teacher_preprocessor = {'size': list(size), **told}
-    teacher = network_config(model.teacher, 'model.teacher')
-    if teacher.type == 'TeacherProbe':
-        teacher.update(random_teacher=True)
-    model.teacher = teacher
+    model.teacher = network_config(model.teacher, 'model.teacher')
+    for settings in (model, model.teacher) if model.teacher.type == 'TeacherProbe' else (model,):
+        if not Path(settings.get('teacher_ckpt') or '').is_file():
+            settings.update(random_teacher=True, teacher_ckpt=None)
     return model
+
+
+def _check_training(cfg: Config, algorithm: nn.Module) -> None:
+    """Build what a training would build only when its turn comes, which refuses wrong settings."""
+    build_optim_wrapper(algorithm, copy.deepcopy(cfg.optim_wrapper))
+    settings = {**copy.deepcopy(cfg.train_dataloader), 'num_workers': 0, 'persistent_workers': False}
+    # without a seed, a sampler would ask the other processes for one
+    loader = Runner.build_dataloader(settings, seed=0)
+    Runner.build_train_loop(SimpleNamespace(_train_dataloader=loader, visualizer=SimpleNamespace()), cfg.train_cfg)
 
 
 def _seconds_of_reading(cfg: Config) -> float:

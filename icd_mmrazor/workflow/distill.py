@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,8 +23,15 @@ from icd_mmrazor.export.trained import TrainedStudent, read_student
 from icd_mmrazor.launch.watchdog import Watchdog
 from icd_mmrazor.report.page import write_report
 from icd_mmrazor.workflow.folder import read_folder, read_unlabeled
+from icd_mmrazor.workflow.lock import WorkFolderLock
 from icd_mmrazor.workflow.preparation import ALONE, DISTILLED, TEACHER, plan_of, write_files
-from icd_mmrazor.workflow.request import Request, read_settings, refuse_other_settings, write_settings
+from icd_mmrazor.workflow.request import (
+    Request,
+    formats_as_export,
+    read_settings,
+    refuse_other_settings,
+    write_settings,
+)
 from icd_mmrazor.workflow.stages import Stage, run_stage
 
 METRIC = 'accuracy/top1'
@@ -68,24 +76,24 @@ class Result:
 
 
 def distill(
-    teacher: str | dict,
-    student: str | dict,
-    data: str,
+    teacher: str | os.PathLike | dict,
+    student: str | os.PathLike | dict,
+    data: str | os.PathLike,
     *,
-    unlabeled: str | None = None,
-    method: str = 'icd+kd',
+    unlabeled: str | os.PathLike | None = None,
+    method: str | Sequence[str] = 'icd+kd',
     recipe: str = 'standard',
     image_size: int | None = None,
     flip: bool = True,
     epochs: int | None = None,
     batch_size: int | None = None,
-    teacher_ckpt: str | None = None,
+    teacher_ckpt: str | os.PathLike | None = None,
     baseline: bool = False,
     val_fraction: float = 0.2,
     seed: int = 0,
     skip_unreadable: bool = False,
     export: Sequence[str] | str = (),
-    work_dir: str | None = None,
+    work_dir: str | os.PathLike | None = None,
     dry_run: bool = False,
     launcher: str = 'none',
     cfg_options: Mapping[str, Any] | None = None,
@@ -103,7 +111,7 @@ def distill(
         student: The same, except for checkpoints. Its classifier is set to the classes of the folder.
         data: A folder of images, ``CLASS/*`` or ``train/CLASS/*`` and ``val/CLASS/*``.
         unlabeled: A folder of more images, without classes.
-        method: A method, or several with ``+``: ``'icd'``, ``'icd+kd'``, ``'crd+kd'``.
+        method: A method, or several with ``+`` or in a list: ``'icd'``, ``'icd+kd'``, ``['crd', 'kd']``.
         recipe: ``'fast'`` (10 epochs), ``'standard'`` (100) or ``'patient'`` (300).
         image_size: Height and width of the student's images; by default what suits student and images.
         flip: Whether the mirror image of an image is of the same class. Switch it off for digits, text and the like.
@@ -145,28 +153,32 @@ def distill(
             show_plan(request)
             return None
         cfg = Config(dict(launcher=launcher, env_cfg=dict(dist_cfg=dict(backend='nccl'))))
-        with Watchdog(cfg), process_group(cfg):
-            if launcher != 'none' and not is_distributed():
-                init_dist(launcher, **cfg.env_cfg.dist_cfg)
-            results, main = _train(request, cfg.get('model_wrapper_cfg')), is_main_process()
-        # one process exports, out of the group of all
-        return finished_student(request, results) if main else None
+        lock = WorkFolderLock(request.work_dir.absolute())
+        try:
+            with Watchdog(cfg), process_group(cfg):
+                if launcher != 'none' and not is_distributed():
+                    init_dist(launcher, **cfg.env_cfg.dist_cfg)
+                results, main = _train(request, lock, cfg.get('model_wrapper_cfg')), is_main_process()
+            # one process exports, out of the group of all
+            return finished_student(request, results) if main else None
+        finally:
+            lock.release()
 
 
 def show_plan(request: Request) -> None:
     """Print what a request comes to; its files are written into a folder that is removed again."""
+    _refuse_other_request(request)
     plan = plan_of(request)
     with tempfile.TemporaryDirectory() as folder:
         write_files(plan, Path(folder))
     print(plan)
 
 
-def _train(request: Request, wrapper: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+def _train(request: Request, lock: WorkFolderLock, wrapper: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
     """Prepare the work folder and run all trainings; return the result of each."""
     work_dir = request.work_dir.absolute()
     if is_main_process():
-        check_files(student_files(request), force=True)
-        prepare(request, work_dir)
+        prepare(request, work_dir, lock)
     barrier()
     return {
         stage.name: run_stage(stage, request.launcher, _options(request, stage), wrapper)
@@ -176,7 +188,7 @@ def _train(request: Request, wrapper: Mapping[str, Any] | None) -> dict[str, dic
 
 def student_files(request: Request) -> dict[str, Path]:
     """Return the files that a student is exported to, by their formats."""
-    return files_of(['mmpretrain', *request.export], request.work_dir / 'student')
+    return files_of(['mmpretrain', *request.export], request.work_dir.absolute() / 'student')
 
 
 def finished_student(request: Request, results: Mapping[str, Any]) -> nn.Module:
@@ -202,21 +214,29 @@ def _options(request: Request, stage: Stage) -> dict[str, Any]:
     return {} if stage.name == 'teacher' else dict(options)
 
 
-def prepare(request: Request, work_dir: Path) -> None:
-    """Make a work folder ready, or check that it is the one of this request."""
-    settings, stored = request.settings(), read_settings(work_dir)
-    if stored is not None:
-        refuse_other_settings(work_dir, stored, settings)
+def prepare(request: Request, work_dir: Path, lock: WorkFolderLock) -> None:
+    """Make a work folder ready, or check that it is the one of this request; take its lock."""
+    _refuse_other_request(request)
     if (done := _read(work_dir / PREPARED)) is not None:
         _refuse_other_images(request, done['images'])
+        lock.take()
         print(f'{work_dir} is of this request; what is finished there is not repeated.', flush=True)
         return
     plan = plan_of(request)
-    write_settings(work_dir, settings)
+    lock.take()
+    write_settings(work_dir, request.settings())
     write_files(plan, work_dir)
     print(f'{plan}\n', flush=True)
     parameters = [plan.cost.teacher_parameters, plan.student.parameters]
     write_json(dict(plan=str(plan), parameters=parameters, images=_images_in(request)), work_dir / PREPARED)
+
+
+def _refuse_other_request(request: Request) -> None:
+    """Refuse a work folder of another request, formats whose packages are missing, and files that cannot be written."""
+    with formats_as_export():
+        check_files(student_files(request), force=True)
+    if (stored := read_settings(request.work_dir)) is not None:
+        refuse_other_settings(request.work_dir, stored, request.settings())
 
 
 def stages_of(request: Request, work_dir: Path) -> list[Stage]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from icd_mmrazor.errors import DatasetError, SettingError, printable
-from icd_mmrazor.workflow.image_files import Inspection, find_images, inspect_images
+from icd_mmrazor.workflow.image_files import EXTENSIONS, Inspection, find_images, inspect_images
 
 TRAIN = 'train'
 UNLABELED = 'unlabeled'  # may lie next to them, for --unlabeled
@@ -60,7 +60,8 @@ def read_folder(data: str | os.PathLike, setting: str = '--data') -> ImageFolder
         setting: The setting that names it, for messages.
 
     Raises:
-        DatasetError: It has fewer than two classes, a class is empty, or the classes of its two parts differ.
+        DatasetError: It has fewer than two classes, a class is empty, the classes of its two parts differ, or its
+            folders look like parts with other names.
         SettingError: There is no such folder.
     """
     root = _existing(data, setting)
@@ -68,6 +69,7 @@ def read_folder(data: str | os.PathLike, setting: str = '--data') -> ImageFolder
     if TRAIN in inside and inside <= {TRAIN, *VALIDATION, UNLABELED} and _subfolders(root / TRAIN):
         val = next((name for name in VALIDATION if name in inside), None)
         return _of_two_parts(root, val, setting)
+    _refuse_other_parts(root, inside, setting)
     classes, images, ignored = _classes_in(root, setting)
     return ImageFolder(root, classes, tuple(images), ignored=ignored)
 
@@ -145,9 +147,26 @@ def _of_two_parts(root: Path, val: str | None, setting: str) -> ImageFolder:
     return ImageFolder(root, classes, train, valid, ignored + more, notes)
 
 
+def _refuse_other_parts(root: Path, inside: set[str], setting: str) -> None:
+    """Refuse ``Training/CLASS/*`` with ``Testing/CLASS/*``, or a third folder next to the two, taken for classes."""
+    parts = {
+        name: _subfolders(root / name)
+        for name in sorted(inside)
+        if name.lower().startswith((TRAIN, *VALIDATION)) and name != UNLABELED
+    }
+    same = [name for name in parts if any(parts[name] & parts[other] for other in parts if other != name)]
+    if len(same) > 1:
+        others = sorted(inside - {*same})
+        away = f', and move {printable(map(repr, others[:SHOWN]))} elsewhere' if others else ''
+        raise DatasetError(
+            f'{setting} {root}: {printable(map(repr, same))} have folders of the same names inside, so they seem to be '
+            f"parts of the data, not classes. Call them '{TRAIN}' and '{VALIDATION[0]}'{away}."
+        )
+
+
 def _classes_in(root: Path, setting: str, of_val: bool = False) -> tuple[tuple[str, ...], list[tuple[str, int]], int]:
     """Return the classes of a folder, its images with their labels, and the number of other files."""
-    classes = sorted(_subfolders(root))
+    classes = sorted(_subfolders(root) - {UNLABELED})
     if len(classes) < 2 and not of_val:
         loose = [file for file in find_images(root)[0] if '/' not in file]
         found = f"one class, '{printable(classes)}'" if classes else 'no folders of classes'
@@ -176,7 +195,7 @@ def _refuse_empty(classes: Sequence[str], images: Sequence[tuple[str, int]], whe
 
 
 def _of_other_files(number: int) -> str:
-    return f' ({number} files of other kinds)' if number else ''
+    return f' ({number} files of other kinds than {", ".join(EXTENSIONS)})' if number else ''
 
 
 def _existing(data: str | os.PathLike, setting: str) -> Path:

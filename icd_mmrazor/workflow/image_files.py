@@ -16,8 +16,8 @@ from icd_mmrazor.export.latency import cores
 
 # what mmpretrain's CustomDataset finds in a folder, and two more that OpenCV reads
 EXTENSIONS = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
-# formats that Pillow and OpenCV read alike
-COMMON_FORMATS = ('BMP', 'JPEG', 'MPO', 'PNG', 'PPM', 'TIFF', 'WEBP')
+# formats that Pillow and OpenCV read alike; of a TIFF file it depends on what is inside
+COMMON_FORMATS = ('BMP', 'JPEG', 'MPO', 'PNG', 'PPM', 'WEBP')
 # Pillow's modes; a training reads every image with three channels of 8 bits
 MODES = {
     '1': 'black and white',
@@ -107,18 +107,19 @@ def read_image_file(path: Path) -> ImageFile:
     try:
         with Image.open(path) as image:
             kind, size, format_ = image.mode, image.size, image.format
+            # of a color image with 16 bits, only the code of its decoder says so
+            deep = kind.startswith('I') or any(';16' in str(tile) for tile in getattr(image, 'tile', ()))
             image.draft('RGB', (1, 1))  # a JPEG is decoded at an eighth of its size
             image.load()
         # OpenCV, which the training reads with, knows other formats
         if format_ not in COMMON_FORMATS and _decoded(path) is None:
-            return ImageFile(problem=f'OpenCV does not read {format_} files')
+            return ImageFile(problem=f'OpenCV cannot read this {format_} file, {MODES.get(kind, kind)}')
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         text = str(error).partition('\n')[0].replace(str(path), path.name)
         if path.is_file() and path.stat().st_size == 0:
             text = 'the file is empty'
         return ImageFile(problem=text[:120] or type(error).__name__)
-    deep = kind.startswith('I')
-    return ImageFile('RGB' if kind == 'RGB' else MODES['I'] if deep else MODES.get(kind, kind), size)
+    return ImageFile(MODES['I'] if deep else MODES.get(kind, kind), size)
 
 
 def _decoded(path: Path) -> np.ndarray | None:

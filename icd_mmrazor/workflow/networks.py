@@ -3,6 +3,8 @@
 import contextlib
 import copy
 import dataclasses
+import difflib
+import importlib.util
 import inspect
 import logging
 from collections.abc import Iterator
@@ -21,7 +23,7 @@ from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.configuration.stored import config_of
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.datasets.class_names import class_names, differing_labels
-from icd_mmrazor.errors import SettingError, did_you_mean
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.export.network import quiet
 from icd_mmrazor.models.networks.classifier_layer import is_headless, number_of_classes
 from icd_mmrazor.models.networks.hubs import is_of_hub, published_by_timm
@@ -226,28 +228,35 @@ def _looked_at(name: str, cfg: ConfigDict, role: str, **known: Any) -> Network:
 
 
 def _config_of(network: str | dict, setting: str) -> ConfigDict:
-    if isinstance(network, nn.Module):
-        raise SettingError(
-            f'{setting}: a built {type(network).__name__} cannot be written into a config. Register its class, '
-            '@mmpretrain.registry.MODELS.register_module(), and give dict(type=..., its arguments).'
-        )
     if isinstance(network, str) and network.lower() in our_networks():
         file = BASE / 'models' / f'{network.lower()}.py'
         network = Config.fromfile(file)[network.lower().replace('-', '_')].to_dict()
     elif is_of_hub(network) and setting == '--student':
         network = dict(cfg_path=network, num_classes=1)  # without, some have no classifier
-    elif isinstance(network, str) and '/' not in network and '::' not in network and not network.endswith('.py'):
+    elif isinstance(network, str) and not is_of_hub(network) and '::' not in network and not network.endswith('.py'):
         _check_name(network, setting)
     return network_config(network, setting)
 
 
 def _check_name(name: str, setting: str) -> None:
     known = {*list_models(), *our_networks()}
-    if name.lower() not in known:
+    if name.lower() in known:
+        return
+    if Path(name).is_file():
         raise SettingError(
-            f'{setting} {name}: there is no such network.{did_you_mean(name.lower(), known, cutoff=0.5)} Networks of '
-            'timm are called timm/NAME; a config file ends in .py.'
+            f'{setting} {name} is neither a config (.py) nor weights ({", ".join(WEIGHTS)}). Give one of these.'
         )
+    if importlib.util.find_spec('timm') and importlib.import_module('timm').is_model(name):
+        hint = f' Did you mean timm/{name}?'
+    elif '/' in name:
+        hint = f" One of Hugging Face's is called hf/{name}."
+    else:
+        close = difflib.get_close_matches(name.lower(), sorted(known), n=4, cutoff=0.5)
+        hint = f' Did you mean {" or ".join(close)}?' if close else ' mmpretrain.list_models() lists those of its zoo.'
+    raise SettingError(
+        f'{setting} {name}: there is no such network.{hint} Networks of timm are called timm/NAME, those of Hugging '
+        'Face hf/NAME; a config file ends in .py.'
+    )
 
 
 def _name(network: str | dict) -> str:

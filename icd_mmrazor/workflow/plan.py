@@ -168,7 +168,7 @@ class Plan:
 def _notes(folder: ImageFolder, found: Inspection) -> list[str]:
     notes = [*folder.notes]
     if found.converted:
-        kinds = ', '.join(f'{number} {mode}' for mode, number in found.converted.items())
+        kinds = ', '.join(f'{mode} ({number})' for mode, number in found.converted.items())
         notes.append(f'read as RGB with 8 bits: {kinds}')
     if folder.ignored:
         notes.append(f'{folder.ignored} files of other kinds are ignored')

@@ -1,18 +1,22 @@
 """The way from a request to a plan with its files."""
 
 import copy
+import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import Config
 
 from icd_mmrazor import recipes
 from icd_mmrazor.checkpoints.writing import atomic_write, write_checkpoint
 from icd_mmrazor.configuration.files import apply_cfg_options, read_config_file
-from icd_mmrazor.errors import SettingError
+from icd_mmrazor.errors import DatasetError, SettingError
+from icd_mmrazor.export.formats import FORMATS
 from icd_mmrazor.export.latency import cores
+from icd_mmrazor.export.trained import TrainedStudent
 from icd_mmrazor.models.networks.preparation import preparation_by
 from icd_mmrazor.workflow.config import (
     Images,
@@ -24,11 +28,11 @@ from icd_mmrazor.workflow.config import (
 )
 from icd_mmrazor.workflow.config_text import Expression, config_text
 from icd_mmrazor.workflow.cost import measure
-from icd_mmrazor.workflow.folder import ImageFolder, check_readable, read_folder, read_unlabeled
+from icd_mmrazor.workflow.folder import UNLABELED, ImageFolder, check_readable, read_folder, read_unlabeled
 from icd_mmrazor.workflow.image_files import Inspection
 from icd_mmrazor.workflow.networks import PUBLISHED, RANDOM, Network, build, find_student, find_teacher
 from icd_mmrazor.workflow.plan import Plan
-from icd_mmrazor.workflow.request import Request
+from icd_mmrazor.workflow.request import Request, formats_as_export
 from icd_mmrazor.workflow.splits import split_off_validation, write_annotations
 
 WRITTEN_BY = 'Written by tools/distill.py'
@@ -47,7 +51,13 @@ def plan_of(request: Request) -> Plan:
     """
     folder = read_folder(request.data)
     unlabeled = read_unlabeled(request.unlabeled) if request.unlabeled else None
+    if unlabeled:
+        _check_unlabeled(request, folder, unlabeled)
+    elif (folder.root / UNLABELED).is_dir():
+        note = f"leaves out the folder '{UNLABELED}', which is for --unlabeled"
+        folder = dataclasses.replace(folder, notes=(*folder.notes, note))
     student = find_student(request.student, len(folder.classes))
+    _check_formats(request, student)
     teacher = find_teacher(request.teacher, request.teacher_ckpt)
     probe = _reason_for_probe(request, teacher, folder)
     # all other checks are quick
@@ -148,6 +158,35 @@ def _images_of(plan: Plan, folder: Path) -> Images:
         numbers,
         plan.request.flip,
     )
+
+
+def _check_unlabeled(request: Request, folder: ImageFolder, unlabeled: ImageFolder) -> None:
+    """Refuse images without labels that have labels, too, and methods that read a label for each image.
+
+    A student that is trained on the images it is validated on has an accuracy that means nothing.
+    """
+    labeled, without = ({f'{each.root}/{file}' for file in each.files} for each in (folder, unlabeled))
+    if shared := labeled & without:
+        raise DatasetError(
+            f'--unlabeled {unlabeled.root}: {len(shared)} of its {len(without)} images are images of --data, too. '
+            'Give a folder with other images.'
+        )
+    if reading := [name for name in request.methods if 'labels' in recipes.needs_of(name)]:
+        raise SettingError(
+            f'--method {request.method}: {", ".join(reading)} reads a label for each image, and those of --unlabeled '
+            'have none. Leave out --unlabeled, or use another method.'
+        )
+
+
+def _check_formats(request: Request, student: Network) -> None:
+    """Refuse a format that cannot hold the student, before it is trained."""
+    if checks := [settings for name in request.export if (settings := FORMATS[name].settings)]:
+        untrained = TrainedStudent(
+            build(student.cfg, 'student'), Config(dict(model=student.cfg)), dict(meta={}), Config()
+        )
+        for settings in checks:
+            with formats_as_export():
+                settings(untrained)
 
 
 def _reason_for_probe(request: Request, teacher: Network, folder: ImageFolder) -> str:

@@ -37,6 +37,7 @@ class Box:
     ('cfg', 'named'),
     [
         (dict(type='Think'), "'Think'.*Thing"),
+        (dict(type='ICDLoss'), "'ICDLoss'.* thing.*_scope_='mmrazor'"),
         (dict(type='no.such.Thing'), r"'no\.such\.Thing'"),
         (dict(type='Thing', width=1, heigth=2), "Thing .*'heigth'.*height"),
         (dict(type='Thing', height=1), "Thing .*'width'.*height"),

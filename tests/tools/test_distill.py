@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from PIL import Image
 import icd_mmrazor
 from icd_mmrazor.errors import DatasetError, SettingError, UserError
 from icd_mmrazor.workflow import stages
+from icd_mmrazor.workflow.request import Request
 
 SMALL = dict(
     teacher='res8', teacher_ckpt='random', student='res8', recipe='fast', epochs=1, batch_size=8, image_size=16
@@ -67,7 +69,9 @@ def times(folder: Path) -> dict[Path, int]:
 
 
 @pytest.mark.slow
-def test_from_a_folder_to_a_student(data: str, capfd: pytest.CaptureFixture) -> None:
+def test_from_a_folder_to_a_student(
+    data: str, capfd: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The teacher gets a classifier, the baseline is trained, and the student is one that plain mmpretrain runs."""
     settings = dict(student='mobilenet-v3-small_8xb128_in1k', baseline=True, export='onnx', work_dir='work')
     student = distill(data, **settings)
@@ -95,15 +99,23 @@ def test_from_a_folder_to_a_student(data: str, capfd: pytest.CaptureFixture) -> 
     assert len(Path('work/train.txt').read_text(encoding='utf-8').splitlines()) == 17
     assert len(Path('work/val.txt').read_text(encoding='utf-8').splitlines()) == 4
 
-    # the lines that it printed, and the accuracy, without this package
+    # the lines that it printed, in another folder, and the accuracy, without this package
     lines = printed.rpartition('Use the student:\n')[2].partition('\n\n')[0].replace('  ', '')
-    lines = lines.replace('IMAGE_FILE', f'{data}/hell/00.png')
-    Path('use.py').write_text(USE.format(lines=lines, config='work/student.py', weights='work/student.pth'))
+    lines = lines.replace('IMAGE_FILE', f'{Path.cwd()}/{data}/hell/00.png')
+    files = {
+        name: str(Path(f'work/{file}').absolute())
+        for name, file in (('config', 'student.py'), ('weights', 'student.pth'))
+    }
+    (tmp_path / 'elsewhere').mkdir()
+    monkeypatch.chdir(tmp_path / 'elsewhere')
+    Path('use.py').write_text(USE.format(lines=lines, **files))
     used = run_python('use.py', OMP_NUM_THREADS='1')
     assert used.returncode == 0, used.stderr
     (accuracy,) = re.findall(r"'accuracy/top1': ([\d.]+)", used.stdout)
     assert float(accuracy) == pytest.approx(result.accuracy, abs=1e-4)
     assert 'ours False' in used.stdout
+
+    monkeypatch.chdir(tmp_path)
 
     # the same again does nothing, even in the same process; another request is refused; so are other images
     before = times(Path('work'))
@@ -192,6 +204,7 @@ def test_images_without_labels(data: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_plan_alone(data: str, network: Callable, capfd: pytest.CaptureFixture) -> None:
     Image.new('L', (16, 16)).save(f'{data}/hell/gray.png')
+    images(Path(data), {'unlabeled': 3})
     assert distill(data, student='res14', dry_run=True) is None
     plan = capfd.readouterr().out
     parameters = sum(p.numel() for p in MODELS.build(network('res14', 2)).parameters())
@@ -199,7 +212,8 @@ def test_the_plan_alone(data: str, network: Callable, capfd: pytest.CaptureFixtu
     for text in (
         '2 classes; 18 images to train on (8 to 10 per class), 4 to validate on; 16 x 16 pixels',
         'split off 4 images',
-        'read as RGB with 8 bits: 1 gray',
+        'read as RGB with 8 bits: gray (1)',
+        "leaves out the folder 'unlabeled', which is for --unlabeled",
         'res8, 83,892 parameters, 100 classes, weights random',
         'kd compares logits, and this teacher has a classifier of 100 classes: a linear one of 2 classes is trained',
         f'res14, {parameters:,} parameters',
@@ -225,6 +239,12 @@ def test_a_classifier_inside_the_backbone(data: str, capfd: pytest.CaptureFixtur
         (dict(student='mobilenet-v3-smal'), r'--student mobilenet-v3-smal[^$]*Did you mean mobilenet-v3-small_8xb128'),
         (dict(teacher='resnet5_8xb32_in1k'), r'--teacher resnet5_8xb32_in1k[^$]*Did you mean .*resnet50_8xb32_in1k'),
         (dict(teacher='timm/resnet1'), r'timm/resnet1[^$]*Did you mean .*resnet18'),
+        (dict(teacher='vit_tiny_patch16_224'), r'--teacher [^$]*Did you mean timm/vit_tiny_patch16_224'),
+        (dict(teacher='facebook/dinov2-small'), r'--teacher [^$]*hf/facebook/dinov2-small'),
+        (dict(student=__file__ + 'c'), r'--student [^$]*there is no such network'),
+        (dict(teacher='zwei Tüten/hell/00.png'), r'--teacher [^$]* is neither a config'),
+        (dict(teacher_ckpt='other.pth', baseline=True), r'other.pth does not fit'),
+        (dict(teacher_ckpt='other.pth', baseline=True, method='icd'), r'other.pth does not fit'),
         (dict(teacher='res8', teacher_ckpt=None), '--teacher res8: its weights are missing'),
         (dict(teacher_ckpt='missing.pth'), 'missing.pth'),
         (dict(teacher='missing.pth', teacher_ckpt=None), 'missing.pth'),
@@ -234,7 +254,11 @@ def test_a_classifier_inside_the_backbone(data: str, capfd: pytest.CaptureFixtur
         (dict(method='kd+kd'), 'kd.kd'),
         (dict(recipe='quick'), "recipe 'quick'"),
         (dict(export='onxx'), "export='onxx'.*Did you mean onnx"),
+        (dict(export='timm'), r'--export timm: the student \(CIFARResNet\)'),
+        (dict(export='torchvision'), r'--export torchvision: the student \(CIFARResNet\)'),
         (dict(epochs=0), 'epochs=0'),
+        (dict(image_size=1), 'image_size=1 .*from 8 to 2048'),
+        (dict(batch_size=1), '--batch-size 1'),
         (dict(val_fraction=1.0), 'val_fraction=1.0'),
         (dict(seed=-1), 'seed=-1'),
         (dict(method='crd', recipe='standard'), r'reads one label for each image[^$]*batch_augments=None'),
@@ -247,19 +271,70 @@ def test_a_classifier_inside_the_backbone(data: str, capfd: pytest.CaptureFixtur
             ),
             r'model.teacher[^$]*16[^$]*224',
         ),
+        (dict(method='crd', unlabeled='more'), '--method crd[^$]*--unlabeled'),
+        (dict(unlabeled='zwei Tüten'), '--unlabeled [^$]*21 of its 21 images are images of --data'),
+        (dict(unlabeled='zwei Tüten/hell'), '--unlabeled [^$]*9 of its 9 images are images of --data'),
+        (dict(data=''), "--data '' is empty"),
+        (dict(unlabeled=' '), "--unlabeled ' ' is empty"),
         (dict(data='missing'), r'--data .*missing does not exist'),
         (dict(data='~nobody-of-this-name/images'), r'--data .*~nobody-of-this-name'),
         (dict(unlabeled='missing'), r'--unlabeled .*missing does not'),
+        (dict(data=['a', 'b']), '--data: .* is not a name or a path'),
+        (dict(work_dir=3), '--work-dir: 3 is not'),
+        (dict(teacher=torch.nn.Linear(2, 2)), '--teacher: a built Linear [^$]*register_module'),
+        (dict(student=torch.nn.Linear(2, 2)), '--student: a built Linear [^$]*register_module'),
+        (dict(teacher=None), '--teacher None is empty'),
+        (dict(cfg_options=['a=b']), 'cfg_options'),
         (dict(work_dir=__file__), '--work-dir'),
         (dict(work_dir='zwei Tüten'), 'files that another program wrote'),
+        (dict(work_dir='zwei Tüten', dry_run=True), 'files that another program wrote'),
         (dict(cfg_options={'train_fcg.max_epochs': 1}), 'train_fcg'),
+        (dict(cfg_options={'train_cfg.max_epoch': 1}), "train_cfg has no setting 'max_epoch'. Did you mean max_epochs"),
+        (dict(cfg_options={'optim_wrapper.optimizer.lr': -1.0}), 'Invalid learning rate: -1.0'),
+        (dict(cfg_options={'train_dataloader.num_worker': 1}), "no setting 'num_worker'. Did you mean num_workers"),
+        (dict(cfg_options={'work_dir': 'x'}), 'work_dir[^$]*--work-dir'),
     ],
     ids=lambda value: ' '.join(map(str, value)) if isinstance(value, dict) else '',
 )
 def test_refused_before_any_training(changes: dict, message: str, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, 'train', lambda *_, **__: pytest.fail('a training'))
+    images(Path('more'), {'whatever': 3})
+    torch.save(dict(state_dict={'fc.weight': torch.zeros(2, 2)}), 'other.pth')
     with pytest.raises(UserError, match=message):
         distill(**{'data': data, 'work_dir': 'work', **changes})
+
+
+@pytest.mark.slow
+def test_one_command_at_a_time(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second one is refused while the first trains; the folder is free again when that is interrupted."""
+
+    def another(*_: Any, **__: Any) -> None:
+        code = f'import icd_mmrazor; icd_mmrazor.distill(**{dict(SMALL, data=data, work_dir="work")})'
+        second = run_python('-c', code, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
+        assert '--work-dir' in second.stderr
+        assert 'in use by another command' in second.stderr
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, 'train', another)
+    with pytest.raises(KeyboardInterrupt):
+        distill(data, work_dir='work')
+    monkeypatch.setattr(stages, 'train', Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        distill(data, work_dir='work')
+
+
+def test_words_may_have_blanks_and_capitals() -> None:
+    request = Request('res8', 'res8', 'images', method=' ICD + kd', recipe='Fast', export='ONNX, onnx-int8,onnx')
+    assert (request.method, request.recipe, request.export) == ('icd+kd', 'fast', ('onnx', 'onnx-int8'))
+    for method in ('crd,KD', ['crd', 'kd'], 'CRD+kd'):
+        assert Request('res8', 'res8', 'images', method=method).methods == ['crd', 'kd']
+    request = Request(Path('teacher.pth'), Path('student.py'), Path('images'), export=None)
+    assert (request.teacher, request.student, request.export) == ('teacher.pth', 'student.py', ())
+
+
+def test_a_work_folder_that_cannot_be_created_is_refused(data: str) -> None:
+    with pytest.raises(SettingError, match='--work-dir /proc/x cannot be written'):
+        distill(data, work_dir='/proc/x')
 
 
 def test_the_function_is_imported_when_it_is_asked_for() -> None:

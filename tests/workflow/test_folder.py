@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from mmpretrain.datasets import CustomDataset
@@ -84,6 +85,23 @@ def test_too_few_classes_or_images_are_refused(classes: dict, message: str, imag
         read_folder(root)
 
 
+@pytest.mark.parametrize(
+    'parts', [('Train', 'Val'), ('training', 'Testing'), ('train', 'val', 'docs'), ('train_set', 'test', 'docs')]
+)
+def test_parts_with_other_names_are_not_taken_for_classes(parts: tuple, image_folder: Callable) -> None:
+    for part in parts:
+        image_folder({'.': 1} if part == 'docs' else {'cat': 2, 'dog': 2}, f'images/{part}')
+    with pytest.raises(DatasetError, match="Call them 'train' and 'val'") as refused:
+        read_folder(image_folder({}))
+    assert all(repr(part) in str(refused.value) for part in parts)
+
+
+def test_a_folder_for_images_without_labels_is_not_a_class(image_folder: Callable) -> None:
+    folder = read_folder(image_folder({'cat': 2, 'dog': 2, 'unlabeled': 5}))
+    assert folder.classes == ('cat', 'dog')
+    assert len(folder.train) == 4
+
+
 def test_loose_images_are_counted(image_folder: Callable) -> None:
     root = image_folder({'.': 3})
     with pytest.raises(DatasetError, match=r'3 images outside of one[^$]*--unlabeled'):
@@ -154,14 +172,21 @@ def test_modes_and_sizes_are_counted(tmp_path: Path) -> None:
         'palette.png': rgb.convert('P'),
         'cmyk.jpg': rgb.convert('CMYK'),
         'deep.png': Image.fromarray(np.arange(120, dtype=np.uint16).reshape(12, 10)),
+        'plain.tif': rgb,
         'large.webp': rgb.resize((30, 20)),
     }
     for name, image in images.items():
         image.save(tmp_path / name)
+    # Pillow does not write colors with 16 bits, and OpenCV, which trainings read with, no floating point
+    cv2.imwrite(str(tmp_path / 'deep_rgb.png'), pixels[..., :3].astype(np.uint16))
+    images['deep_rgb.png'] = None
+    Image.fromarray(np.zeros((12, 10), np.float32)).save(tmp_path / 'float.tif')
+    (unreadable,) = inspect_images(tmp_path, ['float.tif']).unreadable.values()
+    assert unreadable == 'OpenCV cannot read this TIFF file, floating point'
     found = inspect_images(tmp_path, list(images))
     assert found.unreadable == {}
     assert found.converted == {
-        '16 bits': 1, 'CMYK': 1, 'RGB with transparency': 1, 'gray': 1, 'palette': 1,
+        '16 bits': 2, 'CMYK': 1, 'RGB with transparency': 1, 'gray': 1, 'palette': 1,
     }  # fmt: skip
     assert found.size_range == '10 x 12 to 30 x 20'
     # a training reads all of them with three channels of 8 bits

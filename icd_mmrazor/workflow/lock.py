@@ -1,0 +1,44 @@
+"""Lock of a work folder."""
+
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from icd_mmrazor.errors import SettingError
+
+FILE = '.lock'
+
+
+class WorkFolderLock:
+    """Keeps other commands out of a work folder, by a file ``.lock`` that the system unlocks when its process ends.
+
+    Args:
+        work_dir: The folder; it is created when the lock is taken.
+    """
+
+    def __init__(self, work_dir: Path) -> None:
+        self.work_dir, self._lock = work_dir, FileLock(work_dir / FILE)
+
+    def take(self) -> None:
+        """Take the lock.
+
+        Raises:
+            SettingError: Another command has it, or the folder cannot be written.
+        """
+        try:
+            self.work_dir.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise SettingError(
+                f'--work-dir {self.work_dir} is in use by another command. Wait for its end, or give another folder.'
+            ) from None
+        except NotImplementedError:  # a file system without locks
+            pass
+        except OSError as error:
+            raise SettingError(
+                f'--work-dir {self.work_dir} cannot be written: {error.strerror or error}. Give another folder.'
+            ) from error
+
+    def release(self) -> None:
+        """Release the lock, if it was taken."""
+        self._lock.release()
