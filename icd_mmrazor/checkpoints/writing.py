@@ -42,8 +42,8 @@ def write_json(values: Any, path: Path) -> None:
     atomic_write(json.dumps(values), path)
 
 
-def write_arrays(arrays: Mapping[str, np.ndarray], path: Path) -> None:
-    """Write arrays as a ``.npz`` file, whole or not at all."""
+def write_arrays(arrays: Mapping[str, Any], path: Path) -> None:
+    """Write NumPy arrays as a ``.npz`` file, whole or not at all."""
     content = io.BytesIO()
     np.savez(content, **arrays)
     atomic_write(content.getvalue(), path)
