@@ -72,7 +72,8 @@ def write_checkpoint_file(content: str | bytes, path: str | os.PathLike) -> None
     except OSError as error:
         raise CheckpointError(
             f'{path} could not be written: {error.strerror or error}. Make room for {len(content) / 2**20:.1f} MB, '
-            f'or allow writing in {path.parent}. Nothing there has changed, and a training can be continued.'
+            f'or allow writing in {path.parent}. Nothing there has changed: continue with --resume, or '
+            'repeat the command of tools/distill.py.'
         ) from error
 
 

@@ -52,7 +52,7 @@ def test_teacher_and_student(
     )
     printed = capfd.readouterr().out
     assert 'hf/my teacher, ' in printed
-    assert 'this teacher has one of 7 classes: a linear one is trained first' in printed
+    assert 'this teacher has a classifier of 7 classes: a linear one of 2 classes is trained first' in printed
     assert f'needs transformers with the config of {str(tmp_path / "student")!r} in addition to mmpretrain' in printed
     assert student.distillation.teacher_accuracy is not None
 
