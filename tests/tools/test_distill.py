@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Callable
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -57,11 +58,6 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def distill(data: str, **settings: Any) -> Any:
     return icd_mmrazor.distill(**{**SMALL, 'data': data, **settings})
-
-
-def children() -> set[str]:
-    """Return the processes that this one has started and that still run."""
-    return {pid for task in Path('/proc/self/task').iterdir() for pid in (task / 'children').read_text().split()}
 
 
 def times(folder: Path) -> dict[Path, int]:
@@ -176,12 +172,12 @@ def test_an_interrupted_command_continues(data: str, monkeypatch: pytest.MonkeyP
 @pytest.mark.skipif(sys.platform != 'linux', reason='asks Linux for processes')
 def test_mixed_images(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The default recipe mixes labels, also for the student alone; no training leaves processes behind."""
-    before, found, stop = children(), [], stages._stop_workers
+    before, found, stop = {*active_children()}, [], stages._stop_workers
 
     def counted(runner: Runner) -> None:
-        found.append(len(children() - before))
+        found.append(len({*active_children()} - before))
         stop(runner)
-        found.append(len(children() - before))
+        found.append(len({*active_children()} - before))
 
     monkeypatch.setattr(stages, '_stop_workers', counted)
     student = distill(data, method='icd', recipe='standard', baseline=True, work_dir='work')
