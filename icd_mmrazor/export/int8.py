@@ -20,9 +20,8 @@ from icd_mmrazor.export.running import onnx_network
 from icd_mmrazor.export.trained import TrainedStudent
 
 BATCH_SIZE = 32
-# of ONNX
+# of ONNX, with weights
 LAYERS = ('Conv', 'Gemm', 'MatMul')
-ROUNDING = ('QuantizeLinear', 'DequantizeLinear')
 
 
 class Calibration(NamedTuple):
@@ -102,6 +101,9 @@ def as_int8(
         try:
             # batch norms into convolutions, shapes of all tensors
             quant_pre_process(onnx.load_from_string(float_model), source)
+            # Of few different logits, the largest is often that of two classes, and argmax takes another one of them
+            # than topk: an accuracy would depend on who computes it.
+            layers, after = _that_make_logits(onnx.load(source))
             quantize_static(
                 source,
                 target,
@@ -111,13 +113,14 @@ def as_int8(
                 reduce_range=reduce_range,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
+                nodes_to_exclude=after,
+                extra_options=dict(OpTypesToExcludeOutputQuantization=layers),
             )
         except Exception as error:  # of any operation
             raise UserError(
                 f'--to onnx-int8: onnxruntime cannot quantise this {student.kind}: {first_line(error)}'
             ) from error
         model = onnx.load(target)
-    _leave_logits_in_float(model)
     agreement = _agreement(model.SerializeToString(), float_model, batches)
     number = sum(len(batch) for batch in batches)
     note = f'calibrated on {number} images, of which {100 * agreement:.1f} % get the same class as in float'
@@ -130,51 +133,22 @@ def as_int8(
     return Content(data, f'in float {before}, {note}', metrics)
 
 
-def _leave_logits_in_float(model: Any) -> None:
-    """Remove the rounding to 8 bits behind the layers that compute the logits from an ONNX model.
-
-    Of few different values, the largest is often that of two classes, and ``argmax`` takes another one of them than
-    ``topk``, so that an accuracy would depend on who computes it.
-    """
-    graph = model.graph
-    makers = {output: node for node in graph.node for output in node.output}
-
-    def unrounded(name: str) -> str:
-        last = makers.get(name)
-        rounding = makers.get(last.input[0]) if last is not None and last.op_type == 'DequantizeLinear' else None
-        return rounding.input[0] if rounding is not None and rounding.op_type == 'QuantizeLinear' else name
-
-    logits = unrounded('logits')
-    waiting, seen = [logits], set()
-    while waiting:  # back to the layers, through their bias or the mean of several
-        name = waiting.pop()
-        node = makers.get(name)
-        if node is None or node.op_type in LAYERS or name in seen:
+def _that_make_logits(model: Any) -> tuple[list[str], list[str]]:
+    """Return the kinds of the last layers of an ONNX model, and the names of the nodes between them and the logits."""
+    makers = {output: node for node in model.graph.node for output in node.output}
+    kinds: set[str] = set()
+    after: set[str] = set()
+    waiting = ['logits']
+    while waiting:  # back to the layers, through a bias or the mean of several classifiers
+        node = makers.get(waiting.pop())
+        if node is None:
             continue
-        seen.add(name)
-        node.input[:] = map(unrounded, node.input)
-        waiting += node.input
-    if logits != 'logits':
-        graph.node.remove(makers['logits'])
-    for node in graph.node:
-        for names in (node.input, node.output):
-            names[:] = ['logits' if name == logits else name for name in names]
-    _remove_unread(graph)
-
-
-def _remove_unread(graph: Any) -> None:
-    """Remove roundings that nothing reads, and their constants, of which onnxruntime would warn."""
-    constants: set[str] = set()
-    while True:
-        read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
-        unread = [node for node in graph.node if node.op_type in ROUNDING and not read & {*node.output}]
-        if not unread:
-            break
-        for node in unread:
-            constants |= {*node.input}
-            graph.node.remove(node)
-    for constant in [each for each in graph.initializer if each.name in constants - read]:
-        graph.initializer.remove(constant)
+        if node.op_type in LAYERS:
+            kinds.add(node.op_type)
+        elif node.name not in after:
+            after.add(node.name)
+            waiting += node.input
+    return sorted(kinds), sorted(after)
 
 
 def _agreement(quantised: bytes, float_model: bytes, batches: list[np.ndarray]) -> float:
