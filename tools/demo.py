@@ -12,8 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from icd_mmrazor.export.latency import cores
 from icd_mmrazor.launch.command_line import positive_int, run
+from icd_mmrazor.machine import cores
 
 sys.path.insert(0, str(Path(__file__).with_name('benchmarks')))
 from trainings import ConfigTraining, check_failures, run_all

@@ -3,10 +3,7 @@
 import importlib.metadata
 import importlib.util
 import logging
-import os
-import platform
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +12,10 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from icd_mmrazor.export.network import quiet
+from icd_mmrazor.machine import cores, processor
 
 WARM_UP = 3
 LEAST = 3  # measurements, however long they take
-CPUINFO = Path('/proc/cpuinfo')
 
 
 class Latency(NamedTuple):
@@ -61,18 +58,6 @@ def multiply_adds(network: Callable[[Tensor], object], images: Tensor) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(images)
     return counter.get_total_flops() // 2
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def processor() -> str:
-    """Return the name of the processor."""
-    lines = CPUINFO.read_text().splitlines() if CPUINFO.is_file() else []
-    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def machine() -> str:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.configuration.image_size import tell_distillers
 from icd_mmrazor.datasets.first_image import shape_of_first_image
-from icd_mmrazor.export.latency import cores
+from icd_mmrazor.machine import cores
 from icd_mmrazor.models.networks.classifier_layer import number_of_channels, number_of_classes
 from icd_mmrazor.models.networks.resolve import network_config
 from icd_mmrazor.workflow.networks import silent

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from icd_mmrazor.export.latency import cores
+from icd_mmrazor.machine import cores
 
 # what mmpretrain's CustomDataset finds in a folder, and two more that OpenCV reads
 EXTENSIONS = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')

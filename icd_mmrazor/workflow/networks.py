@@ -23,6 +23,7 @@ from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.configuration.stored import config_of
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.datasets.class_names import class_names, differing_labels
+from icd_mmrazor.engine.checks.statistics import COMMON_MOMENTUM
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.export.network import quiet
 from icd_mmrazor.models.networks.classifier_layer import is_headless, number_of_classes
@@ -176,9 +177,9 @@ def with_common_statistics(network: ConfigDict) -> ConfigDict:
         cls = class_of(backbone)
         arguments = inspect.signature(cls).parameters if cls else {}
         norm = getattr(arguments.get('norm_cfg'), 'default', None)
-        if isinstance(norm, dict) and norm.get('momentum', 0.1) < 0.1:
+        if isinstance(norm, dict) and norm.get('momentum', COMMON_MOMENTUM) < COMMON_MOMENTUM:
             network = copy.deepcopy(network)
-            network.backbone.norm_cfg = ConfigDict({**norm, 'momentum': 0.1})
+            network.backbone.norm_cfg = ConfigDict({**norm, 'momentum': COMMON_MOMENTUM})
     return network
 
 
@@ -254,7 +255,7 @@ def _check_name(name: str, setting: str) -> None:
         close = difflib.get_close_matches(name.lower(), sorted(known), n=4, cutoff=0.5)
         hint = f' Did you mean {" or ".join(close)}?' if close else ' mmpretrain.list_models() lists those of its zoo.'
     raise SettingError(
-        f'{setting} {name}: there is no such network.{hint} Networks of timm are called timm/NAME, those of Hugging '
+        f'{setting} {name} is not a known network.{hint} Networks of timm are called timm/NAME, those of Hugging '
         'Face hf/NAME; a config file ends in .py.'
     )
 

@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from datetime import timedelta
 
-from icd_mmrazor.export.latency import cores
+from icd_mmrazor.machine import cores
 from icd_mmrazor.workflow.cost import Cost
 from icd_mmrazor.workflow.folder import ImageFolder
 from icd_mmrazor.workflow.image_files import Inspection

@@ -15,8 +15,8 @@ from icd_mmrazor.checkpoints.writing import atomic_write, write_checkpoint
 from icd_mmrazor.configuration.files import apply_cfg_options, read_config_file
 from icd_mmrazor.errors import DatasetError, SettingError
 from icd_mmrazor.export.formats import FORMATS
-from icd_mmrazor.export.latency import cores
 from icd_mmrazor.export.trained import TrainedStudent
+from icd_mmrazor.machine import cores
 from icd_mmrazor.models.networks.preparation import preparation_by
 from icd_mmrazor.workflow.config import (
     Images,

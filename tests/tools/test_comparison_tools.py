@@ -334,7 +334,7 @@ def test_bad_input(work_dir: Callable, tmp_path: Path, capsys: pytest.CaptureFix
         ([run, run], 'two are the same'),
         ([run, '--labels', 'a', 'b'], '--labels'),
         ([run, '--classes', '0-10'], '--classes 10'),
-        ([run, '--max-images', 1], 'the number of images, 1'),
+        ([run, '--max-images', 1], '--max-images 1'),
         ([run, '--max-images', 20, '--perplexity', 20], '--perplexity 20'),
         ([run, '--perplexity', 0.5], '--perplexity 0.5'),
         ([run, '--out', tmp_path / 'figure.doc'], '--out'),

@@ -237,7 +237,7 @@ def test_a_classifier_inside_the_backbone(data: str, capfd: pytest.CaptureFixtur
         (dict(teacher='timm/resnet1'), r'timm/resnet1[^$]*Did you mean .*resnet18'),
         (dict(teacher='vit_tiny_patch16_224'), r'--teacher [^$]*Did you mean timm/vit_tiny_patch16_224'),
         (dict(teacher='facebook/dinov2-small'), r'--teacher [^$]*hf/facebook/dinov2-small'),
-        (dict(student=__file__ + 'c'), r'--student [^$]*there is no such network'),
+        (dict(student=__file__ + 'c'), r'--student [^$]*is not a known network'),
         (dict(teacher='zwei Tüten/hell/00.png'), r'--teacher [^$]* is neither a config'),
         (dict(teacher_ckpt='other.pth', baseline=True), r'other.pth does not fit'),
         (dict(teacher_ckpt='other.pth', baseline=True, method='icd'), r'other.pth does not fit'),

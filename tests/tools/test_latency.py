@@ -12,9 +12,10 @@ from mmrazor.registry import MODELS
 from torch import nn
 
 from icd_mmrazor.export.formats import export, files_of
-from icd_mmrazor.export.latency import cores, latency, machine, multiply_adds
+from icd_mmrazor.export.latency import latency, machine, multiply_adds
 from icd_mmrazor.export.student import plain_student
 from icd_mmrazor.export.trained import TrainedStudent
+from icd_mmrazor.machine import cores
 
 TOOL = TOOLS / 'analysis' / 'latency.py'
 

@@ -132,6 +132,8 @@ def compare(
         check_count: Called with the number of images before the networks run; may refuse it.
     """
     check_writable(args.out, '--out', SUFFIXES)
+    if args.max_images == 1:
+        raise SettingError('--max-images 1 must be 2 or more.')
     runs = runs_of(args)
     names = ['student'] if len(runs) == 1 and not args.labels else names_of([run.source for run in runs], args.labels)
     distillation = distillation_of(runs, args.teacher_ckpt)

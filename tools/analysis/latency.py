@@ -16,13 +16,14 @@ from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
 from icd_mmrazor.configuration.files import read_config_file
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.export.formats import ONNX, require_packages
-from icd_mmrazor.export.latency import Latency, cores, latency, machine, multiply_adds
+from icd_mmrazor.export.latency import Latency, latency, machine, multiply_adds
 from icd_mmrazor.export.network import build_network
 from icd_mmrazor.export.onnx import as_onnx
 from icd_mmrazor.export.running import RUNNABLE, check_logits, image_shape_of, network_in, onnx_network
 from icd_mmrazor.export.student import plain_student
 from icd_mmrazor.export.trained import TrainedStudent
 from icd_mmrazor.launch.command_line import positive_int, run
+from icd_mmrazor.machine import cores
 from icd_mmrazor.models.networks.resolve import network_config
 
 import torch

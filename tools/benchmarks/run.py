@@ -32,9 +32,9 @@ from icd_mmrazor.checkpoints.writing import write_json
 from icd_mmrazor.configuration.changes import settings_of
 from icd_mmrazor.configuration.files import apply_cfg_options
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.export.latency import cores
 from icd_mmrazor.launch.command_line import parse_options, positive_int
 from icd_mmrazor.launch.command_line import run as run_tool
+from icd_mmrazor.machine import cores
 
 import torch
 from mmengine.config import Config

@@ -23,9 +23,9 @@ from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
 from icd_mmrazor.configuration.files import apply_cfg_options
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.export.latency import cores
 from icd_mmrazor.launch.command_line import parse_options, positive_int, run
 from icd_mmrazor.launch.run_config import load_config
+from icd_mmrazor.machine import cores
 
 import numpy as np
 import torch

@@ -18,7 +18,7 @@ from typing import Any
 
 from icd_mmrazor.checkpoints.writing import write_json
 from icd_mmrazor.errors import SettingError, UserError
-from icd_mmrazor.export.latency import cores, processor
+from icd_mmrazor.machine import cores, processor
 
 import mmengine
 import torch

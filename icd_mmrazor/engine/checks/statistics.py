@@ -16,8 +16,8 @@ class StatisticsCheck(Hook):
     """Warn of a training that is too short for the running statistics of the student's BatchNorm.
 
     With ``momentum=0.01``, as in mmpretrain's MobileNetV3, they average 100 iterations, and begin with a mean of 0
-    and a variance of 1. After a few hundred iterations they still do not fit the weights: the student learns, and its
-    validation stays at chance.
+    and a variance of 1. After a few hundred iterations they still do not fit the weights, and the student seems to have
+    learnt nothing.
     """
 
     def before_train(self, runner: Runner) -> None:

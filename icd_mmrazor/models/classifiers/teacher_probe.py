@@ -133,7 +133,7 @@ def without_classifier(teacher: str | dict, setting: str) -> ConfigDict | nn.Mod
     """Return a network, however it is named, without its classifier: its config, or built if the backbone has it.
 
     Raises:
-        SettingError: How to do that is not known, or there is no such network.
+        SettingError: How to do that, or the network, is not known.
     """
     if is_of_hub(teacher):
         return ConfigDict(cfg_path=teacher, num_classes=0)
