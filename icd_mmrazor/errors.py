@@ -27,6 +27,10 @@ class DatasetError(UserError, RuntimeError):
     """A dataset is missing, damaged, or does not fit the model."""
 
 
+class CacheError(UserError, RuntimeError):
+    """Stored outputs of a teacher are damaged, or differ from what the teacher computes."""
+
+
 class NonFiniteLossError(UserError, ArithmeticError):
     """Training produced an infinite or undefined number."""
 

@@ -28,6 +28,10 @@ SECTIONS = (
 WITHOUT_INFLUENCE = (
     'model.channels_last',
     'model.fold_teacher_norms',
+    'model.teacher_cache.max_size',
+    'model.teacher_cache.max_teacher_calls',
+    'model.teacher_cache.path',
+    'model.teacher_cache.verify',
     'model.teacher_offload',
     'model.torch_compile',
     'optim_wrapper.optimizer.foreach',
@@ -94,9 +98,19 @@ def _with_influence(cfg: Mapping[str, Any]) -> dict[str, Any]:
     hooks, custom = cfg.get('default_hooks') or {}, cfg.get('custom_hooks') or []
     return {
         **{section: cfg[section] for section in SECTIONS if section in cfg},
+        **({'model': _without_exact_cache(cfg['model'])} if 'model' in cfg else {}),
         'default_hooks': {name: hook for name, hook in hooks.items() if _changes_training(hook)},
         'custom_hooks': dict(enumerate(hook for hook in custom if _changes_training(hook))),
     }
+
+
+def _without_exact_cache(model: Any) -> Any:
+    """Leave out a cache of the teacher's outputs that gives what the teacher would say."""
+    cache = model.get('teacher_cache') if isinstance(model, Mapping) else None
+    exact = isinstance(cache, Mapping) and cache.get('views', 'all') == 'all' and not cache.get('top_k')
+    if exact and cache.get('dtype') is None:
+        return {name: value for name, value in model.items() if name != 'teacher_cache'}
+    return model
 
 
 def _changes_training(hook: Any) -> bool:
