@@ -1,0 +1,1 @@
+"""Stored outputs of a frozen teacher."""
