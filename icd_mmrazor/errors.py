@@ -28,7 +28,7 @@ class DatasetError(UserError, RuntimeError):
 
 
 class CacheError(UserError, RuntimeError):
-    """Stored outputs of a teacher are damaged, or differ from what the teacher computes."""
+    """The files of a teacher cache are missing, damaged, or not those of a cache."""
 
 
 class NonFiniteLossError(UserError, ArithmeticError):

@@ -91,7 +91,7 @@ def config_changes(then: Mapping[str, Any], now: Mapping[str, Any], exclude: Col
 
 def difference(name: str, then: Any, now: Any) -> str:
     """Format a difference: ``'train_cfg.max_epochs: 20 in the checkpoint, 40 now'``."""
-    return f'{name}: {_shown(then)} in the checkpoint, {_shown(now)} now'
+    return f'{name}: {shown(then)} in the checkpoint, {shown(now)} now'
 
 
 def _with_influence(cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -155,6 +155,7 @@ def _is_same(name: str, then: Any, now: Any) -> bool:
     return then == now or (then != then and now != now)  # nan
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return the value of a setting as text, shortened; ``'not set'`` for ``MISSING``."""
     text = 'not set' if value is MISSING else repr(value)
     return text if len(text) <= SHOWN_LENGTH else f'{text[: SHOWN_LENGTH - 3]}...'
