@@ -15,6 +15,7 @@ from torch import Tensor
 from icd_mmrazor.datasets.labels import image_labels, plain_datasets
 from icd_mmrazor.datasets.parts import TwoParts
 from icd_mmrazor.datasets.randomness import IMAGES, seed_all, undrawn
+from icd_mmrazor.datasets.view_numbers import Views
 from icd_mmrazor.datasets.views import number_views
 from icd_mmrazor.engine.runs import model_of
 from icd_mmrazor.errors import DatasetError
@@ -25,8 +26,11 @@ from icd_mmrazor.models.teacher_cache.cache import FOLDER
 IMAGES_TO_COMPARE = 16
 
 
-def open_teacher_cache(runner: Runner) -> None:
+def open_teacher_cache(runner: Runner) -> Views | None:
     """Open the cache of a distillation, if it has one, and have the views of its training images numbered.
+
+    Returns:
+        The numbering of the views.
 
     Raises:
         SettingError: The files are of another teacher, dataset, pipeline or precision, are too large, or the views
@@ -37,7 +41,7 @@ def open_teacher_cache(runner: Runner) -> None:
     algorithm = model_of(runner)
     cache = getattr(algorithm, 'teacher_cache', None)
     if cache is None:
-        return
+        return None
     views = number_views(runner, cache.views_setting, cache.seed)
     dataset = runner.train_dataloader.dataset
     samples = _some_samples(dataset)
@@ -45,6 +49,7 @@ def open_teacher_cache(runner: Runner) -> None:
         images = algorithm.data_preprocessor(pseudo_collate(samples), False)['inputs']
     facts = facts_of_images(dataset, samples) | {'preprocessor': str(preparation_by(algorithm.data_preprocessor))}
     cache.open(algorithm, views, images, facts, Path(runner.work_dir, FOLDER))
+    return views
 
 
 def facts_of_images(dataset: Any, samples: Sequence[dict]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +100,7 @@ class TeacherCache:
             raise SettingError(f'{OWNER}: {SETTING}.seed={seed!r} must be an integer from 0 to 2^32 - 1.')
         self.seed = seed
         self.asked = self.computed = 0
-        self.reason: str | None = (
-            "nothing has opened it. Add default_hooks.sample_memory=dict(type='SampleMemoryHook')"
-        )
+        self.reason: str | None = "nothing has opened it. Add default_hooks.sample_memory=dict(type='SampleMemoryHook')"
         self._opened = False
         self._store: OutputStore | None = None
         self._layout: RowLayout | None = None
@@ -231,23 +229,25 @@ class TeacherCache:
         """Let the teacher's recorders hold the outputs."""
         fill_recorders(distiller, self._points, outputs)
 
-    def fill(self, algorithm: nn.Module, rows: np.ndarray, make: Callable[[np.ndarray], Tensor]) -> int:
-        """Compute and store those of several outputs that are missing.
+    def add(self, algorithm: nn.Module, rows: np.ndarray, images: Tensor) -> None:
+        """Compute and store outputs.
 
         Args:
             algorithm: The ``FrozenTeacherDistill``.
-            rows: Their numbers, ``B``.
-            make: Makes the images of some of them, by their positions in ``rows``, as the data preprocessor gives them.
+            rows: Numbers of the views, ``B``.
+            images: The views as the data preprocessor gives them, ``B x C x H x W``.
 
-        Returns:
-            How many were missing.
+        Raises:
+            SettingError: They are not stored: the disk is full, the folder read-only, or a limit of calls reached.
         """
-        missing = np.flatnonzero(~self._store.stored(rows))
-        if len(missing):
-            self._refuse_call(len(missing))
-            self._store.write(rows[missing], self._layout.pack(self._run(algorithm, make(missing))))
-            self.computed += len(missing)
-        return len(missing)
+        self._refuse_call(len(rows))
+        values = self._layout.pack(self._run(algorithm, images))
+        self.computed += len(rows)
+        if not self._store.write(rows, values):
+            raise SettingError(
+                f'{self._store.folder} takes no more outputs; {self._store.filled:,} of {self._store.rows:,} are stored. '
+                'Make room or allow writing there, and repeat the command: it continues.'
+            )
 
     def _rows(self, data_samples: list | None, number: int) -> np.ndarray:
         views = view_indices(data_samples) if data_samples else None
