@@ -164,7 +164,7 @@ class Filling:
         return store.filled, store.rows
 
     @torch.no_grad()
-    def run(self, tell: Callable[[int], Any] = lambda number: None) -> None:
+    def run(self, tell: Callable[[int], Any]) -> None:
         """Compute what is missing in this part; ``tell`` is told how many outputs each batch has added.
 
         Raises:

@@ -245,7 +245,7 @@ class TeacherCache:
         self.computed += len(rows)
         if not self._store.write(rows, values):
             raise SettingError(
-                f'{self._store.folder} takes no more outputs; {self._store.filled:,} of {self._store.rows:,} are stored. '
+                f'{self._store.folder} takes no more outputs, and has {self._store.filled:,} of {self._store.rows:,}. '
                 'Make room or allow writing there, and repeat the command: it continues.'
             )
 

@@ -7,6 +7,7 @@ from mmengine.config import Config
 from mmrazor.registry import MODELS
 
 from icd_mmrazor import recipes
+from icd_mmrazor.models.algorithms.records import recorders_of
 from icd_mmrazor.models.networks.headless import as_teacher
 from icd_mmrazor.models.teacher_cache.points import captured, fill_recorders, other_records, stored_points
 
@@ -26,15 +27,13 @@ def test_recorders_are_filled_as_by_the_teacher(methods):
         assert methods == 'sp'
         assert others == ['last_map']
         return
-    from icd_mmrazor.models.algorithms.records import recorders_of
-
     with distiller.teacher_recorders, torch.no_grad():
         teacher(images, mode='tensor')
-    truth = [[each for each in recorder.data_buffer] for recorder in recorders_of(distiller, 'teacher')]
+    truth = [list(recorder.data_buffer) for recorder in recorders_of(distiller, 'teacher')]
     with torch.no_grad(), captured(teacher, points) as outputs:
         teacher(images, mode='tensor')
     fill_recorders(distiller, points, outputs)
-    found = [[each for each in recorder.data_buffer] for recorder in recorders_of(distiller, 'teacher')]
+    found = [list(recorder.data_buffer) for recorder in recorders_of(distiller, 'teacher')]
     assert truth
     torch.testing.assert_close(found, truth, rtol=0, atol=0)
 
