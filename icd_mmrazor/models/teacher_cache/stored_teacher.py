@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmpretrain.models import BaseBackbone, ImageClassifier, LinearClsHead, MultiLabelLinearClsHead
+from mmpretrain.models import ImageClassifier, LinearClsHead, MultiLabelLinearClsHead
+from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from torch import Tensor, nn
 
 from icd_mmrazor.models.networks.headless import as_teacher
@@ -36,7 +37,7 @@ class StoredTeacher(ImageClassifier):
         if 'logits' in shapes:
             kind = MultiLabelLinearClsHead if facts['teacher']['several_labels'] else LinearClsHead
             head = kind(num_classes=shapes['logits'][0], in_channels=shapes['pooled'][0])
-        super().__init__(backbone, head=head)
+        super().__init__(backbone, head=head, data_preprocessor=dict(type='mmpretrain.ClsDataPreprocessor'))
         self.weights_digest, self.classes = facts['teacher']['weights'], facts['teacher']['classes']
         self.why_not_evaluated = f'it is not in memory; its outputs are in {folder}'
         if head is None:
