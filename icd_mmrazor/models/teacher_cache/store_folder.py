@@ -118,8 +118,13 @@ def create_folder(folder: Path, rows: int, row_bytes: int, facts: Mapping[str, A
             check_space(folder, size)
             print_log(f"{folder} is a new cache of the teacher's outputs, of up to {size / GB:.4g} GB.", 'current')
             for name, width in (ROWS, padded(row_bytes)), (CHECKS, CHECK_BYTES):
-                with (folder / name).open('ab') as file:
+                (folder / name).touch()
+                with (folder / name).open('r+b') as file:
                     file.truncate(rows * width)
+                    if name == CHECKS:
+                        # All of it is read. A file system in memory takes space for that, and has no error if it is
+                        # full, but a signal
+                        os.posix_fallocate(file.fileno(), 0, rows * width)
                     os.fsync(file.fileno())
             # last: it makes the folder a cache
             atomic_write(json.dumps(dict(kind=KIND, **about, checksum=_checksum(about)), indent=1), folder / ABOUT)
