@@ -256,7 +256,8 @@ def needs_table(root: Path) -> str:
     rows = []
     for method in methods(root):
         needs = recipes.needs_of(method.name)
-        fits = ['no' if 'logits' in needs else 'yes', 'no' if 'labels' in needs else 'yes']
+        mixes = 'yes' if 'labels' not in needs else 'Mixup only' if 'scores' in needs else 'no'
+        fits = ['no' if 'logits' in needs else 'yes', mixes]
         rows.append([f'`{method.name}`', *('x' if column in needs else '' for column in columns), *fits])
     return table(['', *names, 'teacher without classifier', 'Mixup, images without labels'], rows)
 

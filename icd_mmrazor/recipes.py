@@ -8,8 +8,9 @@ of a method in a variable ``override_METHOD``.
 
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -23,6 +24,7 @@ from icd_mmrazor.errors import SettingError, did_you_mean
 from icd_mmrazor.export.network import quiet
 from icd_mmrazor.models.distillers.feature_terms import NETWORKS, class_of, feature_names
 from icd_mmrazor.models.distillers.named_features import OF_CLASSIFIER
+from icd_mmrazor.models.distillers.term_losses import build_for
 from icd_mmrazor.models.networks.resolve import name_networks_in_full
 
 BASE = Path(__file__).resolve().parent / '.mim' / 'configs' / '_base_'
@@ -123,29 +125,39 @@ def compose_distiller(methods: Sequence[str], overrides: Mapping[str, dict] | No
     return distillers[methods[0]] if alone else dict(type='MixedDistiller', distillers=distillers)
 
 
-def needs_of(method: str) -> set[str]:
+def needs_of(method: str, alone: bool = True) -> set[str]:
     """Return what a method needs of networks and images.
 
     Args:
         method: One of :func:`method_names`, or an alias.
+        alone: Whether it is not combined with others.
 
     Returns:
         Of the two networks ``'logits'``, ``'pooled'``, ``'maps'``, ``'tokens'`` and ``'preactivations'``; of the images
-        ``'labels'``, apart from those that the student's own loss reads, and ``'positions'`` in the training set.
+        ``'labels'``, apart from those that the student's own loss reads (with ``'scores'``, if those of mixed images
+        do as well), and ``'positions'`` in the training set.
     """
     with MODELS.switch_scope_and_registry('mmrazor'):
-        distiller = MODELS.build(_distiller(ALIASES.get(method, method), alone=True))
+        distiller = MODELS.build(_distiller(ALIASES.get(method, method), alone))
     needs = set()
     for entry in distiller.entries.values():
         loss = entry['loss']
         cls = type(loss) if isinstance(loss, nn.Module) else class_of(loss)
         names = {name for network in NETWORKS for name in feature_names(entry, network)}
         needs |= {_kind_of_feature(name) for name in names}
-        if getattr(cls, 'reads_labels', False):
-            needs.add('labels')
-        if 'data_samples' in inspect.signature(cls.forward).parameters:
+        if getattr(cls, 'reads_labels', False) and getattr(_built(loss, cls), 'reads_labels', True):
+            needs |= {'labels', 'scores'} if getattr(cls, 'reads_scores', False) else {'labels'}
+        if getattr(cls, 'reads_positions', 'data_samples' in inspect.signature(cls.forward).parameters):
             needs.add('positions')
     return needs
+
+
+def _built(loss: Any, cls: Callable) -> Any:
+    """Build a loss, whose settings may say what it reads; return its class if that needs the shapes of features."""
+    if isinstance(loss, nn.Module):
+        return loss
+    needed = {p.name for p in inspect.signature(cls).parameters.values() if p.default is p.empty}
+    return build_for(loss, {}) if needed <= {*loss} else cls
 
 
 def _kind_of_feature(name: str) -> str:

@@ -171,7 +171,8 @@ def _check_unlabeled(request: Request, folder: ImageFolder, unlabeled: ImageFold
             f'--unlabeled {unlabeled.root}: {len(shared)} of its {len(without)} images are images of --data, too. '
             'Give a folder with other images.'
         )
-    if reading := [name for name in request.methods if 'labels' in recipes.needs_of(name)]:
+    alone = len(request.methods) == 1
+    if reading := [name for name in request.methods if 'labels' in recipes.needs_of(name, alone)]:
         raise SettingError(
             f'--method {request.method}: {", ".join(reading)} reads a label for each image, and those of --unlabeled '
             'have none. Leave out --unlabeled, or use another method.'

@@ -52,11 +52,13 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def published_table(study: Study) -> str:
-    """Return the published accuracies of a study's pairs."""
+    """Return the published accuracies of a study's pairs, without methods that have none."""
     rows = [['', *map(display_name, study.pairs)]]
     rows.append(['teacher', *(published_accuracy('teacher', pair) for pair in study.pairs)])
     for methods in dict.fromkeys([STUDENT, *study.points[PUBLISHED].methods]):
-        rows.append([display_name(methods), *(published_accuracy(methods, pair) for pair in study.pairs)])
+        cells = [published_accuracy(methods, pair) for pair in study.pairs]
+        if {*cells} != {'-'}:
+            rows.append([display_name(methods), *cells])
     return markdown(rows)
 
 

@@ -18,7 +18,7 @@ class BatchCheck(Hook):
     Raises:
         SettingError: There are fewer images than processes, or no batch at all (``drop_last``); the processes have
             different numbers of batches; every batch is one image, and a loss compares the images of a batch (ICD
-            without ``gather_distributed``, SP, CC, PKT, RKD).
+            without ``gather_distributed``, SP, CC, PKT, RKD, CKD).
     """
 
     def before_train(self, runner: Runner) -> None:

@@ -76,10 +76,11 @@ def refuse_unmixed_labels(algorithm: nn.Module) -> None:
         return
     owner, mixes = type(algorithm).__name__, f'{names_of(augments)} mixes images with their labels'
     remedy = 'Set data_preprocessor.batch_augments=None, or use another loss.'
-    for loss in losses_of_labels(algorithm.distiller):
+    for loss in losses_of_labels(algorithm.distiller, mixed=True):
         raise SettingError(f'{owner}: {loss} reads one label for each image, but {mixes}. {remedy}')
     for name, loss in losses_of(algorithm.distiller):
-        if 'data_samples' in inspect.signature(loss.forward).parameters:
+        takes_samples = 'data_samples' in inspect.signature(loss.forward).parameters
+        if takes_samples and not getattr(loss, 'reads_scores', False):
             _log(
                 f'{type(loss).__name__} ({name}) gets data_samples of images mixed by {names_of(augments)}, but their '
                 'gt_label is that of one.',

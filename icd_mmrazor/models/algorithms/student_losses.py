@@ -104,9 +104,14 @@ def refuse_reader_of_labels(loss: str) -> None:
     )
 
 
-def losses_of_labels(distiller: nn.Module) -> Iterator[str]:
-    """Name the losses of a distiller that read one label for each image: ``'DKDLoss (loss_dkd)'``."""
+def losses_of_labels(distiller: nn.Module, mixed: bool = False) -> Iterator[str]:
+    """Name the losses of a distiller that read a label for each image: ``'DKDLoss (loss_dkd)'``.
+
+    ``mixed``: leave out those that take the scores of mixed images.
+    """
     for name, loss in losses_of(distiller):
+        if mixed and getattr(loss, 'reads_scores', False):
+            continue
         arguments = inspect.signature(loss.forward).parameters
         if getattr(loss, 'reads_labels', False) or any('label' in argument for argument in arguments):
             yield f'{type(loss).__name__} ({name})'

@@ -11,6 +11,7 @@ from torch import nn
 
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.distillers.mixed_distiller import plain_distillers
+from icd_mmrazor.models.losses.comparative_loss import ComparativeLoss
 from icd_mmrazor.models.losses.hard_distillation_loss import HardDistillationLoss
 
 SOFTMAX_LOSSES = (KLDivergence, DKDLoss, DISTLoss, KDSoftCELoss, WSLD, HardDistillationLoss)
@@ -29,7 +30,7 @@ def refuse_softmax_of_labels(distiller: nn.Module, student: nn.Module, teacher: 
     for each in plain_distillers(distiller):
         for name, record in _records(each):
             loss = each.distill_losses[name]
-            if not isinstance(loss, SOFTMAX_LOSSES):
+            if not _compares_softmaxes(loss):
                 continue
             role, network = ('student', student) if record['from_student'] else ('teacher', teacher)
             recorder = getattr(each, f'{role}_recorders').get_recorder(record['recorder'])
@@ -40,6 +41,10 @@ def refuse_softmax_of_labels(distiller: nn.Module, student: nn.Module, teacher: 
                     f'{role} has a {type(head).__name__}, for several labels per image. Use BinaryKDLoss '
                     "(ICDDistiller: kd=dict(type='BinaryKDLoss')), or compare only features (kd=None)."
                 )
+
+
+def _compares_softmaxes(loss: nn.Module) -> bool:
+    return isinstance(loss, SOFTMAX_LOSSES) or (isinstance(loss, ComparativeLoss) and loss.distance == 'kl')
 
 
 def _records(distiller: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -50,7 +50,8 @@ def loss_of(owner: str, term: Term, shapes: Mapping[str, Shape], sources: Mappin
         loss.loss_weight *= term.decay
     plain_logits = all(item.feature.endswith('logits') and item.connector is None for item in term.inputs.values())
     # a FeatureLoss may compare images instead of classes
-    if plain_logits and not isinstance(loss, FeatureLoss) and len({*shapes.values()}) > 1:
+    of_classes = not isinstance(loss, FeatureLoss) or loss.same_width_by
+    if plain_logits and of_classes and len({*shapes.values()}) > 1:
         width = {item.network: shapes[argument][0] for argument, item in term.inputs.items()}
         student, teacher = (width.get(network) for network in NETWORKS)
         raise SettingError(

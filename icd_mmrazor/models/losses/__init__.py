@@ -8,6 +8,7 @@ from icd_mmrazor.models.losses.attention_transfer_loss import AttentionTransferL
 from icd_mmrazor.models.losses.base import FeatureLoss
 from icd_mmrazor.models.losses.binary_kd_loss import BinaryKDLoss
 from icd_mmrazor.models.losses.cc_loss import CCLoss
+from icd_mmrazor.models.losses.comparative_loss import ComparativeLoss
 from icd_mmrazor.models.losses.crd_loss import ContrastiveRepresentationLoss
 from icd_mmrazor.models.losses.factor_transfer_loss import FactorTransferLoss
 from icd_mmrazor.models.losses.fsp_loss import FSPLoss
@@ -24,6 +25,7 @@ __all__ = [
     'AttentionTransferLoss',
     'BinaryKDLoss',
     'CCLoss',
+    'ComparativeLoss',
     'ContrastiveRepresentationLoss',
     'FSPLoss',
     'FactorTransferLoss',

@@ -27,7 +27,11 @@ class FeatureLoss(nn.Module):
             ``None``: the widths may differ.
         compares_images (bool): Whether the images of a batch are compared with each other; nothing is learned from a
             single image.
-        reads_labels (bool): Whether it needs one label per image, so that images cannot be mixed (Mixup, CutMix).
+        reads_labels (bool): Whether it needs the label of each image; may depend on the settings.
+        reads_scores (bool): Whether it takes the scores of mixed images (Mixup, CutMix) for labels. A loss that reads
+            labels but no scores is refused with them.
+        reads_positions (bool): Whether it needs the positions of the images in the training set; by default, if its
+            ``forward`` takes ``data_samples``.
         shown_if_changed (tuple[str, ...]): Settings that the printed model leaves out while they have their defaults.
 
     Example of a custom loss::
@@ -44,7 +48,8 @@ class FeatureLoss(nn.Module):
     takes_embeddings: ClassVar[bool] = False
     same_width_by: ClassVar[str | None] = None
     compares_images: ClassVar[bool] = False
-    reads_labels: ClassVar[bool] = False
+    reads_labels: bool = False
+    reads_scores: ClassVar[bool] = False
     shown_if_changed: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, loss_weight: float = 1.0) -> None:

@@ -90,6 +90,25 @@ def test_losses_that_read_labels_are_refused(
         algorithm(architecture=student, distiller=distiller, data_preprocessor=dict(PLAIN))
 
 
+@pytest.mark.parametrize('label_weight', [0.0, 0.5])
+def test_a_loss_that_takes_scores_for_labels_gets_mixed_images(
+    label_weight: float, algorithm: Callable, network: Callable
+) -> None:
+    loss = dict(type='ComparativeLoss', label_weight=label_weight)
+    ckd = dict(type='FeatureDistiller', losses=dict(ckd=dict(loss=loss, features='logits')))
+    with mock.patch(LOG) as log:
+        model = algorithm(
+            distiller=ckd, data_preprocessor=dict(PLAIN, num_classes=10, batch_augments=dict(AUGMENTS))
+        ).eval()
+    assert not [call for call in log.call_args_list if 'ComparativeLoss' in str(call)]
+    data = model.data_preprocessor(raw_batch(), True)
+    losses = model(data['inputs'], data['data_samples'], mode='loss')
+    student, teacher = (each(data['inputs'], mode='tensor') for each in (model.architecture, model.teacher))
+    scores = torch.stack([sample.gt_score for sample in data['data_samples']])
+    want = sum(w * 2 * (student - target).var(0).mean() for w, target in ((1.0, teacher), (label_weight, scores)))
+    torch.testing.assert_close(losses['distill.loss_ckd'], want, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ('head', 'message'),
     [(dict(loss=dict(type='SeesawLoss', num_classes=10)), 'SeesawLoss'), (dict(cal_acc=True), 'head.cal_acc=False')],

@@ -19,7 +19,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.losses import ContrastiveRepresentationLoss, FeatureLoss, ICDLoss
+from icd_mmrazor.models.losses import ComparativeLoss, ContrastiveRepresentationLoss, FeatureLoss, ICDLoss
 from icd_mmrazor.models.losses.functional import kd, unit_vectors
 
 # arguments of constructors, where a loss has them
@@ -38,7 +38,8 @@ class OfOnePair(nn.Module):
     def forward(self, s: Tensor, t: Tensor) -> Tensor:
         loss = copy.deepcopy(self.loss) if list(self.loss.buffers()) else self.loss
         parameters = inspect.signature(loss.forward).parameters
-        given = dict(data_samples=[DataSample(metainfo=dict(sample_idx=i)) for i in range(len(s))])
+        samples = [DataSample(metainfo=dict(sample_idx=i)).set_gt_label(i % 3) for i in range(len(s))]
+        given: dict = dict(data_samples=samples)
         given['negatives'] = torch.tensor([[7, 8, 9, 11]] * len(s))
         # a loss of several features per network gets another one, too
         features = [name for name in parameters if name not in given]
@@ -74,6 +75,8 @@ MAPS, VECTORS = ((3, 2, 2), (3, 2, 2)), ((6,), (6,))
 REGISTERED = [cls for _, cls in sorted(MODELS.module_dict.items()) if is_built_so(cls)]
 OURS = {cls.__name__: (functools.partial(built, cls), *shapes_of(cls)) for cls in REGISTERED}
 OURS['ICDLoss, contrastive alone'] = (functools.partial(built, ICDLoss, alpha=0), *VECTORS)
+OURS['CKD, teacher alone'] = (functools.partial(built, ComparativeLoss, label_weight=0), *VECTORS)
+OURS['CKD, KL'] = (functools.partial(built, ComparativeLoss, distance='kl'), *VECTORS)
 OURS['kd'] = (lambda: Function(kd), *VECTORS)
 
 
@@ -186,7 +189,12 @@ def test_a_batch_of_one_image_has_no_relations(name: str) -> None:
 
 
 # the others are not differences
-DIFFERENCES = ['L2Loss', 'kd', *(f'{name}Loss' for name in ('SP', 'CC', 'RKD', 'PKT', 'NST', 'FSP'))]
+DIFFERENCES = [
+    'L2Loss',
+    'kd',
+    'CKD, teacher alone',
+    *(f'{name}Loss' for name in ('SP', 'CC', 'RKD', 'PKT', 'NST', 'FSP')),
+]
 
 
 @pytest.mark.parametrize('name', [*DIFFERENCES, 'AttentionTransferLoss', 'FactorTransferLoss'])
@@ -263,6 +271,8 @@ def test_gradients_are_those_of_the_value(name: str) -> None:
 SMOOTH = [
     'ICDLoss',
     'ContrastiveRepresentationLoss',
+    'ComparativeLoss',
+    'CKD, KL',
     *(f'{name}Loss' for name in ('FSP', 'NST', 'PKT', 'RRD', 'SP', 'VID')),
 ]
 

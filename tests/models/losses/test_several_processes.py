@@ -10,7 +10,15 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from icd_mmrazor.models import ICDLoss, LinearProjection
-from icd_mmrazor.models.losses import CCLoss, ContrastiveRepresentationLoss, PKTLoss, RKDLoss, RRDLoss, SPLoss
+from icd_mmrazor.models.losses import (
+    CCLoss,
+    ComparativeLoss,
+    ContrastiveRepresentationLoss,
+    PKTLoss,
+    RKDLoss,
+    RRDLoss,
+    SPLoss,
+)
 
 LABELS = torch.arange(30) % 3
 STEPS, BATCH = 3, 10
@@ -104,7 +112,15 @@ def test_steps_equal_those_of_one_process(tmp_path: Path) -> None:
 # three processes with one image each, or a few; RKD relates three images
 SIZES = [(1, 1, 1), (3, 1, 1)]
 WHOLE = {'icd_gathered': lambda: ICDLoss(gather_distributed=True), 'rrd': lambda: RRDLoss(8, embed_dims=5)}
-APART = {'icd': ICDLoss, 'sp': SPLoss, 'cc': CCLoss, 'pkt': PKTLoss, 'rkd': RKDLoss}
+APART = {
+    'icd': ICDLoss,
+    'sp': SPLoss,
+    'cc': CCLoss,
+    'pkt': PKTLoss,
+    'rkd': RKDLoss,
+    'ckd': lambda: ComparativeLoss(label_weight=0.0),
+    'ckd of groups': lambda: ComparativeLoss('kl', label_weight=0.0, groups=(2, 1)),
+}
 
 
 class Student(nn.Module):
@@ -160,4 +176,4 @@ def test_gradients_of_tiny_batches(tmp_path: Path) -> None:
 def test_one_image_teaches_nothing(name: str) -> None:
     """Which is why SanityCheckHook refuses batches of one image."""
     assert all(gradient.abs().max() < 1e-6 for gradient in step(name, (1,), 0).values())
-    assert APART[name].compares_images
+    assert APART[name]().compares_images
