@@ -139,9 +139,9 @@ STUDIES = {
     ),
     'calls': Study(
         'six methods with few teacher calls, up to 5,000 images of CIFAR-10, 632 to 640 steps; for two CPU cores',
-        ('res56_res20_cifar10-5k',),
+        ('res20_res8_cifar10-5k',),
         {f'calls-{images}': few_calls(images) for images in CALLS},
-        ('res56_cifar10-16k',),
+        ('res20_cifar10-16k',),
         axes={'calls': Axis('number of teacher calls', {f'{images:,}': f'calls-{images}' for images in CALLS})},
     ),
     'cifar10': Study(
