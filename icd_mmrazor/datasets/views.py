@@ -77,10 +77,10 @@ def no_views_in_memory(reason: NotInMemoryError, views: Views | None = None) -> 
         reason: Why they are not.
         views: The numbering, if the pipeline has one.
     """
-    count = f' The pipeline has {views.number:,}.' if views else ''
+    instead = f" instead of the pipeline's {views.number:,}" if views else ''
     return SettingError(
-        f"{SETTING}.views='all' needs batches made in memory, and images are prepared one by one: {reason}. Set a "
-        f'number of fixed views, which any pipeline can make, such as {SETTING}.views=1.{count}'
+        f"{SETTING}.views='all' needs batches made in memory, and images are prepared one by one: {reason}. Set "
+        f'{SETTING}.views to a number of fixed views{instead}; views=1 works with any pipeline.'
     )
 
 
