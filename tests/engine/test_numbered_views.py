@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from helpers import logged
-from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -50,8 +49,10 @@ class Numbers(Hook):
 def trained(demo_config: Callable, runner: Callable) -> Callable[..., tuple[Numbers, Runner]]:
     """Train a student alone on 64 images in batches of 24, three a pass, for three epochs."""
 
-    def train(setting: Any, *hooks: Hook, iterations: bool = False, **options: Any) -> tuple[Numbers, Config]:
-        cfg = demo_config('res8_digits', **{'train_dataloader.batch_size': 24, 'train_cfg.max_epochs': 3, **options})
+    def train(
+        setting: Any, *hooks: Hook, name: str = 'res8_digits', iterations: bool = False, **options: Any
+    ) -> tuple[Numbers, Runner]:
+        cfg = demo_config(name, **{'train_dataloader.batch_size': 24, 'train_cfg.max_epochs': 3, **options})
         cfg.train_dataloader.dataset.indices = None
         cfg.train_dataloader.dataset.pipeline.insert(1, dict(type='RandomFlip', prob=0.5, direction='horizontal'))
         if iterations:
@@ -67,6 +68,7 @@ def trained(demo_config: Callable, runner: Callable) -> Callable[..., tuple[Numb
     return train
 
 
+MIXUP = dict(type='Mixup', alpha=1.0)
 ONE_BY_ONE = {'default_hooks.whole_batches.max_memory': 0}
 
 
@@ -81,7 +83,7 @@ def test_numbers_leave_the_images_as_they_are(setting: str, trained: Callable) -
     indices = [index for batch in plain.batches for index in sample_indices(batch['data_samples'])]
     number = 1 if setting == 'first' else 50
     assert [row // number for row in rows] == indices
-    if setting == 'all':  # several views of an image have the number of the first
+    if setting == 'all':
         assert len(numbered.views) == len({*rows}) > 150
     assert not numbered.refused
 
@@ -181,3 +183,16 @@ def test_a_cache_of_all_views_is_told_if_images_are_prepared_one_by_one_from_now
         assert numbered == [True] * 3 + [setting == 'first'] * 6
         assert len(numbers.refused) == (setting == 'all')
         assert all('custom collate_fn' in reason for reason in numbers.refused)
+
+
+def test_images_are_mixed_by_their_views(trained: Callable) -> None:
+    mixup = {'data_preprocessor.num_classes': 10, 'data_preprocessor.batch_augments': dict(augments=[MIXUP])}
+    known: dict = {}
+    for options in ({}, {'randomness.seed': 3, 'train_dataloader.num_workers': 1}):
+        numbers, run = trained(1, name='icd_res20_res8_digits', **mixup, **options)
+        assert 'mixtures that are made one by one' in logged(run.cfg)
+        assert numbers.views.keys() == set(range(64))
+        known = known or numbers.views
+        assert numbers.views == known
+    assert all(image.dtype == torch.float32 for batch in numbers.batches for image in batch['inputs'])
+    assert all(sample.gt_score.shape == (10,) for batch in numbers.batches for sample in batch['data_samples'])
