@@ -13,7 +13,6 @@ import copy
 import json
 import runpy
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -50,12 +49,7 @@ PLAIN, DEFAULTS, FAST, CACHED, STUDENT = 'plain', 'defaults', 'fast', 'cached', 
 CACHED_BATCHES = 32  # what the cached contenders are trained on, again and again
 ROWS = 50_000  # of the cache, written at a time
 PRODUCT_SIZES = {'cpu': 2048, 'cuda': 8192}
-EXAMPLE = Path(__file__).resolve().parents[2] / 'examples' / 'plain_loop.py'
-if not EXAMPLE.is_file():
-    sys.exit(
-        f'error: {EXAMPLE} is missing, the plain loop to compare with. Run this tool in a clone of the repository.'
-    )
-PlainICD = runpy.run_path(str(EXAMPLE))['PlainICD']
+PlainICD = runpy.run_path(str(Path(__file__).resolve().parents[2] / 'examples' / 'plain_loop.py'))['PlainICD']
 
 
 def feature_and_logits(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -264,16 +258,13 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     one_more = 'one more: the defaults with these settings changed; may be repeated'
     contender = dict(nargs='+', action='append', default=[], metavar=('NAME', 'KEY=VALUE'), help=one_more)
     parser.add_argument('--contender', **contender)
-    parser.add_argument(
-        '--threads', type=positive_int, metavar='N', help="torch's threads on the CPU (default: torch's choice)"
-    )
+    threads = "torch's threads on the CPU (default: torch's choice)"
+    parser.add_argument('--threads', type=positive_int, metavar='N', help=threads)
     for name, default in (('batch-size', 64), ('rounds', 7), ('steps', 5), ('warm-up', 5)):
         text = f'{"of a turn, " if name == "steps" else ""}default: {default}'
         parser.add_argument(f'--{name}', type=positive_int, default=default, metavar='N', help=text)
-    workers = min(8, cores())
-    parser.add_argument(
-        '--workers', type=int, default=workers, metavar='N', help='of the plain loop, default: %(default)s'
-    )
+    workers, text = min(8, cores()), 'of the plain loop, default: %(default)s'
+    parser.add_argument('--workers', type=int, default=workers, metavar='N', help=text)
     parser.add_argument('--out', type=Path, metavar='FILE.json', help='also write all numbers')
     args = parser.parse_args(arguments)
     if args.out:
