@@ -147,6 +147,10 @@ def test_rows_of_zeros_are_stored_rows(folder: Path) -> None:
     store = create(folder)
     store.write(ALL[:3], np.zeros((3, ROW_BYTES), np.uint8))
     assert store.read(ALL[:4])[1].tolist() == [True, True, True, False]
+    # even if their sum happens to be 0
+    store._row_factor = np.uint64(0)
+    store.write(ALL[:3], np.zeros((3, ROW_BYTES), np.uint8))
+    assert store.read(ALL[:4])[1].tolist() == [True, True, True, False]
 
 
 def test_rows_and_values_that_do_not_fit_are_refused(full: OutputStore) -> None:
@@ -280,6 +284,20 @@ def test_a_folder_that_another_process_creates_meanwhile_is_a_cache(
 
     monkeypatch.setattr(store_folder, '_is_free', late)
     assert_right(create(folder), ALL)
+
+
+def test_a_folder_that_another_process_creates_before_the_lock_is_its_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(file: Path) -> FileLock:
+        monkeypatch.setattr(store_folder, 'FileLock', FileLock)
+        create(folder, facts={'teacher': 'another'}).write(ALL, values_of(ALL))
+        return FileLock(file)
+
+    monkeypatch.setattr(store_folder, 'FileLock', late)
+    with pytest.raises(SettingError, match="teacher is 'another' there"):
+        create(folder, facts={'teacher': 'ours'})
+    assert_right(OutputStore.open(folder, {'teacher': 'another'}), ALL)
 
 
 def test_a_creation_waits_for_that_of_another_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -475,6 +493,10 @@ def test_more_than_the_disk_has_is_refused_unless_it_is_written_already(
     store.write(rows, np.zeros((1000, 4088), np.uint8))
     free(0)
     assert create(folder, **table).complete
+    # a file system may find that zeros take no space
+    os.truncate(folder / store_folder.ROWS, 0)
+    os.truncate(folder / store_folder.ROWS, 1000 * 4088)
+    assert create(folder, **table).read(rows)[1].all()
 
 
 def fill_until_full(store: OutputStore) -> int:
