@@ -77,7 +77,7 @@ class TeacherCache:
         dtype: str | None = None,
         max_size: int | str = '16GB',
         top_k: int | None = None,
-        verify: int = 100,
+        verify: int = 200,
         max_teacher_calls: int | None = None,
         seed: int = 0,
     ) -> None:
