@@ -27,6 +27,10 @@ class DatasetError(UserError, RuntimeError):
     """A dataset is missing, damaged, or does not fit the model."""
 
 
+class CacheError(UserError, RuntimeError):
+    """The files of a teacher cache are missing, damaged, or not those of a cache."""
+
+
 class NonFiniteLossError(UserError, ArithmeticError):
     """Training produced an infinite or undefined number."""
 

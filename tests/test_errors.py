@@ -16,9 +16,10 @@ from icd_mmrazor.checkpoints.reading import read_checkpoint
 from icd_mmrazor.datasets import NotInMemoryError
 from icd_mmrazor.datasets.pipelines import split_pipelines
 from icd_mmrazor.engine.checks import NumberCheck
-from icd_mmrazor.errors import CheckpointError, DatasetError, NonFiniteLossError, SettingError, UserError
+from icd_mmrazor.errors import CacheError, CheckpointError, DatasetError, NonFiniteLossError, SettingError, UserError
 from icd_mmrazor.launch import command_line
 from icd_mmrazor.models.losses import ContrastiveRepresentationLoss, ICDLoss
+from icd_mmrazor.models.teacher_cache.store import OutputStore
 
 
 def lose_the_loss() -> None:
@@ -34,6 +35,7 @@ def be_terminated() -> None:
 RAISED_BY: dict[type[BaseException], Callable[[], object]] = {
     SettingError: lambda: ICDLoss(alpha=-1.0),
     CheckpointError: lambda: read_checkpoint('no such file.pth'),
+    CacheError: lambda: OutputStore.open('no such folder', {}),
     DatasetError: lambda: ContrastiveRepresentationLoss().set_dataset(torch.zeros(4, dtype=torch.int64)),
     NonFiniteLossError: lose_the_loss,
     NotInMemoryError: lambda: split_pipelines([1, 2, 3]),
@@ -58,7 +60,12 @@ def test_exceptions_are_raised(error: type[BaseException]) -> None:
 
 @pytest.mark.parametrize(
     ('error', 'builtin'),
-    [(SettingError, ValueError), (CheckpointError, RuntimeError), (DatasetError, RuntimeError)],
+    [
+        (SettingError, ValueError),
+        (CheckpointError, RuntimeError),
+        (DatasetError, RuntimeError),
+        (CacheError, RuntimeError),
+    ],
     ids=lambda cls: cls.__name__,
 )
 def test_errors_of_users_are_caught_by_one_name(error: type[Exception], builtin: type[Exception]) -> None:

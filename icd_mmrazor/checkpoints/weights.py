@@ -1,5 +1,6 @@
 """Weights in checkpoints, compared with those of a network."""
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -71,6 +72,20 @@ def weights_of(checkpoint: Mapping[str, Any], path: str | os.PathLike) -> dict[s
         if any(name.startswith(prefix) for name in weights):
             weights = {name.removeprefix(prefix): v for name, v in weights.items() if name.startswith(prefix)}
     return dict(weights)
+
+
+def weights_digest(network: nn.Module) -> str:
+    """Return a digest of the weights and buffers of a network, the same on every device and in every memory layout.
+
+    A network that stands for another tells the other's, its ``weights_digest``.
+    """
+    if isinstance(told := getattr(network, 'weights_digest', None), str):
+        return told
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)} '.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:

@@ -28,6 +28,10 @@ SECTIONS = (
 WITHOUT_INFLUENCE = (
     'model.channels_last',
     'model.fold_teacher_norms',
+    'model.teacher_cache.max_size',
+    'model.teacher_cache.max_teacher_calls',
+    'model.teacher_cache.path',
+    'model.teacher_cache.verify',
     'model.teacher_offload',
     'model.torch_compile',
     'optim_wrapper.optimizer.foreach',
@@ -87,16 +91,27 @@ def config_changes(then: Mapping[str, Any], now: Mapping[str, Any], exclude: Col
 
 def difference(name: str, then: Any, now: Any) -> str:
     """Format a difference: ``'train_cfg.max_epochs: 20 in the checkpoint, 40 now'``."""
-    return f'{name}: {_shown(then)} in the checkpoint, {_shown(now)} now'
+    return f'{name}: {shown(then)} in the checkpoint, {shown(now)} now'
 
 
 def _with_influence(cfg: Mapping[str, Any]) -> dict[str, Any]:
     hooks, custom = cfg.get('default_hooks') or {}, cfg.get('custom_hooks') or []
     return {
         **{section: cfg[section] for section in SECTIONS if section in cfg},
+        **({'model': _without_exact_cache(cfg['model'])} if 'model' in cfg else {}),
         'default_hooks': {name: hook for name, hook in hooks.items() if _changes_training(hook)},
         'custom_hooks': dict(enumerate(hook for hook in custom if _changes_training(hook))),
     }
+
+
+def _without_exact_cache(model: Any) -> Any:
+    """Leave out a cache of the teacher's outputs that gives what the teacher would say."""
+    cache = model.get('teacher_cache') if isinstance(model, Mapping) else None
+    if not isinstance(cache, Mapping):
+        return model
+    if cache.get('views', 'all') == 'all' and cache.get('dtype') is None and cache.get('top_k') is None:
+        return {name: value for name, value in model.items() if name != 'teacher_cache'}
+    return model
 
 
 def _changes_training(hook: Any) -> bool:
@@ -141,6 +156,7 @@ def _is_same(name: str, then: Any, now: Any) -> bool:
     return then == now or (then != then and now != now)  # nan
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return the value of a setting as text, shortened; ``'not set'`` for ``MISSING``."""
     text = 'not set' if value is MISSING else repr(value)
     return text if len(text) <= SHOWN_LENGTH else f'{text[: SHOWN_LENGTH - 3]}...'

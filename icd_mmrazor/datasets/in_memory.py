@@ -10,8 +10,10 @@ from torch import Tensor
 
 from icd_mmrazor.compat.layout import laid_out
 from icd_mmrazor.datasets.fingerprints import fingerprint, fingerprint_of_dataset
+from icd_mmrazor.datasets.keyed_crops import Crops, KeyedCrops
 from icd_mmrazor.datasets.pipelines import NotInMemoryError, Padding, Pipeline, parts_of, split_pipelines
-from icd_mmrazor.datasets.samples import mark_unlabeled
+from icd_mmrazor.datasets.samples import VIEW, mark_unlabeled
+from icd_mmrazor.datasets.view_numbers import AllViews, FixedViews, Views
 
 MAX_MEMORY = 4.0
 GB = 1e9
@@ -70,7 +72,12 @@ class InMemoryBatches:
 
     Attributes:
         images (Tensor): All images with their padding, ``N x H x W x C``.
+        views (Views | None): A numbering of views, whose numbers the data samples then have as ``view_idx``. With
+            :class:`~icd_mmrazor.datasets.view_numbers.FixedViews`, crops and flips are those of the views.
     """
+
+    views: Views | None = None
+    _keyed: KeyedCrops | None = None
 
     def __init__(
         self,
@@ -110,7 +117,7 @@ class InMemoryBatches:
 
     def _fixed_transforms(self) -> list[list[Any]]:
         """Return the transforms of each part of the dataset that are applied once."""
-        return [[*each.fixed, *([Padding(each.crop)] if each.crop else [])] for each in split_pipelines(self._dataset)]
+        return [fixed_transforms(each) for each in split_pipelines(self._dataset)]
 
     def _pipeline_of_batches(self) -> Pipeline:
         return split_pipelines(self._dataset)[0]
@@ -124,26 +131,30 @@ class InMemoryBatches:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the images of a batch."""
-        crop = self._pipeline_of_batches().crop
-        size = tuple(self.images.shape[1:3])
-        # RandomCrop takes all of an image that is smaller than the crop
-        return tuple(map(min, size, crop.crop_size)) if crop else size
+        return self._pipeline_of_batches().crop_size(self.padded_size)
 
-    def __call__(self, indices: Sequence[int], iteration: int) -> dict[str, Any]:
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """Height and width of the images with their padding."""
+        height, width = self.images.shape[1:3]
+        return height, width
+
+    def __call__(self, indices: Sequence[int], iteration: int, view: int = 0) -> dict[str, Any]:
         """Make the batch of an iteration.
 
         Args:
             indices: The images, by their index in the dataset.
             iteration: Number of the iteration, on which the random numbers depend.
+            view: Which of the fixed views to make, if ``views`` are.
 
         Returns:
             ``inputs``: images, ``B x C x h x w``, uint8. ``data_samples``: a list of one data sample with all labels
-            and positions (``gt_label``, ``sample_idx``); with ``sample_each``, of one for each image.
+            and positions (``gt_label``, ``sample_idx``, with ``views`` also ``view_idx``); with ``sample_each``, of one
+            for each image.
         """
-        numbers = torch.from_numpy(np.stack([indices, *self.draw(len(indices), iteration)]))
-        if self.device.type == 'cuda':  # a copy from pinned memory does not wait for the GPU
-            numbers = numbers.pin_memory()
-        chosen, tops, lefts, flipped = numbers.to(self.device, non_blocking=True)
+        fixed = isinstance(self.views, FixedViews)
+        crops = self._fixed_crops()(indices, view) if fixed else Crops(*self.draw(len(indices), iteration))
+        images, chosen = self._images(indices, crops)
         labels = self._labels.index_select(0, chosen)
         positions = self._positions[indices].tolist()
         # those with labels come first
@@ -155,8 +166,46 @@ class InMemoryBatches:
         else:
             labels = labels[:labeled]
             samples = [_sample(labels, positions)]
+        if self.views is not None:
+            numbers = self.views.of(*crops) if isinstance(self.views, AllViews) else view
+            rows = self.views.row(np.asarray(indices), numbers).tolist()
+            for sample, row in zip(samples, rows if self.sample_each else [rows], strict=True):
+                sample.set_field(row, VIEW, field_type='metainfo')
+        return {'inputs': images, 'data_samples': samples}
+
+    def of_views(self, indices: Sequence[int], views: Sequence[int]) -> Tensor:
+        """Make a view of each of several images.
+
+        Args:
+            indices: The images, by their index in the dataset, ``B``.
+            views: The number of the view of each, ``B``: one of all crops and flips, or a fixed view.
+
+        Returns:
+            Images, ``B x C x h x w``, uint8.
+        """
+        if isinstance(self.views, FixedViews):
+            keyed = self._fixed_crops()
+            each = [keyed([index], view) for index, view in zip(indices, views, strict=True)]
+            crops = Crops(*map(np.concatenate, zip(*each, strict=True)))
+        else:
+            crops = Crops(*self.views.crop(np.asarray(views)))
+        return self._images(indices, crops)[0]
+
+    def _images(self, indices: Sequence[int], crops: Crops) -> tuple[Tensor, Tensor]:
+        """Return the crops of several images, and the indices on the device."""
+        numbers = torch.from_numpy(np.stack([indices, *crops]))
+        if self.device.type == 'cuda':  # a copy from pinned memory does not wait for the GPU
+            numbers = numbers.pin_memory()
+        chosen, tops, lefts, flipped = numbers.to(self.device, non_blocking=True)
         images = crop_and_flip(self.images, chosen, tops, lefts, flipped.bool(), self.size)
-        return {'inputs': laid_out(images, self.channels_last), 'data_samples': samples}
+        return laid_out(images, self.channels_last), chosen
+
+    def _fixed_crops(self) -> KeyedCrops:
+        pipeline = self._pipeline_of_batches()
+        made_for = self.views, pipeline.random_part, self.padded_size, len(self.images)
+        if self._keyed is None or self._keyed.made_for != made_for:
+            self._keyed = KeyedCrops(self.views, pipeline, self.padded_size, len(self.images))
+        return self._keyed
 
     def draw(self, number: int, iteration: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Draw the first row and column of each crop of a batch, and whether it is flipped."""
@@ -167,6 +216,22 @@ class InMemoryBatches:
             for side, part in zip(self.images.shape[1:3], self.size, strict=True)
         )
         return tops, lefts, generator.random(number) < (flip.prob if flip else 0.0)
+
+
+def fixed_transforms(pipeline: Pipeline) -> list[Any]:
+    """Return what a pipeline does to an image every time, with the padding of its crop."""
+    return [*pipeline.fixed, *([Padding(pipeline.crop)] if pipeline.crop else [])]
+
+
+def prepared_size(dataset: Any) -> tuple[int, int]:
+    """Return height and width of a dataset's first image with its padding.
+
+    Raises:
+        NotInMemoryError: The pipeline is not one that :class:`InMemoryBatches` supports.
+    """
+    image, _, _ = _prepared(dataset.get_data_info(0), fixed_transforms(split_pipelines(dataset)[0]))
+    height, width = image.shape[:2]
+    return height, width
 
 
 def _computed(compute: Callable[[Any], int], of: Any) -> int:

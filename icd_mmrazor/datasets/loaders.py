@@ -1,6 +1,7 @@
 """Training DataLoaders whose batches are numbered by iteration."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -9,18 +10,26 @@ from mmengine.runner import BaseLoop
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from icd_mmrazor.compat.runs import take_batches_from
-from icd_mmrazor.datasets.randomness import IMAGES, ORDER, seed_all
+from icd_mmrazor.datasets.randomness import IMAGES, MIXTURE, ORDER, seed_all
+from icd_mmrazor.datasets.samples import number_view
+from icd_mmrazor.datasets.view_numbers import FixedViews, Views
+from icd_mmrazor.errors import SettingError
 
 SETTINGS = ('num_workers', 'collate_fn', 'pin_memory', 'pin_memory_device', 'worker_init_fn', 'generator', 'in_order')
 WORKER_SETTINGS = ('timeout', 'multiprocessing_context', 'prefetch_factor', 'persistent_workers')
 
 
 class NumberedIndices(list):
-    """The indices of a batch's images, with the number of the iteration that trains on them, from 0 over the run."""
+    """The indices of a batch's images, with the number of the iteration that trains on them, from 0 over the run.
 
-    def __init__(self, indices: Iterable[int], number: int) -> None:
+    Attributes:
+        number (int): The number.
+        view (int): Which of the fixed views of its images the batch has, if there are any.
+    """
+
+    def __init__(self, indices: Iterable[int], number: int, view: int = 0) -> None:
         super().__init__(indices)
-        self.number = number
+        self.number, self.view = number, view
 
 
 class NumberedBatches:
@@ -62,7 +71,18 @@ class NumberedBatches:
         skip, self.skip = self.skip, 0
         batches = itertools.islice(self._pass(self.loop.epoch), skip, None)
         for number, indices in enumerate(batches, self.loop.iter):
-            yield NumberedIndices(indices, number)
+            yield self._numbered(indices, number)
+
+    def _numbered(self, indices: Iterable[int], number: int) -> NumberedIndices:
+        views = self.loader.views
+        return NumberedIndices(indices, number, 0 if views is None else views.at(number // self._batches_of_pass()))
+
+    def _batches_of_pass(self) -> int:
+        """Return how many batches a process trains on while all of them see the data once."""
+        sampler = self.sampler
+        # its length is that of the dataset, whatever the number of processes
+        processes = sampler.world_size if isinstance(sampler, InfiniteSampler) else 1
+        return max(1, math.ceil(len(self) / processes))
 
     def _rest_of_pass(self) -> Iterator[NumberedIndices]:
         """Yield the batches from the loop's iteration to the end of its pass over the data."""
@@ -77,7 +97,7 @@ class NumberedBatches:
                 sampler.set_epoch(epoch)
             for end, indices in enumerate(self._pass(epoch), start + 1):
                 if end > number:
-                    yield NumberedIndices(indices, end - 1)
+                    yield self._numbered(indices, end - 1)
             if end == start:  # no batches
                 return
 
@@ -101,6 +121,9 @@ class NumberedBatches:
         self.loader.stop_workers()
         if self.loop.dataloader is self.loader:
             self.loop.dataloader = self._replaced
+        elif self.loader.views_in_use is not None:
+            self.loader.views_in_use.end()
+        self.loader.views_in_use = None
 
 
 class NumberedLoader(DataLoader):
@@ -109,9 +132,15 @@ class NumberedLoader(DataLoader):
     Attributes:
         make (Callable | None): Makes a whole batch of :class:`NumberedIndices` in this process, or returns None to have
             its images prepared as usual. While it is set, no workers are started.
+        views (Views | None): A numbering of views, whose numbers the data samples then have as ``view_idx``. With
+            :class:`~icd_mmrazor.datasets.view_numbers.FixedViews`, each image is seeded by its view, not the batch by
+            its number; a pass over the data has one view of each image.
+        views_in_use (ViewsInUse | None): What notices another pipeline, before each pass over the data.
     """
 
     make: Callable[[NumberedIndices], Any] | None = None
+    views: Views | None = None
+    views_in_use: Any = None
     _loader: DataLoader | None = None
 
     def __init__(self, loader: DataLoader, numbered: NumberedBatches) -> None:
@@ -124,9 +153,17 @@ class NumberedLoader(DataLoader):
         self.numbered = numbered
 
     def __iter__(self) -> Iterator[Any]:
-        dataset = _RepeatableDataset(self.dataset, (self.numbered.seed, self.numbered.rank))
+        if self.views_in_use is not None:
+            self.views_in_use.look()
+        dataset = _RepeatableDataset(self.dataset, (self.numbered.seed, self.numbered.rank), self.views)
         if self.make is not None:
             return self._made(dataset)
+        if self.views is not None and self.views.in_memory:
+            raise SettingError(
+                "model.teacher_cache.views='all' needs batches made in memory, and nothing makes them. Add "
+                "default_hooks.whole_batches=dict(type='InMemoryAugmentationHook'), or set a number of fixed views, "
+                'such as views=1.'
+            )
         if self._iterator is None or not self.persistent_workers:  # hooks set it to None to restart the workers
             self._loader = DataLoader(dataset, batch_sampler=self.numbered, **_settings(self))
         iterator = iter(self._loader)
@@ -159,18 +196,43 @@ def number_batches(loop: BaseLoop, seed: int, rank: int) -> NumberedBatches | No
     return NumberedBatches(loop, seed, rank)
 
 
-class _RepeatableDataset:
-    """A dataset that seeds each batch by its number, in the process that prepares it."""
+def sample_of_view(dataset: Any, views: FixedViews, index: int, view: int) -> Any:
+    """Prepare a fixed view of an image, with the random numbers of this view alone."""
 
-    def __init__(self, dataset: Any, key: tuple[int, int]) -> None:
-        vars(self).update(dataset=dataset, _key=key)
+    def prepared(image: int) -> Any:
+        seed_all(*views.key(image, view))
+        (sample,) = _samples(dataset, [image])
+        return sample
+
+    if views.mixing is None:
+        return prepared(index)
+    return views.mixing(dataset, index, prepared, (views.seed, index, view, MIXTURE))
+
+
+def _samples(dataset: Any, indices: Sequence[int]) -> list[Any]:
+    if hasattr(dataset, '__getitems__'):
+        return dataset.__getitems__(indices)
+    return [dataset[index] for index in indices]
+
+
+class _RepeatableDataset:
+    """A dataset that seeds each batch by its number, in the process that prepares it; fixed views each by their own."""
+
+    def __init__(self, dataset: Any, key: tuple[int, int], views: Views | None = None) -> None:
+        vars(self).update(dataset=dataset, _key=key, _views=views)
 
     def __getitems__(self, indices: NumberedIndices) -> list[Any]:
         """Prepare a batch; torch's DataLoader asks a dataset that has this method for all of it."""
+        views = self._views
+        fixed = isinstance(views, FixedViews)
+        samples = [sample_of_view(self.dataset, views, index, indices.view) for index in indices] if fixed else []
+        # with fixed views for whatever comes after them
         seed_all(*self._key, indices.number, IMAGES)
-        if hasattr(self.dataset, '__getitems__'):
-            return self.dataset.__getitems__(indices)
-        return [self.dataset[index] for index in indices]
+        samples = samples or _samples(self.dataset, indices)
+        if views is not None and not views.in_memory:
+            for index, sample in zip(indices, samples, strict=True):
+                number_view(sample, views.row(index, indices.view))
+        return samples
 
     # worker_init_fn may ask torch for the dataset: it sees the one inside
     def __len__(self) -> int:

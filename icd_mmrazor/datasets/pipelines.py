@@ -27,6 +27,17 @@ class Pipeline(NamedTuple):
     crop: RandomCrop | None
     flip: RandomFlip | None
 
+    @property
+    def random_part(self) -> list[dict | None]:
+        """The settings of crop and flip."""
+        return [each and dict(vars(each)) for each in (self.crop, self.flip)]
+
+    def crop_size(self, images: tuple[int, int]) -> tuple[int, int]:
+        """Return height and width of the crops of images, of which height and width with their padding are given."""
+        # RandomCrop takes all of an image that is smaller than the crop
+        height, width = map(min, images, self.crop.crop_size if self.crop else images)
+        return height, width
+
 
 def parts_of(dataset: Any) -> list[Any]:
     """Return the datasets of a ``PartlyLabeledDataset``, or the one in a wrapper that leaves its pipeline alone."""
@@ -47,13 +58,9 @@ def split_pipelines(dataset: Any) -> list[Pipeline]:
             its samples in its own way.
     """
     pipelines = [_split(part) for part in parts_of(dataset)]
-    if len(pipelines) > 1 and any(_random_part(each) != _random_part(pipelines[0]) for each in pipelines):
+    if len(pipelines) > 1 and any(each.random_part != pipelines[0].random_part for each in pipelines):
         raise NotInMemoryError('the images with labels and those without are not cropped or flipped alike')
     return pipelines
-
-
-def _random_part(pipeline: Pipeline) -> list[dict | None]:
-    return [each and vars(each) for each in (pipeline.crop, pipeline.flip)]
 
 
 def _split(plain: Any) -> Pipeline:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 # what the random numbers are for: the last part of a key, so that no two purposes share a stream
-EPOCH, ORDER, IMAGES, STEP, VALIDATION = range(1, 6)
+EPOCH, ORDER, IMAGES, STEP, VALIDATION, VIEW, MIXTURE = range(1, 8)
 
 
 def seed_all(*key: int) -> None:
@@ -16,13 +16,23 @@ def seed_all(*key: int) -> None:
 
     Nothing drawn before has an influence, so a resumed run needs no stored generator states. Does not wait for the GPU.
     """
-    for_python, for_numpy, for_torch = np.random.SeedSequence(key).generate_state(3, np.uint64).tolist()
+    for_python, for_numpy, for_torch = _seeds(key)
     random.seed(for_python)
-    np.random.seed(for_numpy & 0xFFFFFFFF)  # noqa: NPY002 the transforms of mmcv and mmpretrain draw from it
+    np.random.seed(for_numpy)  # noqa: NPY002 the transforms of mmcv and mmpretrain draw from it
     # not torch.manual_seed: without a GPU it records where it is called from, ten times the cost of all the rest
     torch.default_generator.manual_seed(for_torch)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(for_torch)
+
+
+def seed_numpy(*key: int) -> None:
+    """Seed numpy as :func:`seed_all` does, and nothing else."""
+    np.random.seed(_seeds(key)[1])  # noqa: NPY002 as above
+
+
+def _seeds(key: tuple[int, ...]) -> tuple[int, int, int]:
+    for_python, for_numpy, for_torch = np.random.SeedSequence(key).generate_state(3, np.uint64).tolist()
+    return for_python, for_numpy & 0xFFFFFFFF, for_torch
 
 
 @contextlib.contextmanager

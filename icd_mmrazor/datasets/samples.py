@@ -1,16 +1,21 @@
 """Data samples of a batch: one for each image, or one for all of them."""
 
+from typing import Any
+
 import torch
 from mmpretrain.models import ClsHead, ImageClassifier
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from icd_mmrazor.datasets.parts import data_samples_of
 from icd_mmrazor.errors import SettingError
 
 # what an image may have for labels: classes, or a score of each
 LABELS = {'gt_label', 'gt_score'}
 # in the metadata of an image without a label, in a batch with labelled ones
 UNLABELED = 'unlabeled'
+# in the metadata of an image whose view has a number
+VIEW = 'view_idx'
 
 
 def accepts_merged_samples(model: nn.Module) -> bool:
@@ -74,8 +79,9 @@ def merge_samples(data_samples: list | None) -> list | None:
     """Merge the data samples of a batch into one, so that a compiler sees one object instead of one per image.
 
     Returns:
-        A list of one sample with the ``gt_label`` (``B``, or as many as images have labels) and the ``sample_idx`` (a
-        list of ``B``) that all samples have; the list unchanged if they hold anything else, such as scores.
+        A list of one sample with the ``gt_label`` (``B``, or as many as images have labels) and the ``sample_idx`` and
+        ``view_idx`` (lists of ``B``) that all samples have; the list unchanged if they hold anything else, such as
+        scores.
     """
     if not data_samples or len(data_samples) == 1:
         return data_samples
@@ -86,8 +92,9 @@ def merge_samples(data_samples: list | None) -> list | None:
         if not all(s.keys() == ['gt_label'] and s.gt_label.numel() == 1 - (UNLABELED in s) for s in data_samples):
             return data_samples
         merged.set_gt_label(torch.cat([sample.gt_label for sample in data_samples]))
-    if all('sample_idx' in sample for sample in data_samples):
-        merged.set_metainfo({'sample_idx': [sample.sample_idx for sample in data_samples]})
+    for name in ('sample_idx', VIEW):
+        if all(name in sample for sample in data_samples):
+            merged.set_metainfo({name: [sample.get(name) for sample in data_samples]})
     return [merged]
 
 
@@ -114,6 +121,33 @@ def sample_indices(data_samples: list) -> list[int | None]:
         index = sample.get('sample_idx')
         indices.extend(index if isinstance(index, list | tuple) else [index])
     return indices
+
+
+def number_view(sample: Any, number: int) -> None:
+    """Note down the number of an image's view in its data samples.
+
+    Raises:
+        DatasetError: The pipeline of the dataset returns none.
+    """
+    for each in data_samples_of(sample, 'model.teacher_cache'):
+        each.set_metainfo({VIEW: number})
+
+
+def view_indices(data_samples: list | None) -> list[int] | None:
+    """Return the numbers of the views in a batch, among those of all training images; None if they have none.
+
+    A run with a teacher cache numbers them (:func:`~icd_mmrazor.datasets.views.number_views`).
+
+    Args:
+        data_samples: The data samples of the batch, one for each image or one for all.
+    """
+    numbers: list[int] = []
+    for sample in data_samples or []:
+        found = sample.get(VIEW)
+        if found is None:
+            return None
+        numbers.extend(found if isinstance(found, list | tuple) else [found])
+    return numbers or None
 
 
 # its name in 0.1, which losses of users import

@@ -80,8 +80,9 @@ def describe_images(loader: Any) -> str | None:
 def why_not_evaluated(algorithm: nn.Module, member: int | None = None) -> str | None:
     """Return why the validation set says nothing of a teacher, or of one of several; None if it does."""
     network = algorithm.teacher if member is None else algorithm.teacher.members[member]
-    if reason := getattr(network, 'why_not_combined', None):
-        return reason
+    for name in ('why_not_combined', 'why_not_evaluated'):
+        if reason := getattr(network, name, None):
+            return reason
     if is_headless(network):
         return 'it has no classifier'
     teacher, student = number_of_classes(network), number_of_classes(algorithm.architecture)

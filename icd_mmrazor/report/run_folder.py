@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ def read_run(folder: Path) -> RunFolder:
     validations: list[dict] = []
     logs: list[str] = []
     for start in sorted({file.parent for file in folder.glob('*/*.log')} | {*_logged(folder)}):
-        rows = list(_rows(start / 'vis_data' / 'scalars.json'))
+        rows = list(logged_rows(start / 'vis_data' / 'scalars.json'))
         log = '\n'.join(file.read_text(errors='replace') for file in sorted(start.glob('*.log')))
         trained = [row for row in rows if 'loss' in row]
         if not trained and logs:
@@ -164,8 +164,8 @@ def _logged(folder: Path) -> list[Path]:
     return [file.parents[1] for file in folder.glob('*/vis_data/scalars.json')]
 
 
-def _rows(file: Path) -> Iterable[dict[str, Any]]:
-    """Yield the rows of numbers; a last one that was cut off is left out."""
+def logged_rows(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of numbers in a ``scalars.json``; one that a kill has cut off is left out."""
     for line in file.read_text(errors='replace').splitlines() if file.is_file() else ():
         try:
             row = json.loads(line)

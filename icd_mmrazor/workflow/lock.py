@@ -30,7 +30,7 @@ class WorkFolderLock:
             self._lock.acquire(timeout=0)
         except Timeout:
             raise SettingError(
-                f'--work-dir {self.work_dir} is in use by another command. Wait for its end, or give another folder.'
+                f'{self.work_dir} is in use by another command. Wait for its end, or give another --work-dir.'
             ) from None
         except NotImplementedError:  # a file system without locks
             pass

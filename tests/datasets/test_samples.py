@@ -8,7 +8,14 @@ from mmpretrain.models import ClsHead, ImageClassifier
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 
-from icd_mmrazor.datasets.samples import accepts_merged_samples, merge_samples, sample_indices, without_labels
+from icd_mmrazor.datasets.samples import (
+    accepts_merged_samples,
+    merge_samples,
+    number_view,
+    sample_indices,
+    view_indices,
+    without_labels,
+)
 
 
 def test_one_sample_means_the_same_to_a_head(network: Callable, batch: Callable) -> None:
@@ -54,6 +61,22 @@ def test_indices_are_read_from_either_form(batch: Callable) -> None:
     for position, sample in enumerate(samples):
         sample.set_metainfo({'sample_idx': position + 10})
     assert sample_indices(samples) == sample_indices(merge_samples(samples)) == [10, 11, 12, 13, 14, 15]
+
+
+def test_views_are_read_from_either_form(batch: Callable) -> None:
+    _, samples = batch()
+    assert view_indices(samples) is view_indices([]) is view_indices(None) is None
+    for number, sample in enumerate(samples):
+        number_view({'data_samples': sample}, number + 10)
+    assert view_indices(samples) == view_indices(merge_samples(samples)) == [10, 11, 12, 13, 14, 15]
+    assert view_indices([*samples, DataSample()]) is None
+    assert 'view_idx' not in merge_samples([*samples, DataSample().set_gt_label(1)])[0]
+
+
+def test_several_views_of_an_image_in_a_sample_share_a_number() -> None:
+    samples = [DataSample(), DataSample()]
+    number_view({'data_samples': samples}, 3)
+    assert [sample.view_idx for sample in samples] == [3, 3]
 
 
 BACKBONE = dict(type='ResNet_CIFAR', depth=18)

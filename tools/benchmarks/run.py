@@ -35,12 +35,14 @@ from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import parse_options, positive_int
 from icd_mmrazor.launch.command_line import run as run_tool
 from icd_mmrazor.machine import cores
+from icd_mmrazor.workflow.lock import WorkFolderLock
 
 import torch
+from caches import OF_CACHE, share_caches
 from mmengine.config import Config
 from mmrazor.registry import MODELS
 from studies import PUBLISHED, STUDIES, Point, Study, teacher_of
-from trainings import ConfigTraining, Training, check_failures, locked, machine, run_all, slots_for
+from trainings import ConfigTraining, Training, check_failures, machine, run_all, slots_for
 
 TOOLS = Path(__file__).resolve().parents[1]
 FRONT = TOOLS / 'benchmarks' / 'train.py'
@@ -66,6 +68,10 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--processes', type=positive_int, default=1, metavar='N', help='of each training of your own')
     parser.add_argument('--skip-unfit', action='store_true', help='leave out methods that do not fit a pair')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='[METHODS:]KEY=VALUE', help='see above')
+    alone = 'run the teacher in every training, rather than once for all (WORK_DIR/STUDY/teacher_caches)'
+    parser.add_argument('--no-teacher-cache', action='store_true', help=alone)
+    most = 'the most that the cache of a teacher and a dataset may take (default: %(default)g)'
+    parser.add_argument('--max-cache-size', type=float, default=16.0, metavar='GB', help=most)
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/studies'), help='default: %(default)s')
     args = parser.parse_args(arguments)
     if not args.list and not args.study and not (args.methods and args.pairs):
@@ -156,6 +162,8 @@ def configured(pair: str, methods: str, options: Sequence[str]) -> Config:
         model = cfg.model.to_dict()
         if 'teacher' in model:
             model |= dict(teacher_ckpt=None, random_teacher=True)
+        if model.get('teacher_cache'):
+            model['teacher_cache'].pop('path', None)
         try:
             with torch.random.fork_rng(devices=[]), MODELS.switch_scope_and_registry('mmrazor'):
                 MODELS.build(model)
@@ -186,7 +194,7 @@ class StudentTraining(Training):
         facts = dict(point=cell.point, methods=cell.methods, pair=cell.pair, seed=seed, options=cell.options)
         name = f'{cell.point} {cell.methods} {cell.pair} seed {seed}'
         super().__init__(name, folder, command, cell.cfg.train_cfg.max_epochs, facts)
-        self.processes = cell.processes
+        self.cell = cell
         requested = {**cell.cfg.to_dict(), 'processes': cell.processes}
         requested['randomness'] = {**requested['randomness'], 'seed': seed}
         # as JSON returns it: tuples become lists
@@ -206,11 +214,13 @@ class StudentTraining(Training):
             found, requested = (dict(settings_of(each)) for each in (json.loads(file.read_text()), self.requested))
         except ValueError:
             return f'{file} is damaged.'
-        names = [key for key in sorted({*found, *requested}) if found.get(key, ...) != requested.get(key, ...)]
-        if not names:
-            return None
-        shown = [f'{key} is {found.get(key)} there, {requested.get(key)} here' for key in names[:SHOWN_DIFFERENCES]]
-        return f'{self.folder} holds a training with another config: {"; ".join(shown)}.'
+        names = sorted({*found, *requested} - {*OF_CACHE})
+        shown = [
+            f'{key} is {found.get(key)} there, {requested.get(key)} here'
+            for key in names
+            if found.get(key, ...) != requested.get(key, ...)
+        ][:SHOWN_DIFFERENCES]
+        return f'{self.folder} holds a training with another config: {"; ".join(shown)}.' if shown else None
 
 
 class TeacherTraining(ConfigTraining):
@@ -282,6 +292,13 @@ def train(trainings: Sequence[Training], slots: Sequence[dict[str, str]], sessio
     run_all(trainings, slots)
 
 
+def hold(folder: Path, stack: ExitStack) -> None:
+    """Keep other commands out of a folder until the stack is closed."""
+    lock = WorkFolderLock(folder)
+    lock.take()
+    stack.callback(lock.release)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_args(arguments)
     if args.list:
@@ -295,22 +312,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SettingError(f'--work-dir: {file} is a file. Give a folder.')
     students = students_of(study, root, args.skip_unfit)
     with ExitStack() as stack:
-        stack.enter_context(locked(root))
+        hold(root, stack)
         session = new_session(args.gpus, slots[counts[0]])
         waiting = [student for student in students if student.result is None]
         needed = {teacher_of(s.facts['pair']) for s in waiting if s.facts['methods'] != recipes.STUDENT_ALONE}
         teachers = [TeacherTraining(teacher) for teacher in study.teachers if teacher in needed]
         if missing := [teacher for teacher in teachers if teacher.missing]:
             for teacher in missing:
-                stack.enter_context(locked(teacher.folder))
+                hold(teacher.folder, stack)
             # they differ in size: on the CPU one after the other, with all cores
             train(missing, slots_for(args.gpus, None if args.gpus else 1), session)
             check_failures(missing)
         for teacher in teachers:
             if teacher.result:
                 write_json(teacher.result, root / 'teachers' / teacher.folder.name / 'result.json')
+        if not args.no_teacher_cache:
+            share_caches(waiting, root / 'teacher_caches', args.max_cache_size)
         for processes in counts:
-            train([student for student in students if student.processes == processes], slots[processes], session)
+            train([student for student in students if student.cell.processes == processes], slots[processes], session)
         check_failures(students)
     print(f'all {len(students)} trainings are done. Tables:')
     print(f'  {sys.executable} {TOOLS / "benchmarks" / "table.py"} {args.work_dir}')

@@ -54,12 +54,27 @@ def numbered(name: str, values: Sequence[int], published: int) -> dict[str, str]
     return {str(value): PUBLISHED if value == published else f'{name}-{value}' for value in values}
 
 
+def few_calls(images: int) -> Point:
+    """Return methods on some images, each shown to the teacher once; students see as many as in 8 epochs of 5,000."""
+    epochs = 8 * 5_000 // images
+    steps = ','.join(str(part * epochs // 8) for part in (5, 6, 7))
+    schedule = (
+        f'train_cfg.max_epochs={epochs}',
+        f'train_cfg.val_interval={epochs}',
+        f'param_scheduler.milestones=[{steps}]',
+    )
+    others = f'train_dataloader.dataset.indices={images}', f'default_hooks.checkpoint.interval={epochs // 8}'
+    calls = 'model.teacher_cache.views=first', f'model.teacher_cache.max_teacher_calls={images}'
+    return Point(('student', 'kd', 'rkd', 'crd', 'icd', 'ckd'), (*schedule, *others, *calls))
+
+
 COMPARED = ('student', 'kd', 'at', 'sp', 'crd', 'rrd', 'icd', 'icd+kd')
 # the others are for students with a distillation token, and for images with several labels
 OF_BENCHMARK = tuple(name for name in recipes.method_names() if name not in ('deit', 'mld'))
 CIFAR100_TEACHERS = ('res32x4', 'res50', 'res56', 'res110', 'vgg13', 'wrn40-2')
 CIFAR100_PAIRS = tuple(pair for pair in recipes.pair_names() if pair.endswith('_cifar100'))
 BATCHES = (16, 32, 64, 128, 256, 512)
+CALLS = (500, 1_000, 2_500, 5_000)
 # RRD was measured in its form of February 2025, the loss's defaults; the method's config is now the form of 2024
 RRD_OF_2025 = tuple(f'rrd:model.distiller.losses.rrd.loss.{setting}' for setting in ('_delete_=True', 'type=RRDLoss'))
 
@@ -121,6 +136,13 @@ STUDIES = {
         ABLATIONS,
         ('res20_cifar10-16k',),
         axes=AXES,
+    ),
+    'calls': Study(
+        'six methods with few teacher calls, up to 5,000 images of CIFAR-10, 632 to 640 steps; for two CPU cores',
+        ('res56_res20_cifar10-5k',),
+        {f'calls-{images}': few_calls(images) for images in CALLS},
+        ('res56_cifar10-16k',),
+        axes={'calls': Axis('number of teacher calls', {f'{images:,}': f'calls-{images}' for images in CALLS})},
     ),
     'cifar10': Study(
         'eight methods on two pairs, all of CIFAR-10, 240 epochs; for GPUs',

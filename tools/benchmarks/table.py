@@ -33,6 +33,7 @@ from studies import PUBLISHED, Axis, Study
 STUDENT = recipes.STUDENT_ALONE
 START = re.compile(r'<!-- ([\w-]+): ([\w-]+) -->\n')
 BLOCK = re.compile(rf'({START.pattern})(?:(?!<!-- ).)*(<!-- end -->)', re.DOTALL)
+MORE_PARTS = ('summary', 'published')
 HIGHLIGHTED, PLAIN = '#D55E00', '#0072B2'
 
 
@@ -116,13 +117,18 @@ def sessions_table(results: Results) -> str:
         place = f'{device}, Python {machine["python"]}, torch {machine["torch"]}'
         counts = [str(session['slots']), str(session['trainings']), f'{session["minutes"]:.0f}']
         rows.append([session['started'][:16].replace('T', ' '), f'`{session["commit"]}`', place, *counts])
-    return markdown(rows) if len(rows) > 1 else f'{NOT_RUN.capitalize()}.'
+    return '\n\n'.join([markdown(rows), *results.teacher_passes()]) if len(rows) > 1 else f'{NOT_RUN.capitalize()}.'
+
+
+def parts_of(study: Study) -> list[str]:
+    """Return the parts that have the accuracies of a study."""
+    return [*(['table'] if PUBLISHED in study.points else []), *study.axes]
 
 
 def part(results: Results, name: str) -> str:
     """Return a part of a page."""
     study = results.study
-    recipes.check_name('part', name, ['table', 'summary', 'sessions', 'published', *study.axes])
+    recipes.check_name('part', name, [*parts_of(study), 'sessions', *(MORE_PARTS if PUBLISHED in study.points else ())])
     if name in study.axes:
         return axis_table(results, study.axes[name])
     if name == 'sessions':
@@ -196,7 +202,8 @@ def draw_axis(panel: Axes, results: Results, axis: Axis) -> dict[str, Any]:
     for number, method in enumerate(methods):
         shift = 0.16 * (number - (len(methods) - 1) / 2)
         for place, point in enumerate(axis.values.values()):
-            colour = 'grey' if method == STUDENT else HIGHLIGHTED if point == PUBLISHED else PLAIN
+            plain = PLAIN if len(methods) <= 2 else f'C{number}'
+            colour = 'grey' if method == STUDENT else HIGHLIGHTED if point == PUBLISHED else plain
             name = display_name(method) + (', published setting' if colour == HIGHLIGHTED else '')
             entries[name] = draw_cell(panel, results.runs(point, method, pair), place + shift, colour)
     alone = results.mean(PUBLISHED, STUDENT, pair)
@@ -270,8 +277,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.json:
         atomic_write(dump(found), args.json)
     for name in found:
-        for kind in ['table', *studies[name].study.axes]:
+        for kind in parts_of(studies[name].study):
             print(f'{name}: {kind}\n\n{part(studies[name], kind)}\n')
+        print(*(f'{sentence}\n' for sentence in studies[name].teacher_passes()))
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,15 +19,17 @@ from typing import Any
 from icd_mmrazor.checkpoints.writing import write_json
 from icd_mmrazor.errors import SettingError, UserError
 from icd_mmrazor.machine import cores, processor
+from icd_mmrazor.report.run_folder import logged_rows
 
 import mmengine
 import torch
-from filelock import FileLock, Timeout
 from mmengine.config import Config
 from tqdm import tqdm
 
 TRAIN = Path(__file__).resolve().parents[1] / 'train.py'
 METRIC = 'accuracy/top1'
+# how many outputs of the teacher a training with a teacher cache used, and on how many images the teacher ran
+COUNTS = ('teacher_asked', 'teacher_images')
 LOGS = '*/vis_data/scalars.json'
 SHOWN_LINES = 15
 # between asking a training to end and killing it
@@ -83,12 +85,15 @@ class Training:
                     start_new_session=True,
                 )
             code = self._process.wait()
-        accuracy = accuracies(self.folder).get(self.epochs)
+        # mmengine's logs of all starts; the latest counts
+        rows = [row for file in sorted(self.folder.glob(LOGS)) for row in logged_rows(file)]
+        accuracy = {row['step']: row[METRIC] for row in rows if METRIC in row}.get(self.epochs)
+        counts = {name: row[name] for row in rows for name in COUNTS if name in row}
         if code == 0 and accuracy is not None:
             seconds = round(time.monotonic() - started, 1)
             ended = datetime.now(timezone.utc).isoformat(timespec='seconds')
             result = dict(accuracy=accuracy, epochs=self.epochs, seconds=seconds, resumed=resumed, ended=ended)
-            write_json({**self.facts, **result}, self.folder / 'result.json')
+            write_json({**self.facts, **result, **counts}, self.folder / 'result.json')
             return
         reason = f'with exit status {code}' if code else f'without {METRIC} of epoch {self.epochs}'
         end = log.read_bytes()[begin:].decode(errors='replace').splitlines()[-SHOWN_LINES:]
@@ -116,18 +121,6 @@ class ConfigTraining(Training):
     @property
     def result(self) -> dict[str, Any] | None:
         return super().result if self.checkpoint.is_file() else None
-
-
-def accuracies(folder: Path) -> dict[int, float]:
-    """Read the accuracy after each validated epoch from mmengine's logs; of a resumed training the latest counts."""
-    found = {}
-    for file in sorted(folder.glob(LOGS)):
-        for line in file.read_text(errors='replace').splitlines():
-            with contextlib.suppress(ValueError):  # a line that was cut off by a kill
-                values = json.loads(line)
-                if METRIC in values:
-                    found[values['step']] = values[METRIC]
-    return found
 
 
 def run_all(trainings: Sequence[Training], slots: Sequence[Mapping[str, str]]) -> None:
@@ -158,9 +151,7 @@ def run_all(trainings: Sequence[Training], slots: Sequence[Mapping[str, str]]) -
             pool.shutdown(wait=False, cancel_futures=True)
             for training in waiting:
                 training.stop(signal.SIGTERM)
-            until = time.monotonic() + GRACE_SECONDS
-            while time.monotonic() < until and not all(future.done() for future in futures):
-                time.sleep(0.1)
+            wait([future for future in futures if not future.cancelled()], timeout=GRACE_SECONDS)
             for training in waiting:
                 training.stop(signal.SIGKILL)
             raise
@@ -200,17 +191,6 @@ def slots_for(gpus: str | None, jobs: int | None, processes: int = 1) -> list[di
     used, threads = [names[int(number)] for number in numbers], str(max(1, total // len(numbers)))
     groups = [','.join(used[first : first + processes]) for first in range(0, len(used), processes)]
     return [{'CUDA_VISIBLE_DEVICES': group, 'OMP_NUM_THREADS': threads} for group in groups]
-
-
-@contextlib.contextmanager
-def locked(folder: Path):
-    """Keep other runners out of a folder, which is created if necessary, by a file ``.lock``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / '.lock', timeout=0):
-            yield
-    except Timeout:
-        raise SettingError(f'{folder} is in use by another runner. Let it finish, or give another folder.') from None
 
 
 def machine() -> dict[str, Any]:

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -13,6 +12,7 @@ from torch import nn
 
 from icd_mmrazor import checks
 from icd_mmrazor.checkpoints.resuming import missing_parts
+from icd_mmrazor.checkpoints.weights import weights_digest
 from icd_mmrazor.configuration.changes import config_changes, difference
 from icd_mmrazor.configuration.stored import read_settings
 from icd_mmrazor.datasets.class_names import CHOICES, class_names, differing_labels, listed_differences
@@ -130,12 +130,3 @@ def _settle_seed(then: dict[str, Any], now: dict[str, Any], drawn: Any) -> None:
         trained_with = drawn if random[0].get('seed') is None else random[0]['seed']
         for each in random:
             each['seed'] = trained_with if each.get('seed') is None else each['seed']
-
-
-def weights_digest(network: nn.Module) -> str:
-    """Return a digest of the weights and buffers of a network, the same on every device and in every memory layout."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f'{name} {tensor.dtype} {tuple(tensor.shape)} '.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]

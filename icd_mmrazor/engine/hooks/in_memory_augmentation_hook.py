@@ -19,6 +19,7 @@ from icd_mmrazor.datasets.in_memory import MAX_MEMORY, InMemoryBatches
 from icd_mmrazor.datasets.loaders import NumberedBatches, NumberedIndices, number_batches
 from icd_mmrazor.datasets.pipelines import NotInMemoryError, split_pipelines
 from icd_mmrazor.datasets.samples import accepts_merged_samples
+from icd_mmrazor.datasets.views import no_views_in_memory
 from icd_mmrazor.engine.runs import model_of
 from icd_mmrazor.errors import SettingError
 
@@ -90,6 +91,8 @@ class InMemoryAugmentationHook(Hook):
             self._numbered = number_batches(runner.train_loop, runner.seed, get_rank())
             if self._numbered is None:
                 raise NotInMemoryError('train_dataloader yields its batches in its own way')
+            if getattr(self._numbered.loader.views, 'mixing', None) is not None:
+                raise NotInMemoryError('model.teacher_cache.views needs mixtures that are made one by one')
             dataset = runner.train_dataloader.dataset
             # first: it may take a while
             runner.logger.info(f'InMemoryAugmentationHook: reading {len(dataset):,} training images.')
@@ -102,6 +105,9 @@ class InMemoryAugmentationHook(Hook):
                 channels_last=channels_last_is_sound(model) and not flattens_by_view(model),
             )
         except NotInMemoryError as reason:
+            views = getattr(runner.train_dataloader, 'views', None)
+            if views is not None and views.in_memory:
+                raise no_views_in_memory(reason, views) from None
             runner.logger.info(f'InMemoryAugmentationHook: training images are prepared one by one: {reason}.')
             if runner.message_hub.get_info(KEY):
                 runner.logger.warning(
@@ -154,8 +160,11 @@ class InMemoryAugmentationHook(Hook):
         try:
             self._keep_up(indices.number)
             self._batches.sample_each = not accepts_merged_samples(model_of(self._runner))
-            return self._batches(indices, indices.number)
+            self._batches.views = self._numbered.loader.views
+            return self._batches(indices, indices.number, indices.view)
         except NotInMemoryError as reason:
+            if self._numbered.loader.views is not None and self._numbered.loader.views.in_memory:
+                self._end_views(f'images are prepared one by one: {reason}')
             self._runner.logger.info(
                 f'InMemoryAugmentationHook: from now on training images are prepared one by one: {reason}.'
             )
@@ -165,6 +174,8 @@ class InMemoryAugmentationHook(Hook):
 
     def _keep_up(self, iteration: int) -> None:
         """Read the images again if they have changed."""
+        if self._numbered.loader.views_in_use is not None:
+            self._numbered.loader.views_in_use.look()
         self._check(self._numbered.loader, model_of(self._runner))
         first = iteration >= self._next_check
         if first:
@@ -172,6 +183,7 @@ class InMemoryAugmentationHook(Hook):
             self._next_check = iteration + len(self._numbered)
         if not self._batches.changed(data=first):
             return
+        self._end_views()
         if not first and iteration - self._last_change < len(self._numbered):
             raise NotInMemoryError('the pipeline changes more often than once in a pass over the data')
         self._last_change = iteration
@@ -180,3 +192,8 @@ class InMemoryAugmentationHook(Hook):
             f'{len(self._numbered.loader.dataset):,} images again.'
         )
         self._batches.read()
+
+    def _end_views(self, *reason: str) -> None:
+        """Tell a teacher cache that there are other views now than those that are numbered."""
+        if self._numbered.loader.views_in_use is not None:
+            self._numbered.loader.views_in_use.end(*reason)

@@ -1,4 +1,4 @@
-"""The training set for losses that remember every image."""
+"""The training set for what remembers every image."""
 
 from typing import Any
 
@@ -10,18 +10,24 @@ from torch import Tensor, nn
 
 from icd_mmrazor.datasets.fingerprints import fingerprint_of_dataset
 from icd_mmrazor.datasets.labels import image_labels
-from icd_mmrazor.engine.runs import is_training
+from icd_mmrazor.engine.runs import is_training, model_of, steps_done
+from icd_mmrazor.engine.teacher_caching import open_teacher_cache
 from icd_mmrazor.errors import DatasetError
+
+# in a checkpoint's meta, and in the log's scalars
+COUNTS, NAMES = 'teacher_cache', ('teacher_asked', 'teacher_images')
 
 
 @HOOKS.register_module()
 class SampleMemoryHook(Hook):
-    """Tell losses that remember each training image (CRD, RRD) the labels of all of them.
+    """Tell losses that remember each training image (CRD, RRD) the labels of all, and open the teacher's cache.
 
     Every module of the model with a method ``set_dataset(labels)`` is told before a checkpoint is resumed, and again if
-    the labels have changed before a pass over the data.
+    the labels have changed before a pass over the data. ``FrozenTeacherDistill.teacher_cache`` is opened for the
+    training set when the training starts; how often the teacher was run is logged at the end.
 
     Raises:
+        SettingError, CacheError: The cache is of another teacher or other images, is damaged, or cannot be made.
         DatasetError: There is such a module, but the training set does not have one label per image or does not number
             its images, or their number has changed.
 
@@ -38,15 +44,50 @@ class SampleMemoryHook(Hook):
         self._modules: list[nn.Module] = []
         self._labels: Tensor | None = None
         self._fingerprint: int | None = None
+        # how often the teacher of a resumed run was asked, and run
+        self._before: dict[str, int] = {}
 
     def before_run(self, runner: Runner) -> None:
         """Tell the modules."""
-        self._modules, self._labels = [], None
+        self._modules, self._labels, self._before = [], None, {}
         # asking a run that only tests for its training set would build it
         if is_training(runner):
             self._modules = [module for module in runner.model.modules() if hasattr(module, 'set_dataset')]
         if self._modules:
             self._tell(runner)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Read how often the teacher was run before."""
+        meta = checkpoint.get('meta')
+        counts = meta.get(COUNTS) if runner._resume and isinstance(meta, dict) else None
+        if isinstance(counts, dict):
+            self._before = {name: counts[name] for name in NAMES if type(counts.get(name)) is int}
+
+    def before_train(self, runner: Runner) -> None:
+        """Open the teacher's cache."""
+        open_teacher_cache(runner)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Store how often the teacher was run."""
+        if counts := self._counts(runner):
+            checkpoint['meta'][COUNTS] = counts
+
+    def after_train(self, runner: Runner) -> None:
+        """Log how often the teacher was run."""
+        if not (counts := self._counts(runner)):
+            return
+        runner.visualizer.add_scalars(counts, step=steps_done(runner))
+        asked, run = counts.values()
+        share = f' ({run / asked:.1%})' if asked else ''
+        runner.logger.info(f'The teacher was run on {run:,} images for {asked:,} outputs{share}.')
+
+    def _counts(self, runner: Runner) -> dict[str, int]:
+        cache = getattr(model_of(runner), 'teacher_cache', None)
+        if cache is None or not cache.in_use:
+            return {}
+        return {
+            name: self._before.get(name, 0) + n for name, n in zip(NAMES, (cache.asked, cache.computed), strict=True)
+        }
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Look at the training set before the first step of a pass, when all hooks have had their turn."""

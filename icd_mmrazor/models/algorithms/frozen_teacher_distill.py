@@ -20,7 +20,13 @@ from icd_mmrazor.models.algorithms.first_batch import checked_first_batch
 from icd_mmrazor.models.algorithms.predictions import checked_additions, predictions_of, refuse_missing_predictions
 from icd_mmrazor.models.algorithms.records import forget, freeze_unread_classifier, make_plain, reads_logits
 from icd_mmrazor.models.algorithms.separate_mixing import mixing_separately
-from icd_mmrazor.models.algorithms.several_teachers import ReadyTeachers, check_offload, checked_teachers, offload_of
+from icd_mmrazor.models.algorithms.several_teachers import (
+    ReadyTeachers,
+    check_frozen,
+    check_offload,
+    checked_teachers,
+    offload_of,
+)
 from icd_mmrazor.models.algorithms.shared_preprocessor import (
     adopt_student_settings,
     asks_for_weights,
@@ -38,6 +44,8 @@ from icd_mmrazor.models.networks.frozen import run_frozen
 from icd_mmrazor.models.networks.preparation import preparation_by
 from icd_mmrazor.models.networks.resolve import network_config
 from icd_mmrazor.models.networks.view import TeacherView
+from icd_mmrazor.models.teacher_cache.cache import TeacherCache
+from icd_mmrazor.models.teacher_cache.stored_teacher import stored_teacher
 
 
 @MODELS.register_module()
@@ -87,6 +95,9 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
         student_trainable: Same as in the base class.
         calculate_student_loss: Whether the student's own loss counts, of those images of a batch that have labels
             (``PartlyLabeledDataset``). If not, the student stops at its logits too, and needs no labels.
+        teacher_cache: Settings of a cache of the teacher's outputs, which all runs with this teacher share:
+            ``dict(views='all')``, see :class:`~icd_mmrazor.models.teacher_cache.cache.TeacherCache`. Once it is
+            complete, ``teacher_ckpt=None`` is enough. None: the teacher runs in every step.
         predict_also: What predictions contain besides those of the student, for metrics: ``'teacher'``
             (``TeacherAgreement``) runs the teacher too, ``'pooled'`` (``KNNAccuracy``) keeps the student's feature.
         fold_teacher_norms: Has no effect; accepted for configs of version 0.1.
@@ -128,6 +139,7 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
         random_teacher: bool = False,
         student_trainable: bool = True,
         calculate_student_loss: bool = True,
+        teacher_cache: dict | None = None,
         predict_also: Sequence[str] = (),
         fold_teacher_norms: bool | None = None,
         **kwargs: Any,
@@ -137,12 +149,13 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
         checks.boolean(self, 'calculate_student_loss', calculate_student_loss)
         check_compile_options(torch_compile)
         also = checked_additions(predict_also)
-        _check_teacher_settings(kwargs, fold_teacher_norms)
+        check_frozen(kwargs, fold_teacher_norms)
         check_offload(teacher_offload, torch_compile)
         shared = dict(teacher_feature=teacher_feature, teacher_preprocessor=teacher_preprocessor)
         shared |= dict(teacher_precision=teacher_precision, random_teacher=random_teacher)
         settings = checked_teachers({'teacher': teacher, 'teacher_ckpt': teacher_ckpt, **shared}, teachers)
-        ready = ReadyTeachers(settings, teacher_combination)
+        cache = TeacherCache.of(teacher_cache)
+        ready = ReadyTeachers(settings, teacher_combination, stored_teacher(cache, settings))
         if not isinstance(architecture, nn.Module):
             architecture = network_config(architecture, 'model.architecture')
         if isinstance(data_preprocessor, dict):
@@ -163,7 +176,7 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
         # a plain attribute instead of a submodule: nothing that walks the modules finds it
         del self._modules['teacher']
         object.__setattr__(self, 'teacher', ready.network.eval())
-        self.teacher_ckpt = ready.weights
+        self.teacher_ckpt, self.teacher_cache = ready.weights, cache
         # SanityCheckHook compares them with those of the images
         self.teacher_classes = ready.classes
         self.teacher_dtype = ready.dtype
@@ -232,7 +245,6 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
         self.teacher_preparation.settle_order(source, gray)
 
     @checked_first_batch
-    @compiled_on_request
     def loss(self, batch_inputs: Tensor, data_samples: list | None = None) -> dict[str, Tensor]:
         """Compute the losses of a batch.
 
@@ -247,11 +259,20 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
             batch_inputs = laid_out(batch_inputs, self.channels_last)
         if self.distillation_stopped:  # by StopDistillHook
             return self._student_losses(batch_inputs, data_samples)
+        cached = self.teacher_cache is not None and 'teacher' in networks_needed_by(self.distiller)
+        stored = self.teacher_cache.outputs(self, batch_inputs, data_samples) if cached else None
+        return self._loss(batch_inputs, data_samples, stored)
+
+    @compiled_on_request
+    def _loss(self, batch_inputs: Tensor, data_samples: list | None, stored: dict | None) -> dict[str, Tensor]:
+        """Compute the losses of a batch, with the outputs of the teacher that are stored, or with the teacher."""
         distiller, needed = self.distiller, networks_needed_by(self.distiller)
 
         # deliveries record from the teacher ...
         distiller.set_deliveries_override(False)
-        if 'teacher' in needed:
+        if stored is not None:
+            self.teacher_cache.fill_recorders(distiller, stored)
+        elif 'teacher' in needed:
             with distiller.teacher_recorders, distiller.deliveries:
                 self.run_teacher(batch_inputs, data_samples)
 
@@ -322,15 +343,3 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
         (self.teacher_offload or self.teacher)._apply(fn, *args, **kwargs)
         self.teacher_view._apply(fn, *args, **kwargs)
         return super()._apply(fn, *args, **kwargs)
-
-
-def _check_teacher_settings(settings: dict[str, Any], fold_teacher_norms: Any) -> None:
-    """Refuse settings of the base class that would not leave the teacher frozen; report one that has no effect."""
-    for name, frozen in (('teacher_trainable', False), ('teacher_norm_eval', True)):
-        if settings.get(name, frozen) != frozen:
-            raise SettingError(
-                f'FrozenTeacherDistill: {name}={settings[name]}, but its teacher is frozen. Remove the setting, or use '
-                "mmrazor's SingleTeacherDistill."
-            )
-    if fold_teacher_norms is not None:
-        print_log('FrozenTeacherDistill: fold_teacher_norms has no effect any more. Remove it.', logger='current')

@@ -28,6 +28,12 @@ def checked_additions(names: Any) -> tuple[str, ...]:
 
 def refuse_missing_predictions(algorithm: Any) -> None:
     """Refuse ``predict_also=['teacher']`` for a teacher that predicts nothing."""
+    reason = getattr(algorithm.teacher, 'why_not_evaluated', None)
+    if TEACHER in algorithm.predict_also and reason:
+        raise SettingError(
+            f"FrozenTeacherDistill: predict_also=['teacher'], and the teacher cannot predict: {reason}. Set "
+            'model.teacher_ckpt to its weights and model.teacher_cache.verify to a positive number.'
+        )
     if TEACHER in algorithm.predict_also and is_headless(algorithm.teacher):
         raise SettingError(
             "FrozenTeacherDistill: predict_also=['teacher'], and the teacher has no classifier: it predicts nothing. "

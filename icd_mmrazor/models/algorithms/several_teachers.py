@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from mmengine.logging import print_log
 from torch import nn
 
 from icd_mmrazor import checks
@@ -19,12 +20,25 @@ from icd_mmrazor.models.networks.offload import Offload, blocks_of
 from icd_mmrazor.models.networks.preparation import preparation_by
 from icd_mmrazor.models.networks.view import TeacherView
 from icd_mmrazor.models.precision import FROZEN_PRECISIONS, TRUE, store_weights_in
+from icd_mmrazor.models.teacher_cache.stored_teacher import StoredTeacher
 
 OWNER = 'FrozenTeacherDistill'
 # settings of the algorithm that each teacher may have for itself
 SHARED = ('teacher_feature', 'teacher_preprocessor', 'teacher_precision', 'random_teacher')
 KNOWN = ('teacher', 'teacher_ckpt', 'weight', *SHARED)
 OFFLOADED = ('networks', 'blocks')
+
+
+def check_frozen(settings: dict[str, Any], fold_teacher_norms: Any) -> None:
+    """Refuse settings of the base class that would not leave the teacher frozen; report one that has no effect."""
+    for name, frozen in (('teacher_trainable', False), ('teacher_norm_eval', True)):
+        if settings.get(name, frozen) != frozen:
+            raise SettingError(
+                f'{OWNER}: {name}={settings[name]}, but its teacher is frozen. Remove the setting, or use '
+                "mmrazor's SingleTeacherDistill."
+            )
+    if fold_teacher_norms is not None:
+        print_log(f'{OWNER}: fold_teacher_norms has no effect any more. Remove it.', 'current')
 
 
 def checked_teachers(settings: Mapping[str, Any], several: Any) -> list[dict[str, Any]]:
@@ -94,6 +108,7 @@ class ReadyTeachers:
     Args:
         settings: Those of each, see :func:`checked_teachers`.
         combination: How the logits of several are combined.
+        stored: What stands for a single one whose outputs are all stored (:class:`StoredTeacher`), if there is one.
 
     Attributes:
         network (nn.Module): The teacher, or a ``TeacherEnsemble``.
@@ -106,8 +121,10 @@ class ReadyTeachers:
         CheckpointError: A checkpoint is missing, is not a plain weights file, or is of another network.
     """
 
-    def __init__(self, settings: Sequence[Mapping[str, Any]], combination: Any = 'mean') -> None:
-        self.settings = settings
+    def __init__(
+        self, settings: Sequence[Mapping[str, Any]], combination: Any = 'mean', stored: StoredTeacher | None = None
+    ) -> None:
+        self.settings, self._stored = settings, stored
         self.teachers = [self._ready(i, each) for i, each in enumerate(settings)]
         dtypes = [FROZEN_PRECISIONS[each['teacher_precision']] for each in settings]
         if not self.several:
@@ -127,6 +144,10 @@ class ReadyTeachers:
         return len(self.settings) > 1
 
     def _ready(self, i: int, settings: Mapping[str, Any]) -> Teacher:
+        if self._stored is not None:
+            where = self._stored.why_not_evaluated
+            print_log(f'{OWNER}: the teacher is not loaded: {where.removeprefix("it is not in memory; ")}.', 'current')
+            return Teacher(self._stored, 'not loaded', None, None, self._stored.classes, None)
         names = ('teacher', 'teacher_ckpt', 'random_teacher', 'teacher_feature')
         with located(i if self.several else None):
             ready = ready_teacher(*(settings[name] for name in names))

@@ -10,7 +10,7 @@ import torch
 from helpers import CHANGED, logged
 from mmengine.config import Config
 
-from icd_mmrazor.engine.checks.provenance import weights_digest
+from icd_mmrazor.checkpoints.weights import weights_digest
 from icd_mmrazor.engine.hooks import SanityCheckHook
 from icd_mmrazor.errors import CheckpointError, SettingError
 

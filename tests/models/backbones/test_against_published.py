@@ -4,21 +4,18 @@ The rewrite takes the published tensors by their names and uses nothing of ours,
 """
 
 import math
-import runpy
 from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import TOOLS
 from mmrazor.models.task_modules import RecorderManager
 from mmrazor.registry import MODELS
 from torch import Tensor
 
 from icd_mmrazor.models.networks.features import feature_points
-
-SCRIPT = TOOLS / 'model_converters' / 'repdistiller_to_mmpretrain.py'
+from icd_mmrazor.models.networks.repdistiller import convert
 
 Weights = dict[str, Tensor]
 
@@ -214,7 +211,7 @@ def test_every_feature_is_the_published(
         want = rewrite({name: tensor.double() for name, tensor in weights.items()}, images)
 
     model = MODELS.build(network(ours, 100)).eval()
-    converted = runpy.run_path(str(SCRIPT))['convert']({'model': weights}, 'file')
+    converted = convert({'model': weights}, 'file')
     assert converted['meta']['architecture'] == published
     model.load_state_dict(converted['state_dict'], strict=True)
     model.double()

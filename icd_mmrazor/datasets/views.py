@@ -1,0 +1,135 @@
+"""The numbering of the views of a run's training images."""
+
+from typing import Any
+
+from mmengine.dist import get_rank
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from icd_mmrazor.datasets.in_memory import prepared_size
+from icd_mmrazor.datasets.keyed_mixing import SETTING, KeyedMixing
+from icd_mmrazor.datasets.labels import plain_datasets
+from icd_mmrazor.datasets.loaders import NumberedLoader, number_batches
+from icd_mmrazor.datasets.pipelines import NotInMemoryError, split_pipelines
+from icd_mmrazor.datasets.view_numbers import AllViews, FirstView, FixedViews, Views
+from icd_mmrazor.errors import SettingError
+
+ALL, FIRST = 'all', 'first'
+
+
+def number_views(runner: Runner, setting: int | str, seed: int = 0) -> Views:
+    """Number the views of the training images of a run that has not started.
+
+    From then on the data samples of a training batch have the numbers of its views in their metadata, as ``view_idx``
+    (:func:`~icd_mmrazor.datasets.samples.view_indices`). With a fixed number of views, they also decide what the images
+    look like; otherwise the random numbers of the run stay as they are.
+
+    Args:
+        runner: The run.
+        setting: ``'all'``: all crops and flips of the in-memory pipeline. A number: so many fixed views of an image.
+            ``'first'``: one number for all views of an image.
+        seed: Seed of fixed views.
+
+    Returns:
+        The numbering, which is also the ``views`` of the loop's DataLoader until the training ends.
+
+    Raises:
+        SettingError: The run does not take its batches from a dataset by their indices, or the views cannot be
+            numbered.
+    """
+    name = f'{SETTING}.views={setting!r}'
+    numbered = number_batches(runner.train_loop, runner.seed, get_rank())
+    if numbered is None:
+        raise SettingError(
+            f'{name}: train_dataloader does not take its batches from a dataset by their indices, so their images are '
+            f'unknown. Use a DataLoader of a dataset with a length, or remove {SETTING}.'
+        )
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    mixing = _mixing(model, setting)
+    views: Views
+    if setting == ALL:
+        views = all_views(numbered.loader.dataset)
+    else:
+        views = FirstView() if setting == FIRST else FixedViews(int(setting), seed, mixing)
+    numbered.loader.views = views
+    numbered.loader.views_in_use = ViewsInUse(numbered.loader, model)
+    return views
+
+
+def all_views(dataset: Any) -> AllViews:
+    """Return the numbering of all views that a dataset's pipeline makes of an image.
+
+    Raises:
+        SettingError: The pipeline has more than crops and flips.
+    """
+    try:
+        pipeline, images = split_pipelines(dataset)[0], prepared_size(dataset)
+    except NotInMemoryError as reason:
+        raise no_views_in_memory(reason) from None
+    return AllViews.of_pipeline(pipeline, images)
+
+
+def no_views_in_memory(reason: NotInMemoryError, views: Views | None = None) -> SettingError:
+    """Return the error of a run that numbers all views, and whose images are not cropped and flipped in memory.
+
+    Args:
+        reason: Why they are not.
+        views: The numbering, if the pipeline has one.
+    """
+    instead = f" instead of the pipeline's {views.number:,}" if views else ''
+    return SettingError(
+        f"{SETTING}.views='all' needs batches made in memory, and images are prepared one by one: {reason}. Set "
+        f'{SETTING}.views to a number of fixed views{instead}; views=1 works with any pipeline.'
+    )
+
+
+class ViewsInUse:
+    """The numbering that a loader uses, for as long as its images and their pipeline stay the same.
+
+    Once they have changed, the model's teacher cache is told. Fixed views stay fixed, since the run is to have no
+    others; the numbering of all crops and flips ends, since there may be others now.
+    """
+
+    def __init__(self, loader: NumberedLoader, model: nn.Module) -> None:
+        self.loader, self.cache = loader, getattr(model, 'teacher_cache', None)
+        self._made_for = _pipelines(loader.dataset)
+
+    def look(self) -> None:
+        """Notice another pipeline."""
+        if _pipelines(self.loader.dataset) != self._made_for:
+            self.end()
+
+    def end(self, reason: str = 'the training set or its pipeline has changed') -> None:
+        """Tell the teacher cache why there are other images now."""
+        self.loader.views_in_use = None
+        if self.loader.views is not None and self.loader.views.in_memory:
+            self.loader.views = None
+        if self.cache is not None:
+            self.cache.refuse_change(reason)
+
+
+def _pipelines(dataset: Any) -> str:
+    # not pickled: a transform may have a state of its own, such as a counter
+    return repr([getattr(each, 'pipeline', None) for each in plain_datasets(dataset)])
+
+
+def _mixing(model: nn.Module, setting: int | str) -> KeyedMixing | None:
+    """Return what mixes fixed views as the data preprocessor would mix a batch, if it does."""
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    augments = getattr(preprocessor, 'batch_augments', None)
+    if augments is None:
+        return None
+    off = 'data_preprocessor.batch_augments=None (and model.architecture.train_cfg=None)'
+    if setting in (ALL, FIRST):
+        kinds = [type(each).__name__ for each in getattr(augments, 'augments', [augments]) if each is not None]
+        raise SettingError(
+            f'{SETTING}.views={setting!r}: {" or ".join(kinds)} mixes other images in each batch, so their views have '
+            f'no numbers. Set a number of fixed views, such as views=1, or {off}.'
+        )
+    if not getattr(preprocessor, 'leaves_mixed_views', False):
+        raise SettingError(
+            f'{SETTING}.views={setting!r}: a {type(preprocessor).__name__} would mix fixed views again. Set '
+            f"data_preprocessor.type='SeparateMixingPreprocessor', or {off}."
+        )
+    return KeyedMixing(augments, preprocessor.num_classes)

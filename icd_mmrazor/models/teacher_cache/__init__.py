@@ -1,0 +1,1 @@
+"""Outputs of a frozen teacher, stored once for all runs."""

@@ -1,0 +1,82 @@
+"""What stands for a teacher of which all outputs are stored."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmpretrain.models import ImageClassifier, LinearClsHead, MultiLabelLinearClsHead
+from mmpretrain.models.backbones.base_backbone import BaseBackbone
+from torch import Tensor, nn
+
+from icd_mmrazor.models.networks.headless import as_teacher
+from icd_mmrazor.models.teacher_cache.cache import TeacherCache
+from icd_mmrazor.models.teacher_cache.layout import RowLayout
+from icd_mmrazor.models.teacher_cache.store import OutputStore
+
+
+class StoredTeacher(ImageClassifier):
+    """A network with the shapes of a teacher's outputs, and none of its layers.
+
+    A distiller finds the pooled feature and the logits in it as in the teacher. It computes nothing of use.
+
+    Args:
+        facts: Those of the files that hold the outputs.
+        folder: Where they are.
+
+    Attributes:
+        weights_digest (str): That of the teacher's weights.
+        why_not_evaluated (str): Why it predicts nothing.
+    """
+
+    is_stored = True
+
+    def __init__(self, facts: Mapping[str, Any], folder: Path) -> None:
+        shapes = {name: field.shape for name, field in RowLayout.from_facts(facts['outputs']).outputs.items()}
+        backbone, head = _NoBackbone(shapes['pooled']), None
+        if 'logits' in shapes:
+            kind = MultiLabelLinearClsHead if facts['teacher']['several_labels'] else LinearClsHead
+            head = kind(num_classes=shapes['logits'][0], in_channels=shapes['pooled'][0])
+        super().__init__(backbone, head=head, data_preprocessor=dict(type='mmpretrain.ClsDataPreprocessor'))
+        self.weights_digest, self.classes = facts['teacher']['weights'], facts['teacher']['classes']
+        self.why_not_evaluated = f'it is not in memory; its outputs are in {folder}'
+        if head is None:
+            as_teacher(self)
+
+
+class _NoBackbone(BaseBackbone):
+    """Return zeros for the pooled feature."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (torch.zeros(len(images), *self.shape, device=images.device),)
+
+    def train(self, mode: bool = True) -> '_NoBackbone':
+        return nn.Module.train(self, mode)
+
+
+def stored_teacher(cache: TeacherCache | None, settings: Sequence[Mapping[str, Any]]) -> StoredTeacher | None:
+    """Return what stands for a teacher if all of its outputs are stored and it is not needed; None if it is.
+
+    It is needed to verify the outputs, if its weights are there (``teacher_ckpt``).
+
+    Args:
+        cache: The cache of the run, if it has one.
+        settings: Those of its teachers, see ``checked_teachers``.
+
+    Raises:
+        CacheError: The files are damaged, or are not those of a cache.
+    """
+    if cache is None or cache.path is None or len(settings) > 1 or OutputStore.about(cache.path) is None:
+        return None
+    (teacher,) = settings
+    file = teacher['teacher_ckpt']
+    if teacher['random_teacher'] or isinstance(teacher['teacher'], nn.Module):
+        return None
+    if cache.verify and file and ('://' in file or Path(file).expanduser().is_file()):
+        return None
+    store = OutputStore.open(cache.path, {})
+    return StoredTeacher(store.facts, cache.path) if store.complete else None

@@ -1,0 +1,82 @@
+"""The caches of teachers' outputs that the trainings of a study share."""
+
+import copy
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from icd_mmrazor.configuration.building import explained_settings
+from icd_mmrazor.configuration.changes import settings_of
+from icd_mmrazor.configuration.type_names import dicts
+from icd_mmrazor.datasets.views import all_views
+from icd_mmrazor.errors import SettingError, UserError, first_line
+
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmpretrain.registry import DATASETS
+
+SETTING = 'model.teacher_cache'
+# settings of a cache that no result depends on
+OF_CACHE = tuple(f'{SETTING}.{name}' for name in ('path', 'max_size', 'verify'))
+# what these settings start with may change the outputs, so that a cache is for one value of each
+OF_OUTPUTS = (
+    *('model.teacher', 'model.random_teacher', 'model.data_preprocessor', 'model.channels_last', 'data_preprocessor'),
+    *('train_dataloader.dataset', 'default_hooks.whole_batches', 'optim_wrapper.type'),
+)
+# feature and logits as float32, the padding of both and a checksum
+BYTES, MORE_BYTES = 4, 24
+GB = 1e9
+
+
+def cache_name(cfg: Config, pair: str) -> str:
+    """Return the name of the cache of a distillation, ``TEACHER_DATASET-DIGEST``; of other outputs it is another."""
+    settings = sorted((name, str(value)) for name, value in settings_of(cfg.to_dict()) if name.startswith(OF_OUTPUTS))
+    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+    return f'{pair.split("_")[0]}_{pair.split("_")[-1]}-{digest[:8]}'
+
+
+def size_of_cache(cfg: Config) -> int:
+    """Return how many bytes the outputs for all views of the images take at most; refuse images without views."""
+    hook, head = cfg.default_hooks.get('whole_batches'), cfg.model.teacher.get('head') or {}
+    if not hook or hook.get('max_memory') == 0:
+        raise SettingError('default_hooks.whole_batches is off, and without it views have no numbers')
+    if any(part.get('batch_augments') or part.get('augments') for part in dicts(cfg.to_dict())):
+        raise SettingError('its images are mixed anew in each batch')
+    if not {'in_channels', 'num_classes'} <= {*head}:
+        raise SettingError("the config does not say how large the teacher's outputs are")
+    with DefaultScope.overwrite_default_scope('mmpretrain'), explained_settings():
+        dataset = DATASETS.build(copy.deepcopy(cfg.train_dataloader.dataset))
+        views = all_views(dataset)
+    return len(dataset) * views.number * (BYTES * (head.in_channels + head.num_classes) + MORE_BYTES)
+
+
+def share_caches(trainings: Sequence[Any], root: Path, max_size: float) -> None:
+    """Let distillations (``StudentTraining``) share caches of at most some GB; print for which there is no room.
+
+    Those whose options say something of a cache keep to that.
+    """
+    users: dict[str, list[Any]] = {}
+    for training in trainings:
+        model = training.cell.cfg.model
+        if 'teacher' in model and 'teacher_cache' not in model:
+            users.setdefault(cache_name(training.cell.cfg, training.cell.pair), []).append(training)
+    free = shutil.disk_usage(next(folder for folder in root.parents if folder.is_dir())).free
+    for name, group in users.items():
+        folder = root / name
+        try:
+            size = size_of_cache(group[0].cell.cfg)
+            if size > max_size * GB:
+                raise SettingError(f'it needs {size / GB:.3g} GB, more than --max-cache-size {max_size:g}')
+            missing = max(0, size - sum(512 * file.stat().st_blocks for file in folder.glob('*')))
+            if missing > free:
+                raise SettingError(f'it needs {missing / GB:.3g} GB more, and the disk has {free / GB:.3g} GB')
+        except UserError as error:
+            print(f'without the teacher cache {name}: {first_line(error)}', flush=True)
+            continue
+        free -= missing
+        for training in group:
+            options = dict(views='all', path=folder, max_size=f'{max_size:g}GB')
+            training.command = [*training.command, *(f'{SETTING}.{key}={value}' for key, value in options.items())]
