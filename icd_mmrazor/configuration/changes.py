@@ -107,8 +107,9 @@ def _with_influence(cfg: Mapping[str, Any]) -> dict[str, Any]:
 def _without_exact_cache(model: Any) -> Any:
     """Leave out a cache of the teacher's outputs that gives what the teacher would say."""
     cache = model.get('teacher_cache') if isinstance(model, Mapping) else None
-    exact = isinstance(cache, Mapping) and cache.get('views', 'all') == 'all' and not cache.get('top_k')
-    if exact and cache.get('dtype') is None:
+    if not isinstance(cache, Mapping):
+        return model
+    if cache.get('views', 'all') == 'all' and cache.get('dtype') is None and cache.get('top_k') is None:
         return {name: value for name, value in model.items() if name != 'teacher_cache'}
     return model
 

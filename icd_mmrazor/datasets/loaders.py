@@ -10,7 +10,7 @@ from mmengine.runner import BaseLoop
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from icd_mmrazor.compat.runs import take_batches_from
-from icd_mmrazor.datasets.randomness import IMAGES, ORDER, seed_all
+from icd_mmrazor.datasets.randomness import IMAGES, MIXTURE, ORDER, seed_all
 from icd_mmrazor.datasets.samples import number_view
 from icd_mmrazor.datasets.view_numbers import FixedViews, Views
 from icd_mmrazor.errors import SettingError
@@ -198,9 +198,15 @@ def number_batches(loop: BaseLoop, seed: int, rank: int) -> NumberedBatches | No
 
 def sample_of_view(dataset: Any, views: FixedViews, index: int, view: int) -> Any:
     """Prepare a fixed view of an image, with the random numbers of this view alone."""
-    seed_all(*views.key(index, view))
-    (sample,) = _samples(dataset, [index])
-    return sample
+
+    def prepared(image: int) -> Any:
+        seed_all(*views.key(image, view))
+        (sample,) = _samples(dataset, [image])
+        return sample
+
+    if views.mixing is None:
+        return prepared(index)
+    return views.mixing(dataset, index, prepared, (views.seed, index, view, MIXTURE))
 
 
 def _samples(dataset: Any, indices: Sequence[int]) -> list[Any]:

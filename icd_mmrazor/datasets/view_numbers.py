@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from icd_mmrazor.datasets.keyed_mixing import KeyedMixing
 from icd_mmrazor.datasets.pipelines import Pipeline
 from icd_mmrazor.datasets.randomness import VIEW
 
@@ -99,10 +100,12 @@ class FixedViews(Views):
     Args:
         number: How many.
         seed: What they follow from.
+        mixing: What mixes the images, if they are mixed; also a function of the view.
     """
 
     number: int
     seed: int = 0
+    mixing: KeyedMixing | None = None
 
     def at(self, pass_number: int) -> int:
         """Return the view of a pass over the data."""
@@ -115,10 +118,12 @@ class FixedViews(Views):
     @property
     def description(self) -> dict[str, Any]:
         """What the views are, as JSON."""
-        return {'views': self.number, 'seed': self.seed}
+        mixing = {} if self.mixing is None else {'mixing': self.mixing.description}
+        return {'views': self.number, 'seed': self.seed, **mixing}
 
     def __str__(self) -> str:
-        return f'{self.number:,} fixed view{"s" * (self.number > 1)}'
+        mixed = '' if self.mixing is None else 'mixed '
+        return f'{self.number:,} fixed {mixed}view{"s" * (self.number > 1)}'
 
 
 @dataclass(frozen=True)

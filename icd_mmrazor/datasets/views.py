@@ -8,13 +8,13 @@ from mmengine.runner import Runner
 from torch import nn
 
 from icd_mmrazor.datasets.in_memory import prepared_size
+from icd_mmrazor.datasets.keyed_mixing import SETTING, KeyedMixing
 from icd_mmrazor.datasets.labels import plain_datasets
 from icd_mmrazor.datasets.loaders import NumberedLoader, number_batches
 from icd_mmrazor.datasets.pipelines import NotInMemoryError, split_pipelines
 from icd_mmrazor.datasets.view_numbers import AllViews, FirstView, FixedViews, Views
 from icd_mmrazor.errors import SettingError
 
-SETTING = 'model.teacher_cache'
 ALL, FIRST = 'all', 'first'
 
 
@@ -35,8 +35,8 @@ def number_views(runner: Runner, setting: int | str, seed: int = 0) -> Views:
         The numbering, which is also the ``views`` of the loop's DataLoader until the training ends.
 
     Raises:
-        SettingError: The run does not take its batches from a dataset by their indices, mixes images, or has views
-            without numbers.
+        SettingError: The run does not take its batches from a dataset by their indices, or the views cannot be
+            numbered.
     """
     name = f'{SETTING}.views={setting!r}'
     numbered = number_batches(runner.train_loop, runner.seed, get_rank())
@@ -46,12 +46,12 @@ def number_views(runner: Runner, setting: int | str, seed: int = 0) -> Views:
             f'unknown. Use a DataLoader of a dataset with a length, or remove {SETTING}.'
         )
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    _refuse_mixing(model, name)
+    mixing = _mixing(model, setting)
     views: Views
     if setting == ALL:
         views = all_views(numbered.loader.dataset)
     else:
-        views = FirstView() if setting == FIRST else FixedViews(int(setting), seed)
+        views = FirstView() if setting == FIRST else FixedViews(int(setting), seed, mixing)
     numbered.loader.views = views
     numbered.loader.views_in_use = ViewsInUse(numbered.loader, model)
     return views
@@ -77,10 +77,10 @@ def no_views_in_memory(reason: NotInMemoryError, views: Views | None = None) -> 
         reason: Why they are not.
         views: The numbering, if the pipeline has one.
     """
-    count = f' The pipeline has {views.number:,}.' if views else ''
+    instead = f" instead of the pipeline's {views.number:,}" if views else ''
     return SettingError(
-        f"{SETTING}.views='all' needs batches made in memory, and images are prepared one by one: {reason}. Set a "
-        f'number of fixed views, which any pipeline can make, such as {SETTING}.views=1.{count}'
+        f"{SETTING}.views='all' needs batches made in memory, and images are prepared one by one: {reason}. Set "
+        f'{SETTING}.views to a number of fixed views{instead}; views=1 works with any pipeline.'
     )
 
 
@@ -114,11 +114,22 @@ def _pipelines(dataset: Any) -> str:
     return repr([getattr(each, 'pipeline', None) for each in plain_datasets(dataset)])
 
 
-def _refuse_mixing(model: nn.Module, name: str) -> None:
-    augments = getattr(getattr(model, 'data_preprocessor', None), 'batch_augments', None)
-    if augments is not None:
+def _mixing(model: nn.Module, setting: int | str) -> KeyedMixing | None:
+    """Return what mixes fixed views as the data preprocessor would mix a batch, if it does."""
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    augments = getattr(preprocessor, 'batch_augments', None)
+    if augments is None:
+        return None
+    off = 'data_preprocessor.batch_augments=None (and model.architecture.train_cfg=None)'
+    if setting in (ALL, FIRST):
         kinds = [type(each).__name__ for each in getattr(augments, 'augments', [augments]) if each is not None]
         raise SettingError(
-            f'{name}: {" or ".join(kinds)} mixes images anew in each batch, so their views have no numbers. Set '
-            f'model.data_preprocessor.batch_augments=None (and model.architecture.train_cfg=None), or remove {SETTING}.'
+            f'{SETTING}.views={setting!r}: {" or ".join(kinds)} mixes other images in each batch, so their views have '
+            f'no numbers. Set a number of fixed views, such as views=1, or {off}.'
         )
+    if not getattr(preprocessor, 'leaves_mixed_views', False):
+        raise SettingError(
+            f'{SETTING}.views={setting!r}: a {type(preprocessor).__name__} would mix fixed views again. Set '
+            f"data_preprocessor.type='SeparateMixingPreprocessor', or {off}."
+        )
+    return KeyedMixing(augments, preprocessor.num_classes)

@@ -23,6 +23,7 @@ from icd_mmrazor.datasets.samples import sample_indices, view_indices
 from icd_mmrazor.datasets.view_numbers import AllViews, FirstView, FixedViews
 from icd_mmrazor.datasets.views import number_views
 from icd_mmrazor.errors import DatasetError, SettingError
+from icd_mmrazor.models.algorithms.separate_mixing import SeparateMixingPreprocessor
 
 CROP = dict(type='RandomCrop', crop_size=8, padding=2)
 FLIP = dict(type='RandomFlip', prob=0.5, direction='horizontal')
@@ -314,14 +315,43 @@ def test_a_loader_without_indices_is_refused(data: Callable) -> None:
         number_views(run, 3)
 
 
-@pytest.mark.parametrize('views', ['all', 'first', 2])
-def test_mixed_images_are_refused(views: Any, data: Callable) -> None:
+MIXING = dict(
+    num_classes=5, batch_augments=dict(augments=[dict(type='Mixup', alpha=1.0), dict(type='CutMix', alpha=1.0)])
+)
+
+
+@pytest.mark.parametrize('views', ['all', 'first'])
+def test_mixed_images_have_no_numbers_unless_their_views_are_fixed(views: Any, data: Callable) -> None:
     run = Run(data(CROP, PACK))
-    run.model.data_preprocessor = ClsDataPreprocessor(
-        num_classes=5, batch_augments=dict(augments=[dict(type='Mixup', alpha=1.0), dict(type='CutMix', alpha=1.0)])
-    )
+    run.model.data_preprocessor = ClsDataPreprocessor(**MIXING)
     with pytest.raises(SettingError, match=r'model.teacher_cache.views=.*Mixup or CutMix.*batch_augments=None'):
         number_views(run, views)
+
+
+def test_mixtures_that_would_be_mixed_again_are_refused(data: Callable) -> None:
+    run = Run(data(CROP, PACK))
+    run.model.data_preprocessor = ClsDataPreprocessor(**MIXING)
+    with pytest.raises(SettingError, match=r'views=2: a ClsDataPreprocessor .*SeparateMixingPreprocessor'):
+        number_views(run, 2)
+
+
+def test_a_mixture_is_the_same_in_all_runs(data: Callable) -> None:
+    dataset, known = data(CROP, ERASE, PACK), {}
+    preprocessor = SeparateMixingPreprocessor(mean=[3.0] * 3, std=[2.0] * 3, **MIXING)
+    for settings in ({}, {'trained': 4}, {'num_workers': 1}, {'seed': 8}):
+        run = Run(dataset, **settings)
+        run.model.data_preprocessor = preprocessor
+        assert number_views(run, 2, seed=7).mixing.num_classes == 5
+        for batch in run.batches(7):
+            scores = [sample.gt_score for sample in batch['data_samples']]
+            for image, row, score in zip(batch['inputs'], view_indices(batch['data_samples']), scores, strict=True):
+                assert known.setdefault(row, (image.tolist(), score.tolist())) == (image.tolist(), score.tolist())
+            # not mixed again
+            prepared = preprocessor(batch, training=True)
+            torch.testing.assert_close(prepared['inputs'], (torch.stack(batch['inputs']) - 3) / 2)
+            for sample, score in zip(prepared['data_samples'], scores, strict=True):
+                assert torch.equal(sample.gt_score, score)
+    assert len(known) == 2 * NUMBER
 
 
 @pytest.mark.parametrize('views', ['all', 2])

@@ -6,6 +6,7 @@ Python numbers made of tensors, and operations whose result has a size that depe
 
 import contextlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -107,6 +108,14 @@ def test_icd_with_kd(unvalidated: Callable, runner: Callable) -> None:
     assert [found[i] for i in QUIET[1:]] == [[]] * len(QUIET[1:])
     # one copy for all numbers of three iterations
     assert [found[i] for i in (2, 5)] == [['tolist']] * 2
+
+
+def test_stored_outputs_of_the_teacher(unvalidated: Callable, runner: Callable, tmp_path: Path) -> None:
+    options = {'model.teacher_cache.path': str(tmp_path / 'outputs')}
+    trained(runner(unvalidated(**options)))
+    found = trained(runner(unvalidated(**options)))
+    # in the first iteration what is stored is verified
+    assert [found[i] for i in QUIET[1:]] == [[]] * len(QUIET[1:])
 
 
 @pytest.mark.parametrize('stage', ['initial', 'main'])

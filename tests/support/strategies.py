@@ -46,7 +46,9 @@ def distillers(draw: st.DrawFn) -> dict:
         kd=draw(st.none() | st.builds(dict, tau=numbers, loss_weight=numbers)),
     )
     names = draw(
-        st.lists(st.sampled_from(['kd', 'fitnet', 'at', 'sp', 'cc', 'vid', 'rkd', 'pkt', 'nst', 'rrd']), max_size=2)
+        st.lists(
+            st.sampled_from(['kd', 'fitnet', 'at', 'sp', 'cc', 'vid', 'rkd', 'pkt', 'nst', 'rrd', 'ckd']), max_size=2
+        )
     )
     others = {name: method(name) for name in names}
     if not others:

@@ -50,3 +50,7 @@ for epoch in range(done + 1, epochs + 1):
     hold = root / 'hold'
     while hold.is_file() and hold.read_text() == f'{args.methods} {seed} {epoch}':
         time.sleep(0.05)
+if 'model.teacher_cache.path' in options:
+    (args.work_dir / 'cache').write_text(options['model.teacher_cache.path'])
+    with (logs / 'scalars.json').open('a') as log:
+        log.write(json.dumps({'teacher_asked': 100 * epochs, 'teacher_images': 10 + seed, 'step': 2 * epochs}) + '\n')

@@ -1,6 +1,5 @@
 """Studies as a user calls them, with a stand-in for the trainings: run, killed, resumed, refused, tabled."""
 
-import importlib
 import json
 import os
 import re
@@ -32,22 +31,6 @@ run.FRONT = Path(sys.argv[2])
 run.run_tool(lambda: run.main(sys.argv[3:]), 'Repeat the command to resume.')
 """
 RESULTS = ROOT / 'docs' / 'results.json'
-
-
-@pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
-    """Import a module of tools/benchmarks."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module
-
-
-@pytest.fixture
-def run(tool: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    """Return the runner, with a stand-in for the trainings, in an empty folder."""
-    run = tool('run')
-    monkeypatch.setattr(run, 'FRONT', STAND_IN)
-    monkeypatch.chdir(tmp_path)
-    return run
 
 
 @pytest.fixture

@@ -125,11 +125,8 @@ def compare(
     """Run the teacher and the students that a tool's arguments name on the test images.
 
     The teacher is that of the first distillation, the images are those of the first config's ``test_dataloader``.
-
-    Args:
-        args: The arguments of :func:`add_arguments`.
-        default_classes: Returns the classes to show, given their number, if ``--classes`` names none.
-        check_count: Called with the number of images before the networks run; may refuse it.
+    ``default_classes`` returns the classes to show, given their number, if ``--classes`` names none; ``check_count``
+    may refuse the number of images before the networks run.
     """
     check_writable(args.out, '--out', SUFFIXES)
     if args.max_images == 1:
@@ -250,15 +247,11 @@ def images_of(cfg: Config, networks: Sequence[Network]) -> tuple[dict, np.ndarra
         raise SettingError('The config has no test_dataloader; the networks are compared on its images.')
     dataset, num_classes = DATASETS.build(cfg.test_dataloader.dataset), networks[0].layer.out_features
     labels = image_labels(dataset)
-    if labels is None:
+    if labels is None or labels.min() < 0 or labels.max() >= num_classes:
+        found = 'no label, or several,' if labels is None else f'labels from {labels.min()} to {labels.max()}'
         raise DatasetError(
-            f'test_dataloader.dataset ({type(dataset).__name__}, {len(dataset)} images) does not have one label for '
-            'each image. Name a dataset of labelled images.'
-        )
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise DatasetError(
-            f'test_dataloader.dataset has labels from {labels.min()} to {labels.max()}, but the networks have '
-            f'{num_classes} classes. Name the dataset they were trained on.'
+            f'test_dataloader.dataset ({type(dataset).__name__}, {len(dataset)} images) has {found} for its images, '
+            f'and the networks have {num_classes} classes. Name labelled images of these classes.'
         )
     for network in networks:
         check_class_names(network.checkpoint, network.classes, [('test_dataloader', dataset)], choice_in(cfg))

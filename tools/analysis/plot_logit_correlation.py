@@ -108,10 +108,10 @@ def main() -> None:
         raise SettingError(f'--max-difference {args.max_difference:g} must be more than 0.')
     compared = compare(args)
     classes, labels, logits = compared.classes, compared.labels, [output.logits for output in compared.outputs]
-    if args.measure == 'correlation':
-        matrices = [correlations(each, classes) for each in logits]
-    else:
-        matrices = [mean_logits(each, labels, classes) for each in logits]
+    matrices = [
+        correlations(each, classes) if args.measure == 'correlation' else mean_logits(each, labels, classes)
+        for each in logits
+    ]
     print(f'{WORDS[args.measure][0]}, mean absolute difference from the teacher:')
     for name, matrix in zip(compared.names[1:], matrices[1:], strict=True):
         print(f'  {name}: {differences(matrix, matrices[0]).mean():.4f}')

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from icd_mmrazor.configuration.building import explained_settings
+from icd_mmrazor.configuration.changes import settings_of
 from icd_mmrazor.configuration.type_names import dicts
 from icd_mmrazor.datasets.views import all_views
 from icd_mmrazor.errors import SettingError, UserError, first_line
@@ -20,9 +21,11 @@ from mmpretrain.registry import DATASETS
 SETTING = 'model.teacher_cache'
 # settings of a cache that no result depends on
 OF_CACHE = tuple(f'{SETTING}.{name}' for name in ('path', 'max_size', 'verify'))
-# a cache is for one value of each of these, and of all settings of the teacher
-OF_MODEL = ('data_preprocessor', 'channels_last')
-OTHERS = ('data_preprocessor', 'train_dataloader.dataset', 'default_hooks.whole_batches', 'optim_wrapper.type')
+# what these settings start with may change the outputs, so that a cache is for one value of each
+OF_OUTPUTS = (
+    *('model.teacher', 'model.random_teacher', 'model.data_preprocessor', 'model.channels_last', 'data_preprocessor'),
+    *('train_dataloader.dataset', 'default_hooks.whole_batches', 'optim_wrapper.type'),
+)
 # feature and logits as float32, the padding of both and a checksum
 BYTES, MORE_BYTES = 4, 24
 GB = 1e9
@@ -30,19 +33,13 @@ GB = 1e9
 
 def cache_name(cfg: Config, pair: str) -> str:
     """Return the name of the cache of a distillation, ``TEACHER_DATASET-DIGEST``; of other outputs it is another."""
-    of_teacher = {key: value for key, value in cfg.model.items() if 'teacher' in key or key in OF_MODEL}
-    settings = [of_teacher, *(cfg.get(name) for name in OTHERS)]
-    digest = hashlib.sha256(json.dumps(settings, default=str, sort_keys=True).encode()).hexdigest()
+    settings = sorted((name, str(value)) for name, value in settings_of(cfg.to_dict()) if name.startswith(OF_OUTPUTS))
+    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     return f'{pair.split("_")[0]}_{pair.split("_")[-1]}-{digest[:8]}'
 
 
 def size_of_cache(cfg: Config) -> int:
-    """Return how many bytes the teacher's outputs for all views of the training images take at most.
-
-    Raises:
-        SettingError: The views cannot be numbered, or the size of an output is not known.
-        UserError: The images cannot be read.
-    """
+    """Return how many bytes the outputs for all views of the images take at most; refuse images without views."""
     hook, head = cfg.default_hooks.get('whole_batches'), cfg.model.teacher.get('head') or {}
     if not hook or hook.get('max_memory') == 0:
         raise SettingError('default_hooks.whole_batches is off, and without it views have no numbers')
@@ -57,12 +54,9 @@ def size_of_cache(cfg: Config) -> int:
 
 
 def share_caches(trainings: Sequence[Any], root: Path, max_size: float) -> None:
-    """Let the distillations among some trainings share caches, unless their options name one; print which have none.
+    """Let distillations (``StudentTraining``) share caches of at most some GB; print for which there is no room.
 
-    Args:
-        trainings: Each a ``StudentTraining``, whose command gets more options.
-        root: The folder of all caches.
-        max_size: The most GB that one of them may take.
+    Those whose options say something of a cache keep to that.
     """
     users: dict[str, list[Any]] = {}
     for training in trainings:

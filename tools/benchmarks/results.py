@@ -104,7 +104,7 @@ class Results:
         """Return a sentence on how often the teacher was run, if there are trainings with a teacher cache."""
         counted = [run for runs in self._runs.values() for run in runs if run.get('teacher_asked')]
         asked, images = (sum(run[name] for run in counted) for name in ('teacher_asked', 'teacher_images'))
-        share = f'{images:,} images instead of {asked:,} ({100 * images / asked:.1f} %)' if counted else ''
+        share = f'{images:,} images instead of {asked:,} ({100 * images / max(1, asked):.1f} %)'
         return [f'In {len(counted)} trainings with a teacher cache, the teacher ran on {share}.'] if counted else []
 
     def notes(self) -> list[str]:

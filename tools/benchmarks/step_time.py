@@ -3,8 +3,9 @@
 
 The loops take turns in one process. "plain" is what research scripts do: eager, float32, torchvision's transforms image
 by image, teacher and student in full; its loss is that of examples/plain_loop.py. "defaults" is what tools/train.py
-runs, "fast" the same with --amp bf16 (and compiled on a GPU). The arithmetic limit is the number of operations of
-convolutions and matrix products, divided by the speed of one large matrix product.
+runs, "fast" the same with --amp bf16 (and compiled on a GPU). "cached" is the defaults with all outputs of the teacher
+in a teacher cache, "student" the same with one output for all steps, in place of the lookup. The arithmetic limit is
+the number of operations of convolutions and matrix products, divided by the speed of one large matrix product.
 """
 
 import argparse
@@ -12,8 +13,8 @@ import copy
 import json
 import runpy
 import statistics
-import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import parse_options, positive_int, run
 from icd_mmrazor.launch.run_config import load_config
 from icd_mmrazor.machine import cores
+from icd_mmrazor.models.teacher_cache.layout import RowLayout
 
 import numpy as np
 import torch
@@ -43,14 +45,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import transforms
 from trainings import machine
 
-PLAIN, DEFAULTS, FAST = 'plain', 'defaults', 'fast'
+PLAIN, DEFAULTS, FAST, CACHED, STUDENT = 'plain', 'defaults', 'fast', 'cached', 'student'
+CACHED_BATCHES = 32  # what the cached contenders are trained on, again and again
+ROWS = 50_000  # of the cache, written at a time
 PRODUCT_SIZES = {'cpu': 2048, 'cuda': 8192}
-EXAMPLE = Path(__file__).resolve().parents[2] / 'examples' / 'plain_loop.py'
-if not EXAMPLE.is_file():
-    sys.exit(
-        f'error: {EXAMPLE} is missing, the plain loop to compare with. Run this tool in a clone of the repository.'
-    )
-PlainICD = runpy.run_path(str(EXAMPLE))['PlainICD']
+PlainICD = runpy.run_path(str(Path(__file__).resolve().parents[2] / 'examples' / 'plain_loop.py'))['PlainICD']
 
 
 def feature_and_logits(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,19 +107,46 @@ class SteppedTrainLoop(EpochBasedTrainLoop):
         return self.runner.model
 
     def steps(self) -> Iterator[None]:
-        """Train, a step each time the iterator is advanced."""
+        """Train for ever, a step each time the iterator is advanced."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        for index, batch in enumerate(self.dataloader):
-            self.run_iter(index, batch)
-            yield
+        while True:
+            for index, batch in enumerate(self.dataloader):
+                self.run_iter(index, batch)
+                yield
+
+
+class Lookups:
+    """The lookups in the full cache of a distillation, whose outputs are random, and the seconds that each took.
+
+    With ``replaced``, all batches get the outputs of the first.
+    """
+
+    def __init__(self, algorithm: nn.Module, replaced: bool) -> None:
+        self.outputs, self.replaced, self.found = algorithm.teacher_cache.outputs, replaced, None
+        self.seconds: list[float] = []
+        store = algorithm.teacher_cache.store
+        layout = RowLayout.from_facts(store.facts['outputs'])
+        for rows in np.split(np.arange(store.rows), range(ROWS, store.rows, ROWS)):
+            random = {name: torch.randn(len(rows), *field.shape) for name, field in layout.outputs.items()}
+            store.write(rows, layout.pack(random))
+        algorithm.teacher_cache.outputs = self
+
+    def __call__(self, *batch: Any) -> dict[str, Tensor]:
+        if self.found is None or not self.replaced:
+            start = time.perf_counter()
+            self.found = self.outputs(*batch)
+            self.seconds.append(time.perf_counter() - start)
+        return self.found
 
 
 def runner_steps(
     cfg: Config, file: Path, networks: tuple[nn.Module, nn.Module], batch_size: int, folder: Path
-) -> Iterator[None]:
-    """Train as tools/train.py does, a step each time the iterator is advanced."""
+) -> tuple[Iterator[None], Lookups | None]:
+    """Train as tools/train.py does, a step each time the iterator is advanced; return the lookups in a cache, too."""
     dataset = dict(type='NPZDataset', data_file=str(file), pipeline=cfg.train_dataloader.dataset.pipeline)
+    if cfg.model.get('teacher_cache'):
+        dataset['indices'] = CACHED_BATCHES * batch_size
     cfg.train_dataloader = {**cfg.train_dataloader, 'batch_size': batch_size, 'dataset': dataset}
     cfg.train_cfg = dict(type='SteppedTrainLoop', max_epochs=cfg.train_cfg.max_epochs)
     for split in ('val', 'test'):
@@ -139,7 +165,9 @@ def runner_steps(
     teacher, student = networks
     runner.model.teacher.load_state_dict(teacher.state_dict())
     runner.model.architecture.load_state_dict(student.state_dict())
-    return runner.train_loop.steps()
+    cache = runner.model.teacher_cache
+    lookups = Lookups(runner.model, folder.name == STUDENT) if cache and cache.in_use else None
+    return runner.train_loop.steps(), lookups
 
 
 def untrained(cfg: Config, size: int) -> tuple[nn.Module, nn.Module]:
@@ -192,11 +220,13 @@ def measure(pair: str, contenders: dict[str, Config | None], args: argparse.Name
         file = Path(folder, 'images.npz')
         np.savez(file, images=images, labels=labels)
         loops: dict[str, Iterator] = {}
+        lookups: dict[str, Lookups] = {}
         for name, cfg in contenders.items():
             if cfg is None:
                 loops[name] = plain_steps(base, PlainImages(images, labels, base), networks, args)
             else:
-                loops[name] = runner_steps(cfg.copy(), file, networks, args.batch_size, Path(folder, name))
+                loops[name], found = runner_steps(cfg.copy(), file, networks, args.batch_size, Path(folder, name))
+                lookups |= {name: found} if found else {}
             for _ in range(args.warm_up):
                 next(loops[name])
         for _ in range(args.rounds):
@@ -213,6 +243,9 @@ def measure(pair: str, contenders: dict[str, Config | None], args: argparse.Name
         ratios = [value / other for value, other in zip(values, next(iter(times.values())), strict=True)]
         ms = [1e3 * value for value in values]
         measured[name] = dict(ms=ms, median_ms=statistics.median(ms), ratio=statistics.median(ratios))
+        if name in lookups and not lookups[name].replaced:
+            lookup = 1e3 * statistics.median(lookups[name].seconds)
+            measured[name] |= dict(lookup_ms=lookup, lookup=lookup / statistics.median(ms))
     limits = {dtype: 1e3 * flops / statistics.median(found) for dtype, found in speeds.items()}
     return dict(pair=pair, batch_size=args.batch_size, gflop=flops / 1e9, limit_ms=limits, contenders=measured)
 
@@ -225,16 +258,13 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     one_more = 'one more: the defaults with these settings changed; may be repeated'
     contender = dict(nargs='+', action='append', default=[], metavar=('NAME', 'KEY=VALUE'), help=one_more)
     parser.add_argument('--contender', **contender)
-    parser.add_argument(
-        '--threads', type=positive_int, metavar='N', help="torch's threads on the CPU (default: torch's choice)"
-    )
+    threads = "torch's threads on the CPU (default: torch's choice)"
+    parser.add_argument('--threads', type=positive_int, metavar='N', help=threads)
     for name, default in (('batch-size', 64), ('rounds', 7), ('steps', 5), ('warm-up', 5)):
         text = f'{"of a turn, " if name == "steps" else ""}default: {default}'
         parser.add_argument(f'--{name}', type=positive_int, default=default, metavar='N', help=text)
-    workers = min(8, cores())
-    parser.add_argument(
-        '--workers', type=int, default=workers, metavar='N', help='of the plain loop, default: %(default)s'
-    )
+    workers, text = min(8, cores()), 'of the plain loop, default: %(default)s'
+    parser.add_argument('--workers', type=int, default=workers, metavar='N', help=text)
     parser.add_argument('--out', type=Path, metavar='FILE.json', help='also write all numbers')
     args = parser.parse_args(arguments)
     if args.out:
@@ -246,9 +276,13 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
 def contenders_of(pair: str, args: argparse.Namespace) -> dict[str, Config | None]:
     """Return the configs of the contenders by their names; the plain loop has none."""
     fast = ['model.teacher_precision=bf16', 'optim_wrapper.type=AutocastOptimWrapper']
-    fast += ['model.torch_compile=True'] if args.device == 'cuda' else []
+    compiled, graphs = ['model.torch_compile=True'], ['model.torch_compile.mode=reduce-overhead']
+    compiled, graphs = (compiled, graphs) if args.device == 'cuda' else ([], [])
+    cached = ['model.teacher_cache.views=all', 'model.teacher_cache.verify=0']
+    ours = [[DEFAULTS], [FAST, *fast, *compiled], [CACHED, *cached]]
+    ours += [[f'{CACHED} {FAST}', *cached, *fast, *graphs], [STUDENT, *cached]]
     contenders: dict[str, Config | None] = {PLAIN: None} if args.methods == ['icd'] else {}
-    for name, *options in ([DEFAULTS], [FAST, *fast], *args.contender):
+    for name, *options in (*ours, *args.contender):
         if name in contenders:
             raise SettingError(f'--contender {name}: this name is taken. Give another.')
         cfg = recipes.compose(pair, args.methods)
@@ -270,7 +304,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         limits = ', '.join(f'{ms:.0f} ms in {dtype}' for dtype, ms in result['limit_ms'].items())
         print(f'{pair}, batch {args.batch_size}: {result["gflop"]:.1f} GFLOP per step, at least {limits}')
         for name, times in result['contenders'].items():
-            print(f'  {name:12} {times["median_ms"]:9.1f} ms  ratio {times["ratio"]:.2f}', flush=True)
+            lookup = f'  lookup {times["lookup_ms"]:.2f} ms, {times["lookup"]:.2%}' if 'lookup' in times else ''
+            print(f'  {name:12} {times["median_ms"]:9.1f} ms  ratio {times["ratio"]:.2f}{lookup}', flush=True)
     if args.out:
         atomic_write(json.dumps({'machine': machine(), 'results': results}, indent=1) + '\n', args.out)
 

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -151,9 +151,7 @@ def run_all(trainings: Sequence[Training], slots: Sequence[Mapping[str, str]]) -
             pool.shutdown(wait=False, cancel_futures=True)
             for training in waiting:
                 training.stop(signal.SIGTERM)
-            until = time.monotonic() + GRACE_SECONDS
-            while time.monotonic() < until and not all(future.done() for future in futures):
-                time.sleep(0.1)
+            wait([future for future in futures if not future.cancelled()], timeout=GRACE_SECONDS)
             for training in waiting:
                 training.stop(signal.SIGKILL)
             raise

@@ -19,27 +19,24 @@ def main() -> None:
     parser.add_argument('dst', metavar='DST', type=Path, help='the folder to create')
     parser.add_argument('--labeled', type=int, metavar='N', help='training images with a class (default: all)')
     args = parser.parse_args()
-    dst = args.dst
+    digits, dst = read_digits(), args.dst
     if dst.exists():
         parser.error(f'DST {dst} exists; give a new path')
-    digits = read_digits()
     dst.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{dst.name}.', dir=dst.parent) as folder:
         part = Path(folder, dst.name)
         for split, arrays in SPLITS.items():
-            labels = digits[f'{arrays}_labels']
-            for i, (image, label) in enumerate(zip(digits[f'{arrays}_images'], labels, strict=True)):
+            for i, image in enumerate(digits[f'{arrays}_images']):
                 with_class = split == 'val' or args.labeled is None or i < args.labeled
-                file = part / (f'{split}/{label}' if with_class else 'unlabeled') / f'{i:04}.png'
+                label = f'{split}/{digits[f"{arrays}_labels"][i]}'
+                file = part / (label if with_class else 'unlabeled') / f'{i:04}.png'
                 file.parent.mkdir(parents=True, exist_ok=True)
                 if not cv2.imwrite(str(file), image):
                     raise OSError(f'{file} could not be written')
         for split in sorted(path.name for path in part.iterdir()):
-            classes = len([path for path in (part / split).iterdir() if path.is_dir()])
-            print(
-                f'{dst / split}: {len([*part.glob(f"{split}/**/*.png")])} images'
-                + f' of {classes} classes' * (classes > 0)
-            )
+            files = [*part.glob(f'{split}/**/*.png')]
+            classes = {file.parent.name for file in files} - {split}
+            print(f'{dst / split}: {len(files)} images' + f' of {len(classes)} classes' * bool(classes))
         part.rename(dst)  # complete or not at all
 
 

@@ -21,12 +21,9 @@ def read_digits() -> dict[str, np.ndarray]:
     # values from 0 to 16, at 8 x 8
     images = np.stack([cv2.resize(image, (16, 16)) for image in digits.images[order] * (255 / 16)])
     images, labels = images.round().astype(np.uint8), digits.target[order].astype(np.uint8)
-    return {
-        'train_images': images[:-TEST_IMAGES],
-        'train_labels': labels[:-TEST_IMAGES],
-        'test_images': images[-TEST_IMAGES:],
-        'test_labels': labels[-TEST_IMAGES:],
-    }
+    parts = {'train': slice(-TEST_IMAGES), 'test': slice(-TEST_IMAGES, None)}
+    arrays = {'images': images, 'labels': labels}
+    return {f'{split}_{name}': array[part] for split, part in parts.items() for name, array in arrays.items()}
 
 
 def main() -> None:

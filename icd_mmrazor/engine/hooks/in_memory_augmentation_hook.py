@@ -91,6 +91,8 @@ class InMemoryAugmentationHook(Hook):
             self._numbered = number_batches(runner.train_loop, runner.seed, get_rank())
             if self._numbered is None:
                 raise NotInMemoryError('train_dataloader yields its batches in its own way')
+            if getattr(self._numbered.loader.views, 'mixing', None) is not None:
+                raise NotInMemoryError('model.teacher_cache.views needs mixtures that are made one by one')
             dataset = runner.train_dataloader.dataset
             # first: it may take a while
             runner.logger.info(f'InMemoryAugmentationHook: reading {len(dataset):,} training images.')

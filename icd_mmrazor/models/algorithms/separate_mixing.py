@@ -7,7 +7,7 @@ from mmpretrain.models import ClsDataPreprocessor
 from mmrazor.registry import MODELS
 from torch import nn
 
-from icd_mmrazor.datasets.samples import number_labeled, without_labels
+from icd_mmrazor.datasets.samples import number_labeled, view_indices, without_labels
 
 
 @MODELS.register_module()
@@ -17,6 +17,7 @@ class SeparateMixingPreprocessor(ClsDataPreprocessor):
     In a batch of both (``PartlyLabeledDataset``), the labelled images are mixed among themselves with their labels,
     then the others among themselves, each with its own random numbers. A ``ClsDataPreprocessor`` leaves a batch
     without any labels as it is. ``FrozenTeacherDistill`` uses this class in its place if it has ``batch_augments``.
+    Fixed views (:func:`~icd_mmrazor.datasets.views.number_views`) have been mixed already, and are not mixed again.
 
     Config example::
 
@@ -26,6 +27,8 @@ class SeparateMixingPreprocessor(ClsDataPreprocessor):
             batch_augments=dict(augments=dict(type='Mixup', alpha=0.8)))
     """
 
+    leaves_mixed_views = True
+
     def forward(self, data: dict, training: bool = False) -> dict:
         """Prepare a batch, see the base class."""
         images, samples = data['inputs'], data.get('data_samples')
@@ -34,10 +37,11 @@ class SeparateMixingPreprocessor(ClsDataPreprocessor):
         if without_labels(samples):
             return self._mixed_without_labels(data)
         labeled = number_labeled(samples, len(images))
+        mix = view_indices(samples) is None
         if labeled is None:
-            return super().forward(data, training)
+            return super().forward(data, mix)
         parts = [
-            super().forward({'inputs': images[:labeled], 'data_samples': samples[:labeled]}, training),
+            super().forward({'inputs': images[:labeled], 'data_samples': samples[:labeled]}, mix),
             self._mixed_without_labels({'inputs': images[labeled:], 'data_samples': samples[labeled:]}),
         ]
         return {
@@ -47,6 +51,8 @@ class SeparateMixingPreprocessor(ClsDataPreprocessor):
 
     def _mixed_without_labels(self, data: dict) -> dict:
         prepared = super().forward(data, training=False)
+        if view_indices(data.get('data_samples')) is not None:
+            return prepared
         images = prepared['inputs']
         # an augmentation expects scores, and mixes them too
         images, _ = self.batch_augments(images, images.new_zeros(len(images), 1))

@@ -33,8 +33,8 @@ SETTING = 'teacher_cache'
 FOLDER = 'teacher_cache'
 ALL, FIRST = 'all', 'first'
 UNITS = {'B': 1, 'KB': 10**3, 'MB': 10**6, 'GB': 10**9, 'TB': 10**12}
-# from this number of images for each thread on, the output of an image is the same in any batch, bit for bit (CPU)
-IMAGES_PER_THREAD, MIN_IMAGES = 8, 16
+# in batches of a multiple of this the output of an image is the same bit for bit, whatever the others are (on a CPU)
+MULTIPLE = 4
 # by how much outputs that were computed elsewhere may differ, as a part of the largest
 TOLERANCES = {'float32': 1e-3, 'float16': 5e-2, 'bfloat16': 5e-2}
 
@@ -45,7 +45,8 @@ class TeacherCache:
     Stored are the pooled feature and the logits, so that any method finds what it compares. The files belong to one
     teacher, dataset, pipeline and precision; runs, seeds, methods and students share them, at the same time if you
     like. On a CPU, outputs are the same bit for bit as without a cache: those that are missing are computed in batches
-    of at least 16 images and 8 for each thread, from where on the size of a batch makes no difference.
+    of a multiple of 4 images, in which the others make no difference. The batches of the training must be such, too: a
+    last batch of 7 images may differ in the last bits.
 
     Args:
         views: ``'all'``: each crop and flip of the in-memory pipeline is stored once it has been seen. A number K:
@@ -76,7 +77,7 @@ class TeacherCache:
         dtype: str | None = None,
         max_size: int | str = '16GB',
         top_k: int | None = None,
-        verify: int = 100,
+        verify: int = 200,
         max_teacher_calls: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -268,14 +269,12 @@ class TeacherCache:
             )
 
     def _run(self, algorithm: nn.Module, images: Tensor, which: np.ndarray | None = None) -> dict[str, Tensor]:
-        """Run the teacher on images of a batch, together with others of it if there are few."""
+        """Run the teacher on images, or on some of them, of which a few are repeated to make a multiple."""
         number = len(images) if which is None else len(which)
-        if number < len(images):
-            least = max(MIN_IMAGES, IMAGES_PER_THREAD * torch.get_num_threads())
-            # a limit counts the images that the teacher sees
-            if self.max_teacher_calls is None and number < least:
-                others = np.setdiff1d(np.arange(len(images)), which)
-                which = np.concatenate([which, others[: least - number]])
+        # a limit counts the images that the teacher sees
+        if which is not None and self.max_teacher_calls is None:
+            which = np.resize(which, -(-number // MULTIPLE) * MULTIPLE)
+        if which is not None and not np.array_equal(which, np.arange(len(images))):
             layout = images.is_contiguous(memory_format=torch.channels_last)
             images = laid_out(images[torch.from_numpy(which).to(images.device)], layout)
         if getattr(algorithm.teacher, 'is_stored', False):
