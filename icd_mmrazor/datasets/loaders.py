@@ -69,13 +69,13 @@ class NumberedBatches:
             yield from self._rest_of_pass()
             return
         skip, self.skip = self.skip, 0
+        view = self._view(self.loop.epoch)
         batches = itertools.islice(self._pass(self.loop.epoch), skip, None)
         for number, indices in enumerate(batches, self.loop.iter):
-            yield self._numbered(indices, number)
+            yield NumberedIndices(indices, number, view)
 
-    def _numbered(self, indices: Iterable[int], number: int) -> NumberedIndices:
-        views = self.loader.views
-        return NumberedIndices(indices, number, 0 if views is None else views.at(number // self._batches_of_pass()))
+    def _view(self, pass_number: int) -> int:
+        return 0 if self.loader.views is None else self.loader.views.at(pass_number)
 
     def _batches_of_pass(self) -> int:
         """Return how many batches a process trains on while all of them see the data once."""
@@ -97,7 +97,7 @@ class NumberedBatches:
                 sampler.set_epoch(epoch)
             for end, indices in enumerate(self._pass(epoch), start + 1):
                 if end > number:
-                    yield self._numbered(indices, end - 1)
+                    yield NumberedIndices(indices, end - 1, self._view((end - 1) // self._batches_of_pass()))
             if end == start:  # no batches
                 return
 
@@ -206,7 +206,7 @@ def sample_of_view(dataset: Any, views: FixedViews, index: int, view: int) -> An
 
     if views.mixing is None:
         return prepared(index)
-    return views.mixing(dataset, index, prepared, (views.seed, index, view, MIXTURE))
+    return views.mixing(dataset, int(index), prepared, (*views.key(index, view)[:-1], MIXTURE))
 
 
 def _samples(dataset: Any, indices: Sequence[int]) -> list[Any]:
@@ -231,7 +231,7 @@ class _RepeatableDataset:
         samples = samples or _samples(self.dataset, indices)
         if views is not None and not views.in_memory:
             for index, sample in zip(indices, samples, strict=True):
-                number_view(sample, views.row(index, indices.view))
+                number_view(sample, int(views.row(index, indices.view)))
         return samples
 
     # worker_init_fn may ask torch for the dataset: it sees the one inside

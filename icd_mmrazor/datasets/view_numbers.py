@@ -113,7 +113,7 @@ class FixedViews(Views):
 
     def key(self, index: int, view: int) -> tuple[int, ...]:
         """Return what the random numbers of a view of an image follow from."""
-        return self.seed, index, view, VIEW
+        return self.seed, int(index), int(view), VIEW
 
     @property
     def description(self) -> dict[str, Any]:

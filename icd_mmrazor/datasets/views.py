@@ -11,6 +11,7 @@ from icd_mmrazor.datasets.in_memory import prepared_size
 from icd_mmrazor.datasets.keyed_mixing import SETTING, KeyedMixing
 from icd_mmrazor.datasets.labels import plain_datasets
 from icd_mmrazor.datasets.loaders import NumberedLoader, number_batches
+from icd_mmrazor.datasets.partly_labeled import UnlabeledDataset
 from icd_mmrazor.datasets.pipelines import NotInMemoryError, split_pipelines
 from icd_mmrazor.datasets.view_numbers import AllViews, FirstView, FixedViews, Views
 from icd_mmrazor.errors import SettingError
@@ -110,8 +111,10 @@ class ViewsInUse:
 
 
 def _pipelines(dataset: Any) -> str:
-    # not pickled: a transform may have a state of its own, such as a counter
-    return repr([getattr(each, 'pipeline', None) for each in plain_datasets(dataset)])
+    parts = [each.images if isinstance(each, UnlabeledDataset) else each for each in plain_datasets(dataset)]
+    # not pickled: a transform may have a state that changes, such as a counter
+    pipelines = [repr(getattr(each, 'pipeline', None)) for part in parts for each in plain_datasets(part)]
+    return '\n'.join(pipelines)
 
 
 def _mixing(model: nn.Module, setting: int | str) -> KeyedMixing | None:

@@ -373,6 +373,20 @@ def test_the_teacher_cache_is_told_of_another_pipeline(views: Any, data: Callabl
     assert loader.views == (None if views == 'all' else FixedViews(2))
 
 
+def test_pipelines_inside_other_datasets_are_looked_at(data: Callable) -> None:
+    for kind in ('RepeatDataset', 'UnlabeledDataset', 'PartlyLabeledDataset'):
+        inside = data(CROP, FLIP, PACK)
+        parts = dict(labeled=data(PACK), unlabeled=inside) if kind == 'PartlyLabeledDataset' else dict(dataset=inside)
+        run = Run(DATASETS.build(dict(type=kind, **parts, **(dict(times=2) if kind == 'RepeatDataset' else {}))))
+        number_views(run, 1)
+        in_use = run.train_loop.dataloader.views_in_use
+        in_use.look()
+        run.model.teacher_cache.refuse_change.assert_not_called()
+        inside.pipeline.transforms[1].prob = 0.1
+        in_use.look()
+        run.model.teacher_cache.refuse_change.assert_called_once()
+
+
 def test_the_teacher_cache_is_told_of_another_loader(data: Callable) -> None:
     run = Run(data(CROP, FLIP, PACK))
     number_views(run, 1)

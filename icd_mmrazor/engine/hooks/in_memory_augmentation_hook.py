@@ -48,7 +48,8 @@ class InMemoryAugmentationHook(Hook):
         max_memory: How much memory they may take in each process, in GB, with their padding; 0: none are kept.
 
     Raises:
-        SettingError: The device cannot be used, or ``max_memory`` is negative or not a number.
+        SettingError: The device cannot be used, ``max_memory`` is negative or not a number, or images would be prepared
+            one by one and the teacher's cache has all views.
 
     Config example::
 
@@ -130,6 +131,7 @@ class InMemoryAugmentationHook(Hook):
         """Have the dataset checked with the first batch, which is after all hooks had their turn."""
         self._next_check = -math.inf
         if self._batches and runner.train_dataloader is not self._numbered.loader:  # a hook has set another
+            self._end_views()
             self.before_train(runner)
 
     def after_train(self, runner: Runner) -> None:
