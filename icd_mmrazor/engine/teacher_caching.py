@@ -20,7 +20,7 @@ from icd_mmrazor.datasets.views import number_views
 from icd_mmrazor.engine.runs import model_of
 from icd_mmrazor.errors import DatasetError
 from icd_mmrazor.models.networks.preparation import preparation_by
-from icd_mmrazor.models.teacher_cache.cache import FOLDER
+from icd_mmrazor.models.teacher_cache.cache import ALL, FIRST, FOLDER
 
 # images that are looked at, to notice another dataset
 IMAGES_TO_COMPARE = 16
@@ -30,7 +30,7 @@ def open_teacher_cache(runner: Runner) -> Views | None:
     """Open the cache of a distillation, if it has one, and have the views of its training images numbered.
 
     Returns:
-        The numbering of the views.
+        The numbering of the views, if they have been numbered.
 
     Raises:
         SettingError: The files are of another teacher, dataset, pipeline or precision, are too large, or the views
@@ -42,7 +42,16 @@ def open_teacher_cache(runner: Runner) -> Views | None:
     cache = getattr(algorithm, 'teacher_cache', None)
     if cache is None:
         return None
-    views = number_views(runner, cache.views_setting, cache.seed)
+    reason = cache.why_not(algorithm.distiller, algorithm.teacher)
+    # the method trains on fixed views all the same, as those that it is compared with
+    views = (
+        None
+        if reason and cache.views_setting in (ALL, FIRST)
+        else number_views(runner, cache.views_setting, cache.seed)
+    )
+    if reason:
+        cache.leave_out(reason)
+        return views
     dataset = runner.train_dataloader.dataset
     samples = _some_samples(dataset)
     with torch.no_grad():

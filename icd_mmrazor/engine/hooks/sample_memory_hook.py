@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from icd_mmrazor.datasets.fingerprints import fingerprint_of_dataset
 from icd_mmrazor.datasets.labels import image_labels
+from icd_mmrazor.datasets.loaders import NumberedLoader
 from icd_mmrazor.engine.runs import is_training, model_of, steps_done
 from icd_mmrazor.engine.teacher_caching import open_teacher_cache
 from icd_mmrazor.errors import DatasetError
@@ -73,7 +74,9 @@ class SampleMemoryHook(Hook):
             checkpoint['meta'][COUNTS] = counts
 
     def after_train(self, runner: Runner) -> None:
-        """Log how often the teacher was run."""
+        """Log how often the teacher was run, and restore the DataLoader if its views were numbered."""
+        if isinstance(loader := runner.train_dataloader, NumberedLoader) and loader.views is not None:
+            loader.numbered.undo()
         if not (counts := self._counts(runner)):
             return
         runner.visualizer.add_scalars(counts, step=steps_done(runner))

@@ -141,7 +141,7 @@ class TeacherCache:
         return self._points
 
     def why_not(self, distiller: nn.Module, teacher: nn.Module) -> str | None:
-        """Return why the cache cannot be used for a distillation; None if it can."""
+        """Return why the cache cannot be used for a distillation; None if it can, and :meth:`open` may be called."""
         try:
             self._points = stored_points(teacher, source_in(distiller))
         except SettingError as error:
@@ -164,11 +164,7 @@ class TeacherCache:
             SettingError: They are of another teacher, dataset, pipeline or precision, or too large.
             CacheError: They are damaged, or are not those of a cache.
         """
-        self._store, self._opened, teacher = None, True, algorithm.teacher
-        self.reason = self.why_not(algorithm.distiller, teacher)
-        if self.reason:
-            _log(f'the teacher cache is not used: {self.reason}. The teacher runs in every step.', logging.WARNING)
-            return
+        self._store, self._opened, self.reason, teacher = None, True, None, algorithm.teacher
         known = {'views': views.description, 'images': facts}
         folder = self.path or folder
         if getattr(teacher, 'is_stored', False):
@@ -184,6 +180,11 @@ class TeacherCache:
             f'the outputs of the teacher ({kept}) are stored in {folder}: {views} of {facts["number"]:,} images, '
             f'{_size(store.size)} when all are there; {store.filled / store.rows:.1%} are.'
         )
+
+    def leave_out(self, reason: str) -> None:
+        """Train without stored outputs, and say why."""
+        self._store, self._opened, self.reason = None, True, reason
+        _log(f'the teacher cache is not used: {reason}. The teacher runs in every step.', logging.WARNING)
 
     def refuse_change(self, reason: str) -> None:
         """Stop using the files because the images are not any more those that they are about."""
