@@ -29,13 +29,38 @@ def test_a_pair_is_measured(tool: ModuleType, monkeypatch: pytest.MonkeyPatch, c
     options = '--pairs res20_res8_digits --batch-size 4 --rounds 2 --steps 1 --warm-up 1 --workers 0 --out results.json'
     tool.main([*options.split(), '--contender', 'strided', 'model.channels_last=False'])
     (result,) = json.loads(Path('results.json').read_text())['results']
-    assert list(result['contenders']) == ['plain', 'defaults', 'fast', 'strided']
+    contenders = ['plain', 'defaults', 'fast', 'cached', 'cached fast', 'student', 'strided']
+    assert list(result['contenders']) == contenders
+    # those that look outputs up say what that costs
+    lookups = {name: loop['lookup'] for name, loop in result['contenders'].items() if 'lookup' in loop}
+    assert [*lookups] == ['cached', 'cached fast']
+    assert all(0 < share < 1 for share in lookups.values())
     assert all(len(loop['ms']) == 2 and min(loop['ms']) > 0 for loop in result['contenders'].values())
     assert result['contenders']['plain']['ratio'] == 1
     assert result['gflop'] > 0 < min(result['limit_ms'].values())
     printed = capsys.readouterr().out
     assert 'res20_res8_digits, batch 4:' in printed
     assert 'strided' in printed
+    assert printed.count('lookup') == 2
+
+
+@pytest.mark.parametrize('replaced', [False, True])
+def test_cached_steps_find_every_output(tool: ModuleType, images_file: Path, replaced: bool) -> None:
+    """The teacher is never run; with ``student``, one lookup serves all steps."""
+    cfg = tool.contenders_of('res20_res8_digits', tool.parse_args([]))['cached']
+    networks = tool.untrained(cfg, 16)
+    arrays = np.load(images_file)
+    np.savez('step.npz', images=np.tile(arrays['train_images'][..., None], 3), labels=arrays['train_labels'])
+    folder = Path('student' if replaced else 'cached')
+    steps, lookups = tool.runner_steps(cfg.copy(), Path('step.npz'), networks, 2, folder.absolute())
+    cache = lookups.outputs.__self__
+    before = cache.computed
+    assert cache.store.complete
+    for _ in range(40):  # more than a pass
+        next(steps)
+    assert cache.computed == before
+    assert len(lookups.seconds) == (1 if replaced else 40)
+    steps.close()
 
 
 @pytest.mark.parametrize(
