@@ -30,7 +30,7 @@ def open_teacher_cache(runner: Runner) -> Views | None:
     """Open the cache of a distillation, if it has one, and have the views of its training images numbered.
 
     Returns:
-        The numbering of the views.
+        The numbering of the views; None if there is no cache, or it cannot be used.
 
     Raises:
         SettingError: The files are of another teacher, dataset, pipeline or precision, are too large, or the views
@@ -40,7 +40,8 @@ def open_teacher_cache(runner: Runner) -> Views | None:
     """
     algorithm = model_of(runner)
     cache = getattr(algorithm, 'teacher_cache', None)
-    if cache is None:
+    # without it, the images are those of any other run
+    if cache is None or not cache.can_be_used(algorithm):
         return None
     views = number_views(runner, cache.views_setting, cache.seed)
     dataset = runner.train_dataloader.dataset
@@ -105,7 +106,7 @@ def _described(transform: Any) -> str:
 
 
 def _kind(value: Any) -> str:
-    return type(value).__name__
+    return getattr(value, '__qualname__', type(value).__name__)  # a function by its name
 
 
 def _digest(*contents: bytes) -> str:
