@@ -86,20 +86,24 @@ def no_views_in_memory(reason: NotInMemoryError, views: Views | None = None) -> 
 
 
 class ViewsInUse:
-    """The numbering that a loader uses, for as long as its images and their pipeline stay the same.
+    """The numbering that a loader uses, for as long as its images, their pipeline and their mixing stay the same.
 
     Once they have changed, the model's teacher cache is told. Fixed views stay fixed, since the run is to have no
     others; the numbering of all crops and flips ends, since there may be others now.
     """
 
     def __init__(self, loader: NumberedLoader, model: nn.Module) -> None:
-        self.loader, self.cache = loader, getattr(model, 'teacher_cache', None)
-        self._made_for = _pipelines(loader.dataset)
+        self.loader, self.model, self.cache = loader, model, getattr(model, 'teacher_cache', None)
+        self._made_for = self._state()
 
     def look(self) -> None:
-        """Notice another pipeline."""
-        if _pipelines(self.loader.dataset) != self._made_for:
+        """Notice another pipeline, or images that are mixed, as mmpretrain's ``SwitchRecipeHook`` sets them."""
+        if self._state() != self._made_for:
             self.end()
+
+    def _state(self) -> tuple[str, Any]:
+        mixing = getattr(getattr(self.model, 'data_preprocessor', None), 'batch_augments', None)
+        return _pipelines(self.loader.dataset), mixing
 
     def end(self, reason: str = 'the training set or its pipeline has changed') -> None:
         """Tell the teacher cache why there are other images now."""

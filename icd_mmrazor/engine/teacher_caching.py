@@ -43,12 +43,10 @@ def open_teacher_cache(runner: Runner) -> Views | None:
     if cache is None:
         return None
     reason = cache.why_not(algorithm.distiller, algorithm.teacher)
-    # the method trains on fixed views all the same, as those that it is compared with
-    views = (
-        None
-        if reason and cache.views_setting in (ALL, FIRST)
-        else number_views(runner, cache.views_setting, cache.seed)
-    )
+    views = None
+    # a method that cannot use stored outputs sees the same fixed views as those that it is compared with
+    if not reason or cache.views_setting not in (ALL, FIRST):
+        views = number_views(runner, cache.views_setting, cache.seed)
     if reason:
         cache.leave_out(reason)
         return views
@@ -114,7 +112,7 @@ def _described(transform: Any) -> str:
 
 
 def _kind(value: Any) -> str:
-    return type(value).__name__
+    return getattr(value, '__qualname__', type(value).__name__)  # a function by its name
 
 
 def _digest(*contents: bytes) -> str:

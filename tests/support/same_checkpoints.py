@@ -15,6 +15,8 @@ IGNORED = {
     'message_hub.resumed_keys',
     *(f'message_hub.runtime_info.{name}' for name in ('experiment_name', 'cfg', 'last_ckpt', 'best_ckpt')),
     *(f'message_hub.runtime_info.{name}' for name in ('epoch', 'iter', 'eta')),
+    # how often the teacher was run for its cache depends on what other runs have stored
+    'meta.teacher_cache.teacher_images',
 }
 
 

@@ -28,6 +28,8 @@ import torch  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402, F401 (imported once, for all)
 from same_checkpoints import differences  # noqa: E402
 
+from icd_mmrazor.models.teacher_cache.store_folder import LOCK  # noqa: E402
+
 LAST = 'last_checkpoint'
 TEMPORARY = '.*.pth.*'
 # of one start of a training
@@ -90,7 +92,7 @@ class Training:
         return Path((self.folder / LAST).read_text())
 
     def left_over(self) -> list[str]:
-        return [str(file) for file in self.folder.rglob('.*')]
+        return [str(file) for file in self.folder.rglob('.*') if file.name != LOCK]
 
 
 def main() -> None:

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
 from icd_mmrazor import recipes
 
-KILLS = int(os.environ.get('ICD_KILLS', '3'))
+KILLS = int(os.environ.get('ICD_KILLS', '5'))
 MIXUP = dict(type='ClsDataPreprocessor', num_classes=10, batch_augments=dict(augments=dict(type='Mixup', alpha=1.0)))
 
 
@@ -27,6 +28,9 @@ def test_killed_trainings_end_with_the_same_bits(demo_config: Callable, tmp_path
     memories.train_dataloader.dataset.indices = None
     memories.train_dataloader.dataset.pipeline.insert(1, dict(type='RandomFlip', prob=0.5))
     memories.default_hooks.checkpoint.max_keep_ckpts = 1
+    # the same with a cache of the teacher's outputs, which is filled from the start in each training
+    cached = Config(memories.to_dict())
+    cached.model.teacher_cache = dict(views='all', verify=2)
     # images one by one in a worker, mixup, dropout, averaged weights, checkpoints within epochs
     images.model.data_preprocessor = images.data_preprocessor = MIXUP
     images.model.head.update(type='StackedLinearClsHead', mid_channels=[32], dropout_rate=0.3)
@@ -36,13 +40,14 @@ def test_killed_trainings_end_with_the_same_bits(demo_config: Callable, tmp_path
     images.train_dataloader.update(num_workers=1, persistent_workers=True)
     images.custom_hooks = [dict(type='EMAHook')]
     images.default_hooks.checkpoint.update(interval=2, by_epoch=False)
-    for cfg, name in ((memories, 'memories.py'), (images, 'images.py')):
+    configs = {'memories.py': memories, 'images.py': images, 'cached.py': cached}
+    for name, cfg in configs.items():
         cfg.dump(tmp_path / name)
     process = subprocess.run(
         [
             sys.executable,
             Path(__file__).with_name('killed_trainings.py'),
-            *(tmp_path / 'memories.py', tmp_path / 'images.py'),
+            *(tmp_path / name for name in configs),
             *('--folder', tmp_path / 'trainings', '--kills', str(KILLS)),
         ],
         env={**os.environ, 'OMP_NUM_THREADS': '1'},

@@ -84,6 +84,9 @@ class InMemoryAugmentationHook(Hook):
         """Read the training images, or log why not."""
         self._stop()  # an interrupted run
         model = model_of(runner)
+        views_in_use = getattr(runner.train_dataloader, 'views_in_use', None)
+        if views_in_use is not None:  # hooks of a resumed run may have changed the pipeline
+            views_in_use.look()
         try:
             # so that a resumed run sees the images that it would have seen
             if runner.message_hub.get_info(KEY) is False:

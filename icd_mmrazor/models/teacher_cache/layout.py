@@ -1,5 +1,6 @@
 """The bytes of a row in which the outputs of a teacher for one image are stored."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ class Field:
     @property
     def bytes(self) -> int:
         """Its size."""
-        return int(np.prod(self.shape, dtype=np.int64)) * getattr(torch, self.dtype).itemsize
+        return math.prod(self.shape) * getattr(torch, self.dtype).itemsize
 
 
 class RowLayout:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from icd_mmrazor.models.algorithms.records import recorders_of
 from icd_mmrazor.models.distillers.mixed_distiller import plain_distillers
+from icd_mmrazor.models.networks.classifier_layer import is_headless
 from icd_mmrazor.models.networks.distillation_token import token_classifiers
 from icd_mmrazor.models.networks.ensemble import TeacherEnsemble
 from icd_mmrazor.models.networks.features import Point, feature_points, output_of
@@ -28,7 +29,8 @@ def stored_points(teacher: nn.Module, source: str | None = None) -> dict[str, Po
         SettingError: The classifying layer cannot be found.
     """
     if not isinstance(teacher, TeacherEnsemble):
-        found = feature_points(teacher, maps=False, classifier=source)
+        # what pools the feature of a teacher without a classifier is not one
+        found = feature_points(teacher, maps=False, classifier=None if is_headless(teacher) else source)
         # one with a distillation token predicts with the mean of two classifiers
         of_tokens = token_classifiers(teacher)
         logits = output_of(of_tokens.average) if of_tokens else found.logits

@@ -12,6 +12,7 @@ from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 
 from icd_mmrazor.checkpoints.reading import read_checkpoint
+from icd_mmrazor.datasets.view_numbers import FirstView
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.algorithms.records import recorders_of
 
@@ -22,12 +23,13 @@ from icd_mmrazor.models.algorithms.records import recorders_of
     [
         {},
         dict(channels_last=False),
+        dict(teacher_cache=dict(views='first', path='outputs')),
         pytest.param(
             dict(torch_compile=dict(backend='aot_eager', fullgraph=True)),
             marks=pytest.mark.skipif(TORCH_VERSION < (2, 14), reason='see test_compilation.py'),
         ),
     ],
-    ids=['defaults', 'plain', 'compiled'],
+    ids=['defaults', 'plain', 'cached', 'compiled'],
 )
 def test_published_trajectory(settings: dict, network: Callable, tmp_path: Path) -> None:
     """Five SGD steps equal those of the published implementation, in every recorded quantity."""
@@ -71,8 +73,13 @@ def test_published_trajectory(settings: dict, network: Callable, tmp_path: Path)
         sgd = {name: float(z[name]) for name in ('lr', 'momentum', 'weight_decay')}
         wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), **sgd))
         model.train()
+        if model.teacher_cache:
+            images = torch.from_numpy(z['x'][0]).double()
+            model.teacher_cache.open(model, FirstView(), images, dict(number=z['y'].size), tmp_path)
         for i, (x, y) in enumerate(zip(z['x'], z['y'], strict=True)):
             samples = [DataSample().set_gt_label(int(label)) for label in y]
+            for j, sample in enumerate(samples):
+                sample.set_metainfo(dict(view_idx=i * len(y) + j))
             losses = model(torch.from_numpy(x).double(), samples, mode='loss')
             total, log = model.parse_losses(losses)
             got = {
@@ -86,6 +93,8 @@ def test_published_trajectory(settings: dict, network: Callable, tmp_path: Path)
             wrapper.update_params(total)
     finally:
         torch.set_default_dtype(torch.float32)
+    if model.teacher_cache:
+        assert model.teacher_cache.asked == model.teacher_cache.computed == z['y'].size
     assert model.torch_compile == settings.get('torch_compile', False), 'it was given up'
     student, icd = model.architecture, model.distiller.distill_losses['loss_icd']
     finals = {
