@@ -1,6 +1,7 @@
 """Numbered views in real runs on a small problem."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -28,7 +29,7 @@ class Numbers(Hook):
 
     def before_train(self, runner: Runner) -> None:
         if self.setting is not None:
-            runner.model.teacher_cache = mock.Mock(refuse_change=self.refused.append)
+            runner.model.teacher_cache = SimpleNamespace(refuse_change=self.refused.append, in_use=False)
             number_views(runner, self.setting, seed=1)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
