@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 import torch
 from cached_trainings import counts, other_than_counts, short_training
+from helpers import logged
 from mmengine.config import Config
 
 from icd_mmrazor.models.teacher_cache.cache import TeacherCache
@@ -103,17 +104,17 @@ def _balanced(cfg: Config) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize('change', [_one_by_one, _from_workers, _repeated, _balanced])
 def test_fixed_views_of_any_dataset(change: Callable, config: Callable, runner: Callable) -> None:
-    """Four epochs of two views: the teacher sees each view once, and a second run needs none."""
+    """Four epochs of two views: the teacher sees each view once; in a second run it verifies one batch."""
     checkpoints, runs = [], []
-    for train, work_dir in ((trained_by_teacher, 'plain'), (trained, 'first'), (trained, 'second')):
-        cfg = config('kd', {'views': 2, 'verify': 0}, work_dir, **{'train_cfg.max_epochs': 4})
+    for train, work_dir, verify in (trained_by_teacher, 'plain', 0), (trained, 'first', 0), (trained, 'second', 200):
+        cfg = config('kd', {'views': 2, 'verify': verify}, work_dir, **{'train_cfg.max_epochs': 4})
         change(cfg)
         checkpoints.append(train(cfg, runner))
         runs.append(cfg)
     assert [other_than_counts(checkpoints[0], each) for each in checkpoints[1:]] == [[], []]
     asked, computed = counts(runs[1])
     assert computed == asked * 2 / cfg.train_cfg.max_epochs
-    assert counts(runs[2]) == (asked, 0)
+    assert counts(runs[2]) == (asked, cfg.train_dataloader.batch_size)
 
 
 def _train_in_process(cfg: Config, runner: Callable, start: Any) -> None:
@@ -136,3 +137,18 @@ def test_two_trainings_of_different_seeds_fill_one_folder(config: Callable, runn
     assert [process.exitcode for process in processes] == [0, 0]
     for wanted, cfg in zip(plain, cached, strict=True):
         assert other_than_counts(wanted, Path(Path(cfg.work_dir, 'last_checkpoint').read_text())) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('views', ['all', 2])
+def test_mixing_that_starts_later_ends_the_cache(views: int | str, config: Callable, runner: Callable) -> None:
+    checkpoints = []
+    for train, work_dir in ((trained_by_teacher, 'plain'), (trained, 'cached')):
+        cfg = config('icd', {'views': views, 'verify': 0}, work_dir)
+        cfg.model.data_preprocessor = dict(type='ClsDataPreprocessor', num_classes=10, to_onehot=True)
+        cfg.model.architecture.head.loss = dict(type='CrossEntropyLoss', use_soft=True)
+        mixing = dict(action_epoch=2, batch_augments=dict(augments=[dict(type='Mixup', alpha=1.0)]))
+        cfg.custom_hooks = [dict(type='SwitchRecipeHook', schedule=[mixing])]
+        checkpoints.append(train(cfg, runner))
+    assert other_than_counts(*checkpoints) == []
+    assert 'the teacher cache is not used: images are mixed in another way' in logged(cfg)
