@@ -1,7 +1,9 @@
 """Trainings of all kinds with a cache of the teacher's outputs, against the same trainings with the teacher."""
 
+import errno
 import functools
 import multiprocessing
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ from cached_trainings import counts, other_than_counts, short_training
 from helpers import logged
 from mmengine.config import Config
 
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.teacher_cache.cache import TeacherCache
+from icd_mmrazor.models.teacher_cache.store import OutputStore
 
 ALL = {'views': 'all', 'verify': 0}
 JITTER = dict(type='ColorJitter', brightness=0.4, contrast=0.4)
@@ -152,3 +156,47 @@ def test_mixing_that_starts_later_ends_the_cache(views: int | str, config: Calla
         checkpoints.append(train(cfg, runner))
     assert other_than_counts(*checkpoints) == []
     assert 'the teacher cache is not used: images are mixed in another way' in logged(cfg)
+
+
+@pytest.mark.slow
+def test_a_full_disk_does_not_end_the_training(config: Callable, runner: Callable) -> None:
+    plain, cfg, write = trained(config(work_dir='plain'), runner), config(cache=ALL, work_dir='full'), os.pwrite
+    room = iter(range(60))
+
+    def write_while_there_is_room(*args: Any) -> int:
+        if next(room, None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(*args)
+
+    with mock.patch.object(os, 'pwrite', write_while_there_is_room):
+        assert other_than_counts(plain, trained(cfg, runner)) == []
+    assert 'no more outputs of the teacher are stored: No space left on device' in logged(cfg)
+    again = config(cache=ALL, work_dir='again')
+    assert other_than_counts(plain, trained(again, runner)) == []
+    assert 0 < counts(again)[1] <= 128
+
+
+def test_a_limit_of_teacher_calls_counts_what_could_not_be_stored(config: Callable, runner: Callable) -> None:
+    cfg = config(cache={'views': 'first', 'max_teacher_calls': 70})
+    with (
+        mock.patch.object(OutputStore, 'write', return_value=False),
+        pytest.raises(SettingError, match='max_teacher_calls=70: 64 were made, and this batch needs 24 more'),
+    ):
+        trained(cfg, runner)
+
+
+def test_what_is_not_a_number_is_verified_too(config: Callable, runner: Callable) -> None:
+    """A loss of features trains on, whatever the logits are."""
+    for work_dir in ('first', 'second'):
+        cfg = config('icd', {'views': 'all', 'verify': 1}, work_dir)
+        checkpoint = torch.load(cfg.model.teacher_ckpt)
+        checkpoint['state_dict']['head.fc.bias'][3] = torch.nan
+        torch.save(checkpoint, cfg.model.teacher_ckpt)
+        trained(cfg, runner)
+    assert counts(cfg) == (128, 128)
+
+
+@pytest.mark.parametrize('settings', [{'path': 5}, {'path': ''}, {'verify': 0.5}, {'verify': 'x'}, {'verify': None}])
+def test_settings_of_the_wrong_type_are_refused(settings: dict) -> None:
+    with pytest.raises(SettingError, match=f'teacher_cache.{next(iter(settings))}='):
+        TeacherCache.of(settings)
