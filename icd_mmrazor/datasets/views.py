@@ -98,7 +98,10 @@ class ViewsInUse:
 
     def look(self) -> None:
         """Notice another pipeline, or images that are mixed, as mmpretrain's ``SwitchRecipeHook`` sets them."""
-        if self._state() != self._made_for:
+        pipelines, mixing = self._state()
+        if mixing is not self._made_for[1]:
+            self.end('images are mixed in another way')
+        elif pipelines != self._made_for[0]:
             self.end()
 
     def _state(self) -> tuple[str, Any]:

@@ -40,7 +40,7 @@ def test_killed_trainings_end_with_the_same_bits(demo_config: Callable, tmp_path
     images.train_dataloader.update(num_workers=1, persistent_workers=True)
     images.custom_hooks = [dict(type='EMAHook')]
     images.default_hooks.checkpoint.update(interval=2, by_epoch=False)
-    configs = {'memories.py': memories, 'images.py': images, 'cached.py': cached}
+    configs = {'cached.py': cached, 'images.py': images, 'memories.py': memories}
     for name, cfg in configs.items():
         cfg.dump(tmp_path / name)
     process = subprocess.run(

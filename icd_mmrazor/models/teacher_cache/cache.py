@@ -18,6 +18,7 @@ from icd_mmrazor.compat.layout import laid_out
 from icd_mmrazor.datasets.samples import view_indices
 from icd_mmrazor.errors import CacheError, SettingError, did_you_mean
 from icd_mmrazor.models.networks.points import Point
+from icd_mmrazor.models.networks.pooled_feature import PooledFeature
 from icd_mmrazor.models.teacher_cache.layout import DTYPES, RowLayout
 from icd_mmrazor.models.teacher_cache.points import (
     captured,
@@ -45,9 +46,9 @@ class TeacherCache:
     Stored are the pooled feature and the logits, so that any method finds what it compares. The files belong to one
     teacher, dataset, pipeline and precision; runs, seeds, methods and students share them, at the same time if you
     like. On a CPU, outputs are the same bit for bit as without a cache: those that are missing are computed in batches
-    of a multiple of 4 images, in which the others make no difference. The batches of the training must be such, too: a
-    last batch of 7 images may differ in the last bits. So may, by 2e-6 of the largest value, MobileNet, EfficientNet
-    and ShuffleNet, which need a multiple of 16, and what was computed on another machine or in another memory layout.
+    of a multiple of 4 images, in which the others make no difference. Other batches of a training, such as a last one
+    of 7, may differ in the last bits; so may, by 2e-6 of the largest value, MobileNet, EfficientNet and ShuffleNet in
+    batches that are not a multiple of 16, and what another machine or memory layout has computed.
 
     Args:
         views: ``'all'``: each crop and flip of the in-memory pipeline is stored once it has been seen. A number K:
@@ -95,12 +96,11 @@ class TeacherCache:
         self.top_k = None if top_k is None else checks.positive_int(OWNER, f'{SETTING}.top_k', top_k)
         if type(verify) is not int or verify < 0:
             raise SettingError(f'{OWNER}: {SETTING}.verify={verify!r} must be an integer, 0 or greater.')
-        self.verify = verify
-        if (limit := max_teacher_calls) is not None:
-            checks.positive_int(OWNER, f'{SETTING}.max_teacher_calls', limit)
-        self.max_teacher_calls = limit
-        if limit is not None or views == FIRST:
-            self.verify = 0  # it would take calls; the first view is not known any more
+        if max_teacher_calls is not None:
+            checks.positive_int(OWNER, f'{SETTING}.max_teacher_calls', max_teacher_calls)
+        self.max_teacher_calls = max_teacher_calls
+        # it would take calls; the first view is not known any more
+        self.verify = 0 if max_teacher_calls or views == FIRST else verify
         if type(seed) is not int or not 0 <= seed < 2**32:
             raise SettingError(f'{OWNER}: {SETTING}.seed={seed!r} must be an integer from 0 to 2^32 - 1.')
         self.seed = seed
@@ -169,10 +169,10 @@ class TeacherCache:
             SettingError: They are of another teacher, dataset, pipeline or precision, or too large.
             CacheError: They are damaged, or are not those of a cache.
         """
-        self._store, self._opened, self.reason, teacher = None, True, None, algorithm.teacher
+        self._store, self._opened, self.reason = None, True, None
         known = {'views': views.description, 'images': facts}
         folder = self.path or folder
-        if getattr(teacher, 'is_stored', False):
+        if getattr(algorithm.teacher, 'is_stored', False):
             self._store = OutputStore.open(folder, known)
             self._layout = RowLayout.from_facts(self._store.facts['outputs'])
         else:
@@ -220,9 +220,9 @@ class TeacherCache:
         self.asked += len(rows)
         if self.verify and found.any() and self._unverified <= 0:
             self._unverified = self.verify
-            new = self._layout.pack(self._run(algorithm, images, np.arange(len(images))))
-            self._compare(values[found], new[found])
-            new = new[missing]
+            fresh = self._layout.pack(self._run(algorithm, images, np.arange(len(images))))
+            self._compare(values[found], fresh[found])
+            new = fresh[missing]
         elif len(missing):
             self._refuse_call(len(missing))
             new = self._layout.pack(self._run(algorithm, images, missing))
@@ -317,6 +317,7 @@ def _facts_of_teacher(algorithm: nn.Module) -> dict[str, Any]:
     views = getattr(teacher, 'views', None) or [algorithm.teacher_view]
     return {
         'network': type(getattr(teacher, 'backbone', teacher)).__name__,
+        'features': [module.feature for module in teacher.modules() if isinstance(module, PooledFeature)],
         'weights': weights_digest(teacher),
         'classes': algorithm.teacher_classes and list(algorithm.teacher_classes),
         'several_labels': isinstance(getattr(teacher, 'head', None), MultiLabelClsHead),

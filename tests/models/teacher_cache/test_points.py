@@ -51,6 +51,8 @@ def test_a_network_without_a_classifier_has_a_pooled_feature_alone():
     teacher = as_teacher(network).eval()
     points = stored_points(teacher)
     assert points.keys() == {'pooled'}
+    # also if a distiller has found what pools it
+    assert stored_points(teacher, points['pooled'].source) == points
     images = torch.randn(2, 3, 16, 16)
     with torch.no_grad(), captured(teacher, points) as outputs:
         output = teacher(images, mode='tensor')
