@@ -2,62 +2,30 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import logged, scalars
+from cached_trainings import counts, other_than_counts, short_training, trained
+from helpers import logged
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from same_checkpoints import differences
 
-from icd_mmrazor import recipes
 from icd_mmrazor.errors import CacheError, SettingError
 from icd_mmrazor.models.teacher_cache.store import OutputStore
 
-PAIR = 'res20_res8_digits'
-FLIP = dict(type='RandomFlip', prob=0.5, direction='horizontal')
 # 5 x 5 crops, flipped or not
 VIEWS = 50
 
 
 @pytest.fixture
 def config(demo_config: Callable, tmp_path: Path) -> Callable[..., Config]:
-    """Two epochs of three batches of 24, 24 and 16 images; a learning rate that matters, and changes."""
-
-    def make(methods: str = 'icd', cache: dict | None = None, work_dir: str = 'work', **options: object) -> Config:
-        cfg = demo_config(**{'train_dataloader.batch_size': 24, 'train_cfg.max_epochs': 2, **options})
-        cfg.model.distiller = recipes.compose(PAIR, methods.split('+')).model.distiller
-        cfg.train_dataloader.dataset.indices = None
-        cfg.train_dataloader.dataset.pipeline.insert(1, FLIP)
-        cfg.param_scheduler = dict(type='CosineAnnealingLR', T_max=6, by_epoch=False)
-        cfg.default_hooks.distillation_report.evaluate_teacher = False
-        cfg.default_hooks.pop('export_student')
-        cfg.work_dir = str(tmp_path / work_dir)
-        if cache is not None:
-            cfg.model.teacher_cache = {'path': str(tmp_path / 'outputs'), **cache}
-        return cfg
-
-    return make
-
-
-def trained(cfg: Config, runner: Callable) -> Path:
-    """Train; return the last checkpoint."""
-    runner(cfg).train()
-    return Path(cfg.work_dir, f'epoch_{cfg.train_cfg.max_epochs}.pth')
-
-
-def counts(cfg: Config) -> tuple[int, int]:
-    """Return how many outputs a run has used, and on how many images it ran the teacher for them."""
-    (found,) = [line for line in scalars(cfg) if 'teacher_asked' in line]
-    return found['teacher_asked'], found['teacher_images']
-
-
-def other_than_counts(one: Path, other: Path) -> list[str]:
-    return [each for each in differences(one, other) if not each.startswith('meta.teacher_cache')]
+    """Return the config of a short training, see :func:`short_training`."""
+    return partial(short_training, demo_config, tmp_path)
 
 
 @pytest.mark.parametrize('methods', ['icd', 'kd', 'icd+kd', 'crd', 'rkd'])

@@ -181,7 +181,7 @@ class TeacherCache:
         store, kept = self._store, ', '.join(f'{n} {f.dtype}' for n, f in self._layout.outputs.items())
         _log(
             f'the outputs of the teacher ({kept}) are stored in {folder}: {views} of {facts["number"]:,} images, '
-            f'{_size(store.size)} when all are there; {store.filled / store.rows:.1%} are.'
+            f'{readable_size(store.size)} when all are there; {store.filled / store.rows:.1%} are.'
         )
 
     def refuse_change(self, reason: str) -> None:
@@ -240,10 +240,15 @@ class TeacherCache:
         Raises:
             SettingError: They are not stored: the disk is full, the folder read-only, or a limit of calls reached.
         """
-        self._refuse_call(len(rows))
-        values = self._layout.pack(self._run(algorithm, images))
-        self.computed += len(rows)
-        if not self._store.write(rows, values):
+        number, least = len(rows), _least_images()
+        self._refuse_call(number)
+        if number < least and images.device.type == 'cpu' and self.max_teacher_calls is None:
+            images = images[torch.arange(least) % number]
+        # as the algorithm does
+        images = laid_out(images, algorithm.channels_last)
+        outputs = {name: output[:number] for name, output in self._run(algorithm, images).items()}
+        self.computed += number
+        if not self._store.write(rows, self._layout.pack(outputs)):
             raise SettingError(
                 f'{self._store.folder} takes no more outputs, and has {self._store.filled:,} of {self._store.rows:,}. '
                 'Make room or allow writing there, and repeat the command: it continues.'
@@ -271,7 +276,7 @@ class TeacherCache:
         """Run the teacher on images of a batch, together with others of it if there are few."""
         number = len(images) if which is None else len(which)
         if number < len(images):
-            least = max(MIN_IMAGES, IMAGES_PER_THREAD * torch.get_num_threads())
+            least = _least_images()
             # a limit counts the images that the teacher sees
             if self.max_teacher_calls is None and number < least:
                 others = np.setdiff1d(np.arange(len(images)), which)
@@ -303,6 +308,10 @@ class TeacherCache:
                 )
 
 
+def _least_images() -> int:
+    return max(MIN_IMAGES, IMAGES_PER_THREAD * torch.get_num_threads())
+
+
 def _facts_of_teacher(algorithm: nn.Module) -> dict[str, Any]:
     teacher = algorithm.teacher
     dtypes = getattr(teacher, 'dtypes', None) or [algorithm.teacher_dtype]
@@ -328,7 +337,8 @@ def _bytes(size: Any) -> int:
     return int(value)
 
 
-def _size(number: int) -> str:
+def readable_size(number: int) -> str:
+    """Return a number of bytes as text, such as ``'16 GB'``."""
     unit = next(name for name, value in reversed(UNITS.items()) if number >= value or name == 'B')
     return f'{number / UNITS[unit]:.3g} {unit}'
 
