@@ -18,6 +18,7 @@ from icd_mmrazor.compat.layout import laid_out
 from icd_mmrazor.datasets.samples import view_indices
 from icd_mmrazor.errors import CacheError, SettingError, did_you_mean
 from icd_mmrazor.models.networks.points import Point
+from icd_mmrazor.models.teacher_cache.draws import draws_between
 from icd_mmrazor.models.teacher_cache.layout import DTYPES, RowLayout
 from icd_mmrazor.models.teacher_cache.points import (
     captured,
@@ -176,6 +177,8 @@ class TeacherCache:
         else:
             self._layout = RowLayout.of(self._run(algorithm, images), self.dtype, self.top_k)
             known |= {'outputs': self._layout.facts, 'teacher': _facts_of_teacher(algorithm)}
+            if OutputStore.about(folder) is None:  # a run without the teacher takes the same random numbers
+                known['draws'] = draws_between(*algorithm.teacher_draws)
             rows = views.number * facts['number']
             self._store = OutputStore(folder, rows, self._layout.row_bytes, known, self.max_size)
         store, kept = self._store, ', '.join(f'{n} {f.dtype}' for n, f in self._layout.outputs.items())
