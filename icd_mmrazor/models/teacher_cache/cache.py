@@ -169,10 +169,9 @@ class TeacherCache:
         if self.reason:
             _log(f'the teacher cache is not used: {self.reason}. The teacher runs in every step.', logging.WARNING)
             return
-        known = {'views': views.description, 'images': facts}
-        folder = self.path or folder
+        known, folder = {'views': views.description, 'images': facts}, self.path or folder
         if getattr(teacher, 'is_stored', False):
-            self._store = OutputStore.open(folder, known)
+            self._store, self.verify = OutputStore.open(folder, known), 0  # nothing computes them again
             self._layout = RowLayout.from_facts(self._store.facts['outputs'])
         else:
             self._layout = RowLayout.of(self._run(algorithm, images), self.dtype, self.top_k)
