@@ -193,7 +193,8 @@ def conclusion(store: OutputStore, cfg: Config, config: str, options: Mapping[st
     needed = needed or ('random_teacher is set' if cfg.model.get('random_teacher') else None)
     if not needed:
         options['model.teacher_ckpt'] = None
-    command = shlex.join(['python', 'tools/train.py', config, '--cfg-options', *map(_option, *zip(*options.items()))])
+    settings = [_option(name, value) for name, value in options.items()]
+    command = shlex.join(['python', 'tools/train.py', config, '--cfg-options', *settings])
     how = 'Train without the teacher' if not needed else f'Train; the teacher is loaded, and not run ({needed})'
     return f'All {rows:,} outputs are stored. {how}:\n  {command}'
 

@@ -133,7 +133,7 @@ def test_an_error_of_a_process_ends_all(config, fill, monkeypatch):
     monkeypatch.setattr(teacher_caching, 'START_METHOD', 'fork')
     cfg = config('icd', ALL)
     cfg.model.teacher_ckpt = 'missing.pth'
-    with pytest.raises(UserError, match='missing.pth'):
+    with pytest.raises(UserError, match=r'missing\.pth'):
         fill(cfg, processes=2)
 
     def fail(self: Filling, tell: object = None) -> None:
