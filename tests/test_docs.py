@@ -18,6 +18,8 @@ from mmengine.config import Config
 from icd_mmrazor.checkpoints.reading import read_checkpoint
 from icd_mmrazor.configuration.stored import read_config_text
 from icd_mmrazor.errors import CheckpointError, SettingError
+from icd_mmrazor.models.teacher_cache.layout import Field, RowLayout
+from icd_mmrazor.models.teacher_cache.store_folder import size_of_files
 
 DOCS = ROOT / 'docs'
 TUTORIAL, BY_HAND = DOCS / 'tutorial.md', DOCS / 'howto' / 'by_hand.md'
@@ -277,3 +279,20 @@ def test_a_method_is_two_files_and_a_hook_one_file_and_one_line(tmp_path: Path, 
     assert page.startswith('# Centroid\n\n> [Centroids for Distillation](https://example.org/centroids), Author and')
     assert '[`centroid`](../configs/centroid/README.md)' in (copy / 'docs' / 'model_zoo.md').read_text()
     assert 'README: configs/centroid/README.md' in (copy / 'configs' / 'metafile.yml').read_text()
+
+
+def test_sizes_of_caches_are_computed() -> None:
+    """A row of the table, and a store's own count of its bytes."""
+    networks = {'res56': 64, 'res32x4': 256, 'ResNet-34': 512, 'ResNet-50': 2048}
+    images = {'CIFAR-10': (50_000, 10), 'CIFAR-100': (50_000, 100), 'ImageNet': (1_281_167, 1000)}
+    text = (DOCS / 'howto' / 'teacher_cache.md').read_text()
+    rows = re.findall(r'^\| ([\w-]+), ([\w-]+), (?:all )?(\d+) \| (.*) \|$', text, re.MULTILINE)
+    assert len(rows) == 5
+    for network, name, views, sizes in rows:
+        (number, classes), width = images[name], networks[network]
+        computed = []
+        for dtype, top_k in (('float32', None), ('bfloat16', None), ('bfloat16', 20)):
+            outputs = {'pooled': Field((width,), dtype), 'logits': Field((classes,), dtype)}
+            size = size_of_files(number * int(views), RowLayout(outputs, top_k).row_bytes)
+            computed.append(f'{size / 1e9:.3g}')
+        assert sizes.split(' | ') == computed

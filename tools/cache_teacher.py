@@ -3,16 +3,15 @@
 
     cache_teacher.py CONFIG --cfg-options model.teacher_cache.views=all model.teacher_cache.path=FOLDER
 
-Trainings with the same model.teacher_cache then find all outputs there, and need no teacher: model.teacher_ckpt=None.
-Repeat the command to continue an interrupted one. Parts of the work (--part 1/4, 2/4, ...) may run at the same time, on
-one machine or several that share the folder.
+Trainings with the same settings find all outputs there, and need no teacher: model.teacher_ckpt=None. Repeat the
+command to continue an interrupted one. Machines that share the folder may each compute a part: --part 1/4, 2/4, ...
 """
 
 import argparse
 
-from icd_mmrazor.launch.command_line import positive_int, run
-from icd_mmrazor.launch.run_config import add_common_arguments, load_config
-from icd_mmrazor.launch.teacher_caching import BATCH_SIZE, fill_cache, part_of
+from icd_mmrazor.launch.command_line import add_cfg_options, positive_int, run
+from icd_mmrazor.launch.run_config import load_config
+from icd_mmrazor.launch.teacher_caching import BATCH_SIZE, check_config, conclusion, fill_cache, part_of
 from icd_mmrazor.launch.training import name_networks
 
 
@@ -21,19 +20,23 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file of the distillation')
     size = 'images that the teacher sees at once (default: %(default)s)'
     parser.add_argument('--batch-size', type=positive_int, default=BATCH_SIZE, metavar='N', help=size)
+    group = parser.add_mutually_exclusive_group()
     processes = 'processes that share the work (default: one on each GPU)'
-    parser.add_argument('--processes', type=positive_int, metavar='N', help=processes)
-    part = 'compute one of N parts of what is missing'
-    parser.add_argument('--part', type=part_of, metavar='I/N', help=part)
-    add_common_arguments(parser)
+    group.add_argument('--processes', type=positive_int, metavar='N', help=processes)
+    group.add_argument('--part', type=part_of, metavar='I/N', help='compute one of N parts')
+    parser.add_argument('--work-dir', help='folder for logs (default: ./work_dirs/CONFIG_NAME)')
+    add_cfg_options(parser, 'change settings: model.teacher_cache.views=all model.teacher_cache.path=FOLDER ...')
+    parser.set_defaults(launcher='none', local_rank=0)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
+    check_config(cfg)
     name_networks(cfg)
-    fill_cache(cfg, args.batch_size, args.part, args.processes)
+    store = fill_cache(cfg, args.batch_size, args.part, args.processes)
+    print(conclusion(store, cfg, args.config, args.cfg_options or {}))
 
 
 if __name__ == '__main__':

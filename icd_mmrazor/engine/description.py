@@ -95,6 +95,8 @@ def images_of(algorithm: nn.Module, member: int | None = None) -> tuple[str, str
     """Describe the images that the teacher, or one of several, and the student see."""
     view = getattr(algorithm, 'teacher_view', None) if member is None else algorithm.teacher.views[member]
     of_student = preparation_by(algorithm.data_preprocessor).normalisation or 'no mean and std'
+    if getattr(algorithm.teacher, 'is_stored', False):
+        return algorithm.teacher.images, of_student
     return view.extra_repr() if view is not None and view.changes else "the student's", of_student
 
 
@@ -105,14 +107,16 @@ def describe(model: nn.Module, cfg: dict | None) -> str:
         model: The network.
         cfg: Its config, if it was built from one.
     """
-    name = type(getattr(model, 'backbone', model.model if isinstance(model, ImageNetwork) else model)).__name__
+    stored = getattr(model, 'is_stored', False)
+    backbone = getattr(model, 'backbone', model.model if isinstance(model, ImageNetwork) else model)
+    name = model.name if stored else type(backbone).__name__
     # a wrapper of a whole network, such as TimmClassifier, has no backbone
     backbone = cfg.get('backbone', cfg) if isinstance(cfg, dict) else None
     if isinstance(backbone, dict):
         shown = {key: value for key, value in backbone.items() if key != 'type' and not key.startswith('_')}
         settings = [f'{key}={value}' for key, value in shown.items() if isinstance(value, int | float | str)]
         name += f'({", ".join(settings)})'
-    return f'{name}, {sum(p.numel() for p in model.parameters()):,} parameters'
+    return name if stored else f'{name}, {sum(p.numel() for p in model.parameters()):,} parameters'
 
 
 def loss_terms(algorithm: nn.Module) -> list[str]:

@@ -50,6 +50,13 @@ class ToolRunner(Runner):
         for held in self._held:
             held.records = [record for record in held.records if record.levelno >= logging.WARNING]
 
+    def show_warnings(self) -> None:
+        """Print the warnings that are held back, and from now on nothing else."""
+        while self._held:
+            held = self._held.pop()
+            held.console.setLevel(logging.WARNING)
+            held.release()
+
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         """Call the hooks; print what was held back when the first epoch starts."""
         while fn_name in STARTS and self._held:
@@ -74,4 +81,5 @@ class _HeldBack(logging.Filter):
     def release(self) -> None:
         self.console.removeFilter(self)
         for record in self.records:
-            self.console.handle(record)
+            if record.levelno >= self.console.level:
+                self.console.handle(record)

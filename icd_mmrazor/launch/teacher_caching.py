@@ -2,39 +2,42 @@
 
 import argparse
 import contextlib
-import os
-import subprocess
+import shlex
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
-from mmengine.dist import get_rank, get_world_size
-from mmengine.logging import print_log
 from torch import Tensor
+from torch.multiprocessing import ProcessContext, ProcessExitedException, get_context, start_processes
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from icd_mmrazor.datasets.in_memory import InMemoryBatches, crop_and_flip
-from icd_mmrazor.datasets.randomness import seed_all
-from icd_mmrazor.datasets.view_numbers import AllViews, FixedViews
-from icd_mmrazor.engine.runs import model_of
+from icd_mmrazor import compat
+from icd_mmrazor.configuration.building import explained_settings
+from icd_mmrazor.datasets.in_memory import MAX_MEMORY, InMemoryBatches
+from icd_mmrazor.datasets.labels import images_are_gray
+from icd_mmrazor.datasets.loaders import sample_of_view
+from icd_mmrazor.datasets.pipelines import NotInMemoryError
+from icd_mmrazor.datasets.view_numbers import FixedViews
+from icd_mmrazor.datasets.views import no_views_in_memory
+from icd_mmrazor.engine.hooks import InMemoryAugmentationHook
+from icd_mmrazor.engine.runs import hooks_of, model_of
 from icd_mmrazor.engine.teacher_caching import open_teacher_cache
 from icd_mmrazor.errors import SettingError, UserError
 from icd_mmrazor.launch.runner import ToolRunner
+from icd_mmrazor.launch.training import model_type
 from icd_mmrazor.machine import cores
-from icd_mmrazor.models.teacher_cache.cache import FIRST, FOLDER, TeacherCache
+from icd_mmrazor.models.networks.preparation import source_of_images
+from icd_mmrazor.models.teacher_cache.cache import FIRST, FOLDER, TeacherCache, readable_size
 from icd_mmrazor.models.teacher_cache.store import OutputStore
 
 BATCH_SIZE = 64
-SECONDS_BETWEEN_LOOKS = 1.0
-LINES_OF_ERROR = 15
+START_METHOD = 'spawn'  # a forked process could not use CUDA
+SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def part_of(text: str) -> tuple[int, int]:
@@ -45,79 +48,159 @@ def part_of(text: str) -> tuple[int, int]:
     return int(part) - 1, int(parts)
 
 
-def fill_cache(cfg: Config, batch_size: int, part: tuple[int, int] | None = None, processes: int | None = None) -> None:
+def folder_of(cfg: Config) -> Path:
+    """Return the folder of a config's cache."""
+    path = cfg.model.teacher_cache.get('path')
+    return Path(path).expanduser() if path else Path(cfg.work_dir, FOLDER)
+
+
+def check_config(cfg: Config) -> None:
+    """Check that a config has a cache that can be filled ahead, before anything is built.
+
+    Raises:
+        SettingError: It has not.
+    """
+    if 'distiller' not in (cfg.get('model') or {}):
+        raise SettingError(
+            f'The config is not of a distillation: its model is {model_type(cfg) or "missing"}. Give the config of a '
+            'FrozenTeacherDistill, such as configs/kd/kd_res32x4_res8x4_cifar100.py.'
+        )
+    settings = cfg.model.get('teacher_cache')
+    if not settings:
+        raise SettingError(
+            'The config has no model.teacher_cache. Add --cfg-options model.teacher_cache.views=all, or a number of '
+            'fixed views.'
+        )
+    if isinstance(settings, Mapping) and settings.get('views') == FIRST:
+        raise SettingError(
+            "model.teacher_cache.views='first' stores what a training happens to show first. Set a number of fixed "
+            'views, such as 1, to compute them ahead.'
+        )
+    TeacherCache.of(settings)
+
+
+def fill_cache(
+    cfg: Config, batch_size: int = BATCH_SIZE, part: tuple[int, int] | None = None, processes: int | None = None
+) -> OutputStore:
     """Fill the cache of a distillation, with a progress bar: in this process, or in one on each GPU.
 
     Args:
         cfg: The config, from ``load_config`` and ``name_networks``.
         batch_size: Number of images that the teacher sees at once.
-        part: Which part of the outputs, and of how many; by default all.
-        processes: The number of processes; by default one on each GPU.
+        part: Which part of the outputs, counted from 0, and of how many; by default all.
+        processes: The number of processes that share the work; by default one on each GPU. A part has one.
+
+    Returns:
+        The files.
 
     Raises:
         SettingError, CacheError: As in :class:`Filling`.
-        UserError: A process has failed; the message has the end of what it printed.
+        UserError: Another process has ended.
     """
+    check_config(cfg)
     processes = processes or max(1, torch.cuda.device_count())
-    if part is None and processes > 1 and cfg.launcher == 'none':
-        _fill_in_processes(processes, folder_of(cfg))
-        return
+    if part is None and processes > 1:
+        return _fill_in_processes(processes, cfg, batch_size)
     filling = Filling(cfg, batch_size, *part or (0, 1))
-    stored, rows = filling.progress
-    with tqdm(total=rows, initial=stored, unit='output', unit_scale=True, disable=part is not None) as bar:
+    store = filling.cache.store
+    _introduce(store)
+    missing, rows = filling.missing, filling.rows
+    with _bar(len(rows), len(rows) - len(missing)) as bar:
         filling.run(bar.update)
-    stored, rows = filling.progress
-    print_log(f'{filling.cache.store.folder}: {stored:,} of {rows:,} outputs are stored.', 'current')
+    return store
 
 
-def folder_of(cfg: Config) -> Path:
-    """Return the folder of a config's cache."""
-    path = (cfg.model.get('teacher_cache') or {}).get('path')
-    return Path(path).expanduser() if path else Path(cfg.work_dir, FOLDER)
+def _introduce(store: OutputStore) -> None:
+    facts, stored = store.facts, store.filled
+    number, images = store.rows, facts['images']['number']
+    print(
+        f'{number:,} outputs of the teacher ({facts["teacher"]["network"]}), for {number // images:,} views of '
+        f'{images:,} images, {readable_size(store.size)} in all\n'
+        f'folder: {store.folder}{f" ({stored:,} are there)" if stored else ""}',
+        flush=True,
+    )
 
 
-def _fill_in_processes(number: int, folder: Path) -> None:
-    """Run this command again in several processes, each for a part."""
+def _bar(total: int, initial: int) -> tqdm:
+    return tqdm(total=total, initial=initial, unit=' outputs', unit_scale=True, dynamic_ncols=True, file=sys.stderr)
+
+
+def _fill_in_processes(number: int, cfg: Config, batch_size: int) -> OutputStore:
+    context = get_context(START_METHOD)
+    errors, opened = context.SimpleQueue(), context.Event()
+    arguments = number, cfg, batch_size, errors, opened
+    children = start_processes(_fill_part, arguments, number, join=False, start_method=START_METHOD)
+    try:
+        return _watched(children, opened, folder_of(cfg))
+    except ProcessExitedException as error:
+        if not errors.empty():
+            raise UserError(errors.get()) from error
+        raise UserError(
+            f'A process was ended ({error.signal_name or error.exit_code}), perhaps for lack of memory. Repeat the '
+            'command to continue, with fewer --processes or a smaller --batch-size.'
+        ) from error
+    finally:
+        for process in children.processes:
+            process.terminate()
+            process.join()
+
+
+def _fill_part(i: int, number: int, cfg: Config, batch_size: int, errors: Any, opened: Any) -> None:
+    """Compute a part in a process of its own."""
+    torch.set_num_threads(min(torch.get_num_threads(), max(1, cores() // number)))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(i % torch.cuda.device_count())
+    compat.runtime()
+    try:
+        with explained_settings():
+            filling = Filling(cfg, batch_size, i, number)
+            opened.set()
+            filling.run()
+    except UserError as error:
+        errors.put(str(error))
+        sys.exit(1)
+
+
+def _watched(children: ProcessContext, opened: Any, folder: Path) -> OutputStore:
+    """Show the progress of several processes until all have ended, or one has failed; return the files."""
+    store, ended = None, False
     with contextlib.ExitStack() as stack:
-        outputs = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(number)]
-        children = []
-        for i, output in enumerate(outputs):
-            environment = {**os.environ, 'OMP_NUM_THREADS': str(max(1, cores() // number))}
-            if torch.cuda.is_available():
-                visible = os.environ.get('CUDA_VISIBLE_DEVICES', '')
-                names = visible.split(',') if visible else [*map(str, range(torch.cuda.device_count()))]
-                environment['CUDA_VISIBLE_DEVICES'] = names[i % len(names)]
-            command = [sys.executable, *sys.argv, '--part', f'{i + 1}/{number}']
-            child = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-            stack.callback(_end, child)
-            children.append(child)
-        _watch(children, folder)
-        for child, output in zip(children, outputs, strict=True):
-            if child.returncode:
-                output.seek(0)
-                lines = output.read().decode(errors='replace').splitlines()[-LINES_OF_ERROR:]
-                raise UserError('\n'.join(['A process has failed. The end of what it printed:', *lines]))
+        while not ended:
+            ended = children.join(SECONDS_BETWEEN_LOOKS)
+            if store is None and opened.is_set():
+                store = OutputStore.open(folder, {})
+                _introduce(store)
+                bar = stack.enter_context(_bar(store.rows, store.filled))
+            if store is not None:
+                bar.update(store.filled - bar.n)
+    return store
 
 
-def _watch(children: Sequence[subprocess.Popen], folder: Path) -> None:
-    """Show the progress of several processes until all have ended, or one has failed."""
-    store, bar = None, None
-    while any(child.poll() is None for child in children) and not any(child.poll() for child in children):
-        time.sleep(SECONDS_BETWEEN_LOOKS)
-        if store is None and OutputStore.about(folder) is not None:
-            store = OutputStore.open(folder, {})
-            bar = tqdm(total=store.rows, initial=store.filled, unit='output', unit_scale=True)
-        if store is not None:
-            bar.update(store.filled - bar.n)
-    if bar is not None:
-        bar.update(store.filled - bar.n)
-        bar.close()
+def conclusion(store: OutputStore, cfg: Config, config: str, options: Mapping[str, Any]) -> str:
+    """Say what is stored, and how to continue.
+
+    Args:
+        store: The files.
+        cfg: The config.
+        config: Its name on the command line.
+        options: The settings given there (``--cfg-options``).
+    """
+    filled, rows = store.filled, store.rows
+    if filled < rows:
+        return f'{filled:,} of {rows:,} outputs are stored. The other parts are missing.'
+    options = {**options, 'model.teacher_cache.path': str(store.folder)}
+    needed = 'several teachers are loaded' if cfg.model.get('teachers') else None
+    needed = needed or ('random_teacher is set' if cfg.model.get('random_teacher') else None)
+    if not needed:
+        options['model.teacher_ckpt'] = None
+    settings = [_option(name, value) for name, value in options.items()]
+    command = shlex.join(['python', 'tools/train.py', config, '--cfg-options', *settings])
+    how = 'Train without the teacher' if not needed else f'Train; the teacher is loaded, and not run ({needed})'
+    return f'All {rows:,} outputs are stored. {how}:\n  {command}'
 
 
-def _end(child: subprocess.Popen) -> None:
-    if child.poll() is None:
-        child.terminate()
-        child.wait()
+def _option(name: str, value: Any) -> str:
+    return f'{name}={value if isinstance(value, str) else repr(value).replace(" ", "")}'
 
 
 class Filling:
@@ -129,92 +212,83 @@ class Filling:
         part, parts: Which of how many parts of the outputs this process computes, counted from 0.
 
     Raises:
-        SettingError: The config has no cache, or one that cannot be filled ahead.
+        SettingError: The cache cannot be used, or the files cannot be written.
         CacheError: The files are damaged, or are not those of a cache.
+
+    Attributes:
+        rows (np.ndarray): Numbers of the outputs of this part.
     """
 
     def __init__(self, cfg: Config, batch_size: int = BATCH_SIZE, part: int = 0, parts: int = 1) -> None:
-        settings = cfg.model.get('teacher_cache')
-        if not settings:
-            raise SettingError(
-                'The config has no model.teacher_cache. Add --cfg-options model.teacher_cache.views=all, or a number '
-                'of fixed views.'
-            )
-        if settings.get('views') == FIRST:
-            raise SettingError(
-                "model.teacher_cache.views='first' stores what a training happens to show first. Set a number of fixed "
-                'views, such as 1, to compute them ahead.'
-            )
         self.runner = ToolRunner.from_cfg(cfg)
-        self.runner.leave_out_start()
-        algorithm = model_of(self.runner)
-        algorithm.eval()
+        self.algorithm, self.batch_size = model_of(self.runner).eval(), batch_size
+        # as the checks of a training do, which has the same teacher then
+        dataset = self.runner.train_dataloader.dataset
+        self.algorithm.check_order_of_channels(source_of_images(cfg), lambda: images_are_gray(dataset))
         self.views = open_teacher_cache(self.runner)
-        self.cache: TeacherCache = algorithm.teacher_cache
-        if not self.cache.in_use:
+        self.runner.show_warnings()
+        self.cache: TeacherCache = self.algorithm.teacher_cache
+        store, limit = self.cache.store, self.cache.max_teacher_calls
+        if store is None:
             raise SettingError(f'model.teacher_cache cannot be filled: {self.cache.reason}.')
-        if get_world_size() > 1:  # under a launcher
-            part, parts = get_rank(), get_world_size()
-        self.algorithm, self.batch_size, self.part, self.parts = algorithm, batch_size, part, parts
+        if limit is not None and store.rows > limit:
+            raise SettingError(
+                f'model.teacher_cache.max_teacher_calls={limit}: the cache has {store.rows:,} outputs. Raise the limit '
+                'or leave it out, or set fewer views or train_dataloader.dataset.indices.'
+            )
+        if not store.writable and not store.complete:
+            raise SettingError(
+                f'model.teacher_cache.path {store.folder} is read-only, and has {store.filled:,} of {store.rows:,} '
+                'outputs. Allow writing, or give another one.'
+            )
+        # parts of all, whatever others have stored since they started
+        self.rows = np.array_split(np.arange(store.rows), parts)[part]
 
     @property
-    def progress(self) -> tuple[int, int]:
-        """How many outputs are stored, by all processes together, and how many there are."""
-        store = self.cache.store
-        return store.filled, store.rows
+    def missing(self) -> np.ndarray:
+        """Numbers of the outputs of this part that are not stored."""
+        return self.rows[~self.cache.store.stored(self.rows)]
 
     @torch.no_grad()
-    def run(self, tell: Callable[[int], Any]) -> None:
+    def run(self, tell: Callable[[int], Any] = lambda _: None) -> None:
         """Compute what is missing in this part; ``tell`` is told how many outputs each batch has added.
 
         Raises:
             SettingError: An output could not be stored, since the disk is full or the folder is read-only.
         """
-        # parts of all, whatever others have stored since they started
-        mine = np.array_split(np.arange(self.cache.store.rows), self.parts)[self.part]
-        mine = mine[~self.cache.store.stored(mine)]
-        make = self._in_memory() if isinstance(self.views, AllViews) else None
-        batches = self._made(mine, make) if make else self._loaded(mine)
-        for rows, batch in batches:
-            images = self.algorithm.data_preprocessor(batch, False)['inputs']
-            self.cache.add(self.algorithm, rows, images)
-            tell(len(rows))
+        rows = self.missing
+        parts = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
+        batches = self._made(parts) if self.views.in_memory else self._loaded(parts)
+        for part, batch in zip(parts, batches, strict=True):
+            self.cache.add(self.algorithm, part, self.algorithm.data_preprocessor(batch, False)['inputs'])
+            tell(len(part))
 
-    def _made(self, rows: np.ndarray, make: Callable[[np.ndarray], Tensor]) -> Iterator[tuple[np.ndarray, dict]]:
-        for start in range(0, len(rows), self.batch_size):
-            part = rows[start : start + self.batch_size]
-            yield part, {'inputs': make(part)}
+    def _made(self, parts: list[np.ndarray]) -> Iterator[dict[str, Tensor]]:
+        hook = next(iter(hooks_of(self.runner, InMemoryAugmentationHook)), None)
+        try:
+            limit = MAX_MEMORY if hook is None else hook.max_memory
+            batches = InMemoryBatches(self.runner.train_dataloader.dataset, max_memory=limit)
+        except NotInMemoryError as reason:
+            raise no_views_in_memory(reason, self.views) from None
+        batches.views = self.views
+        for part in parts:
+            yield {'inputs': batches.of_views(*np.divmod(part, self.views.number))}
 
-    def _in_memory(self) -> Callable[[np.ndarray], Tensor]:
-        device = next(self.algorithm.parameters()).device
-        batches = InMemoryBatches(self.runner.train_dataloader.dataset, device, max_memory=np.inf)
-
-        def make(rows: np.ndarray) -> Tensor:
-            images, views = np.divmod(rows, self.views.number)
-            numbers = (images, *self.views.crop(views))
-            chosen, tops, lefts, flipped = (torch.from_numpy(np.asarray(each)).to(device) for each in numbers)
-            return crop_and_flip(batches.images, chosen, tops, lefts, flipped.bool(), batches.size)
-
-        return make
-
-    def _loaded(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, dict]]:
+    def _loaded(self, parts: list[np.ndarray]) -> Iterator[dict[str, Any]]:
         loader = self.runner.train_dataloader
-        views = _Views(loader.dataset, self.views, rows)
-        images = DataLoader(views, self.batch_size, num_workers=loader.num_workers, collate_fn=pseudo_collate)
-        for i, batch in enumerate(images):
-            yield rows[i * self.batch_size : (i + 1) * self.batch_size], batch
+        views = _Views(loader.dataset, self.views)
+        settings = {name: getattr(loader, name) for name in ('num_workers', 'collate_fn', 'pin_memory')}
+        yield from DataLoader(views, batch_sampler=[part.tolist() for part in parts], **settings)
 
 
 class _Views:
-    """Fixed views of a dataset's images as a dataset."""
+    """Fixed views of a dataset's images as a dataset, by their numbers."""
 
-    def __init__(self, dataset: Any, views: FixedViews, rows: np.ndarray) -> None:
-        self.dataset, self.views, self.rows = dataset, views, rows
+    def __init__(self, dataset: Any, views: FixedViews) -> None:
+        self.dataset, self.views = dataset, views
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.dataset) * self.views.number
 
-    def __getitem__(self, i: int) -> Any:
-        index, view = divmod(int(self.rows[i]), self.views.number)
-        seed_all(*self.views.key(index, view))
-        return self.dataset[index]
+    def __getitem__(self, row: int) -> Any:
+        return sample_of_view(self.dataset, self.views, *divmod(row, self.views.number))

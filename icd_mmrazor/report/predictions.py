@@ -158,7 +158,7 @@ def trains_classifier(algorithm: nn.Module) -> bool:
 def cost(student: TrainedStudent, algorithm: nn.Module | None, shape: tuple[int, ...] | None) -> dict[str, Cost]:
     """Count the parameters of student and teacher, and their multiply-adds for an image of a shape, ``(C, H, W)``."""
     networks: dict[str, tuple[nn.Module, Callable]] = {'student': (student.model.cpu().eval(), student.logits())}
-    if algorithm is not None:
+    if algorithm is not None and not getattr(algorithm.teacher, 'is_stored', False):
         algorithm.cpu().eval()
         networks['teacher'] = (algorithm.teacher, _way_to_run_teacher(algorithm))
     return {

@@ -179,7 +179,7 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
         self.teacher_ckpt, self.teacher_cache = ready.weights, cache
         # SanityCheckHook compares them with those of the images
         self.teacher_classes = ready.classes
-        self.teacher_dtype = ready.dtype
+        self.teacher_dtype, self.teacher_draws = ready.dtype, ready.draws
         self.predict_also = also
         initialise_from_teacher(self.distiller, self.teacher)
         refuse_softmax_of_labels(self.distiller, self.student, self.teacher)

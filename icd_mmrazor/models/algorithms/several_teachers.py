@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from mmengine.logging import print_log
 from torch import nn
 
@@ -115,6 +116,7 @@ class ReadyTeachers:
         weights (str | list[str]): Where their weights come from.
         classes: Names of the classes of the teacher, if its checkpoint has them; a list of them for several.
         dtype: The precision of the teacher; None for several, which have their own.
+        draws: States of torch's generator before and after they were built.
 
     Raises:
         SettingError: A network does not exist, or has no weights.
@@ -124,8 +126,9 @@ class ReadyTeachers:
     def __init__(
         self, settings: Sequence[Mapping[str, Any]], combination: Any = 'mean', stored: StoredTeacher | None = None
     ) -> None:
-        self.settings, self._stored = settings, stored
+        self.settings, self._stored, before = settings, stored, torch.get_rng_state()
         self.teachers = [self._ready(i, each) for i, each in enumerate(settings)]
+        self.draws = before, torch.get_rng_state()
         dtypes = [FROZEN_PRECISIONS[each['teacher_precision']] for each in settings]
         if not self.several:
             (ready,), (self.dtype,) = self.teachers, dtypes
@@ -145,9 +148,9 @@ class ReadyTeachers:
 
     def _ready(self, i: int, settings: Mapping[str, Any]) -> Teacher:
         if self._stored is not None:
-            where = self._stored.why_not_evaluated
-            print_log(f'{OWNER}: the teacher is not loaded: {where.removeprefix("it is not in memory; ")}.', 'current')
-            return Teacher(self._stored, 'not loaded', None, None, self._stored.classes, None)
+            where = f'not loaded: its outputs are in {self._stored.folder}'
+            print_log(f'{OWNER}: the teacher is {where}.', 'current')
+            return Teacher(self._stored, where, None, None, self._stored.classes, None)
         names = ('teacher', 'teacher_ckpt', 'random_teacher', 'teacher_feature')
         with located(i if self.several else None):
             ready = ready_teacher(*(settings[name] for name in names))

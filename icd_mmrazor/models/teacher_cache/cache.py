@@ -19,6 +19,7 @@ from icd_mmrazor.datasets.samples import view_indices
 from icd_mmrazor.errors import CacheError, SettingError, did_you_mean
 from icd_mmrazor.models.networks.points import Point
 from icd_mmrazor.models.networks.pooled_feature import PooledFeature
+from icd_mmrazor.models.teacher_cache.draws import draws_between
 from icd_mmrazor.models.teacher_cache.layout import DTYPES, RowLayout
 from icd_mmrazor.models.teacher_cache.points import (
     captured,
@@ -170,20 +171,21 @@ class TeacherCache:
             CacheError: They are damaged, or are not those of a cache.
         """
         self._store, self._opened, self.reason = None, True, None
-        known = {'views': views.description, 'images': facts}
-        folder = self.path or folder
+        known, folder = {'views': views.description, 'images': facts}, self.path or folder
         if getattr(algorithm.teacher, 'is_stored', False):
-            self._store = OutputStore.open(folder, known)
+            self._store, self.verify = OutputStore.open(folder, known), 0  # nothing computes them again
             self._layout = RowLayout.from_facts(self._store.facts['outputs'])
         else:
             self._layout = RowLayout.of(self._run(algorithm, images), self.dtype, self.top_k)
             known |= {'outputs': self._layout.facts, 'teacher': _facts_of_teacher(algorithm)}
+            if OutputStore.about(folder) is None:  # a run without the teacher takes the same random numbers
+                known['draws'] = draws_between(*algorithm.teacher_draws)
             rows = views.number * facts['number']
             self._store = OutputStore(folder, rows, self._layout.row_bytes, known, self.max_size)
         store, kept = self._store, ', '.join(f'{n} {f.dtype}' for n, f in self._layout.outputs.items())
         _log(
             f'the outputs of the teacher ({kept}) are stored in {folder}: {views} of {facts["number"]:,} images, '
-            f'{_size(store.size)} when all are there; {store.filled / store.rows:.1%} are.'
+            f'{readable_size(store.size)} when all are there; {store.filled / store.rows:.1%} are.'
         )
 
     def leave_out(self, reason: str) -> None:
@@ -248,9 +250,8 @@ class TeacherCache:
             SettingError: They are not stored: the disk is full, the folder read-only, or a limit of calls reached.
         """
         self._refuse_call(len(rows))
-        values = self._layout.pack(self._run(algorithm, images))
-        self.computed += len(rows)
-        if not self._store.write(rows, values):
+        outputs = self._run(algorithm, images, np.arange(len(images)))
+        if not self._store.write(rows, self._layout.pack(outputs)):
             raise SettingError(
                 f'{self._store.folder} takes no more outputs, and has {self._store.filled:,} of {self._store.rows:,}. '
                 'Make room or allow writing there, and repeat the command: it continues.'
@@ -337,7 +338,8 @@ def _bytes(size: Any) -> int:
     return int(value)
 
 
-def _size(number: int) -> str:
+def readable_size(number: int) -> str:
+    """Return a number of bytes as text, such as ``'16 GB'``."""
     unit = next(name for name, value in reversed(UNITS.items()) if number >= value or name == 'B')
     return f'{number / UNITS[unit]:.3g} {unit}'
 

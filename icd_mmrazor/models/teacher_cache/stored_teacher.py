@@ -9,8 +9,10 @@ from mmpretrain.models import ImageClassifier, LinearClsHead, MultiLabelLinearCl
 from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from torch import Tensor, nn
 
+from icd_mmrazor.datasets.randomness import undrawn
 from icd_mmrazor.models.networks.headless import as_teacher
 from icd_mmrazor.models.teacher_cache.cache import TeacherCache
+from icd_mmrazor.models.teacher_cache.draws import advance
 from icd_mmrazor.models.teacher_cache.layout import RowLayout
 from icd_mmrazor.models.teacher_cache.store import OutputStore
 
@@ -25,6 +27,8 @@ class StoredTeacher(ImageClassifier):
         folder: Where they are.
 
     Attributes:
+        name (str): The teacher's class.
+        images (str): What it saw of the images.
         weights_digest (str): That of the teacher's weights.
         why_not_evaluated (str): Why it predicts nothing.
     """
@@ -39,7 +43,9 @@ class StoredTeacher(ImageClassifier):
             head = kind(num_classes=shapes['logits'][0], in_channels=shapes['pooled'][0])
         super().__init__(backbone, head=head, data_preprocessor=dict(type='mmpretrain.ClsDataPreprocessor'))
         self.weights_digest, self.classes = facts['teacher']['weights'], facts['teacher']['classes']
-        self.why_not_evaluated = f'it is not in memory; its outputs are in {folder}'
+        self.why_not_evaluated = 'it is not in memory'
+        self.name, self.folder = facts['teacher']['network'], folder
+        (self.images,) = facts['teacher']['images']
         if head is None:
             as_teacher(self)
 
@@ -79,4 +85,10 @@ def stored_teacher(cache: TeacherCache | None, settings: Sequence[Mapping[str, A
     if cache.verify and file and ('://' in file or Path(file).expanduser().is_file()):
         return None
     store = OutputStore.open(cache.path, {})
-    return StoredTeacher(store.facts, cache.path) if store.complete else None
+    if not store.complete:
+        return None
+    with undrawn():
+        stored = StoredTeacher(store.facts, cache.path)
+    # the student is initialised as next to the teacher
+    advance(store.facts.get('draws') or 0)
+    return stored
