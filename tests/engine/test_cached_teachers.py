@@ -35,7 +35,7 @@ def two_teachers(cfg: Config, network: Callable, file: Callable) -> None:
 
 
 def without_classifier(cfg: Config, network: Callable, file: Callable) -> None:
-    cfg.model.teacher = dict(network('res20')['backbone'], _scope_='mmrazor')
+    cfg.model.teacher = dict(network('res20')['backbone'], _scope_='mmpretrain')
     cfg.model.teacher_ckpt = None
     cfg.model.random_teacher = True
 
