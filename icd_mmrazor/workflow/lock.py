@@ -12,6 +12,8 @@ FILE = '.lock'
 class WorkFolderLock:
     """Keeps other commands out of a work folder, by a file ``.lock`` that the system unlocks when its process ends.
 
+    A context takes the lock, and releases it at its end.
+
     Args:
         work_dir: The folder; it is created when the lock is taken.
     """
@@ -42,3 +44,10 @@ class WorkFolderLock:
     def release(self) -> None:
         """Release the lock, if it was taken."""
         self._lock.release()
+
+    def __enter__(self) -> 'WorkFolderLock':
+        self.take()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()

@@ -125,8 +125,7 @@ def compare(
     """Run the teacher and the students that a tool's arguments name on the test images.
 
     The teacher is that of the first distillation, the images are those of the first config's ``test_dataloader``.
-    ``default_classes`` returns the classes to show, given their number, if ``--classes`` names none; ``check_count``
-    may refuse the number of images before the networks run.
+    ``default_classes`` returns the classes to show, given their number; ``check_count`` may refuse a number of images.
     """
     check_writable(args.out, '--out', SUFFIXES)
     if args.max_images == 1:

@@ -54,10 +54,7 @@ def size_of_cache(cfg: Config) -> int:
 
 
 def share_caches(trainings: Sequence[Any], root: Path, max_size: float) -> None:
-    """Let distillations (``StudentTraining``) share caches of at most some GB; print for which there is no room.
-
-    Those whose options say something of a cache keep to that.
-    """
+    """Let distillations (``StudentTraining``) share caches of at most some GB, unless their options have their own."""
     users: dict[str, list[Any]] = {}
     for training in trainings:
         model = training.cell.cfg.model

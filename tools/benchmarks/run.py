@@ -215,11 +215,8 @@ class StudentTraining(Training):
         except ValueError:
             return f'{file} is damaged.'
         names = sorted({*found, *requested} - {*OF_CACHE})
-        shown = [
-            f'{key} is {found.get(key)} there, {requested.get(key)} here'
-            for key in names
-            if found.get(key, ...) != requested.get(key, ...)
-        ][:SHOWN_DIFFERENCES]
+        names = [key for key in names if found.get(key, ...) != requested.get(key, ...)][:SHOWN_DIFFERENCES]
+        shown = [f'{key} is {found.get(key)} there, {requested.get(key)} here' for key in names]
         return f'{self.folder} holds a training with another config: {"; ".join(shown)}.' if shown else None
 
 
@@ -292,13 +289,6 @@ def train(trainings: Sequence[Training], slots: Sequence[dict[str, str]], sessio
     run_all(trainings, slots)
 
 
-def hold(folder: Path, stack: ExitStack) -> None:
-    """Keep other commands out of a folder until the stack is closed."""
-    lock = WorkFolderLock(folder)
-    lock.take()
-    stack.callback(lock.release)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_args(arguments)
     if args.list:
@@ -312,14 +302,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SettingError(f'--work-dir: {file} is a file. Give a folder.')
     students = students_of(study, root, args.skip_unfit)
     with ExitStack() as stack:
-        hold(root, stack)
+        stack.enter_context(WorkFolderLock(root))
         session = new_session(args.gpus, slots[counts[0]])
         waiting = [student for student in students if student.result is None]
         needed = {teacher_of(s.facts['pair']) for s in waiting if s.facts['methods'] != recipes.STUDENT_ALONE}
         teachers = [TeacherTraining(teacher) for teacher in study.teachers if teacher in needed]
         if missing := [teacher for teacher in teachers if teacher.missing]:
             for teacher in missing:
-                hold(teacher.folder, stack)
+                stack.enter_context(WorkFolderLock(teacher.folder))
             # they differ in size: on the CPU one after the other, with all cores
             train(missing, slots_for(args.gpus, None if args.gpus else 1), session)
             check_failures(missing)

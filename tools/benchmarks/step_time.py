@@ -117,10 +117,7 @@ class SteppedTrainLoop(EpochBasedTrainLoop):
 
 
 class Lookups:
-    """The lookups in the full cache of a distillation, whose outputs are random, and the seconds that each took.
-
-    With ``replaced``, all batches get the outputs of the first.
-    """
+    """The lookups in a full cache of random outputs, and their seconds; or one lookup for all batches, ``replaced``."""
 
     def __init__(self, algorithm: nn.Module, replaced: bool) -> None:
         self.outputs, self.replaced, self.found = algorithm.teacher_cache.outputs, replaced, None
@@ -276,8 +273,8 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
 def contenders_of(pair: str, args: argparse.Namespace) -> dict[str, Config | None]:
     """Return the configs of the contenders by their names; the plain loop has none."""
     fast = ['model.teacher_precision=bf16', 'optim_wrapper.type=AutocastOptimWrapper']
-    compiled, graphs = ['model.torch_compile=True'], ['model.torch_compile.mode=reduce-overhead']
-    compiled, graphs = (compiled, graphs) if args.device == 'cuda' else ([], [])
+    modes = ['model.torch_compile=True'], ['model.torch_compile.mode=reduce-overhead']
+    compiled, graphs = modes if args.device == 'cuda' else ([], [])
     cached = ['model.teacher_cache.views=all', 'model.teacher_cache.verify=0']
     ours = [[DEFAULTS], [FAST, *fast, *compiled], [CACHED, *cached]]
     ours += [[f'{CACHED} {FAST}', *cached, *fast, *graphs], [STUDENT, *cached]]

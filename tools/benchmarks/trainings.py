@@ -167,10 +167,7 @@ def check_failures(trainings: Sequence[Training]) -> None:
 def slots_for(gpus: str | None, jobs: int | None, processes: int = 1) -> list[dict[str, str]]:
     """Return the environment variables of each training that runs at the same time.
 
-    Args:
-        gpus: Numbers of GPUs, separated by commas, for a training on each; None for the CPU.
-        jobs: On the CPU, the number of trainings, which share the cores; None for up to 4.
-        processes: The number of processes of each training.
+    One runs on each of the GPUs, whose numbers commas separate, or some ``jobs`` share the cores, by default up to 4.
     """
     if jobs is not None and gpus:
         raise SettingError(f'--jobs {jobs} is for the CPU only, without --gpus.')
