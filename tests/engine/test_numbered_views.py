@@ -29,7 +29,9 @@ class Numbers(Hook):
 
     def before_train(self, runner: Runner) -> None:
         if self.setting is not None:
-            runner.model.teacher_cache = SimpleNamespace(refuse_change=self.refused.append, in_use=False)
+            runner.model.teacher_cache = SimpleNamespace(
+                refuse_change=self.refused.append, in_use=False, outputs=lambda *_: None
+            )
             number_views(runner, self.setting, seed=1)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:

@@ -161,7 +161,7 @@ MIXUP = dict(augments=[dict(type='Mixup', alpha=0.2)])
         ('icd', {'views': 'first'}, {}, "views='first'"),
         ('icd', {'views': 'few'}, {}, "views='few'"),
         ('at', ALL, {}, r'cannot be filled: map'),
-        ('icd', ALL, {'model.architecture.train_cfg': MIXUP}, 'Mixup mixes images'),
+        ('icd', ALL, {'model.architecture.train_cfg': MIXUP}, 'Mixup mixes other images'),
         ('icd', ALL | {'max_teacher_calls': 3199}, {}, r'max_teacher_calls=3199: the cache has 3,200'),
         ('icd', ALL | {'max_size': '10KB'}, {}, 'max_size'),
     ],

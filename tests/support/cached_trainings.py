@@ -35,7 +35,7 @@ def short_training(
     cfg.model.distiller = recipes.compose(PAIR, methods.split('+')).model.distiller
     cfg.train_dataloader.dataset.indices = None
     cfg.train_dataloader.dataset.pipeline.insert(1, FLIP)
-    cfg.param_scheduler = dict(type='CosineAnnealingLR', T_max=6, by_epoch=False)
+    cfg.param_scheduler = dict(type='CosineAnnealingLR', T_max=6, end=6, by_epoch=False)
     cfg.default_hooks.distillation_report.evaluate_teacher = False
     cfg.default_hooks.pop('export_student')
     cfg.work_dir = str(folder / work_dir)

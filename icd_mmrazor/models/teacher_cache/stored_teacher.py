@@ -65,9 +65,9 @@ class _NoBackbone(BaseBackbone):
 
 
 def stored_teacher(cache: TeacherCache | None, settings: Sequence[Mapping[str, Any]]) -> StoredTeacher | None:
-    """Return what stands for a teacher if all of its outputs are stored and it is not needed; None if it is.
+    """Return what stands for a teacher if all of its outputs are stored and its weights are not given; else None.
 
-    It is needed to verify the outputs, if its weights are there (``teacher_ckpt``).
+    If they are (``teacher_ckpt``), they are compared with those of the outputs.
 
     Args:
         cache: The cache of the run, if it has one.
@@ -82,7 +82,7 @@ def stored_teacher(cache: TeacherCache | None, settings: Sequence[Mapping[str, A
     file = teacher['teacher_ckpt']
     if teacher['random_teacher'] or isinstance(teacher['teacher'], nn.Module):
         return None
-    if cache.verify and file and ('://' in file or Path(file).expanduser().is_file()):
+    if file and ('://' in file or Path(file).expanduser().is_file()):
         return None
     store = OutputStore.open(cache.path, {})
     if not store.complete:
