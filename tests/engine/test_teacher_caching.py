@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from cached_trainings import counts, other_than_counts, short_training, trained
-from helpers import logged
+from helpers import TORCH_VERSION, logged
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -63,6 +63,19 @@ def test_half_precision_is_the_same_bit_for_bit(precision, config, runner):
     assert counts(cfg)[1] == 0
     about = OutputStore.about(Path(cfg.model.teacher_cache.path))
     assert {dtype for _, dtype in about['facts']['outputs']['fields'].values()} <= {'bfloat16', 'float32'}
+
+
+@pytest.mark.skipif(TORCH_VERSION < (2, 14), reason='older versions do not trace recorders into one graph')
+def test_the_student_is_one_graph_with_stored_outputs(config, runner):
+    one_graph = {'model.torch_compile': dict(backend='aot_eager', fullgraph=True), 'train_cfg.max_epochs': 1}
+    plain = trained(config('icd+kd', **{'train_cfg.max_epochs': 1}), runner)
+    for work_dir in ('first', 'second'):
+        cfg = config('icd+kd', {'verify': 0}, work_dir, **one_graph)
+        compiled = trained(cfg, runner)
+        assert 'torch_compile' not in logged(cfg).partition('What is being distilled')[2]
+        for name, value in torch.load(plain, weights_only=False)['state_dict'].items():
+            torch.testing.assert_close(torch.load(compiled, weights_only=False)['state_dict'][name], value)
+    assert counts(cfg) == (64, 0)
 
 
 class KilledError(BaseException):
