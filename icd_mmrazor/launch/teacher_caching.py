@@ -111,11 +111,11 @@ def fill_cache(
 
 
 def _introduce(store: OutputStore) -> None:
-    facts, stored = store.facts, store.filled
-    number, images = store.rows, facts['images']['number']
+    facts, stored, images = store.facts, store.filled, store.facts['images']['number']
+    views = 'a view' if store.rows == images else f'{store.rows // images:,} views'
     print(
-        f'{number:,} outputs of the teacher ({facts["teacher"]["network"]}), for {number // images:,} views of '
-        f'{images:,} images, {readable_size(store.size)} in all\n'
+        f'{store.rows:,} outputs of the teacher ({facts["teacher"]["network"]}), for {views} of {images:,} images, '
+        f'{readable_size(store.size)} in all\n'
         f'folder: {store.folder}{f" ({stored:,} are there)" if stored else ""}',
         flush=True,
     )
