@@ -32,6 +32,7 @@ from icd_mmrazor.checkpoints.writing import write_json
 from icd_mmrazor.configuration.changes import settings_of
 from icd_mmrazor.configuration.files import apply_cfg_options
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.export.network import quiet
 from icd_mmrazor.launch.command_line import parse_options, positive_int
 from icd_mmrazor.launch.command_line import run as run_tool
 from icd_mmrazor.machine import cores
@@ -165,7 +166,7 @@ def configured(pair: str, methods: str, options: Sequence[str]) -> Config:
         if model.get('teacher_cache'):
             model['teacher_cache'].pop('path', None)
         try:
-            with torch.random.fork_rng(devices=[]), MODELS.switch_scope_and_registry('mmrazor'):
+            with torch.random.fork_rng(devices=[]), quiet(), MODELS.switch_scope_and_registry('mmrazor'):
                 MODELS.build(model)
         except Exception as error:  # whatever a constructor raises
             shown = ' '.join(options)
