@@ -1,4 +1,4 @@
-"""The cache of a distillation: stored outputs of its teacher, and those it adds."""
+"""The stored outputs of a teacher in a distillation, to which missing ones are added."""
 
 import logging
 import re

@@ -1,4 +1,4 @@
-"""The outputs of a teacher that are stored: its pooled feature and its logits."""
+"""The outputs of a teacher that are stored: pooled feature, logits."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
