@@ -67,6 +67,8 @@ def test_half_precision_is_the_same_bit_for_bit(precision, config, runner):
 
 @pytest.mark.skipif(TORCH_VERSION < (2, 14), reason='older versions do not trace recorders into one graph')
 def test_the_student_is_one_graph_with_stored_outputs(config, runner):
+    # graphs of other tests count towards the limit of one function
+    torch.compiler.reset()
     one_graph = {'model.torch_compile': dict(backend='aot_eager', fullgraph=True), 'train_cfg.max_epochs': 1}
     plain = trained(config('icd+kd', **{'train_cfg.max_epochs': 1}), runner)
     for work_dir in ('first', 'second'):

@@ -28,7 +28,7 @@ def test_the_command_that_it_names_trains_without_the_teacher(options: list[str]
     printed = capfd.readouterr()
     *before, last = printed.out.splitlines()
     assert [re.sub(r'/.*/', '', line) for line in before] == [
-        '64 outputs of the teacher (CIFARResNet), for 1 views of 64 images, 19.5 KB in all',
+        '64 outputs of the teacher (CIFARResNet), for a view of 64 images, 19.5 KB in all',
         'folder: outputs',
         'All 64 outputs are stored. Train without the teacher:',
     ]

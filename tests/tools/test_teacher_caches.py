@@ -149,7 +149,7 @@ def test_a_config_is_checked_without_its_cache(tool: Callable, tmp_path: Path) -
 def test_few_calls_train_on_few_images_for_as_long(tool: Callable) -> None:
     studies = tool('studies')
     study, steps = studies.STUDIES['calls'], []
-    (axis,) = study.axes.values()
+    axis = study.axes['calls']
     (pair,) = study.pairs
     for tick, name in axis.values.items():
         images, point = int(tick.replace(',', '')), study.points[name]

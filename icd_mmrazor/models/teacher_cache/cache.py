@@ -147,13 +147,13 @@ class TeacherCache:
         return self._points
 
     def why_not(self, distiller: nn.Module, teacher: nn.Module) -> str | None:
-        """Return why the cache cannot be used for a distillation; None if it can, and :meth:`open` may be called."""
+        """Return why the cache cannot be used for a distillation; None if it can."""
         try:
-            self._points = stored_points(teacher, source_in(distiller))
+            points = stored_points(teacher, source_in(distiller))
         except SettingError as error:
             return str(error)
-        if others := other_records(distiller, self._points):
-            return f'{", ".join(others)} of the teacher are compared, and only {", ".join(self._points)} are stored'
+        if others := other_records(distiller, points):
+            return f'{", ".join(others)} of the teacher are compared, and only {", ".join(points)} are stored'
         return None
 
     def open(self, algorithm: nn.Module, views: Any, images: Tensor, facts: Mapping[str, Any], folder: Path) -> None:
@@ -171,6 +171,7 @@ class TeacherCache:
             CacheError: They are damaged, or are not those of a cache.
         """
         self._store, self._opened, self.reason = None, True, None
+        self._points = stored_points(algorithm.teacher, source_in(algorithm.distiller))
         known, folder = {'views': views.description, 'images': facts}, self.path or folder
         if getattr(algorithm.teacher, 'is_stored', False):
             self._store, self.verify = OutputStore.open(folder, known), 0  # nothing computes them again

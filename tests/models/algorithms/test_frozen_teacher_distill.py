@@ -201,7 +201,7 @@ def test_ofd_works_without_an_algorithm_of_its_own(algorithm: Callable, batch: C
     assert losses['distill.loss_ofd'].item() > 0
 
 
-ALGORITHM = 'icd_mmrazor.models.algorithms.frozen_teacher_distill.print_log'
+SETTINGS = 'icd_mmrazor.models.algorithms.several_teachers.print_log'
 
 
 def changed_by_copy(teacher: nn.Module) -> None:
@@ -284,7 +284,7 @@ def test_precisions_that_do_not_exist_are_refused(algorithm: Callable, batch: Ca
 @pytest.mark.parametrize('folds', [None, True, False])
 def test_folding_of_norms_has_no_effect(folds: bool | None, algorithm: Callable, batch: Callable) -> None:
     """Configs of version 0.1 may ask for it."""
-    with mock.patch(ALGORITHM) as log:
+    with mock.patch(SETTINGS) as log:
         model = algorithm(**({} if folds is None else dict(fold_teacher_norms=folds)))
         for _ in range(2):
             model(*batch(), mode='loss')
