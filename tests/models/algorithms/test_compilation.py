@@ -22,6 +22,12 @@ one_graph = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(autouse=True)
+def _no_graphs_of_other_tests() -> None:
+    """They count towards the limit of one function."""
+    torch.compiler.reset()
+
+
 @pytest.mark.slow
 def test_training_continues_without_a_compiler_that_fails(
     algorithm: Callable, teacher_file: Callable, batch: Callable
