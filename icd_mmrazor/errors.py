@@ -28,7 +28,7 @@ class DatasetError(UserError, RuntimeError):
 
 
 class CacheError(UserError, RuntimeError):
-    """The files of a teacher cache are missing, damaged, or not those of a cache."""
+    """The files of a teacher cache are missing or damaged, are not those of a cache, or hold wrong outputs."""
 
 
 class NonFiniteLossError(UserError, ArithmeticError):

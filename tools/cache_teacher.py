@@ -11,7 +11,7 @@ import argparse
 
 from icd_mmrazor.launch.command_line import add_cfg_options, positive_int, run
 from icd_mmrazor.launch.run_config import load_config
-from icd_mmrazor.launch.teacher_caching import BATCH_SIZE, check_config, conclusion, fill_cache, part_of
+from icd_mmrazor.launch.teacher_caching import BATCH_SIZE, conclusion, fill_cache, part_of
 from icd_mmrazor.launch.training import name_networks
 
 
@@ -33,7 +33,6 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
-    check_config(cfg)
     name_networks(cfg)
     store = fill_cache(cfg, args.batch_size, args.part, args.processes)
     print(conclusion(store, cfg, args.config, args.cfg_options or {}))

@@ -10,6 +10,7 @@ from mmengine.dataset import BaseDataset, Compose
 from mmpretrain.datasets.transforms import EfficientNetCenterCrop, PackInputs, RandomCrop, ResizeEdge
 
 from icd_mmrazor.datasets.indexed import IndexedDataset
+from icd_mmrazor.datasets.labels import plain_datasets
 from icd_mmrazor.datasets.partly_labeled import PartlyLabeledDataset, UnlabeledDataset
 
 # transforms that do the same to an image every time
@@ -48,6 +49,12 @@ def parts_of(dataset: Any) -> list[Any]:
     if isinstance(dataset, UnlabeledDataset):
         return parts_of(dataset.images)
     return [dataset]
+
+
+def pipelines_of(dataset: Any) -> list[Any]:
+    """Return the pipelines of the datasets in a dataset of any kind; None for one that has none."""
+    parts = [each.images if isinstance(each, UnlabeledDataset) else each for each in plain_datasets(dataset)]
+    return [getattr(each, 'pipeline', None) for part in parts for each in plain_datasets(part)]
 
 
 def split_pipelines(dataset: Any) -> list[Pipeline]:

@@ -9,6 +9,9 @@ from icd_mmrazor.datasets.keyed_mixing import KeyedMixing
 from icd_mmrazor.datasets.pipelines import Pipeline
 from icd_mmrazor.datasets.randomness import VIEW
 
+# settings of the numberings that are not a number of views
+ALL, FIRST = 'all', 'first'
+
 
 class Views:
     """A numbering of views; the base class of all.

@@ -9,14 +9,10 @@ from torch import nn
 
 from icd_mmrazor.datasets.in_memory import prepared_size
 from icd_mmrazor.datasets.keyed_mixing import SETTING, KeyedMixing
-from icd_mmrazor.datasets.labels import plain_datasets
 from icd_mmrazor.datasets.loaders import NumberedLoader, number_batches
-from icd_mmrazor.datasets.partly_labeled import UnlabeledDataset
-from icd_mmrazor.datasets.pipelines import NotInMemoryError, split_pipelines
-from icd_mmrazor.datasets.view_numbers import AllViews, FirstView, FixedViews, Views
+from icd_mmrazor.datasets.pipelines import NotInMemoryError, pipelines_of, split_pipelines
+from icd_mmrazor.datasets.view_numbers import ALL, FIRST, AllViews, FirstView, FixedViews, Views
 from icd_mmrazor.errors import SettingError
-
-ALL, FIRST = 'all', 'first'
 
 
 def number_views(runner: Runner, setting: int | str, seed: int = 0) -> Views:
@@ -106,7 +102,8 @@ class ViewsInUse:
 
     def _state(self) -> tuple[str, Any]:
         mixing = getattr(getattr(self.model, 'data_preprocessor', None), 'batch_augments', None)
-        return _pipelines(self.loader.dataset), mixing
+        # not pickled: a transform may have a state that changes, such as a counter
+        return repr(pipelines_of(self.loader.dataset)), mixing
 
     def end(self, reason: str = 'the training set or its pipeline has changed') -> None:
         """Tell the teacher cache why there are other images now."""
@@ -115,13 +112,6 @@ class ViewsInUse:
             self.loader.views = None
         if self.cache is not None:
             self.cache.refuse_change(reason)
-
-
-def _pipelines(dataset: Any) -> str:
-    parts = [each.images if isinstance(each, UnlabeledDataset) else each for each in plain_datasets(dataset)]
-    # not pickled: a transform may have a state that changes, such as a counter
-    pipelines = [repr(getattr(each, 'pipeline', None)) for part in parts for each in plain_datasets(part)]
-    return '\n'.join(pipelines)
 
 
 def _mixing(model: nn.Module, setting: int | str) -> KeyedMixing | None:

@@ -25,7 +25,7 @@ class WarmupCosineLR(_ParamScheduler):
         f_1 + (1 - f_1) \frac{1 + \cos \pi \frac{t - W}{T - W}}{2} \quad (t \geq W)
 
     Since mmengine sets ``end`` to the length of the training, there is nothing to adapt when the number of epochs or
-    the batch size changes. With mmengine's ``LinearLR`` and ``CosineAnnealingLR``, the warm-up must be set anew.
+    the batch size changes. With mmengine's ``LinearLR`` and ``CosineAnnealingLR``, the warm-up must be set again.
 
     Args:
         optimizer: The optimizer, or its wrapper; from mmengine.

@@ -12,15 +12,15 @@ from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 from torch import Tensor
 
-from icd_mmrazor.datasets.labels import image_labels, plain_datasets
-from icd_mmrazor.datasets.parts import TwoParts
+from icd_mmrazor.datasets.labels import image_labels
+from icd_mmrazor.datasets.pipelines import pipelines_of
 from icd_mmrazor.datasets.randomness import IMAGES, seed_all, undrawn
-from icd_mmrazor.datasets.view_numbers import Views
+from icd_mmrazor.datasets.view_numbers import ALL, FIRST, Views
 from icd_mmrazor.datasets.views import number_views
 from icd_mmrazor.engine.runs import model_of
 from icd_mmrazor.errors import DatasetError
 from icd_mmrazor.models.networks.preparation import preparation_by
-from icd_mmrazor.models.teacher_cache.cache import ALL, FIRST, FOLDER
+from icd_mmrazor.models.teacher_cache.cache import FOLDER
 
 # images that are looked at, to notice another dataset
 IMAGES_TO_COMPARE = 16
@@ -71,7 +71,7 @@ def facts_of_images(dataset: Any, samples: Sequence[dict]) -> dict[str, Any]:
         'number': len(dataset),
         'labels': None if labels is None else _digest(np.int64(labels).tobytes()),
         'pixels': _digest(*(sample['inputs'].numpy().tobytes() for sample in samples)),
-        'pipeline': [_described(transform) for part in _parts(dataset) for transform in _transforms(part)],
+        'pipeline': [_described(each) for pipeline in pipelines_of(dataset) for each in _transforms(pipeline)],
     }
 
 
@@ -91,16 +91,8 @@ def _some_samples(dataset: Any) -> list[dict]:
     return samples
 
 
-def _parts(dataset: Any) -> list[Any]:
-    return (
-        [part for each in dataset.datasets for part in _parts(each)]
-        if isinstance(dataset, TwoParts)
-        else [*plain_datasets(dataset)]
-    )
-
-
-def _transforms(dataset: Any) -> list[Any]:
-    return list(getattr(getattr(dataset, 'pipeline', None), 'transforms', []))
+def _transforms(pipeline: Any) -> list[Any]:
+    return list(getattr(pipeline, 'transforms', []))
 
 
 def _described(transform: Any) -> str:

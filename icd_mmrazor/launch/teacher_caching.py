@@ -22,7 +22,7 @@ from icd_mmrazor.datasets.in_memory import MAX_MEMORY, InMemoryBatches
 from icd_mmrazor.datasets.labels import images_are_gray
 from icd_mmrazor.datasets.loaders import sample_of_view
 from icd_mmrazor.datasets.pipelines import NotInMemoryError
-from icd_mmrazor.datasets.view_numbers import FixedViews
+from icd_mmrazor.datasets.view_numbers import FIRST, FixedViews
 from icd_mmrazor.datasets.views import no_views_in_memory
 from icd_mmrazor.engine.hooks import InMemoryAugmentationHook
 from icd_mmrazor.engine.runs import hooks_of, model_of
@@ -32,8 +32,9 @@ from icd_mmrazor.launch.runner import ToolRunner
 from icd_mmrazor.launch.training import model_type
 from icd_mmrazor.machine import cores
 from icd_mmrazor.models.networks.preparation import source_of_images
-from icd_mmrazor.models.teacher_cache.cache import FIRST, FOLDER, TeacherCache, readable_size
+from icd_mmrazor.models.teacher_cache.cache import FOLDER, TeacherCache
 from icd_mmrazor.models.teacher_cache.store import OutputStore
+from icd_mmrazor.models.teacher_cache.store_folder import readable_size
 
 BATCH_SIZE = 64
 START_METHOD = 'spawn'  # a forked process could not use CUDA
@@ -146,7 +147,7 @@ def _fill_in_processes(number: int, cfg: Config, batch_size: int) -> OutputStore
 
 
 def _fill_part(i: int, number: int, cfg: Config, batch_size: int, errors: Any, opened: Any) -> None:
-    """Compute a part in a process of its own."""
+    """Compute a part in its own process."""
     torch.set_num_threads(min(torch.get_num_threads(), max(1, cores() // number)))
     if torch.cuda.is_available():
         torch.cuda.set_device(i % torch.cuda.device_count())

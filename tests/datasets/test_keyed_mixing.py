@@ -20,7 +20,7 @@ from icd_mmrazor.errors import DatasetError, SettingError
 
 
 class Noisy:
-    """Images of noise, 8 x 6, each of its own class."""
+    """Noise images, 8 x 6, one for each class."""
 
     def __init__(self, number: int = 6, num_labeled: int | None = None) -> None:
         self.number, self.num_labeled = number, num_labeled

@@ -80,7 +80,7 @@ def test_a_cache_that_the_options_name_is_kept(arguments: list[str], run: Module
 @pytest.mark.parametrize(
     ('more', 'reason'),
     [
-        (['--max-cache-size', '1e-6'], 'it needs 0.000512 GB, more than --max-cache-size 1e-06'),
+        (['--max-cache-size', '1e-6'], 'it needs 486.4 KB, more than --max-cache-size 1e-06'),
         (['default_hooks.whole_batches.max_memory=0'], 'whole_batches is off'),
         ([f'model.data_preprocessor.{setting}' for setting in MIXUP], 'mixed anew'),
         (['train_dataloader.dataset.pipeline.1.meta_keys=[sample_idx,ori_shape]'], "model.teacher_cache.views='all'"),
@@ -105,11 +105,11 @@ def test_all_caches_of_a_study_must_fit_on_the_disk(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    # 64 images, 25 crops, 64 + 10 numbers and 24 bytes more: 512,000 bytes for each precision
-    monkeypatch.setattr(tool('caches').shutil, 'disk_usage', lambda _: Usage(0, 0, 1_000_000))
+    # 64 images, 25 crops, 64 + 10 numbers and a checksum: 486,400 bytes for each precision
+    monkeypatch.setattr(tool('caches').shutil, 'disk_usage', lambda _: Usage(0, 0, 950_000))
     run.main([*arguments, 'icd:model.teacher_precision=bf16'])
     assert len({*caches().values()}) == 1
-    assert 'it needs 0.000512 GB more, and the disk has 0.000488 GB' in capsys.readouterr().out
+    assert 'it needs 486.4 KB more, and the disk has 463.6 KB' in capsys.readouterr().out
 
 
 def test_caches_have_the_names_of_what_is_in_them(tool: Callable) -> None:

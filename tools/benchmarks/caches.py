@@ -13,6 +13,8 @@ from icd_mmrazor.configuration.changes import settings_of
 from icd_mmrazor.configuration.type_names import dicts
 from icd_mmrazor.datasets.views import all_views
 from icd_mmrazor.errors import SettingError, UserError, first_line
+from icd_mmrazor.models.teacher_cache.layout import Field, RowLayout
+from icd_mmrazor.models.teacher_cache.store_folder import UNITS, readable_size, size_of_files
 
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
@@ -26,9 +28,6 @@ OF_OUTPUTS = (
     *('model.teacher', 'model.random_teacher', 'model.data_preprocessor', 'model.channels_last', 'data_preprocessor'),
     *('train_dataloader.dataset', 'default_hooks.whole_batches', 'optim_wrapper.type'),
 )
-# feature and logits as float32, the padding of both and a checksum
-BYTES, MORE_BYTES = 4, 24
-GB = 1e9
 
 
 def cache_name(cfg: Config, pair: str) -> str:
@@ -47,10 +46,11 @@ def size_of_cache(cfg: Config) -> int:
         raise SettingError('its images are mixed anew in each batch')
     if not {'in_channels', 'num_classes'} <= {*head}:
         raise SettingError("the config does not say how large the teacher's outputs are")
+    outputs = {'pooled': Field((head.in_channels,), 'float32'), 'logits': Field((head.num_classes,), 'float32')}
     with DefaultScope.overwrite_default_scope('mmpretrain'), explained_settings():
         dataset = DATASETS.build(copy.deepcopy(cfg.train_dataloader.dataset))
-        views = all_views(dataset)
-    return len(dataset) * views.number * (BYTES * (head.in_channels + head.num_classes) + MORE_BYTES)
+        rows = len(dataset) * all_views(dataset).number
+    return size_of_files(rows, RowLayout(outputs).row_bytes)
 
 
 def share_caches(trainings: Sequence[Any], root: Path, max_size: float) -> None:
@@ -62,18 +62,17 @@ def share_caches(trainings: Sequence[Any], root: Path, max_size: float) -> None:
             users.setdefault(cache_name(training.cell.cfg, training.cell.pair), []).append(training)
     free = shutil.disk_usage(next(folder for folder in root.parents if folder.is_dir())).free
     for name, group in users.items():
-        folder = root / name
         try:
             size = size_of_cache(group[0].cell.cfg)
-            if size > max_size * GB:
-                raise SettingError(f'it needs {size / GB:.3g} GB, more than --max-cache-size {max_size:g}')
-            missing = max(0, size - sum(512 * file.stat().st_blocks for file in folder.glob('*')))
+            if size > max_size * UNITS['GB']:
+                raise SettingError(f'it needs {readable_size(size)}, more than --max-cache-size {max_size:g}')
+            missing = max(0, size - sum(512 * file.stat().st_blocks for file in (root / name).glob('*')))
             if missing > free:
-                raise SettingError(f'it needs {missing / GB:.3g} GB more, and the disk has {free / GB:.3g} GB')
+                raise SettingError(f'it needs {readable_size(missing)} more, and the disk has {readable_size(free)}')
         except UserError as error:
             print(f'without the teacher cache {name}: {first_line(error)}', flush=True)
             continue
         free -= missing
+        options = dict(views='all', path=root / name, max_size=f'{max_size:g}GB')
         for training in group:
-            options = dict(views='all', path=folder, max_size=f'{max_size:g}GB')
             training.command = [*training.command, *(f'{SETTING}.{key}={value}' for key, value in options.items())]

@@ -13,6 +13,7 @@ import copy
 import json
 import runpy
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -49,7 +50,10 @@ PLAIN, DEFAULTS, FAST, CACHED, STUDENT = 'plain', 'defaults', 'fast', 'cached', 
 CACHED_BATCHES = 32  # what the cached contenders are trained on, again and again
 ROWS = 50_000  # of the cache, written at a time
 PRODUCT_SIZES = {'cpu': 2048, 'cuda': 8192}
-PlainICD = runpy.run_path(str(Path(__file__).resolve().parents[2] / 'examples' / 'plain_loop.py'))['PlainICD']
+EXAMPLE = Path(__file__).resolve().parents[2] / 'examples' / 'plain_loop.py'
+if not EXAMPLE.is_file():
+    sys.exit(f'error: {EXAMPLE} is missing, the plain loop. Run this tool in a clone of the repository.')
+PlainICD = runpy.run_path(str(EXAMPLE))['PlainICD']
 
 
 def feature_and_logits(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:

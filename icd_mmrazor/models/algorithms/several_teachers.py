@@ -109,7 +109,7 @@ class ReadyTeachers:
     Args:
         settings: Those of each, see :func:`checked_teachers`.
         combination: How the logits of several are combined.
-        stored: What stands for a single one whose outputs are all stored (:class:`StoredTeacher`), if there is one.
+        stored: The stand-in for a single teacher whose outputs are all stored, if it is to be used.
 
     Attributes:
         network (nn.Module): The teacher, or a ``TeacherEnsemble``.

@@ -37,12 +37,12 @@ class ComparativeLoss(FeatureLoss):
       order of the batch, in which each image in turn starts a comparison. An image is in ``a + b`` of them. The authors
       used ``(2, 1)``.
 
-    The authors draw their groups from the whole training set, and pass each group through the student by itself. There
-    is no cross-entropy in their training: set the distiller's ``student_loss_weight=0``.
+    The authors draw their groups from the whole training set, and pass each group through the student by itself. Their
+    training has no cross-entropy: set the distiller's ``student_loss_weight=0``.
 
     The same vector added to the logits of all images changes nothing. So the bias of the student's classifier gets a
     gradient of 0, and this loss alone does not learn the offsets between classes, which can cost accuracy in a short
-    training. With several processes, each compares the images of its own batch. A batch of fewer images than a
+    training. With several processes, each compares the images in its batch. A batch of fewer images than a
     comparison has (with ``'mse'``, of one image) gives 0.
 
     Args:

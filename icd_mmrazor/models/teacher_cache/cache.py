@@ -1,5 +1,6 @@
 """The stored outputs of a teacher in a distillation, to which missing ones are added."""
 
+import inspect
 import logging
 import re
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from icd_mmrazor import checks
 from icd_mmrazor.checkpoints.weights import weights_digest
 from icd_mmrazor.compat.layout import laid_out
 from icd_mmrazor.datasets.samples import view_indices
+from icd_mmrazor.datasets.view_numbers import ALL, FIRST
 from icd_mmrazor.errors import CacheError, SettingError, did_you_mean
 from icd_mmrazor.models.networks.points import Point
 from icd_mmrazor.models.networks.pooled_feature import PooledFeature
@@ -29,12 +31,11 @@ from icd_mmrazor.models.teacher_cache.points import (
     stored_points,
 )
 from icd_mmrazor.models.teacher_cache.store import OutputStore
+from icd_mmrazor.models.teacher_cache.store_folder import UNITS, readable_size
 
 OWNER = 'FrozenTeacherDistill'
 SETTING = 'teacher_cache'
 FOLDER = 'teacher_cache'
-ALL, FIRST = 'all', 'first'
-UNITS = {'B': 1, 'KB': 10**3, 'MB': 10**6, 'GB': 10**9, 'TB': 10**12}
 # in batches of a multiple of this the output of an image is the same bit for bit, whatever the others are (on a CPU)
 MULTIPLE = 4
 # by how much outputs that were computed elsewhere may differ, as a part of the largest
@@ -106,8 +107,8 @@ class TeacherCache:
             raise SettingError(f'{OWNER}: {SETTING}.seed={seed!r} must be an integer from 0 to 2^32 - 1.')
         self.seed = seed
         self.asked = self.computed = 0
-        self.reason: str | None = "nothing has opened it. Add default_hooks.sample_memory=dict(type='SampleMemoryHook')"
-        self._opened = False
+        # why there is no store, once that has been decided
+        self.reason: str | None = None
         self._store: OutputStore | None = None
         self._layout: RowLayout | None = None
         self._points: dict[str, Point] = {}
@@ -121,7 +122,7 @@ class TeacherCache:
             return None
         if not isinstance(settings, Mapping):
             raise SettingError(f"{OWNER}: {SETTING}={settings!r} must be a dict, such as dict(views='all').")
-        known = ('views', 'path', 'dtype', 'max_size', 'top_k', 'verify', 'max_teacher_calls', 'seed')
+        known = inspect.signature(cls).parameters
         if unknown := sorted({*settings} - {*known}, key=str):
             hint = did_you_mean(unknown[0], known)
             raise SettingError(f'{OWNER}: {SETTING} has no setting {unknown[0]!r}.{hint} It has {", ".join(known)}.')
@@ -140,11 +141,6 @@ class TeacherCache:
     def store(self) -> OutputStore | None:
         """The files, if the cache is in use."""
         return self._store
-
-    @property
-    def points(self) -> Mapping[str, Point]:
-        """The places of the stored outputs in the teacher."""
-        return self._points
 
     def why_not(self, distiller: nn.Module, teacher: nn.Module) -> str | None:
         """Return why the cache cannot be used for a distillation; None if it can."""
@@ -170,7 +166,7 @@ class TeacherCache:
             SettingError: They are of another teacher, dataset, pipeline or precision, or too large.
             CacheError: They are damaged, or are not those of a cache.
         """
-        self._store, self._opened, self.reason = None, True, None
+        self._store, self.reason = None, None
         self._points = stored_points(algorithm.teacher, source_in(algorithm.distiller))
         known, folder = {'views': views.description, 'images': facts}, self.path or folder
         if getattr(algorithm.teacher, 'is_stored', False):
@@ -191,7 +187,7 @@ class TeacherCache:
 
     def leave_out(self, reason: str) -> None:
         """Train without stored outputs, and say why."""
-        self._store, self._opened, self.reason = None, True, reason
+        self._store, self.reason = None, reason
         _log(f'the teacher cache is not used: {reason}. The teacher runs in every step.', logging.WARNING)
 
     def refuse_change(self, reason: str) -> None:
@@ -214,8 +210,11 @@ class TeacherCache:
             CacheError: What is stored is not what the teacher says.
         """
         if self._store is None:
-            if not self._opened:
-                raise SettingError(f'{OWNER}: {SETTING} is set, and {self.reason} to the config.')
+            if self.reason is None:
+                raise SettingError(
+                    f'{OWNER}: {SETTING} is set, and nothing has opened it. Add default_hooks.sample_memory=dict(type='
+                    "'SampleMemoryHook') to the config."
+                )
             return None
         rows = self._rows(data_samples, len(images))
         values, found = self._store.read(rows)
@@ -259,7 +258,7 @@ class TeacherCache:
             )
 
     def _rows(self, data_samples: list | None, number: int) -> np.ndarray:
-        views = view_indices(data_samples) if data_samples else None
+        views = view_indices(data_samples)
         if views is None or len(views) != number:
             raise SettingError(
                 f'{OWNER}: {SETTING} is set, and a batch does not tell the views of its images. Use the training '
@@ -337,12 +336,6 @@ def _bytes(size: Any) -> int:
     if isinstance(size, bool) or not 0 < value < float('inf'):
         raise SettingError(f"{OWNER}: {SETTING}.max_size={size!r} must be a size, such as '16GB' or '500MB'.")
     return int(value)
-
-
-def readable_size(number: int) -> str:
-    """Return a number of bytes as text, such as ``'16 GB'``."""
-    unit = next(name for name, value in reversed(UNITS.items()) if number >= value or name == 'B')
-    return f'{number / UNITS[unit]:.3g} {unit}'
 
 
 def _log(message: str, level: int = logging.INFO) -> None:

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+from icd_mmrazor.models.teacher_cache.store_folder import padded
+
+DTYPES = ('float32', 'bfloat16', 'float16')
 # fields of logits of which only the largest are stored
 VALUES, CLASSES, REST = 'logits.values', 'logits.classes', 'logits.rest'
-ALIGNMENT = 8
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,7 @@ class RowLayout:
             self.fields[VALUES] = Field((classes,), logits.dtype)
             self.fields[CLASSES] = Field((classes,), 'int32')
             self.fields[REST] = Field((1,), 'float32')
-        size = sum(-(-field.bytes // ALIGNMENT) * ALIGNMENT for field in self.fields.values())
-        self.row_bytes = size
+        self.row_bytes = sum(padded(field.bytes) for field in self.fields.values())
 
     @classmethod
     def of(cls, outputs: Mapping[str, Tensor], dtype: str | None = None, classes: int | None = None) -> 'RowLayout':
@@ -106,7 +106,7 @@ class RowLayout:
         if self._cut:
             values, chosen, rest = (tensors.pop(name) for name in (VALUES, CLASSES, REST))
             classes = self.outputs['logits'].shape[-1]
-            each = rest - float(np.log(classes - self.classes))
+            each = rest - math.log(classes - self.classes)
             logits = each.expand(-1, classes).contiguous()
             tensors['logits'] = logits.scatter(1, chosen.long(), values.float())
         return tensors
@@ -115,5 +115,5 @@ class RowLayout:
         start, slices = 0, []
         for name, field in self.fields.items():
             slices.append((name, slice(start, start + field.bytes)))
-            start += -(-field.bytes // ALIGNMENT) * ALIGNMENT
+            start += padded(field.bytes)
         return slices

@@ -15,7 +15,6 @@ from icd_mmrazor.errors import CacheError, SettingError
 from icd_mmrazor.models.teacher_cache.store_folder import (
     CHECK_BYTES,
     CHECKS,
-    GB,
     OTHER_PLACE,
     PATH,
     ROWS,
@@ -24,6 +23,7 @@ from icd_mmrazor.models.teacher_cache.store_folder import (
     create_folder,
     padded,
     read_about,
+    readable_size,
     size_of_files,
     unreadable,
 )
@@ -65,7 +65,7 @@ class OutputStore:
         size = size_of_files(rows, row_bytes)
         if size > max_size:
             raise SettingError(
-                f'model.teacher_cache.max_size is {max_size / GB:.4g} GB, and the cache needs {size / GB:.4g} GB. '
+                f'model.teacher_cache.max_size is {readable_size(max_size)}, and the files need {readable_size(size)}. '
                 "Store fewer views, dtype='bfloat16' or only the top_k logits, or give a larger max_size."
             )
         if self.about(folder) is None:
@@ -91,7 +91,7 @@ class OutputStore:
         """Return what a folder says about itself: its ``version``, ``rows``, ``row_bytes`` and ``facts``.
 
         Returns:
-            None if there is no cache: the folder is missing or empty, or its creation was interrupted.
+            None if the folder holds no cache: it is missing or empty, or its creation was interrupted.
 
         Raises:
             CacheError: The folder is damaged, or is not a cache.

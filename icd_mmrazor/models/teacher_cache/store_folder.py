@@ -23,7 +23,7 @@ PATH = 'model.teacher_cache.path'
 OTHER_PLACE = f'Delete the folder, or give another {PATH}.'
 LOCK_SECONDS = 60
 SHOWN = 4
-GB = 1e9
+UNITS = {'B': 1, 'KB': 10**3, 'MB': 10**6, 'GB': 10**9, 'TB': 10**12}
 CHECK_BYTES = 8
 # rows are padded to a multiple of it
 ALIGNMENT = 8
@@ -57,6 +57,12 @@ def read_about(folder: Path) -> dict[str, Any] | None:
 def padded(row_bytes: int) -> int:
     """Return the number of bytes between the starts of two rows in the file."""
     return -(-row_bytes // ALIGNMENT) * ALIGNMENT
+
+
+def readable_size(number: int) -> str:
+    """Return a number of bytes as text, such as ``'16 GB'``."""
+    unit = next(name for name, value in reversed(UNITS.items()) if number >= value or name == 'B')
+    return f'{number / UNITS[unit]:.4g} {unit}'
 
 
 def size_of_files(rows: int, row_bytes: int) -> int:
@@ -116,7 +122,7 @@ def create_folder(folder: Path, rows: int, row_bytes: int, facts: Mapping[str, A
             if read_about(folder) is not None:
                 return
             check_space(folder, size)
-            print_log(f"{folder} is a new cache of the teacher's outputs, of up to {size / GB:.4g} GB.", 'current')
+            print_log(f"{folder} is a new cache of the teacher's outputs, of up to {readable_size(size)}.", 'current')
             for name, width in (ROWS, padded(row_bytes)), (CHECKS, CHECK_BYTES):
                 (folder / name).touch()
                 with (folder / name).open('r+b') as file:
@@ -145,9 +151,10 @@ def check_space(folder: Path, size: int) -> None:
     files = [folder / name for name in (ROWS, CHECKS)]
     allocated = sum(file.stat().st_blocks * 512 for file in files if file.is_file())
     free = shutil.disk_usage(folder).free
-    if size - allocated > free:
+    missing = size - allocated
+    if missing > free:
         raise SettingError(
-            f'{PATH} {folder} needs {(size - allocated) / GB:.4g} GB more, and its disk has {free / GB:.4g} GB free. '
+            f'{PATH} {folder} needs {readable_size(missing)} more, and its disk has {readable_size(free)} free. '
             "Make room, store fewer views, dtype='bfloat16' or only the top_k logits, or give a path on another disk."
         )
 

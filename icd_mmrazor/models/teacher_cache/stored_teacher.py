@@ -1,4 +1,4 @@
-"""What stands for a teacher of which all outputs are stored."""
+"""A stand-in for a teacher whose outputs are all stored."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -65,7 +65,7 @@ class _NoBackbone(BaseBackbone):
 
 
 def stored_teacher(cache: TeacherCache | None, settings: Sequence[Mapping[str, Any]]) -> StoredTeacher | None:
-    """Return what stands for a teacher if all of its outputs are stored and its weights are not given; else None.
+    """Return the stand-in for a teacher if all of its outputs are stored and its weights are not given; else None.
 
     If they are (``teacher_ckpt``), they are compared with those of the outputs.
 

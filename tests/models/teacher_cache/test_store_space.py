@@ -30,7 +30,7 @@ def test_the_size_is_that_of_the_files_and_rows_take_space_once_they_are_stored(
 
 def test_more_than_max_size_is_refused_before_anything_is_made(folder: Path) -> None:
     size = ROWS * (24 + 8)
-    with pytest.raises(SettingError, match=r'model\.teacher_cache\.max_size is 1\.279e-06 GB.* 1\.28e-06 GB.*top_k'):
+    with pytest.raises(SettingError, match=r'model\.teacher_cache\.max_size is 1\.279 KB.* 1\.28 KB.*top_k'):
         create(folder, max_size=size - 1)
     assert not folder.exists()
     assert create(folder, max_size=size).size == size
@@ -45,7 +45,9 @@ def test_more_than_the_disk_has_is_refused_unless_it_is_written_already(
     table = dict(rows=1000, row_bytes=4088)
     size, rows = 1000 * 4096, np.arange(1000)
     free(size - 1)
-    with pytest.raises(SettingError, match=r'model\.teacher_cache\.path.* GB more.* GB free.*max_size|top_k'):
+    with pytest.raises(
+        SettingError, match=r'model\.teacher_cache\.path .* 4\.096 MB more, .* 4\.096 MB free\. Make room.*top_k'
+    ):
         create(folder, **table)
     assert OutputStore.about(folder) is None
     free(size)
