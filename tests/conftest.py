@@ -12,7 +12,7 @@ from icd_mmrazor import compat  # first: mmengine.runner imports OpenCV, which i
 import numpy as np
 import pytest
 import torch
-from helpers import CONFIGS, DATA
+from helpers import DATA, shipped
 from hypothesis import HealthCheck, settings
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
@@ -112,7 +112,7 @@ def network() -> Callable[..., dict]:
     """Return the config of a network by its name in ``configs/_base_/models``."""
 
     def config(name: str, num_classes: int = 10) -> dict:
-        cfg = Config.fromfile(CONFIGS / '_base_' / 'models' / f'{name}.py')[name.replace('-', '_')]
+        cfg = shipped(f'_base_/models/{name}.py')[name.replace('-', '_')]
         cfg.head.num_classes = num_classes
         return cfg
 
@@ -165,7 +165,7 @@ def demo_config(images_file: Path, teacher_file: Callable[..., str], tmp_path: P
     """Return a config of ``configs/demo`` on the small problem, with an 8-layer teacher of random weights."""
 
     def config(name: str = 'icd_res20_res8_digits', **options: object) -> Config:
-        cfg = Config.fromfile(CONFIGS / 'demo' / f'{name}.py')
+        cfg = shipped(f'demo/{name}.py')
         cfg.work_dir = str(tmp_path / 'work')
         for split in ('train', 'val', 'test'):
             cfg[f'{split}_dataloader'].dataset.data_file = str(images_file)

@@ -5,6 +5,7 @@ import functools
 
 import pytest
 import torch
+from helpers import shipped
 from mmengine.config import Config
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
@@ -90,7 +91,7 @@ def refused(method: str, *families: str) -> str | None:
 
 
 def config_of(method: str) -> Config:
-    return Config.fromfile(recipes.BASE / 'methods' / f'{method}.py')[method]
+    return shipped(f'_base_/methods/{method}.py')[method]
 
 
 @pytest.mark.parametrize('method', METHODS)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import CONFIGS, TOOLS, exit_status
+from helpers import TOOLS, exit_status, shipped
 from mmengine.config import Config
 from mmrazor.registry import MODELS
 from PIL import Image
@@ -73,12 +73,12 @@ def trained(folder: Path, config: str) -> Path:
         images[:, 4:12, 4:12] += (labels * 19).astype(np.uint8)[:, None, None]
         arrays |= {f'{split}_images': images, f'{split}_labels': labels}
     np.savez(folder / 'images.npz', **arrays)
-    cfg = Config.fromfile(CONFIGS / 'demo' / f'{config}.py')
+    cfg = shipped(f'demo/{config}.py')
     for split in ('train', 'val', 'test'):
         cfg[f'{split}_dataloader'].dataset.data_file = str(folder / 'images.npz')
     if 'teacher' in cfg.model:
         torch.manual_seed(0)
-        teacher = Config.fromfile(CONFIGS / '_base_' / 'models' / 'res20.py').res20
+        teacher = shipped('_base_/models/res20.py').res20
         teacher.head.num_classes = 10
         torch.save(
             {'state_dict': MODELS.build({'_scope_': 'mmpretrain', **teacher}).state_dict()}, folder / 'res20.pth'

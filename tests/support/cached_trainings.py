@@ -3,13 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from helpers import scalars
+from helpers import distiller, scalars
 from mmengine.config import Config
 from same_checkpoints import differences
 
-from icd_mmrazor import recipes
-
-PAIR = 'res20_res8_digits'
 FLIP = dict(type='RandomFlip', prob=0.5, direction='horizontal')
 
 
@@ -32,7 +29,7 @@ def short_training(
         **options: Other settings.
     """
     cfg = demo_config(**{'train_dataloader.batch_size': 24, 'train_cfg.max_epochs': 2, **options})
-    cfg.model.distiller = recipes.compose(PAIR, methods.split('+')).model.distiller
+    cfg.model.distiller = distiller(*methods.split('+'))
     cfg.train_dataloader.dataset.indices = None
     cfg.train_dataloader.dataset.pipeline.insert(1, FLIP)
     cfg.param_scheduler = dict(type='CosineAnnealingLR', T_max=6, end=6, by_epoch=False)

@@ -1,5 +1,7 @@
 """Paths and processes for the tests."""
 
+import copy
+import functools
 import json
 import os
 import runpy
@@ -13,6 +15,8 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 
+from icd_mmrazor import recipes
+
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / 'tests' / 'golden'
 CONFIGS = ROOT / 'configs'
@@ -21,6 +25,21 @@ TOOLS = ROOT / 'tools'
 CHANGED = {'default_hooks.sanity_check.resume_changes': 'list'}
 
 TORCH_VERSION = tuple(map(int, torch.__version__.split('.')[:2]))
+
+
+# to read a config takes a tenth of a second
+_read = functools.cache(Config.fromfile)
+_composed = functools.cache(recipes.compose)
+
+
+def shipped(name: str) -> Config:
+    """Return a config by its path in ``configs/``."""
+    return copy.deepcopy(_read(CONFIGS / name))
+
+
+def distiller(*methods: str) -> dict:
+    """Return the config of a distiller of one or more methods, for the digits."""
+    return copy.deepcopy(_composed('res20_res8_digits', methods).model.distiller)
 
 
 def logged(run: Runner | Config) -> str:

@@ -4,9 +4,8 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-from helpers import CONFIGS
+from helpers import shipped
 from hypothesis import strategies as st
-from mmengine.config import Config
 
 # one of each kind of value that a config can hold
 JUNK = st.sampled_from(
@@ -19,14 +18,14 @@ NAMED = ('losses', 'distillers', 'connectors', 'inputs')
 
 def network(name: str, classes: int) -> dict:
     """Return a network's config."""
-    cfg = Config.fromfile(CONFIGS / '_base_' / 'models' / f'{name}.py')[name.replace('-', '_')].to_dict()
+    cfg = shipped(f'_base_/models/{name}.py')[name.replace('-', '_')].to_dict()
     cfg['head']['num_classes'] = classes
     return cfg
 
 
 def method(name: str) -> dict:
     """Return a comparator's distiller, without an initial stage."""
-    return Config.fromfile(CONFIGS / '_base_' / 'methods' / f'{name}.py')[name].to_dict()
+    return shipped(f'_base_/methods/{name}.py')[name].to_dict()
 
 
 @st.composite

@@ -8,13 +8,12 @@ from unittest import mock
 
 import given_metrics  # noqa: F401 (registers)
 import pytest
-from helpers import CONFIGS, logged
+from helpers import CONFIGS, distiller, logged
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from same_checkpoints import differences
 
-from icd_mmrazor import recipes
 from icd_mmrazor.checkpoints.reading import read_checkpoint
 from icd_mmrazor.engine.resuming import DueValidation
 
@@ -53,7 +52,7 @@ def config(demo_config: Callable) -> Callable[..., Config]:
     def make(*methods: str, **options: object) -> Config:
         cfg = demo_config('icd_res20_res8_digits' if methods else 'res8_digits')
         if methods:
-            cfg.model.distiller = recipes.compose('res20_res8_digits', methods).model.distiller
+            cfg.model.distiller = distiller(*methods)
         cfg.train_dataloader.dataset.indices = None
         cfg.param_scheduler = dict(type='CosineAnnealingLR', T_max=6, by_epoch=False)
         for hook in ('export_student', 'distillation_report'):
