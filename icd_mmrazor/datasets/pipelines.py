@@ -51,10 +51,15 @@ def parts_of(dataset: Any) -> list[Any]:
     return [dataset]
 
 
+def innermost(dataset: Any) -> list[Any]:
+    """Return the datasets in a dataset of any kind."""
+    parts = [each.images if isinstance(each, UnlabeledDataset) else each for each in plain_datasets(dataset)]
+    return [each for part in parts for each in plain_datasets(part)]
+
+
 def pipelines_of(dataset: Any) -> list[Any]:
     """Return the pipelines of the datasets in a dataset of any kind; None for one that has none."""
-    parts = [each.images if isinstance(each, UnlabeledDataset) else each for each in plain_datasets(dataset)]
-    return [getattr(each, 'pipeline', None) for part in parts for each in plain_datasets(part)]
+    return [getattr(each, 'pipeline', None) for each in innermost(dataset)]
 
 
 def split_pipelines(dataset: Any) -> list[Pipeline]:

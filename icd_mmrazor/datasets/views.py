@@ -7,10 +7,11 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from icd_mmrazor.datasets.fingerprints import fingerprint
 from icd_mmrazor.datasets.in_memory import prepared_size
 from icd_mmrazor.datasets.keyed_mixing import SETTING, KeyedMixing
 from icd_mmrazor.datasets.loaders import NumberedLoader, number_batches
-from icd_mmrazor.datasets.pipelines import NotInMemoryError, pipelines_of, split_pipelines
+from icd_mmrazor.datasets.pipelines import NotInMemoryError, innermost, pipelines_of, split_pipelines
 from icd_mmrazor.datasets.view_numbers import ALL, FIRST, AllViews, FirstView, FixedViews, Views
 from icd_mmrazor.errors import SettingError
 
@@ -90,14 +91,17 @@ class ViewsInUse:
 
     def __init__(self, loader: NumberedLoader, model: nn.Module) -> None:
         self.loader, self.model, self.cache = loader, model, getattr(model, 'teacher_cache', None)
-        self._made_for = self._state()
+        self._made_for, self._annotations = self._state(), _annotations(loader.dataset)
 
     def look(self) -> None:
-        """Notice another pipeline, or images that are mixed, as mmpretrain's ``SwitchRecipeHook`` sets them."""
+        """Notice other images, another pipeline, or another mixing, as mmpretrain's ``SwitchRecipeHook`` sets it."""
         pipelines, mixing = self._state()
         if mixing is not self._made_for[1]:
             self.end('images are mixed in another way')
-        elif pipelines != self._made_for[0]:
+        # what makes batches in memory looks at the dataset itself
+        elif pipelines != self._made_for[0] or (
+            self.loader.make is None and _annotations(self.loader.dataset) != self._annotations
+        ):
             self.end()
 
     def _state(self) -> tuple[str, Any]:
@@ -112,6 +116,15 @@ class ViewsInUse:
             self.loader.views = None
         if self.cache is not None:
             self.cache.refuse_change(reason)
+
+
+def _annotations(dataset: Any) -> list[int] | None:
+    """Compute checksums of the annotations of mmengine's datasets: other attributes may change with each image."""
+    names = 'data_list', 'data_bytes', 'data_address'
+    try:
+        return [fingerprint([getattr(part, name, None) for name in names]) for part in innermost(dataset)]
+    except Exception:  # pickle raises anything
+        return None
 
 
 def _mixing(model: nn.Module, setting: int | str) -> KeyedMixing | None:

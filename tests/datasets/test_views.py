@@ -373,6 +373,20 @@ def test_the_teacher_cache_is_told_of_another_pipeline(views: Any, data: Callabl
     assert loader.views == (None if views == 'all' else FixedViews(2))
 
 
+def test_the_teacher_cache_is_told_of_other_images(data: Callable) -> None:
+    dataset = data(CROP, FLIP, PACK)
+    run = Run(dataset)
+    number_views(run, 2)
+    refuse = run.model.teacher_cache.refuse_change
+    dataset.read = 0
+    for i, _ in enumerate(run.batches(9)):
+        assert refuse.call_count == (i > 5)
+        dataset.read += 1
+        if i == 4:
+            dataset.data_list[0], dataset.data_list[1] = dataset.data_list[1], dataset.data_list[0]
+    refuse.assert_called_once_with('the training set or its pipeline has changed')
+
+
 def test_pipelines_inside_other_datasets_are_looked_at(data: Callable) -> None:
     for kind in ('RepeatDataset', 'UnlabeledDataset', 'PartlyLabeledDataset'):
         inside = data(CROP, FLIP, PACK)
