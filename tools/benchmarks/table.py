@@ -94,7 +94,7 @@ def axis_table(results: Results, axis: Axis) -> str:
     for value, point in axis.values.items():
         name = ' '.join(value.split()) + (' (published)' if point == PUBLISHED else '')
         rows.append([name, *(results.accuracy(point, method, pair) for method in methods)])
-    if STUDENT not in methods:
+    if STUDENT not in methods and PUBLISHED in results.study.points:
         rows.append([display_name(STUDENT), results.accuracy(PUBLISHED, STUDENT, pair)])
     return markdown(rows)
 
