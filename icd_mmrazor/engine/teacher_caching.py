@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def open_teacher_cache(runner: Runner) -> Views | None:
     samples = _some_samples(dataset)
     with torch.no_grad():
         images = algorithm.data_preprocessor(pseudo_collate(samples), False)['inputs']
-    facts = facts_of_images(dataset, samples) | {'preprocessor': str(preparation_by(algorithm.data_preprocessor))}
+    facts = facts_of_images(dataset, samples) | {'preprocessor': asdict(preparation_by(algorithm.data_preprocessor))}
     cache.open(algorithm, views, images, facts, Path(runner.work_dir, FOLDER))
     return views
 
@@ -71,7 +72,8 @@ def facts_of_images(dataset: Any, samples: Sequence[dict]) -> dict[str, Any]:
         'number': len(dataset),
         'labels': None if labels is None else _digest(np.int64(labels).tobytes()),
         'pixels': _digest(*(sample['inputs'].numpy().tobytes() for sample in samples)),
-        'pipeline': [_described(each) for pipeline in pipelines_of(dataset) for each in _transforms(pipeline)],
+        # by their places, so that a message names the one that differs
+        'pipeline': dict(enumerate(map(_described, _transforms(dataset)))),
     }
 
 
@@ -91,8 +93,8 @@ def _some_samples(dataset: Any) -> list[dict]:
     return samples
 
 
-def _transforms(pipeline: Any) -> list[Any]:
-    return list(getattr(pipeline, 'transforms', []))
+def _transforms(dataset: Any) -> list[Any]:
+    return [each for pipeline in pipelines_of(dataset) for each in getattr(pipeline, 'transforms', [])]
 
 
 def _described(transform: Any) -> str:

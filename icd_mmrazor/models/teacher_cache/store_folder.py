@@ -39,7 +39,7 @@ def read_about(folder: Path) -> dict[str, Any] | None:
             return read_about(folder)
         if free:
             return None
-        raise CacheError(f'{folder} has other files, and no {ABOUT} of a teacher cache. {OTHER_PLACE}') from None
+        raise CacheError(f'{folder} has other files, and no {ABOUT} of a teacher cache. Give another {PATH}.') from None
     except OSError as error:
         raise unreadable(folder, error) from error
     except (ValueError, RecursionError) as error:

@@ -134,7 +134,7 @@ def test_the_about_of_something_else_is_refused(content: bytes, folder: Path) ->
 def test_a_folder_with_other_files_stays_as_it_is(name: str, folder: Path) -> None:
     folder.mkdir(parents=True)
     (folder / name).write_text('mine')
-    with pytest.raises(CacheError, match=f'{folder}.*model.teacher_cache.path'):
+    with pytest.raises(CacheError, match=f'{folder} has other files.*\\. Give another model.teacher_cache.path'):
         create(folder)
     assert [file.name for file in folder.iterdir()] == [name]
     assert (folder / name).read_text() == 'mine'
