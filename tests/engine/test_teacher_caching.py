@@ -150,10 +150,16 @@ def _other_images(cfg: Config) -> None:
         (_other_teacher, 'teacher.weights is'),
         (_other_images, 'images.pixels is'),
         (lambda cfg: cfg.train_dataloader.dataset.pipeline[0].update(padding=1), 'views'),
-        (lambda cfg: cfg.train_dataloader.dataset.pipeline[0].update(padding_mode='reflect'), 'images.pipeline.0 is'),
+        (
+            lambda cfg: cfg.train_dataloader.dataset.pipeline[0].update(padding_mode='reflect'),
+            "'...padding_mode=reflect)' here",
+        ),
         (lambda cfg: cfg.train_dataloader.dataset.update(indices=40), 'images.number is 64 there, 40 here'),
         (lambda cfg: cfg.model.update(teacher_precision='bf16'), 'teacher.precision'),
-        (lambda cfg: cfg.data_preprocessor.update(mean=[77.0] * 3), 'images.preprocessor.mean is [78.0, 78.0, 78.0] there, [77.0, 77.0, 77.0] here'),
+        (
+            lambda cfg: cfg.data_preprocessor.update(mean=[77.0] * 3),
+            'images.preprocessor.mean is [78.0, 78.0, 78.0] there, [77.0, 77.0, 77.0] here',
+        ),
         (lambda cfg: cfg.model.teacher_cache.update(views=1), 'views'),
         (lambda cfg: cfg.model.teacher_cache.update(dtype='bfloat16'), 'outputs.fields.pooled'),
     ],

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -189,4 +190,14 @@ def _differences(name: str, then: Any, now: Any) -> Iterator[str]:
         before, after = (dict(settings_of(value, name)) for value in (then, now))
         names = [each for each in {**before, **after} if before.get(each, MISSING) != after.get(each, MISSING)]
         for each in names or [name]:
-            yield f'{each} is {shown(before.get(each, MISSING))} there, {shown(after.get(each, MISSING))} here'
+            there, here = _apart(before.get(each, MISSING), after.get(each, MISSING))
+            yield f'{each} is {there} there, {here} here'
+
+
+def _apart(then: Any, now: Any) -> tuple[str, str]:
+    """Return two values as text, long ones from where they differ."""
+    if isinstance(then, str) and isinstance(now, str) and shown(then) == shown(now):
+        same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(then, now, strict=False)))
+        start = then[:same].rfind(' ') + 1
+        then, now = f'...{then[start:]}', f'...{now[start:]}'
+    return shown(then), shown(now)
