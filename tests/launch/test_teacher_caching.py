@@ -160,7 +160,7 @@ MIXUP = dict(augments=[dict(type='Mixup', alpha=0.2)])
         ('icd', None, {}, 'no model.teacher_cache'),
         ('icd', {'views': 'first'}, {}, "views='first'"),
         ('icd', {'views': 'few'}, {}, "views='few'"),
-        ('at', ALL, {}, r'cannot be filled: map'),
+        ('at', ALL, {}, r'cannot be filled: the method compares map'),
         ('icd', ALL, {'model.architecture.train_cfg': MIXUP}, 'Mixup mixes other images'),
         ('icd', ALL | {'max_teacher_calls': 3199}, {}, r'max_teacher_calls=3199: the cache has 3,200'),
         ('icd', ALL | {'max_size': '10KB'}, {}, 'max_size'),

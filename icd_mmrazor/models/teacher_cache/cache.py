@@ -149,7 +149,8 @@ class TeacherCache:
         except SettingError as error:
             return str(error)
         if others := other_records(distiller, points):
-            return f'{", ".join(others)} of the teacher are compared, and only {", ".join(points)} are stored'
+            compared, stored = (' and '.join(names) for names in (others, points))
+            return f'the method compares {compared} of the teacher, and only {stored} are stored'
         return None
 
     def open(self, algorithm: nn.Module, views: Any, images: Tensor, facts: Mapping[str, Any], folder: Path) -> None:
