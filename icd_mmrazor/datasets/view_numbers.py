@@ -85,7 +85,7 @@ class AllViews(Views):
     @property
     def description(self) -> dict[str, Any]:
         """What the views are, as JSON."""
-        return {'views': 'all', 'images': [*self.images], 'crops': [*self.crops], 'flips': [*self.flips]}
+        return {'views': ALL, 'images': [*self.images], 'crops': [*self.crops], 'flips': [*self.flips]}
 
     def __str__(self) -> str:
         parts = [f'{self.places[0]} x {self.places[1]} crops'] if self.places != (1, 1) else []
@@ -138,7 +138,7 @@ class FirstView(Views):
     @property
     def description(self) -> dict[str, Any]:
         """What the views are, as JSON."""
-        return {'views': 'first'}
+        return {'views': FIRST}
 
     def __str__(self) -> str:
         return 'the first view'

@@ -86,7 +86,7 @@ class ViewsInUse:
     """The numbering that a loader uses, for as long as its images, their pipeline and their mixing stay the same.
 
     Once they have changed, the model's teacher cache is told. Fixed views stay fixed, since the run is to have no
-    others; the numbering of all crops and flips ends, since there may be others now.
+    others, unless their mixing has changed; the numbering of all crops and flips ends, since there may be others now.
     """
 
     def __init__(self, loader: NumberedLoader, model: nn.Module) -> None:
@@ -97,6 +97,9 @@ class ViewsInUse:
         """Notice other images, another pipeline, or another mixing, as mmpretrain's ``SwitchRecipeHook`` sets it."""
         pipelines, mixing = self._state()
         if mixing is not self._made_for[1]:
+            if getattr(self.loader.views, 'mixing', None) is not None:  # the views are mixed in the old way
+                self.loader.views = None
+                self.loader.stop_workers()
             self.end('images are mixed in another way')
         # what makes batches in memory looks at the dataset itself
         elif pipelines != self._made_for[0] or (

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -39,6 +40,7 @@ from icd_mmrazor.models.teacher_cache.store_folder import readable_size
 BATCH_SIZE = 64
 START_METHOD = 'spawn'  # a forked process could not use CUDA
 SECONDS_BETWEEN_LOOKS = 0.5
+ROWS_READ = 2**14  # at a time, to find damaged ones
 
 
 def part_of(text: str) -> tuple[int, int]:
@@ -245,10 +247,11 @@ class Filling:
         # parts of all, whatever others have stored since they started
         self.rows = np.array_split(np.arange(store.rows), parts)[part]
 
-    @property
+    @functools.cached_property
     def missing(self) -> np.ndarray:
-        """Numbers of the outputs of this part that are not stored."""
-        return self.rows[~self.cache.store.stored(self.rows)]
+        """Numbers of the outputs of this part that are not stored, or damaged, before it is filled."""
+        starts = range(ROWS_READ, len(self.rows), ROWS_READ)
+        return np.concatenate([rows[~self.cache.store.read(rows)[1]] for rows in np.split(self.rows, starts)])
 
     @torch.no_grad()
     def run(self, tell: Callable[[int], Any] = lambda _: None) -> None:

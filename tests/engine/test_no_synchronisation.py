@@ -113,9 +113,11 @@ def test_icd_with_kd(unvalidated: Callable, runner: Callable) -> None:
 def test_stored_outputs_of_the_teacher(unvalidated: Callable, runner: Callable, tmp_path: Path) -> None:
     options = {'model.teacher_cache.path': str(tmp_path / 'outputs')}
     trained(runner(unvalidated(**options)))
-    found = trained(runner(unvalidated(**options)))
+    run = runner(unvalidated(**options))
+    found = trained(run)
     # in the first iteration what is stored is verified
     assert [found[i] for i in QUIET[1:]] == [[]] * len(QUIET[1:])
+    assert 0 < run.model.teacher_cache.computed < run.model.teacher_cache.asked
 
 
 @pytest.mark.parametrize('stage', ['initial', 'main'])

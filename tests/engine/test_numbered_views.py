@@ -138,9 +138,14 @@ def pad_white(transforms: list) -> None:
     transforms[0].pad_val = 255
 
 
-@pytest.mark.parametrize('change', [grow, pad_white])
-@pytest.mark.parametrize('setting', ['all', 'first', 2])
-@pytest.mark.parametrize('at_start', [True, False])
+@pytest.mark.parametrize(
+    ('change', 'setting', 'at_start'),
+    [
+        (grow, 'all', False),
+        (grow, 2, True),
+        *((pad_white, setting, at_start) for setting in ('all', 'first', 2) for at_start in (True, False)),
+    ],
+)
 def test_a_cache_is_told_of_another_pipeline(change: Callable, setting: Any, at_start: bool, trained: Callable) -> None:
     numbers, _ = trained(setting, Change(change, at_start), **{'train_cfg.max_epochs': 2})
     assert numbers.refused == ['the training set or its pipeline has changed']
@@ -169,7 +174,7 @@ def test_a_cache_is_told_of_another_loader(trained: Callable) -> None:
                 runner.train_loop.dataloader = Runner.build_dataloader(other, seed=0)
 
     for options in ({}, ONE_BY_ONE):
-        numbers, _ = trained('first', Swap(), **options)
+        numbers, _ = trained('first', Swap(), **options, **{'train_cfg.max_epochs': 2})
         assert len(numbers.refused) == 1
 
 
@@ -186,6 +191,26 @@ def test_a_cache_of_all_views_is_told_if_images_are_prepared_one_by_one_from_now
         assert numbered == [True] * 3 + [setting == 'first'] * 6
         assert len(numbers.refused) == (setting == 'all')
         assert all('custom collate_fn' in reason for reason in numbers.refused)
+
+
+class WithoutMixing(Hook):
+    """Switch the mixing off in the last epoch, as SwitchRecipeHook does."""
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        if runner.epoch == 2:
+            runner.model.data_preprocessor.batch_augments = None
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_mixing_that_ends_is_not_in_the_views_any_more(workers: int, trained: Callable) -> None:
+    mixup = {'data_preprocessor.num_classes': 10, 'data_preprocessor.batch_augments': dict(augments=[MIXUP])}
+    options = {'train_dataloader.num_workers': workers, 'train_dataloader.persistent_workers': workers > 0}
+    options['model.architecture.head.loss'] = dict(type='CrossEntropyLoss', use_soft=True)
+    numbers, _ = trained(1, WithoutMixing(), name='icd_res20_res8_digits', **mixup, **options)
+    # a mixture has fractions
+    assert [batch['inputs'][0].is_floating_point() for batch in numbers.batches] == [True] * 6 + [False] * 3
+    assert [view_indices(batch['data_samples']) is None for batch in numbers.batches] == [False] * 6 + [True] * 3
+    assert numbers.refused == ['images are mixed in another way']
 
 
 def test_images_are_mixed_by_their_views(trained: Callable) -> None:

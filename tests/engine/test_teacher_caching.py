@@ -1,6 +1,5 @@
 """Trainings with a cache of the teacher's outputs: the same weights, bit for bit, with less of the teacher."""
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cached_trainings import counts, other_than_counts, short_training, trained
+from cached_trainings import ALL, counts, other_than_counts, short_training, trained
 from helpers import TORCH_VERSION, logged
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -17,6 +16,8 @@ from mmengine.runner import Runner
 
 from icd_mmrazor.errors import CacheError, SettingError
 from icd_mmrazor.models.teacher_cache.store import OutputStore
+
+pytestmark = pytest.mark.slow
 
 # 5 x 5 crops, flipped or not
 VIEWS = 50
@@ -28,29 +29,30 @@ def config(demo_config: Callable, tmp_path: Path) -> Callable[..., Config]:
     return partial(short_training, demo_config, tmp_path)
 
 
-@pytest.mark.parametrize('methods', ['icd', 'kd', 'icd+kd', 'crd', 'rkd'])
+@pytest.mark.parametrize('methods', ['icd+kd', 'crd', 'rkd'])
 def test_a_cached_run_is_the_same_bit_for_bit_and_the_second_needs_no_teacher(methods, config, runner):
     plain = trained(config(methods), runner)
-    first = config(methods, {'views': 'all', 'verify': 0}, 'first')
+    first = config(methods, ALL, 'first')
     assert other_than_counts(plain, trained(first, runner)) == []
-    second = config(methods, {'views': 'all', 'verify': 0}, 'second')
+    second = config(methods, ALL, 'second')
     assert other_than_counts(plain, trained(second, runner)) == []
     assert counts(first)[0] == counts(second)[0] == 128
-    # of 64 images, 128 views were seen, a few of them twice; few missing ones run in batches of at least 16
-    assert 64 < counts(first)[1] <= 128
     assert counts(second)[1] == 0
     assert 'The teacher was run on 0 images for 128 outputs (0.0%).' in logged(second)
 
 
 def test_other_methods_seeds_and_students_share_what_is_stored(config, runner):
-    trained(config('icd', {'views': 'all', 'verify': 0}, 'first'), runner)
+    trained(config('icd', ALL, 'first'), runner)
     # the same crops: they follow from the seed
-    other = config('kd', {'views': 'all', 'verify': 0}, 'second', **{'model.architecture.backbone.depth': 14})
+    other = config('kd', ALL, 'second', **{'model.architecture.backbone.depth': 14})
     trained(other, runner)
     assert counts(other) == (128, 0)
-    seeded = config('icd', {'views': 'all', 'verify': 0}, 'third', **{'randomness.seed': 1})
+    seeded = config('icd', ALL, 'third', **{'randomness.seed': 1})
+    store = OutputStore.open(Path(seeded.model.teacher_cache.path), {})
+    before = store.filled
     trained(seeded, runner)
-    assert 0 < counts(seeded)[1] <= 128
+    # of the views of another seed, some were there
+    assert before < store.filled < before + 128
 
 
 @pytest.mark.parametrize('precision', ['bf16', 'bf16-true'])
@@ -58,7 +60,7 @@ def test_half_precision_is_the_same_bit_for_bit(precision, config, runner):
     options = {'model.teacher_precision': precision, 'optim_wrapper.type': 'AutocastOptimWrapper'}
     plain = trained(config('icd+kd', **options), runner)
     for work_dir in ('first', 'second'):
-        cfg = config('icd+kd', {'views': 'all', 'verify': 0}, work_dir, **options)
+        cfg = config('icd+kd', ALL, work_dir, **options)
         assert other_than_counts(plain, trained(cfg, runner)) == []
     assert counts(cfg)[1] == 0
     about = OutputStore.about(Path(cfg.model.teacher_cache.path))
@@ -69,14 +71,15 @@ def test_half_precision_is_the_same_bit_for_bit(precision, config, runner):
 def test_the_student_is_one_graph_with_stored_outputs(config, runner):
     # graphs of other tests count towards the limit of one function
     torch.compiler.reset()
-    one_graph = {'model.torch_compile': dict(backend='aot_eager', fullgraph=True), 'train_cfg.max_epochs': 1}
-    plain = trained(config('icd+kd', **{'train_cfg.max_epochs': 1}), runner)
-    for work_dir in ('first', 'second'):
-        cfg = config('icd+kd', {'verify': 0}, work_dir, **one_graph)
-        compiled = trained(cfg, runner)
-        assert 'torch_compile' not in logged(cfg).partition('What is being distilled')[2]
-        for name, value in torch.load(plain, weights_only=False)['state_dict'].items():
-            torch.testing.assert_close(torch.load(compiled, weights_only=False)['state_dict'][name], value)
+    options = {'train_cfg.max_epochs': 1}
+    # it fills the cache
+    plain = trained(config('icd+kd', ALL, 'first', **options), runner)
+    options['model.torch_compile'] = dict(backend='aot_eager', fullgraph=True)
+    cfg = config('icd+kd', ALL, 'second', **options)
+    compiled = trained(cfg, runner)
+    assert 'torch_compile' not in logged(cfg).partition('What is being distilled')[2]
+    for name, value in torch.load(plain, weights_only=False)['state_dict'].items():
+        torch.testing.assert_close(torch.load(compiled, weights_only=False)['state_dict'][name], value)
     assert counts(cfg) == (64, 0)
 
 
@@ -92,12 +95,12 @@ class Kill(Hook):
 
 def test_a_resumed_run_is_the_same_and_keeps_count(config, runner):
     plain = trained(config(), runner)
-    cfg = config(cache={'views': 'all', 'verify': 0}, work_dir='cached')
+    cfg = config(cache=ALL, work_dir='cached')
     run = runner(cfg)
     run.register_hook(Kill())
     with pytest.raises(KilledError):
         run.train()
-    cfg = config(cache={'views': 'all', 'verify': 0}, work_dir='cached')
+    cfg = config(cache=ALL, work_dir='cached')
     cfg.resume = True
     assert other_than_counts(plain, trained(cfg, runner)) == []
     assert counts(cfg)[0] == 128
@@ -122,7 +125,7 @@ def test_what_is_stored_is_verified(config, runner):
     # the first, third and fifth of six batches
     assert counts(again) == (128, 24 + 16 + 24)
     store = OutputStore.open(Path(cfg.model.teacher_cache.path), {})
-    rows = np.flatnonzero(store.stored(np.arange(store.rows)))
+    rows = np.flatnonzero(store.read(np.arange(store.rows))[1])
     values, _ = store.read(rows)
     store.write(rows, np.roll(values, 1, axis=0))
     with pytest.raises(CacheError, match=r'the stored pooled of the teacher differ.*\n?.*Delete this folder'):
@@ -224,16 +227,9 @@ def test_fixed_views_are_those_of_their_key_whatever_the_seed(config, runner):
         ({'dtype': 'int8'}, r"teacher_cache.dtype='int8' must be one of 'float32'"),
         ({'verify': -1}, r'teacher_cache.verify=-1 must be'),
         ({'seed': 'x'}, r"teacher_cache.seed='x' must be an integer"),
-        ({'max_size': '100KB'}, r'max_size'),
+        ({'max_size': '100KB'}, r'max_size is 100 KB'),
     ],
 )
 def test_settings_that_are_wrong_are_refused(settings, message, config, runner):
     with pytest.raises(SettingError, match=message):
         runner(config(cache=settings)).train()
-
-
-def test_the_scalars_are_json(config, runner):
-    cfg = config(cache={'views': 'all'})
-    trained(cfg, runner)
-    (file,) = Path(cfg.work_dir).glob('*/vis_data/scalars.json')
-    assert json.loads(file.read_text().splitlines()[-1])['teacher_asked'] == 128

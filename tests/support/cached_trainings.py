@@ -7,6 +7,7 @@ from helpers import distiller, scalars
 from mmengine.config import Config
 from same_checkpoints import differences
 
+ALL = {'views': 'all', 'verify': 0}
 FLIP = dict(type='RandomFlip', prob=0.5, direction='horizontal')
 
 

@@ -44,6 +44,12 @@ def test_a_pair_is_measured(tool: ModuleType, monkeypatch: pytest.MonkeyPatch, c
     assert printed.count('lookup') == 2
 
 
+def test_methods_that_compare_maps_have_no_cached_step(tool: ModuleType) -> None:
+    for methods, cached in ('kd', True), ('at', False), ('kd+at', False):
+        names = [*tool.contenders_of('res20_res8_digits', tool.parse_args(['--methods', methods]))]
+        assert names == ['defaults', 'fast', *(['cached', 'cached fast', 'student'] if cached else [])]
+
+
 @pytest.mark.parametrize('replaced', [False, True])
 def test_cached_steps_find_every_output(tool: ModuleType, images_file: Path, replaced: bool) -> None:
     """The teacher is never run; with ``student``, one lookup serves all steps."""

@@ -82,7 +82,7 @@ def test_a_cache_that_the_options_name_is_kept(arguments: list[str], run: Module
     [
         (['--max-cache-size', '1e-6'], 'it needs 486.4 KB, more than --max-cache-size 1e-06'),
         (['default_hooks.whole_batches.max_memory=0'], 'whole_batches is off'),
-        ([f'model.data_preprocessor.{setting}' for setting in MIXUP], 'mixed anew'),
+        ([f'model.data_preprocessor.{setting}' for setting in MIXUP], 'mixed at random'),
         (['train_dataloader.dataset.pipeline.1.meta_keys=[sample_idx,ori_shape]'], "model.teacher_cache.views='all'"),
         (['train_dataloader.dataset.data_file=absent.npz'], 'absent.npz'),
     ],

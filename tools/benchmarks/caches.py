@@ -43,7 +43,7 @@ def size_of_cache(cfg: Config) -> int:
     if not hook or hook.get('max_memory') == 0:
         raise SettingError('default_hooks.whole_batches is off, and without it views have no numbers')
     if any(part.get('batch_augments') or part.get('augments') for part in dicts(cfg.to_dict())):
-        raise SettingError('its images are mixed anew in each batch')
+        raise SettingError('its images are mixed at random')
     if not {'in_channels', 'num_classes'} <= {*head}:
         raise SettingError("the config does not say how large the teacher's outputs are")
     outputs = {'pooled': Field((head.in_channels,), 'float32'), 'logits': Field((head.num_classes,), 'float32')}

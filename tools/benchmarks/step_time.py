@@ -4,8 +4,9 @@
 The loops take turns in one process. "plain" is what research scripts do: eager, float32, torchvision's transforms image
 by image, teacher and student in full; its loss is that of examples/plain_loop.py. "defaults" is what tools/train.py
 runs, "fast" the same with --amp bf16 (and compiled on a GPU). "cached" is the defaults with all outputs of the teacher
-in a teacher cache, "student" the same with one output for all steps, in place of the lookup. The arithmetic limit is
-the number of operations of convolutions and matrix products, divided by the speed of one large matrix product.
+in a teacher cache, "student" the same with one output for all steps, in place of the lookup; neither is there for
+methods that compare maps. The arithmetic limit is the number of operations of convolutions and matrix products, divided
+by the speed of one large matrix product.
 """
 
 import argparse
@@ -163,9 +164,8 @@ def runner_steps(
     cfg.experiment_name = str(folder)
     runner = Runner.from_cfg(cfg)
     runner.train()
-    teacher, student = networks
-    runner.model.teacher.load_state_dict(teacher.state_dict())
-    runner.model.architecture.load_state_dict(student.state_dict())
+    for name, network in zip(('teacher', 'architecture'), networks, strict=True):
+        getattr(runner.model, name).load_state_dict(network.state_dict())
     cache = runner.model.teacher_cache
     lookups = Lookups(runner.model, folder.name == STUDENT) if cache and cache.in_use else None
     return runner.train_loop.steps(), lookups
@@ -280,17 +280,17 @@ def contenders_of(pair: str, args: argparse.Namespace) -> dict[str, Config | Non
     modes = ['model.torch_compile=True'], ['model.torch_compile.mode=reduce-overhead']
     compiled, graphs = modes if args.device == 'cuda' else ([], [])
     cached = ['model.teacher_cache.views=all', 'model.teacher_cache.verify=0']
-    ours = [[DEFAULTS], [FAST, *fast, *compiled], [CACHED, *cached]]
-    ours += [[f'{CACHED} {FAST}', *cached, *fast, *graphs], [STUDENT, *cached]]
+    base, ours = recipes.compose(pair, args.methods), [[DEFAULTS], [FAST, *fast, *compiled]]
+    if 'teacher' not in base.model:
+        raise SettingError(f'--methods {"+".join(args.methods)}: a student alone has no distillation to measure.')
+    if not any(recipes.needs_of(each) & {'maps', 'tokens', 'preactivations'} for each in args.methods):
+        ours += [[CACHED, *cached], [f'{CACHED} {FAST}', *cached, *fast, *graphs], [STUDENT, *cached]]
     contenders: dict[str, Config | None] = {PLAIN: None} if args.methods == ['icd'] else {}
     for name, *options in (*ours, *args.contender):
         if name in contenders:
             raise SettingError(f'--contender {name}: this name is taken. Give another.')
-        cfg = recipes.compose(pair, args.methods)
-        if 'teacher' not in cfg.model:
-            raise SettingError(f'--methods {"+".join(args.methods)}: a student alone has no distillation to measure.')
-        apply_cfg_options(cfg, parse_options(options))
-        contenders[name] = cfg
+        contenders[name] = copy.deepcopy(base)
+        apply_cfg_options(contenders[name], parse_options(options))
     return contenders
 
 

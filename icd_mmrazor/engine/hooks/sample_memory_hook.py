@@ -74,9 +74,9 @@ class SampleMemoryHook(Hook):
             checkpoint['meta'][COUNTS] = counts
 
     def after_train(self, runner: Runner) -> None:
-        """Log how often the teacher was run, and restore the DataLoader if its views were numbered."""
-        if isinstance(loader := runner.train_dataloader, NumberedLoader) and loader.views is not None:
-            loader.numbered.undo()
+        """Log how often the teacher was run, and restore the DataLoader whose views were numbered for its cache."""
+        if _cache_of(runner) is not None and isinstance(runner.train_dataloader, NumberedLoader):
+            runner.train_dataloader.numbered.undo()
         if not (counts := self._counts(runner)):
             return
         runner.visualizer.add_scalars(counts, step=steps_done(runner))
@@ -85,7 +85,7 @@ class SampleMemoryHook(Hook):
         runner.logger.info(f'The teacher was run on {run:,} images for {asked:,} outputs{share}.')
 
     def _counts(self, runner: Runner) -> dict[str, int]:
-        cache = getattr(model_of(runner), 'teacher_cache', None)
+        cache = _cache_of(runner)
         if cache is None or not cache.in_use:
             return {}
         return {
@@ -115,6 +115,10 @@ class SampleMemoryHook(Hook):
         self._labels = labels
         for module in self._modules:
             module.set_dataset(labels)
+
+
+def _cache_of(runner: Runner) -> Any:
+    return getattr(model_of(runner), 'teacher_cache', None)
 
 
 def _fingerprint(dataset: Any) -> int | None:

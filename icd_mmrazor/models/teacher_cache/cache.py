@@ -63,6 +63,7 @@ class TeacherCache:
         top_k: How many of the logits are stored, the largest; the others share what remains of the probability. All by
             default.
         verify: The teacher computes one batch in so many again, and the run ends if it finds something else; 0: none.
+            Has no effect with ``views='first'`` or ``max_teacher_calls``.
         max_teacher_calls: How many images the teacher may be run on for this cache, by all runs together.
         seed: Of the K views. The seed of the run has no influence on them.
 
@@ -107,7 +108,7 @@ class TeacherCache:
             raise SettingError(f'{OWNER}: {SETTING}.seed={seed!r} must be an integer from 0 to 2^32 - 1.')
         self.seed = seed
         self.asked = self.computed = 0
-        # why there is no store, once that has been decided
+        # why the cache is not in use; None until that is known
         self.reason: str | None = None
         self._store: OutputStore | None = None
         self._layout: RowLayout | None = None
@@ -207,7 +208,8 @@ class TeacherCache:
             data_samples: Its data samples, which tell the views of the images.
 
         Raises:
-            SettingError: Nothing has opened the cache, the views are unknown, or there were too many teacher calls.
+            SettingError: Nothing has opened the cache, the views are unknown, there were too many teacher calls, or a
+                teacher that is needed is not in memory.
             CacheError: What is stored is not what the teacher says.
         """
         if self._store is None:
@@ -215,6 +217,11 @@ class TeacherCache:
                 raise SettingError(
                     f'{OWNER}: {SETTING} is set, and nothing has opened it. Add default_hooks.sample_memory=dict(type='
                     "'SampleMemoryHook') to the config."
+                )
+            if getattr(algorithm.teacher, 'is_stored', False):
+                raise SettingError(
+                    f'{OWNER}: the teacher is not in memory, and its stored outputs are of no use: {self.reason}. Set '
+                    'model.teacher_ckpt.'
                 )
             return None
         rows = self._rows(data_samples, len(images))

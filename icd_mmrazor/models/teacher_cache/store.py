@@ -108,10 +108,6 @@ class OutputStore:
         """Whether all rows are stored."""
         return self.filled == self.rows
 
-    def stored(self, rows: np.ndarray) -> np.ndarray:
-        """Return which rows, ``B``, are stored, without reading them."""
-        return self._checks.take(self._numbers(rows)) != 0
-
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Read rows.
 

@@ -1,4 +1,4 @@
-"""What is stored of a teacher."""
+"""The outputs of a teacher that a cache stores."""
 
 import pytest
 import torch
