@@ -2,8 +2,9 @@
 
 A pair is a file ``configs/_base_/pairs/PAIR.py`` that holds everything but the distiller. A method is a file
 ``configs/_base_/methods/METHOD.py`` that holds the config of its distiller in a variable of the same name; a variable
-``METHOD_beside``, if there is one, is used instead when the method is combined with others. A pair may replace settings
-of a method in a variable ``override_METHOD``.
+``METHOD_beside``, if there is one, is used instead when the method is combined with others. ``METHOD_pairs`` has the
+settings that its authors use for pairs of networks: ``{'res56_res20': {'losses.dkd.loss.beta': 2.0}}``. A pair may
+replace settings of a method in a variable ``override_METHOD``.
 """
 
 import functools
@@ -22,6 +23,7 @@ from icd_mmrazor.configuration.image_size import tell_distillers
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError, did_you_mean
 from icd_mmrazor.export.network import quiet
+from icd_mmrazor.models.distillers.class_labels import LABELS
 from icd_mmrazor.models.distillers.feature_terms import NETWORKS, class_of, feature_names
 from icd_mmrazor.models.distillers.named_features import OF_CLASSIFIER
 from icd_mmrazor.models.distillers.term_losses import build_for
@@ -102,7 +104,7 @@ def compose(pair: str, methods: Sequence[str]) -> Config:
             raise SettingError(f'Method {STUDENT_ALONE} is the student alone and cannot be combined with others.')
         cfg.model = cfg.model.architecture
         return cfg
-    cfg.model.distiller = compose_distiller(methods, overrides)
+    cfg.model.distiller = compose_distiller(methods, overrides, pair)
     tell_distillers(cfg)
     try:
         initial_epochs = _initial_epochs(pair, cfg.model.distiller)
@@ -113,15 +115,18 @@ def compose(pair: str, methods: Sequence[str]) -> Config:
     return cfg
 
 
-def compose_distiller(methods: Sequence[str], overrides: Mapping[str, dict] | None = None) -> dict:
+def compose_distiller(
+    methods: Sequence[str], overrides: Mapping[str, dict] | None = None, pair: str | None = None
+) -> dict:
     """Compose the config of the distiller of one or more methods, without aliases; several are mixed.
 
     Args:
         methods: Names of methods, not of the student alone.
         overrides: Settings to replace in a method, ``override_METHOD=dict(...)``.
+        pair: The pair whose settings count, if a method has settings for some.
     """
     alone, overrides = len(methods) == 1, overrides or {}
-    distillers = {name: {**_distiller(name, alone), **overrides.get(f'override_{name}', {})} for name in methods}
+    distillers = {name: {**_distiller(name, alone, pair), **overrides.get(f'override_{name}', {})} for name in methods}
     return distillers[methods[0]] if alone else dict(type='MixedDistiller', distillers=distillers)
 
 
@@ -145,7 +150,9 @@ def needs_of(method: str, alone: bool = True) -> set[str]:
         cls = type(loss) if isinstance(loss, nn.Module) else class_of(loss)
         names = {name for network in NETWORKS for name in feature_names(entry, network)}
         needs |= {_kind_of_feature(name) for name in names}
-        if getattr(cls, 'reads_labels', False) and getattr(_built(loss, cls), 'reads_labels', True):
+        if (getattr(cls, 'reads_labels', False) or LABELS in inspect.signature(cls.forward).parameters) and getattr(
+            _built(loss, cls), 'reads_labels', True
+        ):
             needs |= {'labels', 'scores'} if getattr(cls, 'reads_scores', False) else {'labels'}
         if getattr(cls, 'reads_positions', 'data_samples' in inspect.signature(cls.forward).parameters):
             needs.add('positions')
@@ -166,12 +173,16 @@ def _kind_of_feature(name: str) -> str:
     return next((kind for kind in ('preactivations', 'tokens') if kind[:-1] in name), 'maps')
 
 
-def _distiller(method: str, alone: bool) -> dict:
+def _distiller(method: str, alone: bool, pair: str | None = None) -> dict:
     cfg = Config.fromfile(BASE / 'methods' / f'{method}.py')
     if method not in cfg:
         raise SettingError(f'{cfg.filename} must define the distiller as {method}; it defines {", ".join(cfg)}.')
     combined = cfg.get(f'{method}_beside')
-    return cfg[method] if alone or combined is None else combined
+    distiller = Config(dict(distiller=cfg[method] if alone or combined is None else combined))
+    networks = '' if pair is None else pair.rpartition('_')[0]
+    of_pair = cfg.get(f'{method}_pairs', {}).get(networks, {})
+    distiller.merge_from_dict({f'distiller.{name}': value for name, value in of_pair.items()})
+    return distiller.distiller
 
 
 def _delay_schedule(cfg: Config, epochs: int) -> None:

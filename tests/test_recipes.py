@@ -75,6 +75,8 @@ def steps(algorithm: torch.nn.Module, images: torch.Tensor, samples: list[DataSa
     for stage in ['initial', 'main'] if getattr(distiller, 'initial_epochs', 0) else ['main']:
         if stage == 'initial' or hasattr(distiller, 'set_stage'):
             distiller.set_stage(stage)
+        if hasattr(distiller, 'set_progress'):
+            distiller.set_progress(epoch=1, iteration=1)
         optimizer.zero_grad()
         losses = algorithm.loss(images, samples)
         total, _ = algorithm.parse_losses(losses)

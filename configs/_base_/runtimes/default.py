@@ -14,9 +14,10 @@ default_hooks = dict(
     exact_resume=dict(type='ExactResumeHook'),
     # training images that fit in memory are cropped and flipped a batch at a time, on the training device
     whole_batches=dict(type='InMemoryAugmentationHook'),
-    # for the methods that need them: the memories of CRD and RRD, the initial stage of AB, FT and FSP
+    # for the methods that need them: the memories of CRD and RRD; the initial stage of AB, FT and FSP, and weights that
+    # change over time
     sample_memory=dict(type='SampleMemoryHook'),
-    initial_stage=dict(type='InitialStageHook'),
+    loss_schedule=dict(type='LossScheduleHook'),
     # a distillation's student as a plain classifier: student_last.pth, student_best.pth, student.py
     export_student=dict(type='ExportStudentHook'),
     distillation_report=dict(type='DistillationReportHook'),

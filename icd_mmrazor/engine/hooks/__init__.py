@@ -14,7 +14,7 @@ from icd_mmrazor.engine.hooks.export_student_hook import ExportStudentHook as Ex
 from icd_mmrazor.engine.hooks.in_memory_augmentation_hook import (
     InMemoryAugmentationHook as InMemoryAugmentationHook,
 )
-from icd_mmrazor.engine.hooks.initial_stage_hook import InitialStageHook as InitialStageHook
+from icd_mmrazor.engine.hooks.loss_schedule_hook import LossScheduleHook as LossScheduleHook
 from icd_mmrazor.engine.hooks.sample_memory_hook import SampleMemoryHook as SampleMemoryHook
 from icd_mmrazor.engine.hooks.sanity_check_hook import SanityCheckHook as SanityCheckHook
 

@@ -18,6 +18,7 @@ from icd_mmrazor.models.algorithms.student_losses import (
     refuse_need_of_every_label,
     refuse_reader_of_labels,
 )
+from icd_mmrazor.models.distillers.loss_mappings import records_of
 from icd_mmrazor.models.distillers.mixed_distiller import plain_distillers
 from icd_mmrazor.models.networks.features import in_eval_mode
 from icd_mmrazor.models.networks.passes import explained_pass
@@ -124,5 +125,5 @@ def _readers_of(distiller: nn.Module, recorder: str) -> str:
     return ', '.join(
         f'{loss} ({type(distiller.distill_losses[loss]).__name__})'
         for loss, inputs in getattr(distiller, 'loss_forward_mappings', {}).items()
-        if any(record['from_student'] and record['recorder'] == recorder for record in inputs.values())
+        if any(record['from_student'] and record['recorder'] == recorder for record in records_of(inputs))
     )

@@ -1,7 +1,8 @@
 """The distiller that finds named features in any pair of networks."""
 
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from mmrazor.models.distillers import ConfigurableDistiller
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.distillers.class_labels import LABELS, SAMPLES, ClassLabels
 from icd_mmrazor.models.distillers.ensemble_features import EnsembleFeatures, MemberFeatures
 from icd_mmrazor.models.distillers.feature_terms import (
     NETWORKS,
@@ -19,13 +21,17 @@ from icd_mmrazor.models.distillers.feature_terms import (
     checked_entries,
     connector_names,
     feature_names,
+    refuse_unknown,
     terms_of,
 )
+from icd_mmrazor.models.distillers.loss_mappings import join_own, record_of, records_of
 from icd_mmrazor.models.distillers.named_features import AUTO, OF_CLASSIFIER, NamedFeatures
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
-from icd_mmrazor.models.distillers.term_losses import build_for, loss_of, shapes_by_network
+from icd_mmrazor.models.distillers.term_losses import build_for, given_by, loss_of, shapes_of
+from icd_mmrazor.models.distillers.weight_schedule import ScheduledWeight
+from icd_mmrazor.models.losses.functional import standardized
 from icd_mmrazor.models.networks.ensemble import TeacherEnsemble
-from icd_mmrazor.models.networks.features import Layout, Point, usual_image_shape
+from icd_mmrazor.models.networks.features import Point, usual_image_shape
 
 # labels and indices of the batch, as the student gets them, for losses with an argument of this name
 DATA_SAMPLES = Point('ModuleInputs', '', data_idx=1)
@@ -50,12 +56,13 @@ class FeatureDistiller(ConfigurableDistiller):
       equal distances are compared, the last one with the last one.
 
     A connector or a loss whose constructor has ``student_shape`` or ``teacher_shape`` is given them (``C x H x W``, or
-    ``C``), and a connector that has ``in_features`` its width. A loss with a method ``check_shapes`` may refuse the
-    shapes of its arguments. A loss whose ``forward`` has ``data_samples`` is given those of the batch, one per image or
-    one for all.
+    ``C``), and one that has ``teacher_classifier`` the teacher's linear layer, which it must not register; a connector
+    that has ``in_features`` is given its width. A loss with a method ``check_shapes`` may refuse the
+    shapes of its arguments. A loss whose ``forward`` has ``gt_labels`` is given the class of each image, and one that
+    has ``data_samples`` those of the batch, one per image or one for all.
 
     Losses of the stage ``initial`` count in the first ``initial_epochs`` epochs, without the task; those of ``main``
-    after them (``InitialStageHook``).
+    after them. ``LossScheduleHook`` sets the stage, and weights that change over time.
 
     Args:
         losses: By name, ``dict(loss=..., features=...)``:
@@ -67,8 +74,12 @@ class FeatureDistiller(ConfigurableDistiller):
               ``connectors``;
             * ``decay``: if there are several, the weight of each relative to the next deeper; 1 by default;
             * ``stage``: ``'main'`` by default;
+            * ``standardize``: whether to standardise logits before they are compared (logit standardisation);
+            * ``weight_schedule``: how the weight of the loss changes over time (:class:`WeightSchedule`);
             * ``inputs`` instead of ``features``: for each argument of the loss ``dict(network=..., feature=...,
-              connector=..., method=...)``; ``method`` of the connector is called instead of its ``forward``.
+              connector=..., method=...)``; ``method`` of the connector is called instead of its ``forward``. An
+              argument that gets a list of features has ``feature=['maps', 'pooled']``, without a connector; its
+              constructor may have ``student_shapes`` or ``teacher_shapes``.
         connectors: Connectors by name, which several losses may share.
         student_loss_weight: Weight of the student's own loss in a ``FrozenTeacherDistill`` without other distillers.
         initial_epochs: Length of the initial stage in epochs; positive exactly if a loss is of that stage.
@@ -133,16 +144,14 @@ class FeatureDistiller(ConfigurableDistiller):
                 'loss_forward_mappings, or remove it.'
             )
         shared = {name for entry in self.entries.values() for name in connector_names(entry)}
-        _refuse_unknown(f'{owner}: connector', shared, connectors)
+        refuse_unknown(f'{owner}: connector', shared, connectors)
         # these are built once the shapes of their features are known
         self.shared_connectors = {name: cfg for name, cfg in connectors.items() if name in shared}
         own = {name: cfg for name, cfg in connectors.items() if name not in shared}
         if own and not self.own_mappings:
             raise SettingError(f'{owner}: no loss names {", ".join(map(str, own))} in connectors. Remove it.')
         self.connectors.update(self.build_connectors(own))
-        if isinstance(frozen, str) or not isinstance(frozen, Sequence):
-            raise SettingError(f'{owner}: frozen={frozen!r} must be a list of names of connectors.')
-        _refuse_unknown(f'{owner}: frozen', frozen, self.shared_connectors)
+        refuse_unknown(f'{owner}: frozen', frozen, self.shared_connectors)
         initial = [name for name, entry in self.entries.items() if entry['stage'] == 'initial']
         if type(initial_epochs) is not int or initial_epochs < 0 or bool(initial) != (initial_epochs > 0):
             raise SettingError(
@@ -158,8 +167,11 @@ class FeatureDistiller(ConfigurableDistiller):
         if teacher_member is not None and (type(teacher_member) is not int or teacher_member < 0):
             raise SettingError(f'{owner}: teacher_member={teacher_member!r} must be the number of a teacher, from 0.')
         self.teacher_member = teacher_member
-        # with two stages InitialStageHook sets it; until then DDP must take for trained what is frozen later
+        # with two stages LossScheduleHook sets it; until then DDP must take for trained what is frozen later
         self.stage = None if initial_epochs else 'main'
+        # by the name of the loss; those that are not here stay the same
+        self.scheduled_weights = nn.ModuleDict()
+        self.progress_is_known = False
         self.stage_mappings: dict[str, dict] = {stage: {} for stage in STAGES}
         self._features: dict[str, NamedFeatures] = {}
 
@@ -168,7 +180,7 @@ class FeatureDistiller(ConfigurableDistiller):
         """The networks whose features the losses of this stage take; both if there are deliveries between them."""
         if self.deliveries.deliveries:
             return {*NETWORKS}
-        records = [record for mapping in self.loss_forward_mappings.values() for record in mapping.values()]
+        records = [record for mapping in self.loss_forward_mappings.values() for record in records_of(mapping)]
         return {'student' if record['from_student'] else 'teacher' for record in records}
 
     def prepare_from_student(self, model: nn.Module) -> None:
@@ -190,7 +202,7 @@ class FeatureDistiller(ConfigurableDistiller):
         # the teacher gets the same images, unless they are resized for it
         shape = self.image_shape or usual_image_shape(features['student'].model)
         for name, each in features.items():
-            used = [i.feature for term in terms for i in term.inputs.values() if i.network == name]
+            used = [each for term in terms for i in term.inputs.values() if i.network == name for each in i.features]
             each.use(used, shape)
         for term in terms:
             self._build(term, features)
@@ -215,18 +227,18 @@ class FeatureDistiller(ConfigurableDistiller):
         return features
 
     def _build(self, term: Term, features: dict[str, NamedFeatures]) -> None:
-        shapes = {argument: features[item.network].shapes[item.feature] for argument, item in term.inputs.items()}
-        given = shapes_by_network(term, shapes)
-        mapping = {}
+        shapes = {argument: shapes_of(item, features) for argument, item in term.inputs.items()}
+        given = given_by(term, shapes, features)
+        mapping: dict[str, dict[str, Any]] = {}
         for argument, item in term.inputs.items():
-            point = features[item.network].points[item.feature]
-            mapping[argument] = dict(
-                recorder=self.recorder_names.get(item.feature, item.feature),
-                from_student=item.network == 'student',
-                record_idx=point.record_idx,
-                data_idx=point.data_idx,
-                layout=point.layout,
-            )
+            points = features[item.network].points
+            records = [record_of(self._recorder(name), item.network, points[name]) for name in item.features]
+            if isinstance(item.feature, tuple):
+                mapping[argument] = dict(records=records)
+                continue
+            (mapping[argument],) = records
+            if term.standardize:
+                mapping[argument]['layout'] = standardized
             if item.connector is not None:
                 width = shapes[argument][0]
                 name = self._connector(f'{term.name}_{argument}', item.connector, {**given, 'in_features': width})
@@ -235,12 +247,20 @@ class FeatureDistiller(ConfigurableDistiller):
         if name in self.distill_losses and self.distill_losses[name] is not term.loss:
             raise SettingError(f'{type(self).__name__}: two losses are called {term.name}. Rename one in losses.')
         sources = {network: getattr(self, f'{network}_source') for network in NETWORKS}
-        loss = loss_of(type(self).__name__, term, shapes, sources)
-        if 'data_samples' in inspect.signature(loss.forward).parameters:
-            mapping['data_samples'] = dict(recorder='data_samples', from_student=True, data_idx=DATA_SAMPLES.data_idx)
-            features['student'].points['data_samples'] = DATA_SAMPLES
+        loss = loss_of(type(self).__name__, term, shapes, sources, given)
+        arguments = inspect.signature(loss.forward).parameters
+        labels = ClassLabels(type(loss).__name__, getattr(loss, 'reads_scores', False))
+        for argument, layout in ((SAMPLES, None), (LABELS, labels)):
+            if argument in arguments:
+                mapping[argument] = record_of(SAMPLES, 'student', replace(DATA_SAMPLES, layout=layout))
+                features['student'].points[SAMPLES] = DATA_SAMPLES
         self.distill_losses[name] = loss
+        if schedule := self.entries[term.entry]['weight_schedule']:
+            self.scheduled_weights[name] = ScheduledWeight(schedule)
         self.stage_mappings[term.stage][name] = mapping
+
+    def _recorder(self, feature: str) -> str:
+        return self.recorder_names.get(feature, feature)
 
     def _connector(self, own_name: str, connector: str | dict, given: dict[str, Any]) -> str:
         """Build a connector, unless it is shared and built already; return its name."""
@@ -254,7 +274,7 @@ class FeatureDistiller(ConfigurableDistiller):
 
     def _start_recorders(self, network: str, features: NamedFeatures) -> None:
         recorders = {
-            self.recorder_names.get(name, name): dict(_scope_='mmrazor', type=point.type, source=point.source)
+            self._recorder(name): dict(_scope_='mmrazor', type=point.type, source=point.source)
             for name, point in features.points.items()
         }
         manager = getattr(self, f'{network}_recorders')
@@ -265,26 +285,34 @@ class FeatureDistiller(ConfigurableDistiller):
         manager.initialize(features.model)
 
     def _add_own_mappings(self) -> None:
-        try:
-            self._check_loss_forward_mappings(
+        join_own(
+            type(self).__name__,
+            self.own_mappings,
+            self.stage_mappings,
+            lambda: self._check_loss_forward_mappings(
                 self.distill_losses, self.own_mappings, self.student_recorders, self.teacher_recorders
-            )
-        except (AssertionError, TypeError) as error:
-            reason = ' '.join(str(error).split())
-            raise SettingError(f'{type(self).__name__}: loss_forward_mappings: {reason}') from error
-        if twice := [name for name in self.own_mappings if any(name in each for each in self.stage_mappings.values())]:
-            names = f'{", ".join(twice)} in loss_forward_mappings'
-            raise SettingError(f'{type(self).__name__}: {names} is the name of a loss in losses. Rename yours.')
-        self.stage_mappings['main'].update(self.own_mappings)
+            ),
+        )
 
     def compute_distill_losses(self) -> dict[str, Tensor]:
         """Compute the losses of the stage by their names: ``loss_at1``."""
-        if self.stage is None:
+        if self.stage is None or (self.scheduled_weights and not self.progress_is_known):
             raise SettingError(
-                f'{type(self).__name__}: initial_epochs={self.initial_epochs}, but nothing starts the stages. Add '
-                "default_hooks=dict(initial_stage=dict(type='InitialStageHook')) to the config."
+                f'{type(self).__name__}: an initial stage or a weight_schedule depends on the epoch, which nothing '
+                "tells it. Add default_hooks=dict(loss_schedule=dict(type='LossScheduleHook')) to the config, or call "
+                'set_stage() and set_progress() in a loop of your own.'
             )
-        return super().compute_distill_losses()
+        losses = super().compute_distill_losses()
+        for name, weight in self.scheduled_weights.items():
+            if name in losses:
+                losses[name] = weight(losses[name])
+        return losses
+
+    def set_progress(self, epoch: int, iteration: int) -> None:
+        """Set the weights that change over time to those of an epoch and iteration, both counted from 0."""
+        self.progress_is_known = True
+        for weight in self.scheduled_weights.values():
+            weight.set_progress(epoch, iteration)
 
     def set_stage(self, stage: str) -> None:
         """Let the losses of a stage count, ``'initial'`` or ``'main'``."""
@@ -307,16 +335,17 @@ class FeatureDistiller(ConfigurableDistiller):
         *args: Any,
         connector: str | None = None,
         method: str | None = None,
-        layout: Layout | None = None,
+        layout: Callable[[Any], Any] | None = None,
+        records: Sequence[Mapping[str, Any]] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Get a feature as mmrazor does: what was recorded, in its layout, through a method of its connector."""
+        """Get a feature as mmrazor does: what was recorded, in its layout, through a method of its connector.
+
+        ``records`` gets a list of several.
+        """
+        if records is not None:
+            return [self.get_record(**record) for record in records]
         record = super().get_record(*args, **kwargs)
         if layout is not None:
             record = layout(record)
         return record if connector is None else getattr(self.connectors[connector], method or '__call__')(record)
-
-
-def _refuse_unknown(what: str, names: Iterable[str], known: Mapping[str, Any]) -> None:
-    if unknown := sorted(str(name) for name in names if name not in known):
-        raise SettingError(f'{what} {", ".join(unknown)} is not in connectors: {", ".join(known) or "there are none"}.')

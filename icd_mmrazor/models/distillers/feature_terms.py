@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from mmengine.logging import print_log
@@ -12,6 +12,8 @@ from torch import nn
 from icd_mmrazor import checks
 from icd_mmrazor.configuration.type_names import known_types
 from icd_mmrazor.errors import SettingError, did_you_mean
+from icd_mmrazor.models.distillers.class_labels import LABELS, SAMPLES
+from icd_mmrazor.models.distillers.weight_schedule import WeightSchedule
 from icd_mmrazor.models.networks.points import evenly_spaced
 
 OWNER = 'FeatureDistiller'
@@ -24,26 +26,53 @@ SEVERAL = {
     'consecutive_maps': 'maps',
     'preactivations': 'preactivations',
 }
-KNOWN = ('loss', 'features', 'inputs', 'student_connector', 'teacher_connector', 'decay', 'stage')
+KNOWN = (
+    'loss',
+    'features',
+    'inputs',
+    'student_connector',
+    'teacher_connector',
+    'decay',
+    'stage',
+    'standardize',
+    'weight_schedule',
+)
 
 
 class Input(NamedTuple):
-    """One argument of a loss: a feature of a network, through a connector."""
+    """One argument of a loss: a feature of a network, or a list of several, through a connector."""
 
     network: str
-    feature: str
+    feature: str | tuple[str, ...]
     connector: str | dict | None = None
     method: str | None = None
 
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The feature, or all of them."""
+        return (self.feature,) if isinstance(self.feature, str) else self.feature
+
 
 class Term(NamedTuple):
-    """One loss with its arguments."""
+    """One loss with its arguments.
+
+    Attributes:
+        name: Its name, numbered if its entry has several.
+        entry: The name of the entry of ``losses`` that it belongs to.
+        loss: Its config, or the loss if it is built already.
+        inputs: What it takes, by argument.
+        stage: When it counts.
+        decay: Its share of the weight.
+        standardize: Whether logits are standardised.
+    """
 
     name: str
+    entry: str
     loss: dict | nn.Module
     inputs: dict[str, Input]
     stage: str
     decay: float = 1.0
+    standardize: bool = False
 
 
 def checked_entries(losses: Any, built: Mapping[str, nn.Module]) -> dict[str, dict]:
@@ -72,7 +101,8 @@ def _checked_entry(name: str, cfg: Any, built: Mapping[str, nn.Module]) -> dict:
         raise SettingError(f'{owner} must be a dict of {", ".join(KNOWN)}; found {cfg!r}.')
     if unknown := sorted({*cfg} - {*KNOWN}, key=str):
         raise SettingError(f'{owner} has no setting {unknown[0]!r}.{did_you_mean(unknown[0], KNOWN)}')
-    entry = {'loss': built.get(f'loss_{name}'), 'features': None, 'inputs': None, 'stage': 'main', 'decay': 1.0, **cfg}
+    entry = {'loss': built.get(f'loss_{name}'), 'features': None, 'inputs': None, 'stage': 'main', 'decay': 1.0}
+    entry |= {'standardize': False, 'weight_schedule': None, **cfg}
     loss, features, inputs = entry['loss'], entry['features'], entry['inputs']
     if not isinstance(loss, nn.Module) and not (isinstance(loss, Mapping) and 'type' in loss):
         raise SettingError(f'{owner} needs loss=dict(type=...).')
@@ -85,22 +115,43 @@ def _checked_entry(name: str, cfg: Any, built: Mapping[str, nn.Module]) -> dict:
         raise SettingError(f'{owner}: {beside[0]} belongs to features. Set the connector of each of the inputs.')
     for argument, i in (inputs or {}).items():
         complete = isinstance(i, Mapping) and {'network', 'feature'} <= {*i} <= {*Input._fields}
+        # a list of features has no connector: the loss takes them as they are
+        several = complete and isinstance(i['feature'], list | tuple)
+        complete = complete and not (several and (not i['feature'] or i.get('connector') is not None))
         complete = complete and (i.get('method') is None or i.get('connector') is not None)
         if not complete or i['network'] not in NETWORKS:
             raise SettingError(
                 f'{owner}: {argument}={i!r} in inputs must be dict(network=..., feature=...), optionally with a '
-                f'connector and a method of it; network is one of {", ".join(NETWORKS)}.'
+                'connector and a method of it; feature is a name, or a list of names without a connector, and network '
+                f'is one of {", ".join(NETWORKS)}.'
             )
+    _check_standardize(owner, entry)
+    entry['weight_schedule'] = WeightSchedule.of(owner, entry['weight_schedule'])
     checks.one_of(owner, 'stage', entry['stage'], STAGES)
     checks.positive(owner, 'decay', entry['decay'])
     return entry
+
+
+def _check_standardize(owner: str, entry: dict) -> None:
+    names = [name for network in NETWORKS for name in feature_names(entry, network)]
+    if checks.boolean(owner, 'standardize', entry['standardize']) and not all(map(is_logits, names)):
+        raise SettingError(
+            f'{owner}: standardize=True standardises logits, but the loss compares {", ".join(dict.fromkeys(names))}. '
+            'Remove it, or compare logits.'
+        )
+
+
+def is_logits(feature: str) -> bool:
+    """Return whether a feature is logits, of whichever teacher or token."""
+    return feature.endswith('logits')
 
 
 def feature_names(entry: dict, network: str) -> list[str]:
     """Return the names of the features of a network in a checked entry."""
     if entry['inputs'] is None:
         return [entry['features'] if network == 'teacher' else split_member(entry['features'])[1]]
-    return [i['feature'] for i in entry['inputs'].values() if i['network'] == network]
+    found = [i['feature'] for i in entry['inputs'].values() if i['network'] == network]
+    return [name for each in found for name in ([each] if isinstance(each, str) else each)]
 
 
 def split_member(feature: str) -> tuple[str, str]:
@@ -128,14 +179,14 @@ def terms_of(name: str, entry: dict, counts: Mapping[str, Mapping[str, int]]) ->
     loss, stage = entry['loss'], entry['stage']
     cls = type(loss) if isinstance(loss, nn.Module) else class_of(loss)
     parameters = inspect.signature(cls.forward).parameters.values()
-    arguments = [p.name for p in parameters if p.name not in ('self', 'data_samples')]
+    arguments = [p.name for p in parameters if p.name not in ('self', SAMPLES, LABELS)]
     needed = [p.name for p in parameters if p.name in arguments and p.default is p.empty]
     takes = f'{cls.__name__} takes {", ".join(needed)}'
     if entry['inputs'] is not None:
-        inputs = {argument: Input(**i) for argument, i in entry['inputs'].items()}
+        inputs = {argument: _expanded(name, Input(**i), counts) for argument, i in entry['inputs'].items()}
         if {*inputs} - {*arguments} or {*needed} - {*inputs}:
             raise SettingError(f'{OWNER}: inputs of {name} are {", ".join(inputs)}, but {takes}.')
-        return [Term(name, loss, inputs, stage)]
+        return [Term(name, name, loss, inputs, stage, standardize=entry['standardize'])]
 
     prefix, features = split_member(entry['features'])
     if features in SEVERAL and f'{prefix}teacher' not in counts:
@@ -158,8 +209,42 @@ def terms_of(name: str, entry: dict, counts: Mapping[str, Mapping[str, int]]) ->
             raise SettingError(f'{OWNER}: {features}, but {takes}.')
         numbered = f'{name}{i + 1}' if len(groups) > 1 else name
         decay = entry['decay'] ** (len(groups) - 1 - i)
-        terms.append(Term(numbered, loss, dict(zip(arguments, items, strict=False)), stage, decay))
+        terms.append(
+            Term(numbered, name, loss, dict(zip(arguments, items, strict=False)), stage, decay, entry['standardize'])
+        )
     return terms
+
+
+def _expanded(name: str, item: Input, counts: Mapping[str, Mapping[str, int]]) -> Input:
+    """Replace ``maps`` and the like in a list of features by the names of all of them, the shallowest first."""
+    if isinstance(item.feature, str):
+        return item
+    features = []
+    for each in item.feature:
+        prefix, feature = split_member(each)
+        if feature not in SEVERAL:
+            features.append(each)
+            continue
+        if feature == 'consecutive_maps':
+            raise SettingError(f'{OWNER}: {name} in losses takes consecutive_maps as features, not in a list.')
+        kind = SEVERAL[feature]
+        number = counts.get(f'{prefix}{item.network}', {}).get(kind, 0) - (kind == 'maps')
+        if number < 1:
+            raise _unknown_features(name, feature, item.network)
+        features += [f'{prefix}{_single(feature)}{i + 1}' for i in range(number)]
+    return item._replace(feature=tuple(features))
+
+
+def _single(features: str) -> str:
+    """Return the name of one of several features without its number."""
+    return features if features == 'tokens' else features[:-1]
+
+
+def _unknown_features(name: str, features: str, network: str) -> SettingError:
+    return SettingError(
+        f'{OWNER}: {name} compares {features}, and it is not known where the {network} has any. Use a method that '
+        'compares maps or pooled features.'
+    )
 
 
 def _groups(name: str, features: str, counts: Mapping[str, Mapping[str, int]]) -> list[tuple[list[str], list[str]]]:
@@ -169,10 +254,7 @@ def _groups(name: str, features: str, counts: Mapping[str, Mapping[str, int]]) -
     kind = SEVERAL[features]
     numbers = [counts[network][kind] - (kind == 'maps') for network in NETWORKS]
     if without := [network for network, number in zip(NETWORKS, numbers, strict=True) if number < 1]:
-        raise SettingError(
-            f'{OWNER}: {name} compares {features}, and it is not known where the {without[0]} has any. Use a method '
-            'that compares maps or pooled features.'
-        )
+        raise _unknown_features(name, features, without[0])
     # stages by their numbers, from 1
     stages = [[i + 1 for i in evenly_spaced(min(numbers), number)] for number in numbers]
     if numbers[0] != numbers[1]:
@@ -185,7 +267,7 @@ def _groups(name: str, features: str, counts: Mapping[str, Mapping[str, int]]) -
     if features == 'consecutive_maps':
         chains = [[f'map{i}' for i in [0, *each]] for each in stages]
         return [tuple(chain[i : i + 2] for chain in chains) for i in range(len(stages[0]))]
-    each = 'tokens' if features == 'tokens' else features[:-1]
+    each = _single(features)
     return [([f'{each}{s}'], [f'{each}{t}']) for s, t in zip(*stages, strict=True)]
 
 
@@ -204,3 +286,11 @@ def class_of(cfg: Any) -> Callable:
         f'{OWNER}: type={kind!r} is not registered.{close} Modules of your own are found if the config imports them: '
         "custom_imports=dict(imports=['my_module'])."
     )
+
+
+def refuse_unknown(what: str, names: Iterable[str], known: Mapping[str, Any]) -> None:
+    """Refuse names of connectors that do not exist, and what is no list of names; ``what`` says where they are."""
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise SettingError(f'{what}={names!r} must be a list of names of connectors.')
+    if unknown := sorted(str(name) for name in names if name not in known):
+        raise SettingError(f'{what} {", ".join(unknown)} is not in connectors: {", ".join(known) or "there are none"}.')

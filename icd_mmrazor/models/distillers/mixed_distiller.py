@@ -111,6 +111,12 @@ class MixedDistiller(BaseDistiller):
         for distiller in self.staged.values():
             distiller.set_stage(stage)
 
+    def set_progress(self, epoch: int, iteration: int) -> None:
+        """Set weights that change over time to those of an epoch and iteration, both counted from 0."""
+        for distiller in self.distillers.values():
+            if hasattr(distiller, 'set_progress'):
+                distiller.set_progress(epoch, iteration)
+
     @property
     def needed_networks(self) -> set[str]:
         """The networks whose features are compared in this stage."""

@@ -46,12 +46,15 @@ class NamedFeatures:
     def __init__(self, owner: str, network: str, model: nn.Module, source: str, maps: bool) -> None:
         self._owner, self._network, self.model = owner, network, model
         pooling = pooling_layer(model)
+        # the linear layer; None if there is none, or a stand-in for a teacher whose outputs are stored
+        self.classifier: nn.Linear | None = None
         if pooling:
             self.source, classifier = pooling, None
             self.shapes = {'pooled': feature_shapes(model, [output_of(pooling)])[0]}
         else:
             self.source = find_classifier(model, f'{network}_source') if source == AUTO else source
             layer, classifier = linear_layer(model, self.source, f'{network}_source'), self.source
+            self.classifier = None if getattr(model, 'is_stored', False) else layer
             self.shapes = {'pooled': (layer.in_features,)}
             self.shapes |= dict.fromkeys(('logits', 'distillation_logits'), (layer.out_features,))
         if pooling or source == AUTO:

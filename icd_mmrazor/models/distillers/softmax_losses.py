@@ -10,11 +10,12 @@ from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from torch import nn
 
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.distillers.loss_mappings import records_of
 from icd_mmrazor.models.distillers.mixed_distiller import plain_distillers
+from icd_mmrazor.models.losses.base import LogitLoss
 from icd_mmrazor.models.losses.comparative_loss import ComparativeLoss
-from icd_mmrazor.models.losses.hard_distillation_loss import HardDistillationLoss
 
-SOFTMAX_LOSSES = (KLDivergence, DKDLoss, DISTLoss, KDSoftCELoss, WSLD, HardDistillationLoss)
+SOFTMAX_LOSSES = (KLDivergence, DKDLoss, DISTLoss, KDSoftCELoss, WSLD, LogitLoss)
 # what our distillers call the logits, wherever a network computes them
 LOGITS = ('logits', 'icd_logits', 'distillation_logits')
 
@@ -52,7 +53,7 @@ def _records(distiller: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
     own = getattr(distiller, 'loss_forward_mappings', {})
     for mappings in getattr(distiller, 'stage_mappings', {'main': own}).values():
         for name, mapping in mappings.items():
-            yield from ((name, record) for record in mapping.values())
+            yield from ((name, record) for record in records_of(mapping))
 
 
 def _multi_label_head(network: nn.Module, name: str, recorder: BaseRecorder) -> nn.Module | None:

@@ -9,10 +9,12 @@ from torch import nn
 
 from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.distillers.feature_terms import NETWORKS, Term, class_of
+from icd_mmrazor.models.distillers.feature_terms import NETWORKS, Input, Term, class_of, is_logits
+from icd_mmrazor.models.distillers.named_features import NamedFeatures
 from icd_mmrazor.models.losses import FeatureLoss
 
-Shape = tuple[int, ...]
+# of a feature, or of several
+Shape = tuple[int, ...] | tuple[tuple[int, ...], ...]
 
 
 def build_for(cfg: Mapping[str, Any], given: Mapping[str, Any]) -> nn.Module:
@@ -23,12 +25,27 @@ def build_for(cfg: Mapping[str, Any], given: Mapping[str, Any]) -> nn.Module:
     return MODELS.build({**{name: value for name, value in given.items() if name in accepted}, **cfg, 'type': cls})
 
 
-def shapes_by_network(term: Term, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
-    """Return the shapes of a term's arguments by the names that constructors have for them: ``'student_shape'``."""
-    return {f'{item.network}_shape': shapes[argument] for argument, item in term.inputs.items()}
+def shapes_of(item: Input, features: Mapping[str, NamedFeatures]) -> Shape:
+    """Return the shape of a feature, ``C x H x W`` or ``C``, or a tuple of those of several."""
+    shapes = tuple(features[item.network].shapes[name] for name in item.features)
+    return shapes[0] if isinstance(item.feature, str) else shapes
 
 
-def loss_of(owner: str, term: Term, shapes: Mapping[str, Shape], sources: Mapping[str, str]) -> nn.Module:
+def given_by(term: Term, shapes: Mapping[str, Shape], features: Mapping[str, NamedFeatures]) -> dict[str, Any]:
+    """Return what constructors of a term may ask for, by the names of their arguments.
+
+    These are ``student_shape`` and ``teacher_shape``, or ``student_shapes`` of a list of features, and
+    ``teacher_classifier``, the linear layer, or None if it is not in memory.
+    """
+    given: dict[str, Any] = {'teacher_classifier': getattr(features['teacher'], 'classifier', None)}
+    for argument, item in term.inputs.items():
+        given[f'{item.network}_shape{"s" if isinstance(item.feature, tuple) else ""}'] = shapes[argument]
+    return given
+
+
+def loss_of(
+    owner: str, term: Term, shapes: Mapping[str, Shape], sources: Mapping[str, str], given: Mapping[str, Any]
+) -> nn.Module:
     """Build the loss of a term, or take the one that is built already, with its share of the weight.
 
     Args:
@@ -36,11 +53,12 @@ def loss_of(owner: str, term: Term, shapes: Mapping[str, Shape], sources: Mappin
         term: The term.
         shapes: The shape of each argument, ``C x H x W`` or ``C``, before its connector.
         sources: The classifying layer of each network, for messages.
+        given: What its constructor may ask for (:func:`given_by`).
 
     Raises:
         SettingError: Its weight cannot be shared, or it does not take these shapes.
     """
-    loss = term.loss if isinstance(term.loss, nn.Module) else build_for(term.loss, shapes_by_network(term, shapes))
+    loss = term.loss if isinstance(term.loss, nn.Module) else build_for(term.loss, given)
     if term.decay != 1:
         if not checks.is_number(getattr(loss, 'loss_weight', None)):
             raise SettingError(
@@ -48,7 +66,10 @@ def loss_of(owner: str, term: Term, shapes: Mapping[str, Shape], sources: Mappin
                 'Remove the decay, or use another loss.'
             )
         loss.loss_weight *= term.decay
-    plain_logits = all(item.feature.endswith('logits') and item.connector is None for item in term.inputs.values())
+    plain_logits = all(
+        isinstance(item.feature, str) and is_logits(item.feature) and item.connector is None
+        for item in term.inputs.values()
+    )
     # a FeatureLoss may compare images instead of classes
     of_classes = not isinstance(loss, FeatureLoss) or loss.same_width_by
     if plain_logits and of_classes and len({*shapes.values()}) > 1:

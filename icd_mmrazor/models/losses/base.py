@@ -107,6 +107,75 @@ class FeatureLoss(nn.Module):
         return ', '.join(f'{name}={settings[name]!r}' for name in shown)
 
 
+class LogitLoss(FeatureLoss):
+    """Loss between the logits of the student and those of the teacher, ``B x C`` both, of the same classes.
+
+    The logits of the teacher get no gradient.
+    """
+
+    takes_embeddings = True
+    # as many classes
+    same_width_by = 'LinearProjection'
+
+    def forward(self, s_feature: Tensor, t_feature: Tensor) -> Tensor:
+        """Compute the loss of a batch, a scalar.
+
+        Args:
+            s_feature: The student's logits, ``B x C``.
+            t_feature: The teacher's logits of the same images.
+
+        Raises:
+            SettingError: The two cannot be compared.
+        """
+        return super().forward(s_feature, t_feature.detach())
+
+    def check_shapes(self, s_feature: tuple[int, ...], t_feature: tuple[int, ...]) -> None:
+        """Refuse logits of different classes, given their shapes without the batch.
+
+        Raises:
+            SettingError: They differ.
+        """
+        if tuple(s_feature) != tuple(t_feature) or len(s_feature) != 1:
+            raise SettingError(
+                f'{type(self).__name__} compares logits of the same classes; the student has {tuple(s_feature)}, the '
+                f'teacher {tuple(t_feature)}. Use a teacher of the same classes.'
+            )
+
+
+class LabelledLogitLoss(LogitLoss):
+    """Loss between logits that also reads the class of each image.
+
+    A subclass implements ``compare(student, teacher, labels)``. A ``FeatureDistiller`` hands over the labels of the
+    batch.
+    """
+
+    reads_labels = True
+
+    def forward(self, s_feature: Tensor, t_feature: Tensor, gt_labels: Tensor) -> Tensor:
+        """Compute the loss of a batch, a scalar.
+
+        Args:
+            s_feature: The student's logits, ``B x C``.
+            t_feature: The teacher's logits of the same images.
+            gt_labels: The class of each image, integers, ``B``.
+
+        Raises:
+            SettingError: The logits cannot be compared, or there is not one label for each image.
+        """
+        self._check(s_feature, t_feature)
+        if gt_labels.shape != s_feature.shape[:1] or gt_labels.is_floating_point():
+            raise SettingError(
+                f'{type(self).__name__}: gt_labels must be one class, an integer, for each of {len(s_feature)} images; '
+                f'found {tuple(gt_labels.shape)} of {gt_labels.dtype}. Images with several labels are not supported.'
+            )
+        with full_precision(s_feature, t_feature.detach()) as (student, teacher):
+            return self.loss_weight * self.compare(student, teacher, gt_labels)
+
+    def compare(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
+        """Compute the loss without its weight, a scalar, of logits ``B x C`` and the class of each image, ``B``."""
+        raise NotImplementedError
+
+
 class MemoryLoss(FeatureLoss):
     """Loss between two embeddings ``B x embed_dims`` and a memory of other images' embeddings."""
 

@@ -58,6 +58,21 @@ def kd(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
     return temperature**2 * F.kl_div(log_p, log_q, reduction='batchmean', log_target=True)
 
 
+def standardized(logits: Tensor) -> Tensor:
+    """Standardise the logits of each image (logit standardisation, arXiv 2403.01427): mean 0, deviation 1.
+
+    As released (sunshangquan/logit-standardization-KD), the deviation is that of a sample, with ``C - 1``, and ``1e-7``
+    is added to it. The paper has ``C``.
+
+    Args:
+        logits: Logits, ``B x C``. The gradient flows through their mean and deviation, too.
+
+    Returns:
+        The standardised logits.
+    """
+    return (logits - logits.mean(dim=1, keepdim=True)) / (1e-7 + logits.std(dim=1, keepdim=True))
+
+
 def unit_vectors(vectors: Tensor, dim: int = 1) -> Tensor:
     """Divide the vectors along a dimension by their lengths; a NaN or an infinity makes its vector NaN.
 

@@ -324,7 +324,7 @@ def test_losses_of_mmrazors_own_arguments_count_too(algorithm: Callable, batch: 
 
 def test_stages_that_nothing_starts_are_refused(algorithm: Callable, batch: Callable) -> None:
     model = algorithm({'it': remembering(stage='initial', features='pooled')}, initial_epochs=1)
-    with pytest.raises(SettingError, match='InitialStageHook'):
+    with pytest.raises(SettingError, match='LossScheduleHook'):
         model.loss(*batch(3))
 
 

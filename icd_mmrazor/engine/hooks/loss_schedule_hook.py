@@ -1,5 +1,6 @@
-"""The initial stage of distillers that train in two."""
+"""Losses of a distillation that change during the training."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -8,24 +9,32 @@ from mmengine.runner import Runner
 
 from icd_mmrazor.engine.runs import counts_iterations, model_of
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.distillers.mixed_distiller import plain_distillers
+from icd_mmrazor.models.distillers.weight_schedule import WeightSchedule
 
 # in the message hub, which is resumed
 STAGE = 'distiller_stage'
 
 
 @HOOKS.register_module()
-class InitialStageHook(Hook):
-    """Run the initial stage of a distiller that has one (AB, FT, FSP), then its main stage with a fresh optimizer.
+# its name before weights could change, which stored configs have
+@HOOKS.register_module(name='InitialStageHook')
+class LossScheduleHook(Hook):
+    """Change the losses of a distillation over time: its initial stage (AB, FT, FSP), weights with a schedule.
 
-    The epochs of both stages are counted together: ``train_cfg.max_epochs`` is their sum, and a schedule of the main
-    stage has ``begin`` at the end of the initial one.
+    The initial stage of a distiller that has one comes first, and then its main stage with a fresh optimizer. The
+    epochs of both stages are counted together: ``train_cfg.max_epochs`` is their sum, and a schedule of the main stage
+    has ``begin`` at the end of the initial one.
+
+    A ``weight_schedule`` of a loss counts epochs or iterations from the start of the main stage.
 
     Raises:
-        SettingError: The training counts iterations, or no epoch would be left for the main stage.
+        SettingError: The training counts iterations and something counts epochs, or no epoch would be left for the
+            main stage.
 
     Config example::
 
-        default_hooks=dict(initial_stage=dict(type='InitialStageHook'))
+        default_hooks=dict(loss_schedule=dict(type='LossScheduleHook'))
     """
 
     # before the hooks that report
@@ -33,7 +42,7 @@ class InitialStageHook(Hook):
     changes_training = True
 
     def before_train(self, runner: Runner) -> None:
-        """Check that there is a main stage."""
+        """Check that there is a main stage, and that what counts epochs can."""
         epochs = getattr(_distiller(runner), 'initial_epochs', 0)
         if epochs and counts_iterations(runner):
             raise SettingError(
@@ -45,6 +54,22 @@ class InitialStageHook(Hook):
                 f'train_cfg.max_epochs={runner.max_epochs} leaves no epoch for the main stage: '
                 f'model.distiller.initial_epochs={epochs} count, too. Raise the one or lower the other.'
             )
+
+        by_epoch = [name for name, schedule in _schedules(runner) if schedule.by_epoch]
+        if by_epoch and counts_iterations(runner):
+            raise SettingError(
+                f'train_cfg counts iterations, but the weight_schedule of {", ".join(by_epoch)} counts epochs. Set its '
+                'by_epoch=False, with begin and end in iterations.'
+            )
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        """Set the weights that have a schedule."""
+        distiller = _distiller(runner)
+        if not hasattr(distiller, 'set_progress'):
+            return
+        epochs = getattr(distiller, 'initial_epochs', 0)
+        iterations = epochs * len(runner.train_dataloader) if epochs else 0
+        distiller.set_progress(max(0, runner.epoch - epochs), max(0, runner.iter - iterations))
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Set the stage; start the main one without the momentum of the initial one."""
@@ -70,6 +95,13 @@ class InitialStageHook(Hook):
             # mmengine's schedules keep the rate that a run starts with under this name
             group.setdefault('initial_lr', group['lr'])
             group['lr'] = distiller.initial_lr if stage == 'initial' else group['initial_lr']
+
+
+def _schedules(runner: Runner) -> Iterator[tuple[str, WeightSchedule]]:
+    """Yield the schedules of the losses, by their names."""
+    for distiller in plain_distillers(_distiller(runner)):
+        for name, weight in getattr(distiller, 'scheduled_weights', {}).items():
+            yield name, weight.schedule
 
 
 def _distiller(runner: Runner) -> Any:

@@ -1,0 +1,49 @@
+"""What losses take of a batch, as mmrazor's ``loss_forward_mappings`` names it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.networks.features import Point
+
+Mappings = dict[str, dict[str, Any]]
+
+
+def record_of(recorder: str, network: str, point: Point) -> dict[str, Any]:
+    """Return what a loss takes of a recorder that records a place in a network."""
+    return dict(
+        recorder=recorder,
+        from_student=network == 'student',
+        record_idx=point.record_idx,
+        data_idx=point.data_idx,
+        layout=point.layout,
+    )
+
+
+def records_of(mapping: Mapping[str, Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Yield what a loss takes, one by one where an argument gets a list of several."""
+    for record in mapping.values():
+        yield from record.get('records', (record,))
+
+
+def join_own(owner: str, own: Mappings, staged: Mapping[str, Mappings], check: Callable[[], None]) -> None:
+    """Add the mappings that a user wrote to those of the main stage.
+
+    Args:
+        owner: Who has them, for messages.
+        own: Those of the user.
+        staged: The mappings of each stage.
+        check: Checks those of the user as mmrazor does.
+
+    Raises:
+        SettingError: They are invalid, or one has the name of a loss in ``losses``.
+    """
+    try:
+        check()
+    except (AssertionError, TypeError) as error:
+        reason = ' '.join(str(error).split())
+        raise SettingError(f'{owner}: loss_forward_mappings: {reason}') from error
+    if twice := [name for name in own if any(name in each for each in staged.values())]:
+        names = f'{", ".join(twice)} in loss_forward_mappings'
+        raise SettingError(f'{owner}: {names} is the name of a loss in losses. Rename yours.')
+    staged['main'].update(own)
