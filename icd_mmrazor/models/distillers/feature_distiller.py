@@ -279,8 +279,7 @@ class FeatureDistiller(ConfigurableDistiller):
         }
         manager = getattr(self, f'{network}_recorders')
         if twice := sorted({*recorders} & {*manager.recorders}):
-            names = f'{", ".join(twice)} in {network}_recorders'
-            raise SettingError(f'{type(self).__name__}: {names} is the name of a feature. Rename yours.')
+            raise SettingError(f'{", ".join(twice)} in {network}_recorders is the name of a feature. Rename yours.')
         manager.recorders.update(RecorderManager(recorders).recorders)
         manager.initialize(features.model)
 
