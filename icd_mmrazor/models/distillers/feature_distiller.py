@@ -27,7 +27,7 @@ from icd_mmrazor.models.distillers.feature_terms import (
 from icd_mmrazor.models.distillers.loss_mappings import join_own, record_of, records_of
 from icd_mmrazor.models.distillers.named_features import AUTO, OF_CLASSIFIER, NamedFeatures
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
-from icd_mmrazor.models.distillers.term_losses import build_for, given_by, loss_of, shapes_of
+from icd_mmrazor.models.distillers.term_losses import build_for, given_by, logged_terms, loss_of, shapes_of
 from icd_mmrazor.models.distillers.weight_schedule import ScheduledWeight
 from icd_mmrazor.models.losses.functional import standardized
 from icd_mmrazor.models.networks.ensemble import TeacherEnsemble
@@ -57,9 +57,10 @@ class FeatureDistiller(ConfigurableDistiller):
 
     A connector or a loss whose constructor has ``student_shape`` or ``teacher_shape`` is given them (``C x H x W``, or
     ``C``), and one that has ``teacher_classifier`` the teacher's linear layer, which it must not register; a connector
-    that has ``in_features`` is given its width. A loss with a method ``check_shapes`` may refuse the
-    shapes of its arguments. A loss whose ``forward`` has ``gt_labels`` is given the class of each image, and one that
-    has ``data_samples`` those of the batch, one per image or one for all.
+    that has ``in_features`` is given its width. A loss with a method ``check_shapes`` may refuse the shapes of its
+    arguments, one with ``set_progress`` is told the epoch and iteration, and what it has in ``terms`` is logged. A loss
+    whose ``forward`` has ``gt_labels`` is given the class of each image, and one that has ``data_samples`` those of the
+    batch, one per image or one for all.
 
     Losses of the stage ``initial`` count in the first ``initial_epochs`` epochs, without the task; those of ``main``
     after them. ``LossScheduleHook`` sets the stage, and weights that change over time.
@@ -302,16 +303,15 @@ class FeatureDistiller(ConfigurableDistiller):
                 'set_stage() and set_progress() in a loop of your own.'
             )
         losses = super().compute_distill_losses()
-        for name, weight in self.scheduled_weights.items():
-            if name in losses:
-                losses[name] = weight(losses[name])
-        return losses
+        losses |= {name: weight(losses[name]) for name, weight in self.scheduled_weights.items() if name in losses}
+        return losses | logged_terms({name: self.distill_losses[name] for name in losses})
 
     def set_progress(self, epoch: int, iteration: int) -> None:
-        """Set the weights that change over time to those of an epoch and iteration, both counted from 0."""
+        """Set what changes over time, weights and losses, to an epoch and iteration, both counted from 0."""
         self.progress_is_known = True
-        for weight in self.scheduled_weights.values():
-            weight.set_progress(epoch, iteration)
+        for part in (*self.scheduled_weights.values(), *self.distill_losses.values()):
+            if hasattr(part, 'set_progress'):
+                part.set_progress(epoch, iteration)
 
     def set_stage(self, stage: str) -> None:
         """Let the losses of a stage count, ``'initial'`` or ``'main'``."""

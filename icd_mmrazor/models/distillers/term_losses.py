@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmrazor.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError
@@ -83,3 +83,15 @@ def loss_of(
     if hasattr(loss, 'check_shapes'):
         loss.check_shapes(**shapes)
     return loss
+
+
+def logged_terms(losses: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return what losses have in ``terms`` after a forward pass, for the log: ``icd_tau`` of ``loss_icd``.
+
+    mmengine adds up everything with "loss" in its name, so these names have none.
+    """
+    return {
+        f'{name.replace("loss", "").strip("_")}_{term}': value
+        for name, loss in losses.items()
+        for term, value in getattr(loss, 'terms', {}).items()
+    }

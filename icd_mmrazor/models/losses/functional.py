@@ -43,19 +43,64 @@ def icd(
     return contrastive, invariance
 
 
-def kd(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
+def kd(student: Tensor, teacher: Tensor, temperature: Tensor | float = 4.0) -> Tensor:
     """Compute knowledge distillation (KD, arXiv 1503.02531): the divergence of softened predictions.
 
     Args:
         student: The student's logits, ``B x C``.
         teacher: The teacher's logits; they get no gradient.
-        temperature: Divides the logits; its square multiplies the loss.
+        temperature: Divides the logits; its square multiplies the loss. It gets a gradient if it is a tensor.
 
     Returns:
         The mean over the images, a scalar.
     """
-    log_p, log_q = ((logits / temperature).log_softmax(dim=1) for logits in (student, teacher.detach()))
-    return temperature**2 * F.kl_div(log_p, log_q, reduction='batchmean', log_target=True)
+    return temperature**2 * softmax_divergence(student / temperature, teacher.detach() / temperature)
+
+
+def dkd(
+    student: Tensor, teacher: Tensor, labels: Tensor, alpha: float, beta: float, tau: Tensor | float = 4.0
+) -> Tensor:
+    """Compute decoupled knowledge distillation (DKD, arXiv 2203.08679).
+
+    Args:
+        student: The student's logits, ``B x C``.
+        teacher: The teacher's logits; they get no gradient.
+        labels: The class of each image, ``B``.
+        alpha: Weight of the divergence between the probabilities of the label's class and of all others together.
+        beta: Weight of the divergence between the probabilities among the other classes.
+        tau: Temperature, which divides the logits; its square multiplies the loss. It gets a gradient if it is a
+            tensor.
+
+    Returns:
+        The mean over the images, a scalar.
+    """
+    s_target, s_others = decoupled(student / tau, labels)
+    t_target, t_others = decoupled(teacher.detach() / tau, labels)
+    return tau**2 * (alpha * softmax_divergence(s_target, t_target) + beta * softmax_divergence(s_others, t_others))
+
+
+def decoupled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Split logits at the class of each image.
+
+    Args:
+        logits: Logits, ``B x C``.
+        labels: The class of each image, ``B``.
+
+    Returns:
+        Logits of the label's class against all others together, ``B x 2``, and those of the others, ``B x (C - 1)``.
+    """
+    labels = labels.long()[:, None]
+    # the same for a softmax; the sum of powers would be lost in large logits
+    logits = logits - logits.detach().amax(dim=1, keepdim=True)
+    others = torch.arange(logits.shape[1] - 1, device=logits.device)
+    rest = logits.gather(1, others + (others >= labels))
+    return torch.cat([logits.gather(1, labels), rest.logsumexp(1, keepdim=True)], dim=1), rest
+
+
+def softmax_divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """Compute ``KL(softmax(teacher) || softmax(student))`` of logits ``B x C``, the mean over the images."""
+    log_q, log_p = student.log_softmax(dim=1), teacher.log_softmax(dim=1)
+    return F.kl_div(log_q, log_p, reduction='batchmean', log_target=True)
 
 
 def standardized(logits: Tensor) -> Tensor:

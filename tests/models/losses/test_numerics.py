@@ -20,7 +20,10 @@ from torch import Tensor, nn
 
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.losses import ComparativeLoss, ContrastiveRepresentationLoss, FeatureLoss, ICDLoss
+from icd_mmrazor.models.losses.abkd_loss import ABKDLoss
+from icd_mmrazor.models.losses.ctkd_loss import CTKDLoss
 from icd_mmrazor.models.losses.functional import kd, unit_vectors
+from icd_mmrazor.models.losses.ttm_loss import TTMLoss
 
 # arguments of constructors, where a loss has them
 SMALL = dict(teacher_shape=(3,), embed_dims=6, memory_size=12, num_negatives=4, num_samples=12)
@@ -34,12 +37,17 @@ class OfOnePair(nn.Module):
         self.loss = loss
         if isinstance(loss, ContrastiveRepresentationLoss):
             loss.normalisers.fill_(loss.num_samples)  # the first batch sets them, without gradients
+        if isinstance(loss, CTKDLoss):
+            loss.set_progress(epoch=0, iteration=0)
+            loss.factor.fill_(1.0)  # theta gets another gradient than that of the value, on purpose
 
     def forward(self, s: Tensor, t: Tensor) -> Tensor:
-        loss = copy.deepcopy(self.loss) if list(self.loss.buffers()) else self.loss
+        # a memory is a buffer that is in checkpoints
+        memories = {*self.loss.state_dict()} - {name for name, _ in self.loss.named_parameters()}
+        loss = copy.deepcopy(self.loss) if memories else self.loss
         parameters = inspect.signature(loss.forward).parameters
         samples = [DataSample(metainfo=dict(sample_idx=i)).set_gt_label(i % 3) for i in range(len(s))]
-        given: dict = dict(data_samples=samples)
+        given: dict = dict(data_samples=samples, gt_labels=torch.arange(len(s)) % 3)
         given['negatives'] = torch.tensor([[7, 8, 9, 11]] * len(s))
         # a loss of several features per network gets another one, too
         features = [name for name in parameters if name not in given]
@@ -77,6 +85,9 @@ OURS = {cls.__name__: (functools.partial(built, cls), *shapes_of(cls)) for cls i
 OURS['ICDLoss, contrastive alone'] = (functools.partial(built, ICDLoss, alpha=0), *VECTORS)
 OURS['CKD, teacher alone'] = (functools.partial(built, ComparativeLoss, label_weight=0), *VECTORS)
 OURS['CKD, KL'] = (functools.partial(built, ComparativeLoss, distance='kl'), *VECTORS)
+OURS['WTTM'] = (functools.partial(built, TTMLoss, weighted=True), *VECTORS)
+for alpha, beta in ((1, 0), (0, 1), (0, 0)):
+    OURS[f'ABKD, {alpha} and {beta}'] = (functools.partial(built, ABKDLoss, alpha=alpha, beta=beta), *VECTORS)
 OURS['kd'] = (lambda: Function(kd), *VECTORS)
 
 
@@ -193,6 +204,9 @@ DIFFERENCES = [
     'L2Loss',
     'kd',
     'CKD, teacher alone',
+    'CTKDLoss',
+    'CTKDDKDLoss',
+    *(name for name in OURS if name.startswith('ABKD')),
     *(f'{name}Loss' for name in ('SP', 'CC', 'RKD', 'PKT', 'NST', 'FSP')),
 ]
 
@@ -273,6 +287,9 @@ SMOOTH = [
     'ContrastiveRepresentationLoss',
     'ComparativeLoss',
     'CKD, KL',
+    'WTTM',
+    *(f'{name}Loss' for name in ('ABDKD', 'CTKD', 'CTKDDKD', 'OFA', 'TTM')),
+    *(name for name in OURS if name.startswith('ABKD')),
     *(f'{name}Loss' for name in ('FSP', 'NST', 'PKT', 'RRD', 'SP', 'VID')),
 ]
 
