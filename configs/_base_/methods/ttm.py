@@ -18,7 +18,7 @@ To soften is to raise the probabilities to the power $\gamma$, the transform in 
 - No square of the temperature multiplies the loss, which explains the large weights. Cross-entropy has weight 1.
 - $\gamma$ and the weight are those of the authors for each pair ([arXiv 2402.11148](https://arxiv.org/abs/2402.11148), tables 8 to 10; code: zkxufo/TTM, commit fe457b3). `train.py` chooses them by the pair:
 
-| pair | $\gamma$ | weight |
+| teacher and student | $\gamma$ | weight |
 |---|---:|---:|
 | `res32x4_res8x4`, and where nothing else is known | 0.1 | 100 |
 | `wrn40-2_wrn16-2` | 0.1 | 101 |

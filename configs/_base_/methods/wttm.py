@@ -16,7 +16,7 @@ $$L_\text{WTTM} = \frac1B \sum_{i=1}^{B} U_i \, \mathrm{KL}(p_i \Vert q_i), \qqu
 - No square of the temperature multiplies the loss. $U$ is large, about 46 for $\gamma = 0.1$ and 100 classes, so the weights of the loss are smaller than those of TTM. Cross-entropy has weight 1.
 - $\gamma$ and the weight are those of the authors for each pair ([arXiv 2402.11148](https://arxiv.org/abs/2402.11148), tables 8 to 10; code: zkxufo/TTM, commit fe457b3). `train.py` chooses them by the pair:
 
-| pair | $\gamma$ | weight |
+| teacher and student | $\gamma$ | weight |
 |---|---:|---:|
 | `res32x4_res8x4`, `wrn40-2_wrn40-1`, and where nothing else is known | 0.1 | 3 |
 | `wrn40-2_wrn16-2` | 0.1 | 4 |

@@ -90,8 +90,8 @@ def logged_terms(losses: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 
     mmengine adds up everything with "loss" in its name, so these names have none.
     """
-    return {
-        f'{name.replace("loss", "").strip("_")}_{term}': value
-        for name, loss in losses.items()
-        for term, value in getattr(loss, 'terms', {}).items()
-    }
+    terms = {}
+    for name, loss in losses.items():
+        words = [word for word in name.replace('loss', '').split('_') if word]
+        terms.update({'_'.join([*words, term]): value for term, value in getattr(loss, 'terms', {}).items()})
+    return terms

@@ -24,7 +24,7 @@ class ABKDLoss(LogitLoss):
 
     ``alpha=1, beta=0`` is ``KL(p || q)``, ``alpha=0, beta=1`` is ``KL(q || p)``, and ``alpha=beta=0.5`` four times the
     squared Hellinger distance. As released (ghwang-s/abkd, commit df81318), no square of the temperature multiplies the
-    loss. The variants of the release for the classification are settings of this loss:
+    loss. Two of its variants in the release are settings of this loss:
 
     * ABLSD, with logit standardisation, has ``tau ** 2``: multiply ``loss_weight`` by it, and set ``standardize=True``
       in the entry of ``losses``;

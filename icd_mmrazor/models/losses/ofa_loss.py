@@ -25,6 +25,8 @@ class OFALoss(LabelledLogitLoss):
     This is one part of OFA-KD. In full, each of four stages of the student gets a head of its own, and the same loss
     between the logits of that head and those of the teacher.
 
+    A ``FeatureDistiller`` takes a mixed image (Mixup) for one of the class with the highest score.
+
     Args:
         eps: Power of the target, ``> 0``.
         tau: Temperature, which divides the logits.
@@ -32,8 +34,6 @@ class OFALoss(LabelledLogitLoss):
 
     Raises:
         SettingError: A setting is out of range, or an image has no label.
-
-    Mixed images count as images of the class with the highest score.
 
     Config example::
 
