@@ -27,18 +27,19 @@ $$\lambda(e) = \tfrac12 \left( 1 - \cos \left( \pi \min(e / E, 1) \right) \right
 **On DKD.** The authors also use the learned temperature for DKD, with weights 1 for cross-entropy, 1 for DKD's first part and 2 for its second:
 
 ```python
-distiller=dict(
+distiller = dict(
     type='FeatureDistiller',
-    losses=dict(ctkd=dict(loss=dict(type='CTKDDKDLoss', alpha=1.0, beta=2.0), features='logits')))
+    losses=dict(ctkd=dict(loss=dict(type='CTKDDKDLoss', alpha=1.0, beta=2.0), features='logits')),
+)
 ```
 
-In current versions of torch, their code gives a NaN for the gradient of $\theta$ there. It masks the logit of the label's class; here that class is left out, which has the gradients that their version of torch gave.
+In current versions of torch, their code gives a NaN for the gradient of $\theta$ there. It masks the logit of the label's class; here that class is left out.
 
 ## When to choose it
 
 - When the temperature of KD would have to be tuned and there is no time for it. It needs logits of the same classes, no labels, and costs next to nothing.
 - `LossScheduleHook`, one of the default hooks, tells the loss the epoch. Without it, training stops with an error. A training that counts iterations is refused.
-- In trainings much shorter than 240 epochs, set `model.distiller.losses.ctkd.loss.ramp_epochs` in proportion. Otherwise the temperature is hardly trained at all.
+- In trainings much shorter than 240 epochs, set `model.distiller.losses.ctkd.loss.ramp_epochs` in proportion. Otherwise the temperature is trained at less than its full strength for much of the run.
 
 ```bibtex
 @inproceedings{li2023curriculum,
