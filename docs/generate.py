@@ -251,8 +251,8 @@ def method_table(root: Path, folder: Path) -> str:
 
 def needs_table(root: Path) -> str:
     """Return the table ``needs``: what each method needs of networks and images, by its config and its losses."""
-    columns = ('pooled', 'logits', 'maps', 'preactivations', 'labels', 'positions')
-    names = ('pooled feature', 'logits', 'maps', 'pre-activations', 'labels', 'positions')
+    columns = ('pooled', 'logits', 'maps', 'preactivations', 'blocks', 'labels', 'positions')
+    names = ('pooled feature', 'logits', 'maps', 'pre-activations', 'blocks', 'labels', 'positions')
     rows = []
     for method in methods(root):
         needs = recipes.needs_of(method.name)

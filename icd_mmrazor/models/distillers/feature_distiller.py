@@ -47,13 +47,14 @@ class FeatureDistiller(ConfigurableDistiller):
       stages has four groups of blocks, whose tokens lie in maps;
     * ``tokens1``, ..., ``patch_tokens``: the same as tokens, ``N x C``; ``class_token``;
     * ``preactivation1``, ...: the maps of the stages before their last activation;
+    * ``block1``, ...: the outputs of all residual blocks, of all units (MobileNet), or of all blocks of a transformer;
     * ``pooled``: the input of the classifying layer; ``logits``: its output; ``distillation_logits``: those of the
       student's distillation token (DeiT), or ``logits`` if it has none;
     * of one of several teachers (``FrozenTeacherDistill.teachers``): ``0.pooled``, ``1.logits``, which is compared with
       the student's feature without the number; their combined ``logits``;
-    * for a loss on each of several: ``maps``, ``tokens`` and ``preactivations`` (of the stages), ``consecutive_maps``
-      (each map with the next, starting with the stem's). If one network has more stages, those of them that lie at
-      equal distances are compared, the last one with the last one.
+    * for a loss on each of several: ``maps``, ``tokens`` and ``preactivations`` (of the stages), ``blocks``, and
+      ``consecutive_maps`` (each map with the next, from the stem's on). If one network has more, those of them that lie
+      at equal distances are compared, the last one with the last one.
 
     A connector or a loss whose constructor has ``student_shape`` or ``teacher_shape`` is given them (``C x H x W``, or
     ``C``), and one that has ``teacher_classifier`` the teacher's linear layer, which it must not register; a connector

@@ -143,14 +143,17 @@ def full_precision(*features: Tensor) -> Iterator[list[Tensor]]:
 def pool_to_smaller(*maps: Tensor) -> list[Tensor]:
     """Average maps ``B x C x H x W`` to the smallest height and width among them."""
     size = min(m.shape[2] for m in maps), min(m.shape[3] for m in maps)
-    return [_pooled(m, size) for m in maps]
+    return [average_to(m, size) for m in maps]
 
 
-def _pooled(feature: Tensor, size: tuple[int, int]) -> Tensor:
-    height, width = feature.shape[2:]
-    if (height, width) == size:
-        return feature
+def average_to(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Average maps ``B x C x H x W`` to a height and width, as ``adaptive_avg_pool2d`` does; a larger size repeats."""
+    height, width = maps.shape[2:]
+    if (height, width) == tuple(size):
+        return maps
+    # same values, and their gradients are deterministic on a GPU
     if height % size[0] == 0 and width % size[1] == 0:
-        # same values, and its gradient is deterministic on a GPU
-        return F.avg_pool2d(feature, (height // size[0], width // size[1]))
-    return F.adaptive_avg_pool2d(feature, size)
+        return F.avg_pool2d(maps, (height // size[0], width // size[1]))
+    if size[0] % height == 0 and size[1] % width == 0:
+        return F.interpolate(maps, size, mode='nearest')
+    return F.adaptive_avg_pool2d(maps, size)
