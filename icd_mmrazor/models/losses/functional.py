@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SHORTEST = 1e-12
+# rounding errors of a mean, in units of the last place
+ROUNDING = 16
 
 
 def icd(
@@ -55,14 +57,76 @@ def kd(student: Tensor, teacher: Tensor, temperature: float = 4.0) -> Tensor:
         The mean over the images, a scalar.
     """
     log_p, log_q = ((logits / temperature).log_softmax(dim=1) for logits in (student, teacher.detach()))
-    return temperature**2 * F.kl_div(log_p, log_q, reduction='batchmean', log_target=True)
+    return temperature**2 * divergence(log_p, log_q)
+
+
+def dkd(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    temperature: Tensor | float = 4.0,
+) -> Tensor:
+    """Compute decoupled knowledge distillation (DKD, arXiv 2203.08679).
+
+    Args:
+        student: The student's logits, ``B x C``.
+        teacher: The teacher's logits; they get no gradient.
+        labels: The class of each image, ``B``.
+        alpha: Weight of the divergence of the label's class against all others together.
+        beta: Weight of the divergence among the other classes.
+        temperature: Divides the logits; its square multiplies the loss.
+
+    Returns:
+        The mean over the images, a scalar.
+    """
+    student, teacher = (logits / temperature for logits in (student, teacher.detach()))
+    target = divergence(*(one_against_rest(logits, labels) for logits in (student, teacher)))
+    label = is_class(labels, student)
+    others = divergence(*(without(logits, label).log_softmax(dim=1) for logits in (student, teacher)))
+    return temperature**2 * (alpha * target + beta * others)
+
+
+def divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """Compute ``KL(teacher || student)`` of log-probabilities, rows of classes: the mean over the rows."""
+    return F.kl_div(student, teacher, reduction='batchmean', log_target=True)
+
+
+def one_against_rest(logits: Tensor, classes: Tensor) -> Tensor:
+    """Compute the log-probabilities of a class of each image and of all others together.
+
+    Args:
+        logits: Logits, ``B x C``.
+        classes: The class of each image, ``B``.
+
+    Returns:
+        ``B x 2``. No probability is formed before the logarithm, so the sum of the others cannot become 0.
+    """
+    chosen = logits.gather(1, classes[:, None])
+    rest = without(logits, is_class(classes, logits)).logsumexp(dim=1, keepdim=True)
+    return torch.cat([chosen, rest], dim=1).log_softmax(dim=1)
+
+
+def is_class(classes: Tensor, logits: Tensor) -> Tensor:
+    """Return a mask ``B x C`` like the logits that is true at the class of each image, ``B``."""
+    return classes[:, None] == torch.arange(logits.shape[1], device=logits.device)
+
+
+def without(logits: Tensor, excluded: Tensor) -> Tensor:
+    """Replace logits so that a softmax gives them the probability 0 and no gradient.
+
+    The number is finite, so that the divergence of two probabilities of 0 is 0, and where everything is excluded, too.
+    """
+    return logits.masked_fill(excluded, torch.finfo(logits.dtype).min / 2)
 
 
 def standardized(logits: Tensor) -> Tensor:
     """Standardise the logits of each image (logit standardisation, arXiv 2403.01427): mean 0, deviation 1.
 
     As released (sunshangquan/logit-standardization-KD), the deviation is that of a sample, with ``C - 1``, and ``1e-7``
-    is added to it. The paper has ``C``.
+    is added to it. The paper has ``C``. Equal logits, up to rounding errors, become 0 and get no gradient; the release
+    multiplies their gradient by ``1e7``.
 
     Args:
         logits: Logits, ``B x C``. The gradient flows through their mean and deviation, too.
@@ -70,7 +134,18 @@ def standardized(logits: Tensor) -> Tensor:
     Returns:
         The standardised logits.
     """
-    return (logits - logits.mean(dim=1, keepdim=True)) / (1e-7 + logits.std(dim=1, keepdim=True))
+    return centred(logits, SHORTEST) / (1e-7 + logits.std(dim=1, keepdim=True))
+
+
+def centred(rows: Tensor, smallest: float = 0.0) -> Tensor:
+    """Subtract the mean of each row; a row of equal numbers becomes 0 and gets no gradient.
+
+    Numbers count as equal if their differences are rounding errors, or not greater than ``smallest``.
+    """
+    differences = rows - rows.mean(dim=1, keepdim=True)
+    rounding = ROUNDING * torch.finfo(rows.dtype).eps * rows.detach().abs().amax(dim=1, keepdim=True)
+    equal = differences.detach().abs().amax(dim=1, keepdim=True) <= rounding.clamp(min=smallest)
+    return differences.masked_fill(equal, 0.0)
 
 
 def unit_vectors(vectors: Tensor, dim: int = 1) -> Tensor:
