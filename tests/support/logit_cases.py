@@ -8,7 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import DATA
+from mmengine.config import ConfigDict
 from torch import Tensor
+
+from icd_mmrazor import recipes
 
 # of the loss: relative, absolute; of a gradient: relative, absolute, as a share of its largest entry
 TOLERANCES = {torch.float64: (1e-9, 1e-12, 1e-9, 1e-12, 0.0), torch.float32: (5e-5, 1e-5, 0.0, 1e-6, 5e-6)}
@@ -50,6 +53,11 @@ class Case:
     def check_total(self, weighted: Tensor) -> None:
         """Compare the weighted loss, added to the weighted cross-entropy, with the published objective."""
         self.check(self['ce_weight'] * F.cross_entropy(self.student, self.labels) + weighted, 'total')
+
+
+def on_pair(method: str, pair: str) -> ConfigDict:
+    """Return the config of a method's distiller with the settings of its authors for a pair."""
+    return ConfigDict(recipes.compose_distiller([method], pair=pair))
 
 
 def random_logits(dtype: torch.dtype, images: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,7 +6,7 @@ import statistics
 import pytest
 import torch
 from helpers import shipped
-from logit_cases import DTYPES, Case, cases, random_logits, rows, softmax
+from logit_cases import DTYPES, Case, cases, on_pair, random_logits, rows, softmax
 from mmrazor.models.losses import DISTLoss
 from torch import Tensor
 
@@ -112,5 +112,5 @@ def test_logits_that_cannot_be_compared_are_refused(shapes: tuple) -> None:
 def test_the_settings_of_the_authors() -> None:
     entry = shipped('_base_/methods/dist.py').dist.losses.dist
     assert (entry.loss.tau, entry.loss.loss_weight) == (4.0, 2.0)
-    assert recipes.compose('resnet34_resnet18_in1k', ['dist']).model.distiller.losses.dist.loss.tau == 1.0
+    assert on_pair('dist', 'resnet34_resnet18_in1k').losses.dist.loss.tau == 1.0
     assert recipes.needs_of('dist') == {'logits'}

@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 from helpers import shipped
-from logit_cases import DTYPES, Case, cases, golden, kl, random_logits, rows, softmax, split
+from logit_cases import DTYPES, Case, cases, golden, kl, on_pair, random_logits, rows, softmax, split
 from mmrazor.models.losses import DKDLoss
 from torch import Tensor
 
@@ -138,7 +138,7 @@ def test_the_warm_up_of_the_authors() -> None:
     ],
 )
 def test_the_settings_of_the_authors(pair: str, settings: tuple, warms_up: bool) -> None:
-    entry = recipes.compose(pair, ['dkd']).model.distiller.losses.dkd
+    entry = on_pair('dkd', pair).losses.dkd
     assert (entry.loss.tau, entry.loss.alpha, entry.loss.beta) == settings
     assert bool(entry.get('weight_schedule')) == warms_up
     assert recipes.needs_of('dkd') == {'logits', 'labels'}

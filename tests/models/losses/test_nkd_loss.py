@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from helpers import shipped
-from logit_cases import DTYPES, Case, cases, random_logits, rows, softmax
+from logit_cases import DTYPES, Case, cases, on_pair, random_logits, rows, softmax
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
@@ -87,6 +87,6 @@ def test_scores_are_not_labels_in_a_plain_loop() -> None:
 def test_the_settings_of_the_authors() -> None:
     entry = shipped('_base_/methods/nkd.py').nkd.losses.nkd
     assert (entry.loss.tau, entry.loss.gamma) == (3.0, 3.5)
-    entry = recipes.compose('resnet34_resnet18_in1k', ['nkd']).model.distiller.losses.nkd
+    entry = on_pair('nkd', 'resnet34_resnet18_in1k').losses.nkd
     assert (entry.loss.tau, entry.loss.gamma) == (1.0, 1.5)
     assert recipes.needs_of('nkd') == {'logits', 'labels', 'scores'}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from helpers import shipped
-from logit_cases import DTYPES, Case, cases, kl, random_logits, rows, softmax, split
+from logit_cases import DTYPES, Case, cases, kl, on_pair, random_logits, rows, softmax, split
 from torch import Tensor
 
 from icd_mmrazor import recipes
@@ -113,7 +113,7 @@ def test_bad_settings_are_refused(settings: dict, message: str) -> None:
 def test_the_settings_of_the_authors() -> None:
     loss = shipped('_base_/methods/rld.py').rld.losses.rld.loss
     assert (loss.tau, loss.confidence_tau, loss.alpha, loss.beta) == (4.0, 1.0, 1.0, 8.0)
-    entry = recipes.compose('resnet34_resnet18_in1k', ['rld']).model.distiller.losses.rld
+    entry = on_pair('rld', 'resnet34_resnet18_in1k').losses.rld
     assert (entry.loss.tau, entry.loss.confidence_tau, entry.loss.alpha, entry.loss.beta) == (1.0, 1.0, 1.0, 0.5)
     assert entry.weight_schedule is None
     assert recipes.needs_of('rld') == {'logits', 'labels'}

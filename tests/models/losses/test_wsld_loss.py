@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from helpers import shipped
-from logit_cases import DTYPES, Case, cases, random_logits, rows, softmax
+from logit_cases import DTYPES, Case, cases, on_pair, random_logits, rows, softmax
 from mmrazor.models.losses import WSLD
 from torch import Tensor
 
@@ -89,6 +89,6 @@ def test_labels_that_are_not_one_class_for_each_image_are_refused(labels: list) 
 def test_the_settings_of_the_authors() -> None:
     loss = shipped('_base_/methods/wsld.py').wsld.losses.wsld.loss
     assert (loss.tau, loss.loss_weight) == (4.0, 2.25)
-    loss = recipes.compose('resnet34_resnet18_in1k', ['wsld']).model.distiller.losses.wsld.loss
+    loss = on_pair('wsld', 'resnet34_resnet18_in1k').losses.wsld.loss
     assert (loss.tau, loss.loss_weight) == (2.0, 2.5)
     assert recipes.needs_of('wsld') == {'logits', 'labels'}
