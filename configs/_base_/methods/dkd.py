@@ -15,7 +15,7 @@ $$L_\text{DKD} = \frac{T^2}{B} \sum_{i=1}^{B} \left[ \alpha\, \mathrm{KL}\big( (
 
 The authors' code ([megvii-research/mdistiller](https://github.com/megvii-research/mdistiller), commit a08d46f1) has the same form as the paper. $\alpha = 1$ everywhere, and:
 
-| pair | $T$ | $\beta$ | warm-up |
+| teacher / student | $T$ | $\beta$ | warm-up |
 |---|---:|---:|---|
 | res32x4 / res8x4, ShuffleNets; WRN-40-2 / ShuffleNetV1; ResNet-50 / MobileNetV2 | 4 | 8 | 20 epochs |
 | WRN-40-2 / WRN-16-2, WRN-40-1; VGG-13 / VGG-8, MobileNetV2 | 4 | 6 | 20 epochs |

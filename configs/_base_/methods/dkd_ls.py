@@ -16,7 +16,7 @@ Standardised logits are usually less peaked, so the authors halve the temperatur
 
 The authors' code ([sunshangquan/logit-standardization-KD](https://github.com/sunshangquan/logit-standardization-KD), commit f6e5aa51), with the settings in the names of its logs. These name a weight and $\beta$, which we read as that of DKD alone; here, the weight is multiplied into $\alpha$ and $\beta$:
 
-| pair | $T$ | weight | $\alpha$ | $\beta$ |
+| teacher / student | $T$ | weight | $\alpha$ | $\beta$ |
 |---|---:|---:|---:|---:|
 | by default: res32x4 / res8x4, ShuffleNetV2 | 2 | 9 | 9 | 72 |
 | WRN-40-2 / WRN-16-2, WRN-40-1 | 2 | 12 | 12 | 24 |

@@ -29,7 +29,7 @@ python tools/benchmarks/train.py dist PAIR --cfg-options model.distiller.losses.
 
 The authors' code ([sunshangquan/logit-standardization-KD](https://github.com/sunshangquan/logit-standardization-KD), commit f6e5aa51), with the settings in the names of its logs:
 
-| pair | $T$ | weight | CE |
+| teacher / student | $T$ | weight | CE |
 |---|---:|---:|---:|
 | CIFAR-100, by default: res32x4 / res8x4, ShuffleNetV2; WRN pairs; res56 / res20; res110 / res32 | 2 | 9 | 0.1 |
 | VGG-13 / VGG-8, MobileNetV2 | 3 | 9 | 0.1 |
