@@ -207,7 +207,8 @@ def model_entry(root: Path, config: str, collection: str) -> dict:
         configs = (cfg.teacher.cfg_path, cfg.architecture.cfg_path)
     else:
         metadata['Parameters'] = vanilla(root, named[-1], data)[1]
-        configs = tuple(f'icd_mmrazor::vanilla/{network}_{data}.py' for network in named[1:])
+        # the name of a method may have an underscore
+        configs = tuple(f'icd_mmrazor::vanilla/{network}_{data}.py' for network in named[1:][-2:])
     metadata |= {role: dict(Config=path) for role, path in zip(('Teacher', 'Student'), configs, strict=False)}
     return {'Name': stem, 'In Collection': collection, 'Metadata': metadata, 'Config': config}
 

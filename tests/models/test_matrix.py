@@ -122,6 +122,7 @@ def test_every_method_trains_every_pair(pair: tuple[str, str], method: str) -> N
             module.set_dataset(labels)
     if algorithm.distiller.stage is None:
         algorithm.distiller.set_stage('initial')
+    algorithm.distiller.set_progress(epoch=0, iteration=0)
     samples = [DataSample(metainfo=dict(sample_idx=i)).set_gt_label(label) for i, label in enumerate(labels)]
     losses = algorithm(torch.randn(IMAGES, 3, 32, 32), samples, mode='loss')
     distilled = [value for name, value in losses.items() if name.startswith('distill.') and 'loss' in name]

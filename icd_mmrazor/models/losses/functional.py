@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SHORTEST = 1e-12
+# rounding errors of a mean, in units of the last place
+ROUNDING = 16
 
 
 def icd(
@@ -58,7 +60,12 @@ def kd(student: Tensor, teacher: Tensor, temperature: Tensor | float = 4.0) -> T
 
 
 def dkd(
-    student: Tensor, teacher: Tensor, labels: Tensor, alpha: float, beta: float, tau: Tensor | float = 4.0
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+    temperature: Tensor | float = 4.0,
 ) -> Tensor:
     """Compute decoupled knowledge distillation (DKD, arXiv 2203.08679).
 
@@ -68,15 +75,15 @@ def dkd(
         labels: The class of each image, ``B``.
         alpha: Weight of the divergence between the probabilities of the label's class and of all others together.
         beta: Weight of the divergence between the probabilities among the other classes.
-        tau: Temperature, which divides the logits; its square multiplies the loss. It gets a gradient if it is a
-            tensor.
+        temperature: Divides the logits; its square multiplies the loss. It gets a gradient if it is a tensor.
 
     Returns:
         The mean over the images, a scalar.
     """
-    s_target, s_others = decoupled(student / tau, labels)
-    t_target, t_others = decoupled(teacher.detach() / tau, labels)
-    return tau**2 * (alpha * softmax_divergence(s_target, t_target) + beta * softmax_divergence(s_others, t_others))
+    s_target, s_others = decoupled(student / temperature, labels)
+    t_target, t_others = decoupled(teacher.detach() / temperature, labels)
+    target, others = softmax_divergence(s_target, t_target), softmax_divergence(s_others, t_others)
+    return temperature**2 * (alpha * target + beta * others)
 
 
 def decoupled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,6 +104,18 @@ def decoupled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([logits.gather(1, labels), rest.logsumexp(1, keepdim=True)], dim=1), rest
 
 
+def without(logits: Tensor, excluded: Tensor) -> Tensor:
+    """Replace logits so that a softmax gives them the probability 0 and no gradient.
+
+    The number is finite, so that the divergence of two probabilities of 0 is 0, and where everything is excluded, too.
+
+    Args:
+        logits: Logits, ``B x C``.
+        excluded: Which of them to replace, a mask of the same shape.
+    """
+    return logits.masked_fill(excluded, torch.finfo(logits.dtype).min / 2)
+
+
 def softmax_divergence(student: Tensor, teacher: Tensor) -> Tensor:
     """Compute ``KL(softmax(teacher) || softmax(student))`` of logits ``B x C``, the mean over the images."""
     log_q, log_p = student.log_softmax(dim=1), teacher.log_softmax(dim=1)
@@ -107,7 +126,8 @@ def standardized(logits: Tensor) -> Tensor:
     """Standardise the logits of each image (logit standardisation, arXiv 2403.01427): mean 0, deviation 1.
 
     As released (sunshangquan/logit-standardization-KD), the deviation is that of a sample, with ``C - 1``, and ``1e-7``
-    is added to it. The paper has ``C``.
+    is added to it. The paper has ``C``. Equal logits, up to rounding errors, become 0 and get no gradient; the release
+    multiplies their gradient by ``1e7``.
 
     Args:
         logits: Logits, ``B x C``. The gradient flows through their mean and deviation, too.
@@ -115,7 +135,18 @@ def standardized(logits: Tensor) -> Tensor:
     Returns:
         The standardised logits.
     """
-    return (logits - logits.mean(dim=1, keepdim=True)) / (1e-7 + logits.std(dim=1, keepdim=True))
+    return centred(logits, SHORTEST) / (1e-7 + logits.std(dim=1, keepdim=True))
+
+
+def centred(rows: Tensor, smallest: float = 0.0) -> Tensor:
+    """Subtract the mean of each row; a row of equal numbers becomes 0 and gets no gradient.
+
+    Numbers count as equal if their differences are rounding errors, or not greater than ``smallest``.
+    """
+    differences = rows - rows.mean(dim=1, keepdim=True)
+    rounding = ROUNDING * torch.finfo(rows.dtype).eps * rows.detach().abs().amax(dim=1, keepdim=True)
+    equal = differences.detach().abs().amax(dim=1, keepdim=True) <= rounding.clamp(min=smallest)
+    return differences.masked_fill(equal, 0.0)
 
 
 def unit_vectors(vectors: Tensor, dim: int = 1) -> Tensor:
