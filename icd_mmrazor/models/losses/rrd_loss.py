@@ -27,7 +27,7 @@ class RRDLoss(QueueLoss):
     * February 2025 (up to a2ee80b), without results: ``student_temperature=0.1, teacher_temperature=0.02,
       enqueue='before'``. The defaults here, kept so that stored configs keep their meaning.
 
-    A later form of the authors compares with memories of all images: ``RRDMemoryLoss``.
+    Their code of 2025 also has a form with the memories of CRD: ``RRDMemoryLoss``.
 
     Gradients flow to the student only, as published. With several processes the memory takes the images of all, so it
     is the same everywhere, and after DDP's averaging the gradients equal those of one process with the whole batch. The
