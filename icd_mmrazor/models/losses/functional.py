@@ -160,6 +160,25 @@ def unit_vectors(vectors: Tensor, dim: int = 1) -> Tensor:
     return vectors / lengths.masked_fill(lengths < SHORTEST, math.inf)
 
 
+def deviations(features: Tensor, dim: int = 0, correction: int = 0, eps: float = 0.0) -> Tensor:
+    """Subtract the mean along a dimension, and divide by the standard deviation.
+
+    What is constant along it, up to rounding, has no deviation, becomes 0 and gets no gradient: a unit that is dead in
+    a batch would make the loss NaN. A NaN or an infinity makes its column NaN.
+
+    Args:
+        features: Features, ``B x D``.
+        dim: 0 for each unit over the images of the batch, 1 for each image over its units.
+        correction: 1 for the deviation of a sample, which divides by one less; there must be two numbers then.
+        eps: Added to the deviation.
+    """
+    centred = features - features.mean(dim, keepdim=True)
+    number = features.shape[dim] - correction
+    deviation = torch.linalg.vector_norm(centred, dim=dim, keepdim=True) / math.sqrt(number)
+    rounding = 8 * torch.finfo(features.dtype).eps * features.detach().abs().amax(dim, keepdim=True)
+    return centred / (deviation + eps).masked_fill(deviation <= rounding.clamp(min=SHORTEST), math.inf)
+
+
 @contextlib.contextmanager
 def full_precision(*features: Tensor) -> Iterator[list[Tensor]]:
     """Turn autocast off, and yield features cast to one type, at least float32.

@@ -23,10 +23,15 @@ from icd_mmrazor.models.losses import ComparativeLoss, ContrastiveRepresentation
 from icd_mmrazor.models.losses.abkd_loss import ABKDLoss
 from icd_mmrazor.models.losses.ctkd_loss import CTKDLoss
 from icd_mmrazor.models.losses.functional import kd, standardized, unit_vectors
+from icd_mmrazor.models.losses.srd_loss import SRDLoss
 from icd_mmrazor.models.losses.ttm_loss import TTMLoss
+from icd_mmrazor.models.losses.vkd_loss import VkDLoss
 
 # arguments of constructors, where a loss has them
-SMALL = dict(teacher_shape=(3,), embed_dims=6, memory_size=12, num_negatives=4, num_samples=12)
+SMALL = dict(embed_dims=6, memory_size=12, num_negatives=4, num_samples=12)
+SHAPES = ('student_shape', 'teacher_shape')
+# its targets are exponentials of exponentials: at the default temperature, its gradients are in the thousands
+MILD = {'RRDMemoryLoss': dict(temperature=0.5)}
 
 
 class OfOnePair(nn.Module):
@@ -57,8 +62,9 @@ class OfOnePair(nn.Module):
 
 
 def built(cls: type[FeatureLoss], **settings: object) -> nn.Module:
-    small = {name: value for name, value in SMALL.items() if name in inspect.signature(cls).parameters}
-    return OfOnePair(cls(**small, **settings))
+    given = {**SMALL, **dict(zip(SHAPES, shapes_of(cls), strict=True))}
+    small = {name: value for name, value in given.items() if name in inspect.signature(cls).parameters}
+    return OfOnePair(cls(**small, **MILD.get(cls.__name__, {}), **settings))
 
 
 def shapes_of(cls: type[FeatureLoss]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -76,7 +82,7 @@ def is_built_so(cls: object) -> bool:
     if not (inspect.isclass(cls) and issubclass(cls, FeatureLoss) and cls.__module__.startswith('icd_mmrazor.')):
         return False
     parameters = inspect.signature(cls).parameters.values()
-    return all(p.default is not p.empty or p.name in SMALL for p in parameters)
+    return all(p.default is not p.empty or p.name in (*SMALL, *SHAPES) for p in parameters)
 
 
 MAPS, VECTORS = ((3, 2, 2), (3, 2, 2)), ((6,), (6,))
@@ -88,6 +94,9 @@ OURS['CKD, KL'] = (functools.partial(built, ComparativeLoss, distance='kl'), *VE
 OURS['WTTM'] = (functools.partial(built, TTMLoss, weighted=True), *VECTORS)
 for alpha, beta in ((1, 0), (0, 1), (0, 0)):
     OURS[f'ABKD, {alpha} and {beta}'] = (functools.partial(built, ABKDLoss, alpha=alpha, beta=beta), *VECTORS)
+OURS['SRD, correlations'] = (functools.partial(built, SRDLoss, compares='correlations'), *VECTORS)
+OURS['SRD, DeiT'] = (functools.partial(built, SRDLoss, compares='correlations', bn_eps=0.0, log_eps=1e-5), *VECTORS)
+OURS['VkD, detection'] = (functools.partial(built, VkDLoss, normalize='batch'), *VECTORS)
 OURS['kd'] = (lambda: Function(kd), *VECTORS)
 OURS['kd, standardised'] = (lambda: Function(lambda s, t: kd(standardized(s), standardized(t))), *VECTORS)
 
@@ -277,8 +286,8 @@ CONSTANT_WEIGHTS = ('WeightedSoftLabelLoss',)
 @pytest.mark.parametrize('name', [name for name in LOSSES if name not in CONSTANT_WEIGHTS])
 def test_gradients_are_those_of_the_value(name: str) -> None:
     loss, features = double(name)
-    # of some losses the teacher gets none
-    if torch.autograd.grad(loss(*features), features[1], allow_unused=True)[0] is None:
+    # of some losses the teacher gets none, or none through a memory
+    if name == 'CRDQueueLoss' or torch.autograd.grad(loss(*features), features[1], allow_unused=True)[0] is None:
         features[1].requires_grad_(False)
     parameters = dict(loss.named_parameters())
 
@@ -300,6 +309,9 @@ SMOOTH = [
     *(f'{name}Loss' for name in ('FSP', 'NST', 'PKT', 'RRD', 'SP', 'VID')),
     *(f'{name}Loss' for name in ('DecoupledKD', 'NKD', 'PearsonCorrelation', 'RLD')),
     'kd, standardised',
+    'SRD, correlations',
+    'SRD, DeiT',
+    *(f'{name}Loss' for name in ('CRDQueue', 'EGA', 'FSP', 'ITRD', 'NST', 'PKT', 'RRD', 'RSD', 'SP', 'SRD', 'VID')),
 ]
 
 
