@@ -81,10 +81,10 @@ class KDSVDLoss(FeatureLoss):
         """
         self.check_shapes([tuple(m.shape[1:]) for m in s_features], [tuple(m.shape[1:]) for m in t_features])
         if len({len(m) for m in (*s_features, *t_features)}) > 1:
-            student, teacher = ([len(m) for m in maps] for maps in (s_features, t_features))
+            numbers = [[len(m) for m in maps] for maps in (s_features, t_features)]
             raise SettingError(
-                f'KDSVDLoss compares maps of the same images, the batch sizes differ: s_features have {student}, '
-                f't_features {teacher}.'
+                f'KDSVDLoss compares maps of the same images, the batch sizes differ: s_features have {numbers[0]}, '
+                f't_features {numbers[1]}.'
             )
         with full_precision(*s_features, *t_features) as maps:
             return self.loss_weight * self.compare(maps[: len(s_features)], maps[len(s_features) :])

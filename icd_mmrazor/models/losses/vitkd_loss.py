@@ -115,10 +115,10 @@ class ViTKDLoss(FeatureLoss):
         """
         self.check_shapes([m.shape[1:] for m in s_features], [m.shape[1:] for m in t_features])
         if len({len(m) for m in (*s_features, *t_features)}) > 1:
-            student, teacher = ([len(m) for m in maps] for maps in (s_features, t_features))
+            numbers = [[len(m) for m in maps] for maps in (s_features, t_features)]
             raise SettingError(
-                f'ViTKDLoss compares maps of the same images, the batch sizes differ: s_features have {student}, '
-                f't_features {teacher}.'
+                f'ViTKDLoss compares maps of the same images, the batch sizes differ: s_features have {numbers[0]}, '
+                f't_features {numbers[1]}.'
             )
         with full_precision(*s_features, *t_features) as maps:
             student, teacher = maps[: len(s_features)], [m.detach() for m in maps[len(s_features) :]]

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.losses import ComparativeLoss, ContrastiveRepresentationLoss, FeatureLoss, ICDLoss
 from icd_mmrazor.models.losses.functional import kd, unit_vectors
+from icd_mmrazor.models.losses.vitkd_loss import ViTKDLoss
 
 # arguments of constructors, where a loss has them
 SMALL = dict(teacher_shape=(3,), embed_dims=6, memory_size=12, num_negatives=4, num_samples=12)
+SMALL |= dict(teacher_norm=nn.BatchNorm2d(3), teacher_classifier=nn.Linear(6, 4).double())
 
 
 class OfOnePair(nn.Module):
@@ -41,11 +43,18 @@ class OfOnePair(nn.Module):
         samples = [DataSample(metainfo=dict(sample_idx=i)).set_gt_label(i % 3) for i in range(len(s))]
         given: dict = dict(data_samples=samples)
         given['negatives'] = torch.tensor([[7, 8, 9, 11]] * len(s))
+        given['noise'] = torch.arange(s[0, 0].numel()).expand(len(s), -1)
         # a loss of several features per network gets another one, too
         features = [name for name in parameters if name not in given]
         values = (s, t) if len(features) == 2 else (s, s.flip(1), t, t.flip(1))
+        if takes_lists(type(loss)):
+            values = [s, s.flip(1)], [t, t.flip(1)]
         named = dict(zip(features, values, strict=True))
         return loss(**named, **{name: value for name, value in given.items() if name in parameters})
+
+
+def takes_lists(cls: type[FeatureLoss]) -> bool:
+    return any(p.annotation == Sequence[Tensor] for p in inspect.signature(cls.forward).parameters.values())
 
 
 def built(cls: type[FeatureLoss], **settings: object) -> nn.Module:
@@ -57,6 +66,8 @@ def shapes_of(cls: type[FeatureLoss]) -> tuple[tuple[int, ...], tuple[int, ...]]
     """Return shapes that a loss compares, the student's and the teacher's, without the batch."""
     if 'preds_S' in inspect.signature(cls.forward).parameters:  # logits of the same classes
         return VECTORS
+    if takes_lists(cls):
+        return MAPS
     if cls.same_width_by:
         return ((3, 2, 2), (3, 4, 4)) if cls.takes_maps else VECTORS
     if len(inspect.signature(cls.forward).parameters) > 3:
@@ -77,6 +88,10 @@ OURS = {cls.__name__: (functools.partial(built, cls), *shapes_of(cls)) for cls i
 OURS['ICDLoss, contrastive alone'] = (functools.partial(built, ICDLoss, alpha=0), *VECTORS)
 OURS['CKD, teacher alone'] = (functools.partial(built, ComparativeLoss, label_weight=0), *VECTORS)
 OURS['CKD, KL'] = (functools.partial(built, ComparativeLoss, distance='kl'), *VECTORS)
+OURS['ViTKDLoss'] = (
+    functools.partial(built, ViTKDLoss, student_shapes=[MAPS[0]] * 2, teacher_shapes=[MAPS[1]] * 2),
+    *MAPS,
+)
 OURS['kd'] = (lambda: Function(kd), *VECTORS)
 
 
@@ -193,7 +208,7 @@ DIFFERENCES = [
     'L2Loss',
     'kd',
     'CKD, teacher alone',
-    *(f'{name}Loss' for name in ('SP', 'CC', 'RKD', 'PKT', 'NST', 'FSP')),
+    *(f'{name}Loss' for name in ('SP', 'CC', 'RKD', 'PKT', 'NST', 'FSP', 'SRRL', 'ICKD', 'KDSVD')),
 ]
 
 
@@ -273,7 +288,7 @@ SMOOTH = [
     'ContrastiveRepresentationLoss',
     'ComparativeLoss',
     'CKD, KL',
-    *(f'{name}Loss' for name in ('FSP', 'NST', 'PKT', 'RRD', 'SP', 'VID')),
+    *(f'{name}Loss' for name in ('FSP', 'ICKD', 'NST', 'PKT', 'RRD', 'SP', 'SRRL', 'VID')),
 ]
 
 
