@@ -57,11 +57,11 @@ class FeatureDistiller(ConfigurableDistiller):
       at equal distances are compared, the last one with the last one.
 
     A connector or a loss whose constructor has ``student_shape`` or ``teacher_shape`` is given them (``C x H x W``, or
-    ``C``), and one that has ``teacher_classifier`` the teacher's linear layer, which it must not register; a connector
-    that has ``in_features`` is given its width. A loss with a method ``check_shapes`` may refuse the shapes of its
-    arguments, one with ``set_progress`` is told the epoch and iteration, and what it has in ``terms`` is logged. A loss
-    whose ``forward`` has ``gt_labels`` is given the class of each image, and one that has ``data_samples`` those of the
-    batch, one per image or one for all.
+    ``C``), one that has ``teacher_classifier`` the teacher's linear layer, which it must not register, and one that has
+    ``teacher_norm`` the batch norm before the last activation of the teacher's stage; a connector that has
+    ``in_features`` is given its width. A loss with a method ``check_shapes`` may refuse its arguments, one with
+    ``set_progress`` is told the epoch and iteration, and what it has in ``terms`` is logged. One whose ``forward`` has
+    ``gt_labels`` is given the class of each image, with ``data_samples`` those of the batch.
 
     Losses of the stage ``initial`` count in the first ``initial_epochs`` epochs, without the task; those of ``main``
     after them. ``LossScheduleHook`` sets the stage, and weights that change over time.

@@ -12,6 +12,7 @@ from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.distillers.feature_terms import NETWORKS, Input, Term, class_of, is_logits
 from icd_mmrazor.models.distillers.named_features import NamedFeatures
 from icd_mmrazor.models.losses import FeatureLoss
+from icd_mmrazor.models.networks.norms import norm_before_activation
 
 # of a feature, or of several
 Shape = tuple[int, ...] | tuple[tuple[int, ...], ...]
@@ -34,12 +35,16 @@ def shapes_of(item: Input, features: Mapping[str, NamedFeatures]) -> Shape:
 def given_by(term: Term, shapes: Mapping[str, Shape], features: Mapping[str, NamedFeatures]) -> dict[str, Any]:
     """Return what constructors of a term may ask for, by the names of their arguments.
 
-    These are ``student_shape`` and ``teacher_shape``, or ``student_shapes`` of a list of features, and
-    ``teacher_classifier``, the linear layer, or None if it is not in memory.
+    These are ``student_shape`` and ``teacher_shape``, or ``student_shapes`` of a list of features;
+    ``teacher_classifier``, the linear layer, or None if it is not in memory; and ``teacher_norm`` for a pre-activation,
+    the batch norm before the activation, or None if there is none.
     """
     given: dict[str, Any] = {'teacher_classifier': getattr(features['teacher'], 'classifier', None)}
     for argument, item in term.inputs.items():
         given[f'{item.network}_shape{"s" if isinstance(item.feature, tuple) else ""}'] = shapes[argument]
+        if item.network == 'teacher' and isinstance(item.feature, str):
+            teacher = features['teacher']
+            given['teacher_norm'] = norm_before_activation(teacher.model, teacher.points[item.feature])
     return given
 
 

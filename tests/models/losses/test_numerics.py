@@ -25,10 +25,12 @@ from icd_mmrazor.models.losses.ctkd_loss import CTKDLoss
 from icd_mmrazor.models.losses.functional import kd, standardized, unit_vectors
 from icd_mmrazor.models.losses.srd_loss import SRDLoss
 from icd_mmrazor.models.losses.ttm_loss import TTMLoss
+from icd_mmrazor.models.losses.vitkd_loss import ViTKDLoss
 from icd_mmrazor.models.losses.vkd_loss import VkDLoss
 
 # arguments of constructors, where a loss has them
 SMALL = dict(embed_dims=6, memory_size=12, num_negatives=4, num_samples=12)
+SMALL |= dict(teacher_norm=nn.BatchNorm2d(3), teacher_classifier=nn.Linear(6, 4).double())
 SHAPES = ('student_shape', 'teacher_shape')
 # its targets are exponentials of exponentials: at the default temperature, its gradients are in the thousands
 MILD = {'RRDMemoryLoss': dict(temperature=0.5)}
@@ -54,11 +56,18 @@ class OfOnePair(nn.Module):
         samples = [DataSample(metainfo=dict(sample_idx=i)).set_gt_label(i % 3) for i in range(len(s))]
         given: dict = dict(data_samples=samples, gt_labels=torch.arange(len(s)) % 3)
         given['negatives'] = torch.tensor([[7, 8, 9, 11]] * len(s))
+        given['noise'] = torch.arange(s[0, 0].numel()).expand(len(s), -1)
         # a loss of several features per network gets another one, too
         features = [name for name in parameters if name not in given]
         values = (s, t) if len(features) == 2 else (s, s.flip(1), t, t.flip(1))
+        if takes_lists(type(loss)):
+            values = [s, s.flip(1)], [t, t.flip(1)]
         named = dict(zip(features, values, strict=True))
         return loss(**named, **{name: value for name, value in given.items() if name in parameters})
+
+
+def takes_lists(cls: type[FeatureLoss]) -> bool:
+    return any(p.annotation == Sequence[Tensor] for p in inspect.signature(cls.forward).parameters.values())
 
 
 def built(cls: type[FeatureLoss], **settings: object) -> nn.Module:
@@ -71,6 +80,8 @@ def shapes_of(cls: type[FeatureLoss]) -> tuple[tuple[int, ...], tuple[int, ...]]
     """Return shapes that a loss compares, the student's and the teacher's, without the batch."""
     if 'preds_S' in inspect.signature(cls.forward).parameters:  # logits of the same classes
         return VECTORS
+    if takes_lists(cls):
+        return MAPS
     if cls.same_width_by:
         return ((3, 2, 2), (3, 4, 4)) if cls.takes_maps else VECTORS
     if len(inspect.signature(cls.forward).parameters) > 3:
@@ -97,6 +108,10 @@ for alpha, beta in ((1, 0), (0, 1), (0, 0)):
 OURS['SRD, correlations'] = (functools.partial(built, SRDLoss, compares='correlations'), *VECTORS)
 OURS['SRD, DeiT'] = (functools.partial(built, SRDLoss, compares='correlations', bn_eps=0.0, log_eps=1e-5), *VECTORS)
 OURS['VkD, detection'] = (functools.partial(built, VkDLoss, normalize='batch'), *VECTORS)
+OURS['ViTKDLoss'] = (
+    functools.partial(built, ViTKDLoss, student_shapes=[MAPS[0]] * 2, teacher_shapes=[MAPS[1]] * 2),
+    *MAPS,
+)
 OURS['kd'] = (lambda: Function(kd), *VECTORS)
 OURS['kd, standardised'] = (lambda: Function(lambda s, t: kd(standardized(s), standardized(t))), *VECTORS)
 
@@ -219,7 +234,7 @@ DIFFERENCES = [
     'CTKDLoss',
     'CTKDDKDLoss',
     *(name for name in OURS if name.startswith('ABKD')),
-    *(f'{name}Loss' for name in ('SP', 'CC', 'RKD', 'PKT', 'NST', 'FSP')),
+    *(f'{name}Loss' for name in ('SP', 'CC', 'RKD', 'PKT', 'NST', 'FSP', 'SRRL', 'ICKD', 'KDSVD')),
 ]
 
 
@@ -312,6 +327,7 @@ SMOOTH = [
     'SRD, correlations',
     'SRD, DeiT',
     *(f'{name}Loss' for name in ('CRDQueue', 'EGA', 'FSP', 'ITRD', 'NST', 'PKT', 'RRD', 'RSD', 'SP', 'SRD', 'VID')),
+    *(f'{name}Loss' for name in ('FSP', 'ICKD', 'NST', 'PKT', 'RRD', 'SP', 'SRRL', 'VID')),
 ]
 
 
