@@ -72,11 +72,10 @@ class FeatureDistiller(ConfigurableDistiller):
             * ``loss``: config of the loss, called with the student's feature and the teacher's. It may be left out if
               ``distill_losses`` has ``loss_NAME``;
             * ``features``: name of the feature;
-            * ``student_connector``, ``teacher_connector``: config of a connector, or the name of one in
-              ``connectors``;
+            * ``student_connector``, ``teacher_connector``: config or name (in ``connectors``) of a connector;
             * ``decay``: if there are several, the weight of each relative to the next deeper; 1 by default;
             * ``stage``: ``'main'`` by default;
-            * ``standardize``: whether to standardise logits before they are compared (logit standardisation);
+            * ``standardize``: whether to standardise logits before they are compared;
             * ``weight_schedule``: how the weight of the loss changes over time (:class:`WeightSchedule`);
             * ``inputs`` instead of ``features``: for each argument of the loss ``dict(network=..., feature=...,
               connector=..., method=...)``; ``method`` of the connector is called instead of its ``forward``. An

@@ -319,15 +319,13 @@ SMOOTH = [
     'ComparativeLoss',
     'CKD, KL',
     'WTTM',
-    *(f'{name}Loss' for name in ('ABDKD', 'CTKD', 'CTKDDKD', 'OFA', 'TTM')),
-    *(name for name in OURS if name.startswith('ABKD')),
-    *(f'{name}Loss' for name in ('FSP', 'NST', 'PKT', 'RRD', 'SP', 'VID')),
-    *(f'{name}Loss' for name in ('DecoupledKD', 'NKD', 'PearsonCorrelation', 'RLD')),
     'kd, standardised',
     'SRD, correlations',
     'SRD, DeiT',
-    *(f'{name}Loss' for name in ('CRDQueue', 'EGA', 'FSP', 'ITRD', 'NST', 'PKT', 'RRD', 'RSD', 'SP', 'SRD', 'VID')),
-    *(f'{name}Loss' for name in ('FSP', 'ICKD', 'NST', 'PKT', 'RRD', 'SP', 'SRRL', 'VID')),
+    *(name for name in OURS if name.startswith('ABKD')),
+    *(f'{name}Loss' for name in ('ABDKD', 'CTKD', 'CTKDDKD', 'DecoupledKD', 'NKD', 'OFA', 'PearsonCorrelation', 'RLD')),
+    *(f'{name}Loss' for name in ('CRDQueue', 'EGA', 'FSP', 'ICKD', 'ITRD', 'NST', 'PKT', 'RRD', 'RSD', 'SP', 'SRD')),
+    *(f'{name}Loss' for name in ('SRRL', 'TTM', 'VID')),
 ]
 
 
