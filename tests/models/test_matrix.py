@@ -16,6 +16,7 @@ from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.distillers.feature_terms import NETWORKS as ROLES
 from icd_mmrazor.models.distillers.feature_terms import checked_entries, feature_names
 from icd_mmrazor.models.networks.features import feature_points
+from icd_mmrazor.models.networks.norms import norm_before_activation
 
 pytest.importorskip('timm')
 
@@ -69,7 +70,10 @@ PAIRS = [
     ('vit', 'convnext'),
     ('vit', 'timm_cnn'),
     ('swin', 'timm_vit'),
+    ('vit', 'timm_vit'),
 ]
+# without stages
+TRANSFORMERS = {'vit', 'timm_vit'}
 METHODS = [name for name in recipes.method_names() if name != recipes.STUDENT_ALONE]
 
 
@@ -80,7 +84,7 @@ def network(family: str) -> nn.Module:
         return MODELS.build(NETWORKS[family])
 
 
-def refused(method: str, *families: str) -> str | None:
+def refused(method: str, student: str, teacher: str) -> str | None:
     """Return why a method does not fit two networks, by what its loss compares."""
     entries = config_of(method).get('losses') or {}
     points = [feature_points(network(family)) for family in families]
@@ -91,6 +95,17 @@ def refused(method: str, *families: str) -> str | None:
                     return f'{name} compares {kind}'
         if entry['loss']['type'] == 'FSPLoss':  # none of these networks have the same widths
             return 'equal widths'
+        if entry['loss']['type'] == 'KDSVDLoss':
+            return 'each map with the next|as many channels'
+        if entry['loss']['type'] == 'ViTKDLoss':
+            if not all(getattr(each, 'blocks', ()) for each in points):
+                return "no feature 'block1'"
+            if not {student, teacher} <= TRANSFORMERS:
+                return 'plain vision transformers|as many tokens'
+        if entry['loss']['type'] == 'OverhaulLoss':
+            norms = [norm_before_activation(network(teacher), point) for point in points[1].preactivations]
+            if None in norms:
+                return 'teacher_norm'
     return None
 
 
