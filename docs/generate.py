@@ -189,17 +189,31 @@ def method_table(root: Path, folder: Path) -> str:
     return table(['name', 'paper', 'loss', 'features'], rows)
 
 
+# what a method may need, by the words of recipes.needs_of: the columns of the table "needs"
+NEEDS = {
+    'pooled': 'pooled feature',
+    'logits': 'logits',
+    'classifier': "teacher's classifier",
+    'maps': 'maps',
+    'tokens': 'tokens',
+    'preactivations': 'pre-activations',
+    'labels': 'labels',
+    'positions': 'positions',
+    'views': 'two views',
+}
+
+
 def needs_table(root: Path) -> str:
     """Return the table ``needs``: what each method needs of networks and images, by its config and its losses."""
-    columns = ('pooled', 'logits', 'maps', 'preactivations', 'labels', 'positions')
-    names = ('pooled feature', 'logits', 'maps', 'pre-activations', 'labels', 'positions')
+    needs_of = {method.name: recipes.needs_of(method.name) for method in methods(root)}
+    needed = set().union(*needs_of.values())
+    columns = {key: name for key, name in NEEDS.items() if key in needed}
     rows = []
-    for method in methods(root):
-        needs = recipes.needs_of(method.name)
+    for method, needs in needs_of.items():
         mixes = 'yes' if 'labels' not in needs else 'Mixup only' if 'scores' in needs else 'no'
-        fits = ['no' if 'logits' in needs else 'yes', mixes]
-        rows.append([f'`{method.name}`', *('x' if column in needs else '' for column in columns), *fits])
-    return table(['', *names, 'teacher without classifier', 'Mixup, images without labels'], rows)
+        fits = ['no' if needs & {'logits', 'classifier'} else 'yes', mixes]
+        rows.append([f'`{method}`', *('x' if key in needs else '' for key in columns), *fits])
+    return table(['', *columns.values(), 'teacher without classifier', 'Mixup, images without labels'], rows)
 
 
 def paper_table(root: Path, folder: Path) -> str:

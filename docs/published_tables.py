@@ -92,8 +92,9 @@ def rows_of(root: Path, pair: str) -> list[Row]:
     for (method, *_), found in cells.items():
         rows.append(Row(method, found, of_ours.pop(key_of(method), [])))
     order = [method.name for method in methods(root)]
-    by_name = sorted(of_ours, key=lambda key: [order.index(name) if name in order else -1 for name in key.split('+')])
-    rows += [Row(key, [], of_ours[key]) for key in by_name]
+    ran = {found[0].methods: found for found in of_ours.values()}
+    by_name = sorted(ran, key=lambda name: [order.index(each) if each in order else -1 for each in name.split('+')])
+    rows += [Row(name, [], ran[name]) for name in by_name]
 
     def place(row: Row) -> tuple:
         if row.apart or not row.published:
@@ -165,26 +166,31 @@ def count(root: Path, pairs: Iterable[str]) -> int:
 def teacher_text(root: Path, pair: str) -> str:
     """Return the accuracies of the teacher: published, and of ours in each study."""
     parts = []
-    if pair in alone(root, 'teacher'):
-        value = alone(root, 'teacher')[pair]
-        parts.append(f'Published: {value.accuracy} (`{value.source}`).')
+    if value := alone(root, 'teacher').get(pair):
+        parts.append(f'{value.accuracy} (`{value.source}`)')
     file = root / 'configs' / '_base_' / 'pairs' / f'{pair}.py'
     studies = dict.fromkeys(run.study for (_, of), found in runs(root).items() if of == pair for run in found)
     if studies and file.is_file():
         name = Path(Config.fromfile(file).model.teacher_ckpt).parent.name
         of_ours = [teacher_accuracies(root)[study].get(name) for study in studies]
-        parts.append(f'Ours: {", ".join(f"{accuracy:.2f}" for accuracy in of_ours if accuracy is not None)}.')
-    return ' '.join(parts)
+        parts += [f'{accuracy:.2f} (ours)' for accuracy in of_ours if accuracy is not None]
+    return f'Teacher: {", ".join(parts)}.' if parts else ''
+
+
+def ran_by_us(rows: list[Row]) -> int:
+    """Return how many methods we ran, the student alone left out."""
+    return sum(bool(row.runs) for row in rows if row.method != STUDENT)
 
 
 def section(root: Path, pair: str, folder: Path) -> str:
     """Return the section of a pair: its teacher, and the tables of the methods, folded if nothing was run."""
     rows = rows_of(root, pair)
-    ran = sum(len(row.runs) for row in rows if row.method != STUDENT)
     compared = [line(root, row, folder) for row in rows if not row.apart]
     apart = [line(root, row, folder) for row in rows if row.apart]
-    counted = f'{count(root, [pair]) or "No"} published accuracies of methods'
-    parts = [f'### {pair}\n', f'{counted}, {ran or "none"} run by us. Teacher: {teacher_text(root, pair)}\n']
+    published, ran = count(root, [pair]), ran_by_us(rows)
+    facts = [f'{published} published accuracies' if published else 'Nothing published']
+    facts.append(f'{ran} method{"s" * (ran > 1)} run by us' if ran else 'nothing run by us')
+    parts = [f'### {pair}\n', f'{", ".join(facts)}. {teacher_text(root, pair)}'.strip() + '\n']
     tables = [table(HEADER, compared)] if compared else []
     if apart:
         tables += ['Not comparable with these:\n', table([*HEADER, 'why'], apart)]
@@ -208,8 +214,7 @@ def overview(root: Path) -> str:
             found = [row for row in of_pair if row.published and epoch_of(root, row.published[0]) == epoch]
             highest.append(f'{found[0].method} {found[0].published[0].accuracy}' if found else '')
         baseline = alone(root, STUDENT).get(pair)
-        ran = sum(len(row.runs) for row in rows_of(root, pair) if row.method != STUDENT)
-        numbers = [str(count(root, [pair])), str(ran)]
+        numbers = [str(count(root, [pair])), str(ran_by_us(rows_of(root, pair)))]
         rows.append([f'[`{pair}`](#{pair})', baseline.accuracy if baseline else '', *highest, *numbers])
     others = other_pairs(root)
     rows.append([f'[{len(others)} other pairs](#other-pairs)', '', '', '', '', str(count(root, others)), '0'])
@@ -249,7 +254,7 @@ def missing_methods(root: Path) -> str:
 def results_of(root: Path, method: Method, folder: Path) -> str:
     """Return the section ``Published results`` of a method's page; empty if there is nothing published or run."""
     found = [value for value in values(root) if value.method not in ROLES and names_of(value.method)[0] == method.name]
-    ran = {key: each for key, each in runs(root).items() if method.name in key[0].split('+')}
+    ran = {key: each for key, each in runs(root).items() if each[0].methods.split('+')[0] == method.name}
     page = os.path.relpath(root / 'docs' / 'published.md', folder)
     parts = []
     if found:
@@ -266,10 +271,9 @@ def results_of(root: Path, method: Method, folder: Path) -> str:
         parts.append('')
     if ran:
         rows = []
-        for (key, pair), each in ran.items():
-            baseline = runs(root).get((STUDENT, pair), [])
-            cells = our_cells(each)
-            rows.append([f'`{pair}`', linked(root, key, folder), cells[0], our_cells(baseline)[0], *cells[1:]])
+        for (_, pair), each in sorted(ran.items(), key=lambda item: item[0][1]):
+            cells, baseline = our_cells(each), our_cells(runs(root).get((STUDENT, pair), []))
+            rows.append([f'`{pair}`', linked(root, each[0].methods, folder), cells[0], baseline[0], *cells[1:]])
         header = ['pair', 'method', 'top-1 (%)', STUDENT_ALONE, *HEADER[5:]]
         results = os.path.relpath(root / 'docs' / 'results.md', folder)
         parts += ['## What we ran\n', f'Short trainings: see [results]({results}).\n', table(header, rows)]

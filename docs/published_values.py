@@ -63,6 +63,7 @@ class Run(NamedTuple):
     """Finished trainings of a method on a pair, in a study of ours."""
 
     study: str
+    methods: str  # as its command has them: icd+kd
     accuracies: list[float]
     seeds: list[int]
     command: str
@@ -138,6 +139,7 @@ def runs(root: Path) -> dict[tuple[str, str], list[Run]]:
             found.setdefault(('+'.join(sorted(methods.split('+'))), pair), []).append(
                 Run(
                     study,
+                    methods,
                     [run['accuracy'] for run in of_cell],
                     [run['seed'] for run in of_cell],
                     _command(root, study, of_cell),
