@@ -32,7 +32,10 @@ NAMES = {
     'mlkd_ls',
 }
 NAMES |= {'nkd', 'ofd', 'reviewkd', 'rld', 'semckd', 'simkd', 'srd', 'srrl', 'ttm', 'vitkd', 'vkd', 'wsld', 'wttm'}
+# methods of which no accuracy on such pairs was found
+WITHOUT = {'abkd', 'ega', 'ofa', 'rsd'}
 PAGE = ROOT / 'docs' / 'published.md'
+WHICH = ROOT / 'docs' / 'howto' / 'which_method.md'
 NUMBER = r'\d+\.\d+'
 APART = 'Not comparable with these:'
 
@@ -249,3 +252,28 @@ def test_methods_are_linked_if_they_have_a_config(page: str) -> None:
     for name in METHODS:
         if any(name in published_values.names_of(row['method']) for row in PUBLISHED):
             assert f'](../configs/{name}/README.md)' in page
+
+
+def test_numbers_of_which_method_have_a_source() -> None:
+    """Each is published, or in a table of ours; a rounded one ends a range of published ones."""
+    known = {row['accuracy'] for row in PUBLISHED}
+    for page in ('results.md', 'howto/unlabeled_images.md'):
+        known |= {*re.findall(rf'\b{NUMBER}\b', (ROOT / 'docs' / page).read_text())}
+    ranges = {'71.3', '72.2'}
+    assert {*re.findall(r'\b\d\d\.\d+\b', WHICH.read_text())} - ranges <= known
+    since_2021 = [
+        float(row['accuracy'])
+        for row in PUBLISHED
+        if row['pair'] == 'resnet34_resnet18_in1k' and not row['apart'] and row['method'] not in ('teacher', 'student')
+    ]
+    assert {f'{min(since_2021):.1f}', f'{max(since_2021):.1f}'} == ranges
+
+
+def test_which_method_names_methods() -> None:
+    words = {*re.findall(r'`([a-z_+]+)`', WHICH.read_text())}
+    assert len(words) > 30
+    assert {name for word in words for name in word.split('+')} <= NAMES | WITHOUT
+
+
+def test_which_method_is_short() -> None:
+    assert len(WHICH.read_text().splitlines()) <= 70
