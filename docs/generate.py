@@ -2,7 +2,7 @@
 
 The facts of a method stand in its config, ``configs/_base_/methods/METHOD.py``: the first comment names it, the
 docstring holds its paper, a description in Markdown and the BibTeX entry. The published accuracies stand in
-``tools/benchmarks/published.csv``, with their sources in ``published_sources.csv`` beside it. From these come
+``tools/benchmarks/published.csv``, with their sources in ``published_sources.csv`` next to it. From these come
 
 - ``configs/METHOD/``: the page and the example config of each method,
 - ``configs/metafile.yml``, which names all configs for mim and mmengine; ``model-index.yml`` points to it,

@@ -106,16 +106,21 @@ def rows_of(root: Path, pair: str) -> list[Row]:
     return sorted(rows, key=lambda row: (row.method != STUDENT or bool(row.apart), *place(row)))
 
 
+def labels_of(method: str) -> list[str]:
+    """Return the parts of a published method as they are written, without settings: ``['KD+LS', 'CRD']``."""
+    return [part.replace('_LS', '+LS') for part in method.partition(' ')[0].replace('+LS', '_LS').split('+')]
+
+
 def linked(root: Path, method: str, folder: Path) -> str:
     """Return a method, as published or by its configs, with links to the pages of those that have a config."""
     if method == STUDENT:
         return STUDENT_ALONE
     known = {each.name: each for each in methods(root)}
-    plain, space, settings = method.partition(' ')
+    _, space, settings = method.partition(' ')
     parts = []
-    for label, name in zip(plain.replace('+LS', '_LS').split('+'), names_of(method), strict=True):
+    for label, name in zip(labels_of(method), names_of(method), strict=True):
         page = os.path.relpath(root / 'configs' / name / 'README.md', folder)
-        parts.append(f'[{known[name].label}]({page})' if name in known else label.replace('_LS', '+LS'))
+        parts.append(f'[{known[name].label}]({page})' if name in known else label)
     return '+'.join(parts) + space + settings
 
 
@@ -243,11 +248,11 @@ def other_table(root: Path, folder: Path) -> str:
 def missing_methods(root: Path) -> str:
     """Return the published methods that have no config here."""
     known = {method.name for method in methods(root)}
-    labels = dict.fromkeys(
-        value.method.partition(' ')[0]
-        for value in values(root)
-        if value.method not in ROLES and not {*names_of(value.method)} <= known
-    )
+    labels: dict[str, None] = {}
+    for value in values(root):
+        if value.method not in ROLES:
+            parts = zip(labels_of(value.method), names_of(value.method), strict=True)
+            labels |= dict.fromkeys(label for label, name in parts if name not in known)
     return f'Without a config here: {", ".join(labels)}.' if labels else 'Every method has a config here.'
 
 
