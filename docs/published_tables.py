@@ -32,21 +32,22 @@ USUAL = ('resnet50_mobilenet-v1_in1k',)
 EPOCHS = {'last': 'last', 'best': 'best', '': 'not said'}
 # quotes and older tables that agree with what they repeat are not rows of their own
 REPEATED = ('second hand', 'older table')
+# what is true of a method, not of a number
+OF_METHODS = ('other student', 'two views')
 STUDENT_ALONE = 'student alone'
 HEADER = ['method', 'published', 'epoch', 'source', 'ours', 'seeds', 'command', 'log']
 
 
 class Row(NamedTuple):
-    """A method in the table of a pair: what was published, by one or several sources, and what we ran."""
+    """A method in the table of a pair: what was published, by one or several sources, and what we ran.
+
+    ``apart`` is why it cannot be compared with the others; empty if it can.
+    """
 
     method: str
     published: list[Value]
     runs: list[Run]
-
-    @property
-    def apart(self) -> str:
-        """Why it cannot be compared with the others; empty if it can."""
-        return self.published[0].apart if self.published else ''
+    apart: str
 
 
 def dataset_of(pair: str) -> str:
@@ -78,6 +79,13 @@ def epoch_of(root: Path, value: Value) -> str:
     return sources(root)[value.source].epoch
 
 
+def apart_by_itself(root: Path, method: str) -> str:
+    """Return why a method cannot be compared, whoever runs it: its student is another one, or sees two views."""
+    names = {*names_of(method)}
+    reasons = {value.apart for value in values(root) if names & {*names_of(value.method)}}
+    return '; '.join(kind for kind in OF_METHODS if any(kind in reason for reason in reasons))
+
+
 def rows_of(root: Path, pair: str) -> list[Row]:
     """Return the rows of a pair: those that can be compared, sorted within each kind of epoch; then the others."""
     cells: dict[tuple[str, str, str], list[Value]] = {}
@@ -90,11 +98,11 @@ def rows_of(root: Path, pair: str) -> list[Row]:
     of_ours = {key: found for (key, of), found in runs(root).items() if of == pair}
     rows = []
     for (method, *_), found in cells.items():
-        rows.append(Row(method, found, of_ours.pop(key_of(method), [])))
+        rows.append(Row(method, found, of_ours.pop(key_of(method), []), found[0].apart))
     order = [method.name for method in methods(root)]
     ran = {found[0].methods: found for found in of_ours.values()}
     by_name = sorted(ran, key=lambda name: [order.index(each) if each in order else -1 for each in name.split('+')])
-    rows += [Row(name, [], ran[name]) for name in by_name]
+    rows += [Row(name, [], ran[name], apart_by_itself(root, name)) for name in by_name]
 
     def place(row: Row) -> tuple:
         if row.apart or not row.published:

@@ -259,6 +259,17 @@ def test_results_without_a_study_are_shown(data: Path) -> None:
     assert '<details>' not in text
 
 
+@pytest.mark.parametrize(('method', 'why'), [('simkd', 'other student'), ('mlkd', 'two views'), ('dkd', None)])
+def test_our_own_runs_of_other_things_are_apart(method: str, why: str | None, data: Path) -> None:
+    run = dict(point='published', methods=method, pair='a_b_cifar10', options=[], session='t', seed=0, accuracy=50.0)
+    results = dict(own=dict(sessions=[dict(started='t', commit='abc')], teachers=[], runs=[run]))
+    (data / 'docs' / 'results.json').write_text(json.dumps(results))
+    compared, _, apart = published_tables.section(data, 'a_b_cifar10', data / 'docs').partition(APART)
+    (cells,) = table(apart if why else compared)
+    assert cells[4] == '50.00'
+    assert (cells[-1] if why else None) == why
+
+
 def test_methods_are_linked_if_they_have_a_config(page: str) -> None:
     missing = re.search(r'Without a config here: (.*)\.$', page, re.MULTILINE)
     labels = missing[1].split(', ') if missing else []
