@@ -98,10 +98,11 @@ def full_precision(*features: Tensor) -> Iterator[list[Tensor]]:
 def pool_to_smaller(*maps: Tensor) -> list[Tensor]:
     """Average maps ``B x C x H x W`` to the smallest height and width among them."""
     size = min(m.shape[2] for m in maps), min(m.shape[3] for m in maps)
-    return [_pooled(m, size) for m in maps]
+    return [pool_to(m, size) for m in maps]
 
 
-def _pooled(feature: Tensor, size: tuple[int, int]) -> Tensor:
+def pool_to(feature: Tensor, size: tuple[int, int]) -> Tensor:
+    """Average a map ``B x C x H x W`` to a height and width."""
     height, width = feature.shape[2:]
     if (height, width) == size:
         return feature
