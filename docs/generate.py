@@ -257,7 +257,7 @@ def needs_table(root: Path) -> str:
     for method in methods(root):
         needs = recipes.needs_of(method.name)
         mixes = 'yes' if 'labels' not in needs else 'Mixup only' if 'scores' in needs else 'no'
-        fits = ['no' if 'logits' in needs else 'yes', mixes]
+        fits = ['no' if needs & {'logits', 'classifier'} else 'yes', mixes]
         rows.append([f'`{method.name}`', *('x' if column in needs else '' for column in columns), *fits])
     return table(['', *names, 'teacher without classifier', 'Mixup, images without labels'], rows)
 

@@ -142,18 +142,21 @@ def needs_of(method: str, alone: bool = True) -> set[str]:
         alone: Whether it is not combined with others.
 
     Returns:
-        Of the two networks ``'logits'``, ``'pooled'``, ``'maps'``, ``'tokens'`` and ``'preactivations'``; of the images
+        Of the two networks ``'logits'``, ``'pooled'``, ``'maps'``, ``'tokens'`` and ``'preactivations'``, of the
+        teacher ``'classifier'``, if its weights are read; of the images
         ``'labels'``, apart from those that the student's own loss reads (with ``'scores'``, if those of mixed images
         do as well), and ``'positions'`` in the training set.
     """
     with MODELS.switch_scope_and_registry('mmrazor'):
         distiller = MODELS.build(_distiller(ALIASES.get(method, method), alone))
-    needs = set()
+    needs = {'classifier'} if getattr(distiller, 'changes_student', False) else set()
     for entry in distiller.entries.values():
         loss = entry['loss']
         cls = type(loss) if isinstance(loss, nn.Module) else class_of(loss)
         names = {name for network in NETWORKS for name in feature_names(entry, network)}
         needs |= {_kind_of_feature(name) for name in names}
+        if 'teacher_classifier' in inspect.signature(cls).parameters:
+            needs.add('classifier')
         if (getattr(cls, 'reads_labels', False) or LABELS in inspect.signature(cls.forward).parameters) and getattr(
             _built(loss, cls), 'reads_labels', True
         ):

@@ -80,7 +80,7 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
             ``1.logits``.
         teacher_combination: How the logits of several teachers are combined: ``'mean'`` of the logits,
             ``'probabilities'``, ``'confident'``, or the config of a custom ``Combination``.
-        architecture: The student, in the same forms as the teacher.
+        architecture: The student, in the same forms as the teacher. A distiller may change it (``SimKDDistiller``).
         data_preprocessor: Shared by both networks; a ``ClsDataPreprocessor`` by default. Defaults to that of the
             student, whose augmentations (``train_cfg.augments``) are used unless ``batch_augments`` is set here.
         teacher_precision: ``'fp32'``, even if the student trains under autocast; ``'bf16'`` or ``'fp16'`` (GPU only),

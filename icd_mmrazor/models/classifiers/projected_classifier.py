@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from mmpretrain.models import ImageClassifier
 from mmpretrain.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.networks.last_map import cut_after_last_map
@@ -52,6 +52,8 @@ class ProjectedClassifier(ImageClassifier):
                 'must be a SimKDProjector and a LinearClsHead.'
             )
         cut_after_last_map(self.backbone)
+        # the teacher's weights; not a buffer, so that no checkpoint replaces them
+        self._taken: Tensor | None = None
 
     @property
     def classifier(self) -> nn.Linear:
@@ -62,7 +64,7 @@ class ProjectedClassifier(ImageClassifier):
     def change(self) -> str:
         """What distinguishes it from an ordinary student, for reports and tables."""
         added = sum(p.numel() for part in (self.neck, self.head) for p in part.parameters())
-        return f"changed by SimKD: projector and the teacher's classifier, +{added:,} parameters, for its own head"
+        return f"changed by SimKD: projector and the teacher's classifier, +{added:,} parameters, replace its own head"
 
     def take_classifier(self, layer: nn.Linear) -> None:
         """Copy the weights of a teacher's classifying layer, and freeze them."""
@@ -71,11 +73,24 @@ class ProjectedClassifier(ImageClassifier):
             own.weight.copy_(layer.weight)
             own.bias.zero_() if layer.bias is None else own.bias.copy_(layer.bias)
         own.requires_grad_(False)
+        self._taken = own.weight.detach().cpu().clone()
+
+    def refuse_other_classifier(self) -> None:
+        """Refuse weights that have replaced those which were taken from a teacher.
+
+        Raises:
+            SettingError: They differ.
+        """
+        if self._taken is not None and not torch.equal(self.classifier.weight.detach().cpu(), self._taken):
+            raise SettingError(
+                f"SimKDDistiller: {CLASSIFIER} of the student is not the teacher's classifier any more; a checkpoint has "
+                "replaced it (load_from, resume). Load a backbone's weights with model.architecture.backbone.init_cfg="
+                "dict(type='Pretrained', checkpoint=FILE, prefix='backbone.'), and resume with the same teacher."
+            )
 
     def init_weights(self) -> None:
         """Initialise everything but a classifier that has been taken from a teacher."""
-        taken = not self.classifier.weight.requires_grad
         before = {name: value.clone() for name, value in self.classifier.state_dict().items()}
         super().init_weights()
-        if taken:
+        if self._taken is not None:
             self.classifier.load_state_dict(before)
