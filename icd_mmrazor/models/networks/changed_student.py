@@ -144,10 +144,10 @@ def _parts(
             'itself. Use a teacher of the same classes.'
         )
     image_shape = tuple(settings.get('image_shape') or usual_image_shape(student))
-    found = classified_map(teacher, source, image_shape_seen(teacher, image_shape), 'the teacher')
+    found = classified_map(teacher, source, image_shape_seen(teacher, image_shape), f'{OWNER}: the teacher')
     backbone = copy.deepcopy(student.backbone)
     cut_after_last_map(backbone)
-    own = map_shape(backbone, image_shape)
+    own = map_shape(backbone, image_shape, f'{OWNER}: the student')
     neck: dict[str, Any] = dict(type='SimKDProjector', in_channels=own[0], out_channels=found.shape[0])
     if 'factor' in settings:
         neck['factor'] = settings['factor']
@@ -164,9 +164,9 @@ def _parts(
 def _check_kind(student: type | None) -> None:
     if student is not ImageClassifier:
         raise SettingError(
-            f'{OWNER}: the student is a {getattr(student, "__name__", student)}, and a projector needs an '
-            'ImageClassifier of mmpretrain, whose backbone returns maps. One of timm is dict(type="ImageClassifier", '
-            'backbone=dict(type="TIMMBackbone", model_name=..., features_only=True)).'
+            f'{OWNER}: the student is a {getattr(student, "__name__", student)}. It must be an ImageClassifier of '
+            'mmpretrain, whose backbone returns maps; one of timm is dict(type="ImageClassifier", backbone='
+            'dict(type="TIMMBackbone", model_name=..., features_only=True)).'
         )
 
 
@@ -175,7 +175,7 @@ def _check_fit(student: nn.Module, layer: nn.Linear, settings: Mapping[str, Any]
     own, first = student.classifier, student.neck.layers[0]
     shape = tuple(settings.get('image_shape') or usual_image_shape(student))
     wanted = {
-        'neck.in_channels': (first.in_channels, map_shape(student.backbone, shape)[0]),
+        'neck.in_channels': (first.in_channels, map_shape(student.backbone, shape, f'{OWNER}: the student')[0]),
         'neck.out_channels': (student.neck.layers[6].out_channels, layer.in_features),
         'head.in_channels': (own.in_features, layer.in_features),
         'head.num_classes': (own.out_features, layer.out_features),

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.networks.classifier_layer import is_headless, linear_layer
 from icd_mmrazor.models.networks.features import Point, in_eval_mode, usual_image_shape
+from icd_mmrazor.models.networks.wrappers import unwrapped
 
 REMEDY = 'Use a network that averages its last map (ResNet, WideResNet, VGG, ...), or a method that compares last_map.'
 
@@ -46,7 +47,8 @@ def classified_map(
     Raises:
         SettingError: The network classifies something else, such as a class token.
     """
-    name = f'{what}, {type(getattr(network, "backbone", network)).__name__},'
+    *_, (_, inner) = unwrapped(network)
+    name = f'{what}, {type(inner).__name__},'
     if getattr(network, 'is_stored', False) or is_headless(network):
         missing = 'is not in memory: its outputs are stored' if getattr(network, 'is_stored', False) else 'has none'
         raise SettingError(f'{name} needs a classifier, but it {missing}. Give model.teacher_ckpt, of a classifier.')
@@ -82,12 +84,18 @@ def classified_map(
     finally:
         for handle in handles:
             handle.remove()
-    found = [(point, features) for point, features in found if len(inputs) == 1 and _is_average(inputs[0], features)]
-    if not found:
-        raise SettingError(f'{name} does not classify the average of a map (input of {classifier}). {REMEDY}')
+    places = [i for i, (_, each) in enumerate(found) if len(inputs) == 1 and _is_average(inputs[0], each)]
     # what pools it may return a map of one position
-    point, features = max(reversed(found), key=lambda each: each[1].shape[2:].numel())
+    place = max(reversed(places), key=lambda i: _positions(found[i]), default=None)
+    # a map of one position right after a larger one is pooled, and then changed, as by a norm
+    if place is None or (_positions(found[place]) == 1 and place and _positions(found[place - 1]) > 1):
+        raise SettingError(f'{name} does not classify the average of a map (input of {classifier}). {REMEDY}')
+    point, features = found[place]
     return ClassifiedMap(point, tuple(features.shape[1:]), bool((features < 0).any()))
+
+
+def _positions(found: tuple[Point, Tensor]) -> int:
+    return found[1].shape[2:].numel()
 
 
 def _is_average(pooled: Tensor, features: Tensor) -> bool:

@@ -25,13 +25,16 @@ def cut_after_last_map(backbone: nn.Module) -> None:
             parts.set_submodule(name, nn.Identity())
 
 
-def map_shape(backbone: nn.Module, image_shape: tuple[int, ...]) -> tuple[int, int, int]:
+def map_shape(backbone: nn.Module, image_shape: tuple[int, ...], what: str) -> tuple[int, int, int]:
     """Find the shape of the last map that a backbone returns, ``C x H x W``, for images of a shape.
+
+    ``what`` is whose backbone it is, for messages.
 
     Raises:
         SettingError: It returns no map, or does not take such images.
     """
-    name, inner = type(backbone).__name__, getattr(backbone, 'timm_model', backbone)
+    inner = getattr(backbone, 'timm_model', backbone)
+    name = f'{what}, {type(inner).__name__},'
     parameter = next(backbone.parameters())
     image = torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype)
     try:
@@ -39,7 +42,7 @@ def map_shape(backbone: nn.Module, image_shape: tuple[int, ...]) -> tuple[int, i
             output = backbone(image)
     except (RuntimeError, AssertionError) as error:
         raise SettingError(
-            f'the student, {name}, does not take images of image_shape={image_shape}: {error}. Set '
+            f'{name} does not take images of image_shape={image_shape}: {error}. Set '
             'distiller.image_shape to the shape of the images, C x H x W.'
         ) from None
     output = output[-1] if isinstance(output, list | tuple) and len(output) else output
@@ -48,6 +51,6 @@ def map_shape(backbone: nn.Module, image_shape: tuple[int, ...]) -> tuple[int, i
         return channels, height, width
     found = f'a tensor of shape {tuple(output.shape)}' if isinstance(output, Tensor) else f'a {type(output).__name__}'
     raise SettingError(
-        f'the student, {name}, returns {found}, not a map, images x channels x height x width. Use a convolutional '
-        'student, or a method that compares pooled features or logits.'
+        f'{name} returns {found}, not a map, images x channels x height x width. Use a convolutional network, or a '
+        'method that compares pooled features or logits.'
     )
