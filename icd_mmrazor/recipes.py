@@ -82,8 +82,8 @@ def check_name(kind: str, name: str, known: Sequence[str]) -> None:
 def compose(pair: str, methods: Sequence[str]) -> Config:
     """Compose the config of a run.
 
-    Several methods become a ``MixedDistiller``. The student is as a method changes it (SimKD). A method that trains in two stages gets its initial epochs in addition
-    to those of the pair's schedule.
+    Several methods become a ``MixedDistiller``. The student is as a method changes it (SimKD). A method that trains in
+    two stages gets its initial epochs in addition to those of the pair's schedule.
 
     Args:
         pair: One of :func:`pair_names`.

@@ -16,7 +16,6 @@ from icd_mmrazor.models.networks.changed_student import record_changed_student
 from icd_mmrazor.models.networks.resolve import name_networks_in_full
 
 
-
 def _complete_distillation(model: ConfigDict) -> None:
     name_networks_in_full(model)
     record_changed_student(model)

@@ -83,9 +83,9 @@ class ProjectedClassifier(ImageClassifier):
         """
         if self._taken is not None and not torch.equal(self.classifier.weight.detach().cpu(), self._taken):
             raise SettingError(
-                f"SimKDDistiller: {CLASSIFIER} of the student is not the teacher's classifier any more; a checkpoint has "
-                "replaced it (load_from, resume). Load a backbone's weights with model.architecture.backbone.init_cfg="
-                "dict(type='Pretrained', checkpoint=FILE, prefix='backbone.'), and resume with the same teacher."
+                f"SimKDDistiller: a checkpoint (load_from, resume) has replaced the teacher's classifier, {CLASSIFIER} "
+                'of the student. Load the weights of a backbone with model.architecture.backbone.init_cfg=dict(type='
+                '"Pretrained", checkpoint=FILE, prefix="backbone."), and resume with the same teacher.'
             )
 
     def init_weights(self) -> None:

@@ -12,8 +12,8 @@ from torch import nn
 
 from icd_mmrazor.configuration.type_names import dicts, registered, type_name
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.networks.classifier_layer import find_classifier, is_headless, linear_layer, number_of_classes
 from icd_mmrazor.models.networks.classified_map import classified_map
+from icd_mmrazor.models.networks.classifier_layer import find_classifier, is_headless, linear_layer, number_of_classes
 from icd_mmrazor.models.networks.ensemble import TeacherEnsemble
 from icd_mmrazor.models.networks.features import usual_image_shape
 from icd_mmrazor.models.networks.headless import as_teacher
@@ -36,9 +36,11 @@ def changing_distiller(distiller: Any) -> Mapping[str, Any] | None:
     Raises:
         SettingError: There are several.
     """
-    kinds = ((part, type_name(part.get('type'))) for part in dicts(distiller))
+    kinds = [(part, type_name(part.get('type'))) for part in dicts(distiller)]
     found = [
-        part for part, kind in kinds if kind and any(getattr(each, 'changes_student', False) for each in registered(kind))
+        part
+        for part, kind in kinds
+        if kind and any(getattr(each, 'changes_student', False) for each in registered(kind))
     ]
     if len(found) > 1:
         raise SettingError(f'{OWNER}: {len(found)} distillers change the student. Leave one of them.')
@@ -183,8 +185,8 @@ def _check_fit(student: nn.Module, layer: nn.Linear, settings: Mapping[str, Any]
     for name, (found, expected) in wanted.items():
         if found != expected:
             raise SettingError(
-                f'{OWNER}: model.architecture.{name}={found} must be {expected} for these networks. Correct it, or give '
-                'the student without a projector.'
+                f'{OWNER}: model.architecture.{name}={found} must be {expected} for these networks. Correct it, or '
+                'give the student without a projector.'
             )
 
 

@@ -23,9 +23,10 @@ def student_of(cfg: Config) -> ConfigDict:
         cfg: The config of a run.
 
     Returns:
-        The config of a plain classifier, as the distiller changes it (``SimKDDistiller``), with its ``data_preprocessor`` and the scope that it is built in (mmrazor's
-        for a pruned network), without pretrained weights, since they come from a checkpoint, and without augmentations
-        of whole batches, such as Mixup, since they are of the training.
+        The config of a plain classifier, as the distiller changes it (``SimKDDistiller``), with its
+        ``data_preprocessor`` and the scope that it is built in (mmrazor's for a pruned network), without pretrained
+        weights, since they come from a checkpoint, and without augmentations of whole batches, such as Mixup, since
+        they are of the training.
     """
     if not isinstance(cfg.get('model'), dict):
         raise SettingError(

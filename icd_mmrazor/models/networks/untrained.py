@@ -1,7 +1,6 @@
 """Networks that are built without their weights."""
 
 import copy
-from typing import Any
 
 from mmrazor.registry import MODELS
 from torch import nn

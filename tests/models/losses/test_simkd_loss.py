@@ -32,9 +32,7 @@ class Case:
             factor=int(self.tensor('simkd/setting/factor')),
             size=size if shrinks else None,
         ).double()
-        self.projector.load_state_dict(
-            {**self.group('simkd/param'), **self.group('simkd/buffer_before')}, strict=False
-        )
+        self.projector.load_state_dict({**self.group('simkd/param'), **self.group('simkd/buffer_before')}, strict=False)
 
     def tensor(self, name: str) -> Tensor:
         return torch.from_numpy(GOLDEN[f'{self.name}/{name}'])
@@ -109,7 +107,8 @@ def slow(student: Tensor, teacher: Tensor) -> float:
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(
-    ('of_student', 'of_teacher'), [((3, 4, 4), (3, 4, 4)), ((2, 2, 2), (2, 4, 4)), ((4, 5, 3), (4, 3, 2)), ((1, 1, 1),) * 2]
+    ('of_student', 'of_teacher'),
+    [((3, 4, 4), (3, 4, 4)), ((2, 2, 2), (2, 4, 4)), ((4, 5, 3), (4, 3, 2)), ((1, 1, 1),) * 2],
 )
 def test_agrees_with_a_slow_rewrite(
     of_student: tuple[int, ...], of_teacher: tuple[int, ...], dtype: torch.dtype

@@ -107,7 +107,7 @@ def test_a_map_of_a_network_that_ends_in_a_norm_has_negative_values() -> None:
 )
 def test_a_network_that_classifies_something_else_is_refused(cfg: dict, shape: tuple[int, ...]) -> None:
     model = MODELS.build(cfg)
-    with pytest.raises(SettingError, match='the teacher, (ConvNeXt|VisionTransformer), .*average of a map'):
+    with pytest.raises(SettingError, match=r'the teacher, (ConvNeXt|VisionTransformer), .*average of a map'):
         classified_map(model, find_classifier(model), shape, 'the teacher')
 
 
