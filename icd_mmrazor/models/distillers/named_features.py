@@ -69,6 +69,7 @@ class NamedFeatures:
             classes = 'no classifier' if pooling else f'{layer.out_features} classes'
             place = f'{"output" if pooling else "input"} of {self.source}, {self.shapes["pooled"][0]} wide, {classes}'
             print_log(f'{owner}: {network} feature: {place}', logger='current')
+        self._layer = classifier or self.source
         known = feature_points(model, maps, classifier)
         # how many there are of what a loss may compare in every stage
         self.counts = {network: {'maps': len(known.maps), 'preactivations': len(known.preactivations)}}
@@ -100,7 +101,7 @@ class NamedFeatures:
         if self._network == 'teacher':
             shape = image_shape_seen(self.model, shape)
         if CLASSIFIED_MAP in names:
-            found = classified_map(self.model, self.source, shape, f'{self._owner}: the {self._network}')
+            found = classified_map(self.model, self._layer, shape, f'{self._owner}: the {self._network}')
             self._known[CLASSIFIED_MAP] = found.point
         for name in names:
             if name.endswith('logits') and name not in self._known:

@@ -120,7 +120,8 @@ def _changed_module(student: nn.Module, teacher: nn.Module, settings: Mapping[st
     parts = _parts(student, teacher, settings, head)
     changed = MODELS.build(
         dict(
-            type=f'mmpretrain.{CHANGED}',
+            _scope_='mmpretrain',
+            type=CHANGED,
             backbone=student.backbone,
             data_preprocessor=student.data_preprocessor,
             init_cfg=student.init_cfg,
