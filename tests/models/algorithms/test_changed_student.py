@@ -2,17 +2,17 @@
 
 import copy
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
-from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import nn
 
 from icd_mmrazor.engine.description import describe
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.classifiers import ProjectedClassifier
+from icd_mmrazor.models.networks.changed_student import student_with_classifier
+from icd_mmrazor.models.teacher_cache.cache import TeacherCache
 
 SIMKD = dict(type='SimKDDistiller')
 MIXED = dict(type='MixedDistiller', distillers=dict(simkd=SIMKD, icd=dict(type='ICDDistiller', kd=dict(tau=4.0))))
@@ -235,17 +235,16 @@ def test_more_losses(algorithm: Callable, batch: Callable) -> None:
 
 
 def test_mmrazors_own_algorithm_is_refused(network: Callable) -> None:
-    networks = dict(
-        architecture=dict(network('res8'), _scope_='mmpretrain'), teacher=dict(network('res8'), _scope_='mmpretrain')
-    )
-    with pytest.raises(SettingError, match='SimKDDistiller.*FrozenTeacherDistill'):
+    student, teacher = (dict(network('res8'), _scope_='mmpretrain') for _ in range(2))
+    networks = dict(architecture=student, teacher=teacher)
+    with pytest.raises(SettingError, match=r'SimKDDistiller.*FrozenTeacherDistill'):
         MODELS.build(dict(_scope_='mmrazor', type='SingleTeacherDistill', distiller=SIMKD, **networks))
 
 
 def test_a_teacher_that_classifies_no_average(algorithm: Callable, network: Callable) -> None:
     teacher = network('res8')
     teacher.head = dict(type='StackedLinearClsHead', num_classes=10, in_channels=64, mid_channels=[12])
-    with pytest.raises(SettingError, match='SimKDDistiller: the teacher, CIFARResNet, .*average of a map'):
+    with pytest.raises(SettingError, match=r'SimKDDistiller: the teacher, CIFARResNet, .*average of a map'):
         algorithm(distiller=SIMKD, teacher=teacher, teacher_ckpt=None, random_teacher=True)
     with pytest.raises(SettingError, match='classifier'):
         algorithm(distiller=SIMKD, teacher=dict(network('res8'), head=None), teacher_ckpt=None, random_teacher=True)
@@ -254,13 +253,16 @@ def test_a_teacher_that_classifies_no_average(algorithm: Callable, network: Call
 def test_a_config_that_names_its_parts_wrongly() -> None:
     backbone, head = dict(type='CIFARResNet', depth=8), dict(type='LinearClsHead', num_classes=10, in_channels=64)
     neck = dict(type='GlobalAveragePooling')
-    with pytest.raises(SettingError, match='GlobalAveragePooling.*SimKDProjector'):
+    with pytest.raises(SettingError, match=r'GlobalAveragePooling.*SimKDProjector'):
         MODELS.build(dict(type='mmpretrain.ProjectedClassifier', backbone=backbone, neck=neck, head=head))
 
 
-def test_samples_are_those_of_the_batch(algorithm: Callable) -> None:
-    """A single image is a batch, too."""
-    model = algorithm(distiller=SIMKD).train()
-    losses = model.loss(torch.randn(1, 3, 32, 32), [DataSample().set_gt_label(1)])
-    assert torch.isfinite(losses['distill.loss_simkd'])
-    assert Path(model.teacher_ckpt).is_file()
+def test_stored_outputs_of_a_teacher_are_not_enough(algorithm: Callable, network: Callable) -> None:
+    """Neither in the place of the teacher, nor next to it: its maps are not stored."""
+    stored = MODELS.build(network('res8'))
+    stored.is_stored = True
+    with pytest.raises(SettingError, match=r'SimKDDistiller .*teacher_ckpt'):
+        student_with_classifier(dict(distiller=SIMKD, architecture=network('res8')), stored)
+    model = algorithm(distiller=SIMKD)
+    reason = TeacherCache(views='all').why_not(model.distiller, model.teacher)
+    assert 'classified_map' in reason
