@@ -10,9 +10,16 @@ from mmrazor.registry import MODELS
 
 from icd_mmrazor import recipes
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.export.latency import multiply_adds
 from icd_mmrazor.models.networks.changed_student import changed_config, changing_distiller, record_changed_student
 from icd_mmrazor.models.networks.student import student_of
 
+VIT = dict(
+    type='VisionTransformer',
+    arch=dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=16),
+    img_size=32,
+    patch_size=16,
+)
 SIMKD = dict(_scope_='mmrazor', type='SimKDDistiller')
 
 
@@ -124,7 +131,7 @@ def test_images_of_another_size_for_the_teacher(settings: Callable) -> None:
     ('student', 'message'),
     [
         (dict(type='TimmClassifier', model_name='test_resnet', num_classes=10), 'TimmClassifier.*TIMMBackbone'),
-        (dict(type='ImageClassifier', backbone=dict(type='VGG', depth=11, num_classes=10)), 'VGG.*not a map'),
+        (dict(type='ImageClassifier', backbone=VIT), 'VisionTransformer.*not a map'),
     ],
 )
 def test_a_student_without_maps(student: dict, message: str, settings: Callable) -> None:
@@ -172,3 +179,16 @@ def test_pretrained_weights_are_not_read_to_find_shapes(settings: Callable) -> N
     given['teacher']['init_cfg'] = dict(type='Pretrained', checkpoint='nowhere.pth')
     student = changed_config(given)
     assert student.backbone.init_cfg.checkpoint == 'nowhere.pth'
+
+
+@pytest.mark.parametrize('pair', ['res56_res20', 'wrn40-2_wrn16-2', 'vgg13_mobilenetv2'])
+def test_the_page_tells_the_true_cost(pair: str) -> None:
+    page = (CONFIGS / 'simkd' / 'README.md').read_text()
+    (row,) = [line for line in page.splitlines() if line.startswith(f'| `{pair}` |')]
+    images, cells = torch.zeros(1, 3, 32, 32), []
+    composed = recipes.compose(f'{pair}_cifar100', ['simkd'])
+    plain = recipes.compose(f'{pair}_cifar100', ['student'])
+    networks = [MODELS.build(cfg).eval() for cfg in (plain.model, composed.model.architecture)]
+    cells = [f'{sum(parameter.numel() for parameter in network.parameters()):,}' for network in networks]
+    cells += [f'{multiply_adds(network, images) / 1e6:.1f} M' for network in networks]
+    assert row == f'| `{pair}` | {" | ".join(cells)} |'
