@@ -33,6 +33,7 @@ from published_tables import missing_methods, other_table, overview, results_of,
 from published_values import alone
 
 from icd_mmrazor import recipes
+from icd_mmrazor.models.networks.changed_student import changed_config
 from icd_mmrazor.models.networks.resolve import network_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -135,8 +136,8 @@ def networks(root: Path) -> list[str]:
     )
 
 
-def model_entry(root: Path, config: str, collection: str) -> dict:
-    """Return the entry of a config in the metafile."""
+def model_entry(root: Path, config: str, collection: str, changer: dict | None = None) -> dict:
+    """Return the entry of a config in the metafile; a student that a distiller changes is counted as it is then."""
     stem = Path(config).stem
     *named, data = stem.split('_')
     metadata = {'Training Data': TRAINING_DATA[data]}
@@ -150,6 +151,11 @@ def model_entry(root: Path, config: str, collection: str) -> dict:
         # the name of a method may have an underscore
         configs = tuple(f'icd_mmrazor::vanilla/{network}_{data}.py' for network in named[1:][-2:])
     metadata |= {role: dict(Config=path) for role, path in zip(('Teacher', 'Student'), configs, strict=False)}
+    if changer:
+        teacher, student = (vanilla(root, network, data)[0].model for network in named[1:])
+        student = MODELS.build(changed_config(dict(teacher=teacher, architecture=student, distiller=changer)))
+        metadata['Parameters'] = sum(parameter.numel() for parameter in student.parameters())
+        metadata['Student']['Remark'] = student.change
     return {'Name': stem, 'In Collection': collection, 'Metadata': metadata, 'Config': config}
 
 
@@ -175,7 +181,7 @@ def metafile(root: Path) -> str:
         name = method.name
         collections.append(collection(method.label, method.title, method.url, name, method.also_called))
         files = {file.name for file in (root / 'configs' / name).glob('*.py')} | {f'{name}_{EXAMPLE_PAIR}.py'}
-        models += [model_entry(root, f'configs/{name}/{file}', method.label) for file in sorted(files)]
+        models += [model_entry(root, f'configs/{name}/{file}', method.label, method.changer) for file in sorted(files)]
     content = dict(Collections=collections, Models=models)
     return METAFILE_HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
 

@@ -11,6 +11,8 @@ import icd_mmrazor  # noqa: F401
 from mmengine.config import Config
 from published_values import ROLES, names_of, values
 
+from icd_mmrazor.models.networks.changed_student import changing_distiller
+
 
 class Method:
     """The facts of a method, as its config states them; everything but the distiller may be missing."""
@@ -29,6 +31,8 @@ class Method:
         self.loss, self.features = facts.get('loss', ''), facts.get('features', '')
         self.also_called = facts.get('also_called', '')
         self.initial_epochs = cfg[self.name].get('initial_epochs', 0)
+        # one that changes the student
+        self.changer = cfg[self.name] if changing_distiller(cfg[self.name]) else None
         self.variants = [name for name in cfg if name != self.name]
 
 

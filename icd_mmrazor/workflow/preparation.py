@@ -17,6 +17,7 @@ from icd_mmrazor.errors import DatasetError, SettingError
 from icd_mmrazor.export.formats import FORMATS
 from icd_mmrazor.export.trained import TrainedStudent
 from icd_mmrazor.machine import cores
+from icd_mmrazor.models.networks.changed_student import changing_distiller
 from icd_mmrazor.models.networks.preparation import preparation_by
 from icd_mmrazor.workflow.config import (
     Images,
@@ -181,11 +182,17 @@ def _check_unlabeled(request: Request, folder: ImageFolder, unlabeled: ImageFold
 
 def _check_formats(request: Request, student: Network) -> None:
     """Refuse a format that cannot hold the student, before it is trained."""
-    if checks := [settings for name in request.export if (settings := FORMATS[name].settings)]:
+    checks = {name: settings for name in request.export if (settings := FORMATS[name].settings)}
+    if checks and changing_distiller(recipes.compose_distiller(request.methods)) is not None:
+        raise SettingError(
+            f'--export {next(iter(checks))}: --method {request.method} puts a projector into the student, which no '
+            'network of that package has. Use torchscript, pt2, onnx or safetensors.'
+        )
+    if checks:
         untrained = TrainedStudent(
             build(student.cfg, 'student'), Config(dict(model=student.cfg)), dict(meta={}), Config()
         )
-        for settings in checks:
+        for settings in checks.values():
             with formats_as_export():
                 settings(untrained)
 

@@ -6,6 +6,7 @@ from icd_mmrazor.models.connectors.linear_projection import LinearProjection
 from icd_mmrazor.models.connectors.orthogonal_projection import OrthogonalProjection
 from icd_mmrazor.models.connectors.pointwise_regressor import PointwiseRegressor
 from icd_mmrazor.models.connectors.rsd_projector import RSDProjector
+from icd_mmrazor.models.connectors.simkd_projector import SimKDProjector
 from icd_mmrazor.models.connectors.vid_regressor import VIDRegressor
 
 __all__ = [
@@ -16,5 +17,6 @@ __all__ = [
     'OrthogonalProjection',
     'PointwiseRegressor',
     'RSDProjector',
+    'SimKDProjector',
     'VIDRegressor',
 ]

@@ -25,7 +25,7 @@ from icd_mmrazor.models.distillers.feature_terms import (
     terms_of,
 )
 from icd_mmrazor.models.distillers.loss_mappings import join_own, record_of, records_of
-from icd_mmrazor.models.distillers.named_features import AUTO, OF_CLASSIFIER, NamedFeatures
+from icd_mmrazor.models.distillers.named_features import AUTO, NamedFeatures, of_stages
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
 from icd_mmrazor.models.distillers.term_losses import build_for, given_by, logged_terms, loss_of, shapes_of
 from icd_mmrazor.models.distillers.weight_schedule import ScheduledWeight
@@ -48,8 +48,8 @@ class FeatureDistiller(ConfigurableDistiller):
     * ``tokens1``, ..., ``patch_tokens``: the same as tokens, ``N x C``; ``class_token``;
     * ``preactivation1``, ...: the maps of the stages before their last activation;
     * ``block1``, ...: the outputs of all residual blocks, of all units (MobileNet), or of all blocks of a transformer;
-    * ``pooled``: the input of the classifying layer; ``logits``: its output; ``distillation_logits``: those of the
-      student's distillation token (DeiT), or ``logits`` if it has none;
+    * ``pooled``: the input of the classifying layer; ``classified_map``: the map whose average that is; ``logits``:
+      its output; ``distillation_logits``: those of the student's distillation token (DeiT), or ``logits``;
     * of one of several teachers (``FrozenTeacherDistill.teachers``): ``0.pooled``, ``1.logits``, which is compared with
       the student's feature without the number; their combined ``logits``;
     * for a loss on each of several: ``maps``, ``tokens`` and ``preactivations`` (of the stages), ``blocks``, and
@@ -216,7 +216,7 @@ class FeatureDistiller(ConfigurableDistiller):
 
     def _find_features(self, network: str, model: nn.Module) -> NamedFeatures:
         names = [name for entry in self.entries.values() for name in feature_names(entry, network)]
-        maps = any(name not in OF_CLASSIFIER for name in names)
+        maps = of_stages(names)
         owner, source = type(self).__name__, getattr(self, f'{network}_source')
         if isinstance(model, TeacherEnsemble) and network == 'teacher':
             if self.teacher_member is None:
