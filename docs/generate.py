@@ -87,7 +87,8 @@ class Method:
         self.source = facts.get('published', f'Source: {BENCHMARK}.')
         self.also_called = facts.get('also_called', '')
         self.initial_epochs = cfg[self.name].get('initial_epochs', 0)
-        self.variants = [name for name in cfg if name != self.name]
+        self.dataset = f'{self.name}_dataset' in cfg
+        self.variants = [name for name in cfg if name not in (self.name, f'{self.name}_dataset')]
 
 
 @functools.cache
@@ -161,6 +162,13 @@ def example(method: Method) -> str:
     name, lines = method.name, []
     lines.append(f"_base_ = ['../_base_/pairs/{EXAMPLE_PAIR}.py', '../_base_/methods/{name}.py']")
     lines.append(f"model = dict(distiller=_base_.pop('{name}'))")
+    if method.dataset:
+        lines += [
+            '# the method needs another training set, around that of the pair',
+            'train_dataloader = dict(',
+            f"    dataset=dict(_delete_=True, dataset=_base_.train_dataloader.dataset, **_base_.pop('{name}_dataset'))",
+            ')',
+        ]
     if method.variants:
         lines.append('# the variants are not for a method alone')
         lines += [f"_base_.pop('{variant}')" for variant in method.variants]
@@ -251,12 +259,12 @@ def method_table(root: Path, folder: Path) -> str:
 
 def needs_table(root: Path) -> str:
     """Return the table ``needs``: what each method needs of networks and images, by its config and its losses."""
-    columns = ('pooled', 'logits', 'maps', 'preactivations', 'labels', 'positions')
-    names = ('pooled feature', 'logits', 'maps', 'pre-activations', 'labels', 'positions')
+    columns = ('pooled', 'logits', 'maps', 'preactivations', 'labels', 'positions', 'views')
+    names = ('pooled feature', 'logits', 'maps', 'pre-activations', 'labels', 'positions', 'two views')
     rows = []
     for method in methods(root):
         needs = recipes.needs_of(method.name)
-        mixes = 'yes' if 'labels' not in needs else 'Mixup only' if 'scores' in needs else 'no'
+        mixes = 'yes' if not {'labels', 'views'} & needs else 'Mixup only' if 'scores' in needs else 'no'
         fits = ['no' if 'logits' in needs else 'yes', mixes]
         rows.append([f'`{method.name}`', *('x' if column in needs else '' for column in columns), *fits])
     return table(['', *names, 'teacher without classifier', 'Mixup, images without labels'], rows)

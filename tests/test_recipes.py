@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import CONFIGS
+from helpers import CONFIGS, methods_of_views, two_views
 from mmengine.config import Config
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
@@ -15,6 +15,8 @@ from icd_mmrazor import recipes
 from icd_mmrazor.errors import SettingError
 
 METHODS = [method for method in recipes.method_names() if method != recipes.STUDENT_ALONE]
+# the others need two in a batch, and train by themselves
+OF_ONE_VIEW, OF_TWO_VIEWS = methods_of_views(1), methods_of_views(2)
 PAIRS = [pair for pair in recipes.pair_names() if pair.endswith('cifar100')]
 # FSP compares the widths of two networks
 EQUAL_WIDTHS = {
@@ -60,11 +62,11 @@ def built(cfg: Config, **networks: torch.nn.Module) -> torch.nn.Module:
     return algorithm.train()
 
 
-def batch(size: int, pixels: int) -> tuple[torch.Tensor, list[DataSample]]:
+def batch(size: int, pixels: int, views: int = 1) -> tuple[torch.Tensor, list[DataSample]]:
     generator = torch.Generator().manual_seed(1)
-    images = torch.randn(size, 3, pixels, pixels, generator=generator)
+    images = torch.randn(views * size, 3, pixels, pixels, generator=generator)
     samples = [DataSample(metainfo=dict(sample_idx=i)).set_gt_label(i % 10) for i in range(size)]
-    return images, samples
+    return images, samples if views == 1 else two_views(samples)
 
 
 def steps(algorithm: torch.nn.Module, images: torch.Tensor, samples: list[DataSample]) -> None:
@@ -96,8 +98,8 @@ def steps(algorithm: torch.nn.Module, images: torch.Tensor, samples: list[DataSa
 @pytest.mark.parametrize('pair', PAIRS)
 def test_every_method_trains_on_every_pair(pair: str) -> None:
     """All together, each with its own losses: one pass of the networks, of which some are slow, serves them all."""
-    fitting = [method for method in METHODS if method != 'fsp' or pair in EQUAL_WIDTHS]
-    if fitting != METHODS:
+    fitting = [method for method in OF_ONE_VIEW if method != 'fsp' or pair in EQUAL_WIDTHS]
+    if fitting != OF_ONE_VIEW:
         with pytest.raises(SettingError, match=f'fsp does not fit {pair}.*channels'):
             recipes.compose(pair, ['fsp'])
     cfg = recipes.compose(pair, fitting)
@@ -106,7 +108,26 @@ def test_every_method_trains_on_every_pair(pair: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('methods', list(itertools.pairwise([*METHODS, METHODS[0]])), ids='+'.join)
+@pytest.mark.parametrize('pair', PAIRS)
+@pytest.mark.parametrize('method', OF_TWO_VIEWS)
+def test_every_method_of_two_views_trains_on_every_pair(method: str, pair: str) -> None:
+    cfg = recipes.compose(pair, [method])
+    dataset = cfg.train_dataloader.dataset
+    assert dataset.type == 'TwoViewDataset'
+    assert dataset.dataset == recipes.compose(pair, ['student']).train_dataloader.dataset
+    steps(built(cfg), *batch(2, 32, views=2))
+
+
+@pytest.mark.parametrize('method', OF_TWO_VIEWS)
+def test_methods_of_one_and_of_two_views_do_not_mix(method: str) -> None:
+    for methods in ([method, 'icd'], ['icd', 'kd', method]):
+        names = r'\+'.join(methods)
+        with pytest.raises(SettingError, match=f'{names}: {method} takes two views of each image.* and icd would'):
+            recipes.compose('res20_res8_digits', methods)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('methods', list(itertools.pairwise([*OF_ONE_VIEW, OF_ONE_VIEW[0]])), ids='+'.join)
 def test_two_methods_train_together(methods: tuple[str, str]) -> None:
     cfg = recipes.compose('res20_res8_digits', methods)
     assert cfg.model.distiller.type == 'MixedDistiller'
@@ -199,6 +220,7 @@ def test_the_student_alone() -> None:
         ('ft', {'maps'}),
         ('ab', {'preactivations'}),
         ('crd', {'pooled', 'labels', 'positions'}),
+        ('mlkd', {'logits', 'views'}),
     ],
 )
 def test_what_a_method_needs(method: str, needs: set[str]) -> None:

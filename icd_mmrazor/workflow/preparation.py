@@ -165,7 +165,7 @@ def _check_views(request: Request) -> None:
     """Refuse methods that need two views of each image in a batch, which no recipe makes."""
     if needing := [name for name in request.methods if 'views' in recipes.needs_of(name)]:
         raise SettingError(
-            f'--method {request.method}: {", ".join(needing)} needs two views of each image in a batch, and the recipes '
+            f'--method {request.method}: {", ".join(needing)} needs two views of each image in a batch, and recipes '
             "make one. Use another method, or a config with a TwoViewDataset, such as configs/mlkd's."
         )
 

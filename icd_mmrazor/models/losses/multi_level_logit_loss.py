@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import Tensor
@@ -85,14 +86,14 @@ class MultiLevelLogitLoss(LogitLoss):
             SettingError: The logits cannot be compared, or the batch has another form.
         """
         self._check(s_feature, t_feature)
-        images = number_of_weak_views(data_samples if isinstance(data_samples, list | tuple) else None)
+        images = number_of_weak_views([*(data_samples or ())])
         if images is None or 2 * images != len(s_feature):
             raise SettingError(
                 f'{NAME} compares a weak and a strong view of each image, and a batch of {len(s_feature)} does not say '
                 "that it has both. Set train_dataloader.dataset=dict(type='TwoViewDataset', strong=[...], dataset=...)."
             )
         with full_precision(s_feature, t_feature.detach()) as (student, teacher):
-            return self.loss_weight * sum(self.parts(student, teacher).values())
+            return self.loss_weight * torch.stack([*self.parts(student, teacher).values()]).sum()
 
     def parts(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
         """Compute the three terms of logits ``2B x C``, without the weight: ``kd``, ``classes`` and ``images``."""

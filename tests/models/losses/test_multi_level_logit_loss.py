@@ -38,7 +38,7 @@ def close(got: Tensor, want: Tensor | np.ndarray) -> None:
 @pytest.mark.parametrize('form', FORMS)
 @pytest.mark.parametrize('case', CASES)
 def test_golden_numbers(case: str, form: str) -> None:
-    """Of the loss with the cross-entropy as a distillation adds it, of each part, and of the gradients of both views."""
+    """Of the loss with cross-entropy as a distillation adds it, of each part, and of the gradients of both views."""
 
     def golden(name: str) -> Tensor:
         return torch.from_numpy(GOLDEN[f'{case}/{name}'])
