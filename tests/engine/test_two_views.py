@@ -14,6 +14,7 @@ from same_checkpoints import differences
 
 from icd_mmrazor.datasets.samples import number_of_weak_views, sample_indices
 from icd_mmrazor.engine.checks import ViewCheck
+from icd_mmrazor.engine.description import describe_images
 from icd_mmrazor.errors import SettingError
 
 STRONG = [dict(type='Solarize', magnitude_range=(0, 256), magnitude_level=10, magnitude_std='inf', prob=1.0)]
@@ -81,6 +82,7 @@ def test_batches_and_epochs_count_images(in_memory: bool, config: Callable, runn
     assert (run.iter, run.epoch, len(run.train_dataloader.dataset)) == (3, 1, 64)
     assert ('64 training images are on cpu' in logged(run)) == in_memory
     assert 'distill.loss_mlkd' in logged(run)
+    assert describe_images(run.train_dataloader) == '64, a weak and a strong view of each in a batch'
 
 
 @pytest.mark.slow
