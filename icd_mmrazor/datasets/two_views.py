@@ -1,4 +1,4 @@
-"""A dataset of which a batch has a weakly and a strongly augmented view of each image."""
+"""A dataset of whose images a batch has two views, weakly augmented ones before strongly augmented ones."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
