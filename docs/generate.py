@@ -102,6 +102,13 @@ def example(method: Method) -> str:
     name, lines = method.name, []
     lines.append(f"_base_ = ['../_base_/pairs/{EXAMPLE_PAIR}.py', '../_base_/methods/{name}.py']")
     lines.append(f"model = dict(distiller=_base_.pop('{name}'))")
+    if method.dataset:
+        lines += [
+            '# the method needs another training set, around that of the pair',
+            'train_dataloader = dict(',
+            f"    dataset=dict(_delete_=True, dataset=_base_.train_dataloader.dataset, **_base_.pop('{name}_dataset'))",
+            ')',
+        ]
     if method.variants:
         lines.append('# the variants are not for a method alone')
         lines += [f"_base_.pop('{variant}')" for variant in method.variants]
@@ -218,7 +225,7 @@ def needs_table(root: Path) -> str:
     columns = {key: name for key, name in NEEDS.items() if key in needed}
     rows = []
     for method, needs in needs_of.items():
-        mixes = 'yes' if 'labels' not in needs else 'Mixup only' if 'scores' in needs else 'no'
+        mixes = 'yes' if not {'labels', 'views'} & needs else 'Mixup only' if 'scores' in needs else 'no'
         fits = ['no' if needs & {'logits', 'classifier'} else 'yes', mixes]
         rows.append([f'`{method}`', *('x' if key in needs else '' for key in columns), *fits])
     return table(['', *columns.values(), 'teacher without classifier', 'Mixup, images without labels'], rows)

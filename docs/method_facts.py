@@ -33,7 +33,8 @@ class Method:
         self.initial_epochs = cfg[self.name].get('initial_epochs', 0)
         # one that changes the student
         self.changer = cfg[self.name] if changing_distiller(cfg[self.name]) else None
-        self.variants = [name for name in cfg if name != self.name]
+        self.dataset = f'{self.name}_dataset' in cfg
+        self.variants = [name for name in cfg if name not in (self.name, f'{self.name}_dataset')]
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import CONFIGS
+from helpers import CONFIGS, methods_of_views, two_views
 from mmengine.config import Config
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
@@ -17,6 +17,8 @@ from icd_mmrazor import recipes
 from icd_mmrazor.errors import SettingError
 
 METHODS = [method for method in recipes.method_names() if method != recipes.STUDENT_ALONE]
+# the others need two in a batch, and train by themselves
+OF_ONE_VIEW, OF_TWO_VIEWS = methods_of_views(1), methods_of_views(2)
 PAIRS = [pair for pair in recipes.pair_names() if pair.endswith('cifar100')]
 EQUAL_WIDTHS = {
     'wrn40-2_wrn16-2_cifar100',
@@ -68,11 +70,11 @@ def built(cfg: Config, **networks: torch.nn.Module) -> torch.nn.Module:
     return algorithm.train()
 
 
-def batch(size: int, pixels: int) -> tuple[torch.Tensor, list[DataSample]]:
+def batch(size: int, pixels: int, views: int = 1) -> tuple[torch.Tensor, list[DataSample]]:
     generator = torch.Generator().manual_seed(1)
-    images = torch.randn(size, 3, pixels, pixels, generator=generator)
+    images = torch.randn(views * size, 3, pixels, pixels, generator=generator)
     samples = [DataSample(metainfo=dict(sample_idx=i)).set_gt_label(i % 10) for i in range(size)]
-    return images, samples
+    return images, samples if views == 1 else two_views(samples)
 
 
 def steps(algorithm: torch.nn.Module, images: torch.Tensor, samples: list[DataSample]) -> None:
@@ -105,13 +107,32 @@ def steps(algorithm: torch.nn.Module, images: torch.Tensor, samples: list[DataSa
 def test_every_method_trains_on_every_pair(pair: str) -> None:
     """All together, each with its own losses: one pass of the networks, of which some are slow, serves them all."""
     unfit = {method: reason for method, (pairs, reason) in LIMITED.items() if pair not in pairs}
-    fitting = [method for method in METHODS if method not in unfit]
+    fitting = [method for method in OF_ONE_VIEW if method not in unfit]
     for method, reason in unfit.items():
         with pytest.raises(SettingError, match=f'{method} does not fit {pair}.*({reason})'):
             recipes.compose(pair, [method])
     cfg = recipes.compose(pair, fitting)
     assert sorted(cfg.model.distiller.distillers) == fitting
     steps(built(cfg), *batch(2, 32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('pair', PAIRS)
+@pytest.mark.parametrize('method', OF_TWO_VIEWS)
+def test_every_method_of_two_views_trains_on_every_pair(method: str, pair: str) -> None:
+    cfg = recipes.compose(pair, [method])
+    dataset = cfg.train_dataloader.dataset
+    assert dataset.type == 'TwoViewDataset'
+    assert dataset.dataset == recipes.compose(pair, ['student']).train_dataloader.dataset
+    steps(built(cfg), *batch(2, 32, views=2))
+
+
+@pytest.mark.parametrize('method', OF_TWO_VIEWS)
+def test_methods_of_one_and_of_two_views_do_not_mix(method: str) -> None:
+    for methods in ([method, 'icd'], ['icd', 'kd', method]):
+        names = r'\+'.join(methods)
+        with pytest.raises(SettingError, match=f'{names}: {method} takes two views of each image.* and icd would'):
+            recipes.compose('res20_res8_digits', methods)
 
 
 @pytest.mark.slow
@@ -208,6 +229,7 @@ def test_the_student_alone() -> None:
         ('ft', {'maps'}),
         ('ab', {'preactivations'}),
         ('crd', {'pooled', 'labels', 'positions'}),
+        ('mlkd', {'logits', 'views'}),
     ],
 )
 def test_what_a_method_needs(method: str, needs: set[str]) -> None:

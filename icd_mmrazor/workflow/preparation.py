@@ -50,6 +50,7 @@ def plan_of(request: Request) -> Plan:
         SettingError: Something about the request cannot work.
         DatasetError: The images are not as they should be.
     """
+    _check_views(request)
     folder = read_folder(request.data)
     unlabeled = read_unlabeled(request.unlabeled) if request.unlabeled else None
     if unlabeled:
@@ -159,6 +160,15 @@ def _images_of(plan: Plan, folder: Path) -> Images:
         numbers,
         plan.request.flip,
     )
+
+
+def _check_views(request: Request) -> None:
+    """Refuse methods that need two views of each image in a batch, which no recipe makes."""
+    if needing := [name for name in request.methods if 'views' in recipes.needs_of(name)]:
+        raise SettingError(
+            f'--method {request.method}: {", ".join(needing)} needs two views of each image in a batch, and recipes '
+            "make one. Use another method, or a config with a TwoViewDataset, such as configs/mlkd's."
+        )
 
 
 def _check_unlabeled(request: Request, folder: ImageFolder, unlabeled: ImageFolder) -> None:

@@ -370,6 +370,20 @@ def test_seeds_with_different_options_are_not_averaged(arguments: list[str], run
         tool('table').main(['runs'])
 
 
+def test_methods_of_two_views_have_their_own_table(
+    arguments: list[str], run: ModuleType, tool: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    methods = arguments.index('kd+dcd')
+    arguments[methods] = 'mlkd'
+    run.main([*arguments[:methods], 'kd', *arguments[methods:]])
+    capsys.readouterr()
+    tool('table').main(['runs'])
+    one, two = capsys.readouterr().out.split('Two views of each image in a batch, not to be compared with one:')
+    assert re.findall(r'^\| (\w[\w ]*) \|', one, re.MULTILINE) == ['teacher', 'student alone', 'KD']
+    assert re.findall(r'^\| (\w[\w ]*) \|', two, re.MULTILINE) == ['teacher', 'MLKD']
+    assert 'over the student alone' not in two
+
+
 @pytest.mark.slow
 def test_teachers_are_trained_first(
     run: ModuleType, tool: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -140,6 +140,13 @@ def _check_standardize(owner: str, entry: dict) -> None:
             f'{owner}: standardize=True standardises logits, but the loss compares {", ".join(dict.fromkeys(names))}. '
             'Remove it, or compare logits.'
         )
+    loss = entry['loss']
+    cls = type(loss) if isinstance(loss, nn.Module) else class_of(loss) if entry['standardize'] else None
+    if entry['standardize'] and 'standardize' in inspect.signature(cls).parameters:
+        raise SettingError(
+            f'{owner}: standardize=True would standardise all that {cls.__name__} compares; it has its own setting. '
+            f"Set loss=dict(type='{cls.__name__}', standardize=True)."
+        )
 
 
 def is_logits(feature: str) -> bool:

@@ -35,6 +35,9 @@ class FeatureLoss(nn.Module):
         counts_epochs (bool): Whether it changes over the epochs: before each iteration, a ``FeatureDistiller`` calls
             its ``set_progress(epoch, iteration)``, both counted from 0.
         terms (dict[str, Tensor]): What it adds to the log after a forward pass, detached; optional.
+        reads_views (bool): Whether it compares a weak and a strong view of each image
+            (:class:`~icd_mmrazor.datasets.TwoViewDataset`), which ``data_samples`` tell apart
+            (:func:`~icd_mmrazor.datasets.samples.number_of_weak_views`).
         shown_if_changed (tuple[str, ...]): Settings that the printed model leaves out while they have their defaults.
 
     Example of a custom loss::
@@ -54,6 +57,7 @@ class FeatureLoss(nn.Module):
     reads_labels: bool = False
     reads_scores: ClassVar[bool] = False
     counts_epochs: ClassVar[bool] = False
+    reads_views: ClassVar[bool] = False
     shown_if_changed: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, loss_weight: float = 1.0) -> None:

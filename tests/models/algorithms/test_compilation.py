@@ -7,13 +7,13 @@ from unittest import mock
 
 import pytest
 import torch
-from helpers import TORCH_VERSION
+from helpers import TORCH_VERSION, methods_of_views
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import nn
 
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.recipes import compose, method_names
+from icd_mmrazor.recipes import compose
 
 # an error if it is not one graph from the images to the losses
 COMPILED = dict(backend='aot_eager', fullgraph=True)
@@ -69,7 +69,7 @@ def test_options_that_torch_does_not_have_are_refused(options: object, algorithm
 @pytest.mark.slow
 @one_graph
 def test_all_methods_but_one_are_one_graph() -> None:
-    """Together, in both stages. CRD looks up its memories between two graphs."""
+    """Together, in both stages. CRD looks up its memories between two graphs; MLKD: ``test_two_views.py``."""
     graphs = []
 
     def backend(graph: torch.fx.GraphModule, _: list) -> torch.fx.GraphModule:
@@ -77,7 +77,7 @@ def test_all_methods_but_one_are_one_graph() -> None:
         return graph
 
     # ViTKD needs transformers
-    methods = set(method_names()) - {'crd', 'student', 'vitkd'}
+    methods = {*methods_of_views(1)} - {'crd', 'vitkd'}
     cfg = compose('res56_res20_cifar100', sorted(methods))
     cfg.model.update(teacher_ckpt=None, random_teacher=True, torch_compile=dict(backend=backend, fullgraph=True))
     # of the same shapes, quicker to trace

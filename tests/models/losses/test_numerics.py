@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import two_views
 from mmpretrain.structures import DataSample
 from mmrazor.models.losses import ABLoss
 from mmrazor.registry import MODELS
@@ -64,6 +65,8 @@ class OfOnePair(nn.Module):
         given['noise'] = torch.arange(s[0, 0].numel()).expand(len(s), -1)
         # a loss of several features per network gets another one, too
         features = [name for name in parameters if name not in given]
+        if getattr(loss, 'reads_views', False):  # the same features in another order for the strong views
+            s, t, given['data_samples'] = torch.cat([s, s.flip(0)]), torch.cat([t, t.flip(0)]), two_views(samples)
         values = (s, t) if len(features) == 2 else (s, s.flip(1), t, t.flip(1))
         if isinstance(loss, FeatureListLoss):
             values = tuple([each, each[..., :1, :1]] for each in (s, t))
