@@ -212,7 +212,8 @@ def model_entry(root: Path, config: str, collection: str) -> dict:
         configs = (cfg.teacher.cfg_path, cfg.architecture.cfg_path)
     else:
         metadata['Parameters'] = vanilla(root, named[-1], data)[1]
-        configs = tuple(f'icd_mmrazor::vanilla/{network}_{data}.py' for network in named[1:])
+        # the name of a method may have an underscore
+        configs = tuple(f'icd_mmrazor::vanilla/{network}_{data}.py' for network in named[1:][-2:])
     metadata |= {role: dict(Config=path) for role, path in zip(('Teacher', 'Student'), configs, strict=False)}
     return {'Name': stem, 'In Collection': collection, 'Metadata': metadata, 'Config': config}
 
@@ -256,8 +257,8 @@ def method_table(root: Path, folder: Path) -> str:
 
 def needs_table(root: Path) -> str:
     """Return the table ``needs``: what each method needs of networks and images, by its config and its losses."""
-    columns = ('pooled', 'logits', 'maps', 'preactivations', 'labels', 'positions')
-    names = ('pooled feature', 'logits', 'maps', 'pre-activations', 'labels', 'positions')
+    columns = ('pooled', 'logits', 'maps', 'preactivations', 'blocks', 'labels', 'positions')
+    names = ('pooled feature', 'logits', 'maps', 'pre-activations', 'blocks', 'labels', 'positions')
     rows = []
     for method in methods(root):
         needs = recipes.needs_of(method.name)

@@ -138,9 +138,9 @@ def needs_of(method: str, alone: bool = True) -> set[str]:
         alone: Whether it is not combined with others.
 
     Returns:
-        Of the two networks ``'logits'``, ``'pooled'``, ``'maps'``, ``'tokens'`` and ``'preactivations'``; of the images
-        ``'labels'``, apart from those that the student's own loss reads (with ``'scores'``, if those of mixed images
-        do as well), and ``'positions'`` in the training set.
+        Of the two networks ``'logits'``, ``'pooled'``, ``'maps'``, ``'tokens'``, ``'preactivations'`` and ``'blocks'``;
+        of the images ``'labels'``, apart from those that the student's own loss reads (with ``'scores'``, if those of
+        mixed images do as well), and ``'positions'`` in the training set.
     """
     with MODELS.switch_scope_and_registry('mmrazor'):
         distiller = MODELS.build(_distiller(ALIASES.get(method, method), alone))
@@ -170,7 +170,7 @@ def _built(loss: Any, cls: Callable) -> Any:
 def _kind_of_feature(name: str) -> str:
     if name in OF_CLASSIFIER:
         return 'pooled' if name == 'pooled' else 'logits'
-    return next((kind for kind in ('preactivations', 'tokens') if kind[:-1] in name), 'maps')
+    return next((kind for kind in ('preactivations', 'tokens', 'blocks') if kind[:-1] in name), 'maps')
 
 
 def _distiller(method: str, alone: bool, pair: str | None = None) -> dict:

@@ -1,5 +1,6 @@
 """Composition of any method with any pair, and of several methods."""
 
+import inspect
 import itertools
 import shutil
 from pathlib import Path
@@ -210,3 +211,20 @@ def test_the_student_alone() -> None:
 )
 def test_what_a_method_needs(method: str, needs: set[str]) -> None:
     assert recipes.needs_of(method) == needs
+
+
+def test_settings_for_pairs_name_pairs_and_settings_that_exist() -> None:
+    """A misspelt pair would be ignored, and a misspelt path of a setting added."""
+    networks = {pair.rpartition('_')[0] for pair in recipes.pair_names()}
+    for method in METHODS:
+        cfg = Config.fromfile(CONFIGS / '_base_' / 'methods' / f'{method}.py')
+        for name, settings in cfg.get(f'{method}_pairs', {}).items():
+            assert name in networks, method
+            for distiller in (cfg[method], cfg.get(f'{method}_beside', cfg[method])):
+                for path in settings:
+                    *parents, setting = path.split('.')
+                    part = distiller
+                    for parent in parents:
+                        part = part[parent]
+                    loss = MODELS.get(part['type']) if 'type' in part else None
+                    assert setting in part or setting in inspect.signature(loss).parameters, (method, path)

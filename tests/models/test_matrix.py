@@ -13,6 +13,8 @@ from torch import nn
 
 from icd_mmrazor import recipes
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.distillers.feature_terms import NETWORKS as ROLES
+from icd_mmrazor.models.distillers.feature_terms import checked_entries, feature_names
 from icd_mmrazor.models.networks.features import feature_points
 from icd_mmrazor.models.networks.norms import norm_before_activation
 
@@ -85,10 +87,12 @@ def network(family: str) -> nn.Module:
 def refused(method: str, student: str, teacher: str) -> str | None:
     """Return why a method does not fit two networks, by what its loss compares."""
     entries = config_of(method).get('losses') or {}
-    points = [feature_points(network(family)) for family in (student, teacher)]
-    for entry in entries.values():
-        if entry.get('features') == 'preactivations' and not all(each.preactivations for each in points):
-            return 'compares preactivations'
+    points = [feature_points(network(family)) for family in families]
+    for name, entry in checked_entries(entries, {}).items() if entries else ():
+        for role, found in zip(ROLES, points, strict=True):
+            for kind in {*feature_names(entry, role)} & {'preactivations', 'blocks'}:
+                if not getattr(found, kind):
+                    return f'{name} compares {kind}'
         if entry['loss']['type'] == 'FSPLoss':  # none of these networks have the same widths
             return 'equal widths'
         if entry['loss']['type'] == 'KDSVDLoss':
@@ -125,12 +129,15 @@ def test_every_method_trains_every_pair(pair: tuple[str, str], method: str) -> N
             MODELS.build(cfg)
         return
     algorithm = MODELS.build(cfg).train()
+    if hasattr(algorithm.distiller, 'set_progress'):  # after the warm-up of a weight
+        algorithm.distiller.set_progress(epoch=30, iteration=300)
     labels = torch.arange(IMAGES) % 4
     for module in algorithm.modules():
         if hasattr(module, 'set_dataset'):
             module.set_dataset(labels)
     if algorithm.distiller.stage is None:
         algorithm.distiller.set_stage('initial')
+    algorithm.distiller.set_progress(epoch=0, iteration=0)
     samples = [DataSample(metainfo=dict(sample_idx=i)).set_gt_label(label) for i, label in enumerate(labels)]
     losses = algorithm(torch.randn(IMAGES, 3, 32, 32), samples, mode='loss')
     distilled = [value for name, value in losses.items() if name.startswith('distill.') and 'loss' in name]

@@ -49,14 +49,16 @@ class DistillationReportHook(Hook):
     ``runner.message_hub.get_info('teacher_metrics')`` has the teacher's metrics.
 
     After the first batch, a line says how large the gradient of each term is, as a multiple of the task's: at the
-    student's pooled feature, or at its weights if a term does not reach the feature. A compiled loss has no such line.
+    student's pooled feature, or at its weights if a term does not reach the feature. With ``gradient_norms=N``, every
+    N-th iteration measures them again and logs them as ``gradient.icd``. A compiled loss has neither.
 
     Args:
         evaluate_teacher: Whether to evaluate the teacher before training, which takes as long as one validation by it.
-        gradient_norms: Whether to measure the gradients of the first batch, which takes a backward pass for each term.
+        gradient_norms: Whether to measure the gradients of the first batch, which takes a backward pass for each term;
+            or, as a number of iterations, how often to measure them.
 
     Raises:
-        SettingError: One of them is not a bool.
+        SettingError: ``evaluate_teacher`` is not a bool, or ``gradient_norms`` neither a bool nor a positive integer.
 
     Config example::
 
@@ -66,9 +68,10 @@ class DistillationReportHook(Hook):
     # after CheckpointHook, which knows the best, and ExportStudentHook, which writes files
     priority = 98
 
-    def __init__(self, evaluate_teacher: bool = True, gradient_norms: bool = True) -> None:
+    def __init__(self, evaluate_teacher: bool = True, gradient_norms: bool | int = True) -> None:
         self.evaluate_teacher = checks.boolean(self, 'evaluate_teacher', evaluate_teacher)
-        self.gradient_norms = checks.boolean(self, 'gradient_norms', gradient_norms)
+        of = checks.boolean if isinstance(gradient_norms, bool) else checks.positive_int
+        self.gradient_norms = of(self, 'gradient_norms', gradient_norms)
         self._reset()
 
     def _reset(self) -> None:
@@ -91,7 +94,7 @@ class DistillationReportHook(Hook):
         if not hasattr(algorithm, 'teacher') or not hasattr(algorithm, 'distiller'):
             return
         if hasattr(algorithm, 'reports_gradients'):
-            algorithm.reports_gradients = self.gradient_norms
+            algorithm.reports_gradients = bool(self.gradient_norms)
         cfg = runner.cfg.get('model', {})
         trainable = sum(p.numel() for p in algorithm.distiller.parameters() if p.requires_grad)
         of_teacher, of_student = images_of(algorithm)
@@ -127,6 +130,13 @@ class DistillationReportHook(Hook):
         """Start the clock at the first epoch: the teacher is evaluated by then."""
         if self._start is None:
             self._start = (monotonic(), steps_done(runner))
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        """Let an iteration measure the gradients if it is its turn."""
+        algorithm = model_of(runner)
+        if getattr(algorithm, 'first_batch_passed', False) and hasattr(algorithm, 'reports_gradients'):
+            often = not isinstance(self.gradient_norms, bool)
+            algorithm.reports_gradients = often and runner.iter % self.gradient_norms == 0
 
     @master_only
     def after_val_epoch(self, runner: Runner, metrics: dict[str, Any] | None = None) -> None:

@@ -26,12 +26,20 @@ from icd_mmrazor.models.precision import check_precision
 
 
 def checked_first_batch(loss: Callable) -> Callable:
-    """Decorate the ``loss`` of a ``FrozenTeacherDistill`` so that its first batch is checked, and errors explained."""
+    """Decorate the ``loss`` of a ``FrozenTeacherDistill`` so that its first batch is checked, and errors explained.
+
+    While ``reports_gradients`` is true, it also measures the gradient of each term: the first batch logs a line, and
+    later ones return numbers for the log.
+    """
 
     @functools.wraps(loss)
     def checked(self: Any, batch_inputs: Tensor, data_samples: list | None = None) -> dict[str, Tensor]:
         if self.first_batch_passed:
-            return loss(self, batch_inputs, data_samples)
+            if not self.reports_gradients or self.torch_compile:
+                return loss(self, batch_inputs, data_samples)
+            losses, norms = measured(self, lambda: loss(self, batch_inputs, data_samples))
+            relative = {} if norms is None else norms.relative
+            return losses | {name: batch_inputs.new_tensor(norm) for name, norm in relative.items()}
         networks = {'model.teacher': self.teacher, 'model.architecture': self.architecture, 'model': self}
         with explained_pass('FrozenTeacherDistill', batch_inputs, **networks):
             _check_batch(self, batch_inputs, data_samples)

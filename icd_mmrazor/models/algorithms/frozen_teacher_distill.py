@@ -201,7 +201,7 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
         self.torch_compile, self.compiled_loss = torch_compile, None
         # the first batch sets both: whether it passed, and how far the student is run if its own loss does not count
         self.first_batch_passed, self.student_pass = False, 'tensor'
-        # DistillationReportHook sets it
+        # DistillationReportHook sets it, for one batch or for some
         self.reports_gradients = False
 
     @property

@@ -33,6 +33,16 @@ class GradientNorms(NamedTuple):
         parts += [f'{name} {norm / unit:.2g} x' if unit else f'{name} {norm:.3g}' for name, norm in others]
         return f'gradient at the {self.place} in the first batch: {", ".join(parts)}'
 
+    @property
+    def relative(self) -> dict[str, float]:
+        """The norms as multiples of the first term's, the task's, for the log: ``{'gradient.icd': 1.8}``.
+
+        Their names do not contain "loss": mmengine adds up everything that does. Without a gradient of the first term,
+        the norms themselves.
+        """
+        (_, unit), *others = self.norms.items()
+        return {f'gradient.{_plain(name)}': norm / (unit or 1.0) for name, norm in others}
+
 
 def measured(algorithm: Any, loss: Callable[[], Mapping[str, Tensor]]) -> tuple[Any, GradientNorms | None]:
     """Compute the losses of a batch, and how large the gradient of each term is at the student.
@@ -67,6 +77,11 @@ def measured(algorithm: Any, loss: Callable[[], Mapping[str, Tensor]]) -> tuple[
         if all(norms.values()) or tensors is weights:
             return losses, GradientNorms(place, norms)
     return losses, None
+
+
+def _plain(term: str) -> str:
+    """Return the name of a term without what all of them have: ``'icd'`` for ``'distill.loss_icd'``."""
+    return term.removeprefix('distill.').replace('loss_', '').replace('loss', 'task')
 
 
 def _has_gradient(value: Any) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmrazor.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError
@@ -88,3 +88,15 @@ def loss_of(
     if hasattr(loss, 'check_shapes'):
         loss.check_shapes(**shapes)
     return loss
+
+
+def logged_terms(losses: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return what losses have in ``terms`` after a forward pass, for the log: ``icd_tau`` of ``loss_icd``.
+
+    mmengine adds up everything with "loss" in its name, so these names have none.
+    """
+    terms = {}
+    for name, loss in losses.items():
+        words = [word for word in name.replace('loss', '').split('_') if word]
+        terms.update({'_'.join([*words, term]): value for term, value in getattr(loss, 'terms', {}).items()})
+    return terms

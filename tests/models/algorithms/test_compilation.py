@@ -86,7 +86,8 @@ def test_all_methods_but_one_are_one_graph() -> None:
     stages = {'initial': {'ab', 'fsp', 'ft'}, 'main': methods - {'ab', 'fsp'}}
     for number, (stage, at_work) in enumerate(stages.items(), start=1):
         model.distiller.set_stage(stage)
-        for _ in range(2):
+        for epoch in range(2):
+            model.distiller.set_progress(epoch, iteration=epoch)
             losses = model.loss(torch.randn(4, 3, 32, 32), [DataSample().set_gt_label(torch.arange(4))])
             assert len(graphs) == number
         assert {name.split('.')[1] for name in losses if name.startswith('distill.')} == at_work

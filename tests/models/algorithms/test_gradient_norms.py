@@ -87,6 +87,24 @@ def test_measuring_changes_nothing(algorithm: Callable, batch: Callable, monkeyp
     assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
 
 
+def test_later_batches_return_the_norms_for_the_log(algorithm: Callable, batch: Callable) -> None:
+    icd = algorithm(type='ICDDistiller', kd=dict(tau=4.0))
+    images, samples = batch(6)
+    icd.reports_gradients = True
+    first = icd(images, samples, mode='loss')
+    later = icd(images, samples, mode='loss')
+    added = {name: value.item() for name, value in later.items() if name not in first}
+    norms = measured(icd, lambda: icd._loss(images, samples, None))[1].norms
+    task = norms['student.loss']
+    assert added == {
+        'gradient.icd': pytest.approx(norms['distill.loss_icd'] / task, rel=1e-4),
+        'gradient.kd': pytest.approx(norms['distill.loss_kd'] / task, rel=1e-4),
+    }
+    # mmengine adds up what has "loss" in its name
+    total, _ = icd.parse_losses(later)
+    assert total.item() == pytest.approx(sum(value.item() for name, value in first.items() if 'loss' in name), rel=1e-4)
+
+
 def test_in_words() -> None:
     norms = GradientNorms("student's weights", {'student.loss': 0.05, 'distill.loss_kd': 0.1})
     assert str(norms).endswith('student.loss 0.05, distill.loss_kd 2 x')

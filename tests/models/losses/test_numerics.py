@@ -20,12 +20,20 @@ from torch import Tensor, nn
 
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.losses import ComparativeLoss, ContrastiveRepresentationLoss, FeatureLoss, ICDLoss
-from icd_mmrazor.models.losses.functional import kd, unit_vectors
+from icd_mmrazor.models.losses.abkd_loss import ABKDLoss
+from icd_mmrazor.models.losses.ctkd_loss import CTKDLoss
+from icd_mmrazor.models.losses.functional import kd, standardized, unit_vectors
+from icd_mmrazor.models.losses.srd_loss import SRDLoss
+from icd_mmrazor.models.losses.ttm_loss import TTMLoss
 from icd_mmrazor.models.losses.vitkd_loss import ViTKDLoss
+from icd_mmrazor.models.losses.vkd_loss import VkDLoss
 
 # arguments of constructors, where a loss has them
-SMALL = dict(teacher_shape=(3,), embed_dims=6, memory_size=12, num_negatives=4, num_samples=12)
+SMALL = dict(embed_dims=6, memory_size=12, num_negatives=4, num_samples=12)
 SMALL |= dict(teacher_norm=nn.BatchNorm2d(3), teacher_classifier=nn.Linear(6, 4).double())
+SHAPES = ('student_shape', 'teacher_shape')
+# its targets are exponentials of exponentials: at the default temperature, its gradients are in the thousands
+MILD = {'RRDMemoryLoss': dict(temperature=0.5)}
 
 
 class OfOnePair(nn.Module):
@@ -36,12 +44,17 @@ class OfOnePair(nn.Module):
         self.loss = loss
         if isinstance(loss, ContrastiveRepresentationLoss):
             loss.normalisers.fill_(loss.num_samples)  # the first batch sets them, without gradients
+        if isinstance(loss, CTKDLoss):
+            loss.set_progress(epoch=0, iteration=0)
+            loss.factor.fill_(1.0)  # theta gets another gradient than that of the value, on purpose
 
     def forward(self, s: Tensor, t: Tensor) -> Tensor:
-        loss = copy.deepcopy(self.loss) if list(self.loss.buffers()) else self.loss
+        # a memory is a buffer that is in checkpoints
+        memories = {*self.loss.state_dict()} - {name for name, _ in self.loss.named_parameters()}
+        loss = copy.deepcopy(self.loss) if memories else self.loss
         parameters = inspect.signature(loss.forward).parameters
         samples = [DataSample(metainfo=dict(sample_idx=i)).set_gt_label(i % 3) for i in range(len(s))]
-        given: dict = dict(data_samples=samples)
+        given: dict = dict(data_samples=samples, gt_labels=torch.arange(len(s)) % 3)
         given['negatives'] = torch.tensor([[7, 8, 9, 11]] * len(s))
         given['noise'] = torch.arange(s[0, 0].numel()).expand(len(s), -1)
         # a loss of several features per network gets another one, too
@@ -58,8 +71,9 @@ def takes_lists(cls: type[FeatureLoss]) -> bool:
 
 
 def built(cls: type[FeatureLoss], **settings: object) -> nn.Module:
-    small = {name: value for name, value in SMALL.items() if name in inspect.signature(cls).parameters}
-    return OfOnePair(cls(**small, **settings))
+    given = {**SMALL, **dict(zip(SHAPES, shapes_of(cls), strict=True))}
+    small = {name: value for name, value in given.items() if name in inspect.signature(cls).parameters}
+    return OfOnePair(cls(**small, **MILD.get(cls.__name__, {}), **settings))
 
 
 def shapes_of(cls: type[FeatureLoss]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -79,7 +93,7 @@ def is_built_so(cls: object) -> bool:
     if not (inspect.isclass(cls) and issubclass(cls, FeatureLoss) and cls.__module__.startswith('icd_mmrazor.')):
         return False
     parameters = inspect.signature(cls).parameters.values()
-    return all(p.default is not p.empty or p.name in SMALL for p in parameters)
+    return all(p.default is not p.empty or p.name in (*SMALL, *SHAPES) for p in parameters)
 
 
 MAPS, VECTORS = ((3, 2, 2), (3, 2, 2)), ((6,), (6,))
@@ -88,11 +102,18 @@ OURS = {cls.__name__: (functools.partial(built, cls), *shapes_of(cls)) for cls i
 OURS['ICDLoss, contrastive alone'] = (functools.partial(built, ICDLoss, alpha=0), *VECTORS)
 OURS['CKD, teacher alone'] = (functools.partial(built, ComparativeLoss, label_weight=0), *VECTORS)
 OURS['CKD, KL'] = (functools.partial(built, ComparativeLoss, distance='kl'), *VECTORS)
+OURS['WTTM'] = (functools.partial(built, TTMLoss, weighted=True), *VECTORS)
+for alpha, beta in ((1, 0), (0, 1), (0, 0)):
+    OURS[f'ABKD, {alpha} and {beta}'] = (functools.partial(built, ABKDLoss, alpha=alpha, beta=beta), *VECTORS)
+OURS['SRD, correlations'] = (functools.partial(built, SRDLoss, compares='correlations'), *VECTORS)
+OURS['SRD, DeiT'] = (functools.partial(built, SRDLoss, compares='correlations', bn_eps=0.0, log_eps=1e-5), *VECTORS)
+OURS['VkD, detection'] = (functools.partial(built, VkDLoss, normalize='batch'), *VECTORS)
 OURS['ViTKDLoss'] = (
     functools.partial(built, ViTKDLoss, student_shapes=[MAPS[0]] * 2, teacher_shapes=[MAPS[1]] * 2),
     *MAPS,
 )
 OURS['kd'] = (lambda: Function(kd), *VECTORS)
+OURS['kd, standardised'] = (lambda: Function(lambda s, t: kd(standardized(s), standardized(t))), *VECTORS)
 
 
 class Function(nn.Module):
@@ -207,7 +228,12 @@ def test_a_batch_of_one_image_has_no_relations(name: str) -> None:
 DIFFERENCES = [
     'L2Loss',
     'kd',
+    'kd, standardised',
+    'DecoupledKDLoss',
     'CKD, teacher alone',
+    'CTKDLoss',
+    'CTKDDKDLoss',
+    *(name for name in OURS if name.startswith('ABKD')),
     *(f'{name}Loss' for name in ('SP', 'CC', 'RKD', 'PKT', 'NST', 'FSP', 'SRRL', 'ICKD', 'KDSVD')),
 ]
 
@@ -268,11 +294,15 @@ def double(name: str) -> tuple[nn.Module, list[Tensor]]:
     return build().double(), features
 
 
-@pytest.mark.parametrize('name', LOSSES)
+# weights of the images that follow from the logits, and get no gradient as published
+CONSTANT_WEIGHTS = ('WeightedSoftLabelLoss',)
+
+
+@pytest.mark.parametrize('name', [name for name in LOSSES if name not in CONSTANT_WEIGHTS])
 def test_gradients_are_those_of_the_value(name: str) -> None:
     loss, features = double(name)
-    # of some losses the teacher gets none
-    if torch.autograd.grad(loss(*features), features[1], allow_unused=True)[0] is None:
+    # of some losses the teacher gets none, or none through a memory
+    if name == 'CRDQueueLoss' or torch.autograd.grad(loss(*features), features[1], allow_unused=True)[0] is None:
         features[1].requires_grad_(False)
     parameters = dict(loss.named_parameters())
 
@@ -288,7 +318,14 @@ SMOOTH = [
     'ContrastiveRepresentationLoss',
     'ComparativeLoss',
     'CKD, KL',
-    *(f'{name}Loss' for name in ('FSP', 'ICKD', 'NST', 'PKT', 'RRD', 'SP', 'SRRL', 'VID')),
+    'WTTM',
+    'kd, standardised',
+    'SRD, correlations',
+    'SRD, DeiT',
+    *(name for name in OURS if name.startswith('ABKD')),
+    *(f'{name}Loss' for name in ('ABDKD', 'CTKD', 'CTKDDKD', 'DecoupledKD', 'NKD', 'OFA', 'PearsonCorrelation', 'RLD')),
+    *(f'{name}Loss' for name in ('CRDQueue', 'EGA', 'FSP', 'ICKD', 'ITRD', 'NST', 'PKT', 'RRD', 'RSD', 'SP', 'SRD')),
+    *(f'{name}Loss' for name in ('SRRL', 'TTM', 'VID')),
 ]
 
 
@@ -335,7 +372,7 @@ def test_contrasts_stay_in_the_range_of_float32() -> None:
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize('name', [name for name in OURS if name != 'kd'])
+@pytest.mark.parametrize('name', [name for name in OURS if not name.startswith('kd')])
 def test_autocast_computes_in_float32(name: str, dtype: torch.dtype) -> None:
     """Of the package's own losses; mmrazor's get features in float32 from our algorithm and connectors."""
     build, *shapes = LOSSES[name]
