@@ -139,8 +139,9 @@ def needs_of(method: str, alone: bool = True) -> set[str]:
 
     Returns:
         Of the two networks ``'logits'``, ``'pooled'``, ``'maps'``, ``'tokens'``, ``'preactivations'`` and ``'blocks'``;
-        of the images ``'labels'``, apart from those that the student's own loss reads (with ``'scores'``, if those of
-        mixed images do as well), and ``'positions'`` in the training set.
+        of the teacher its ``'classifier'``; of the images ``'labels'``, apart from those that the student's own loss reads
+        (with ``'scores'``, if those of mixed images do as well), ``'positions'`` in the training set, and two
+        ``'views'`` of each in a batch.
     """
     with MODELS.switch_scope_and_registry('mmrazor'):
         distiller = MODELS.build(_distiller(ALIASES.get(method, method), alone))
@@ -150,12 +151,16 @@ def needs_of(method: str, alone: bool = True) -> set[str]:
         cls = type(loss) if isinstance(loss, nn.Module) else class_of(loss)
         names = {name for network in NETWORKS for name in feature_names(entry, network)}
         needs |= {_kind_of_feature(name) for name in names}
+        if 'teacher_classifier' in inspect.signature(cls).parameters:
+            needs.add('classifier')
         if (getattr(cls, 'reads_labels', False) or LABELS in inspect.signature(cls.forward).parameters) and getattr(
             _built(loss, cls), 'reads_labels', True
         ):
             needs |= {'labels', 'scores'} if getattr(cls, 'reads_scores', False) else {'labels'}
         if getattr(cls, 'reads_positions', 'data_samples' in inspect.signature(cls.forward).parameters):
             needs.add('positions')
+        if getattr(cls, 'reads_views', False):
+            needs.add('views')
     return needs
 
 

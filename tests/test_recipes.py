@@ -11,6 +11,7 @@ from helpers import CONFIGS
 from mmengine.config import Config
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
+from torch import nn
 
 from icd_mmrazor import recipes
 from icd_mmrazor.errors import SettingError
@@ -228,3 +229,32 @@ def test_settings_for_pairs_name_pairs_and_settings_that_exist() -> None:
                         part = part[parent]
                     loss = MODELS.get(part['type']) if 'type' in part else None
                     assert setting in part or setting in inspect.signature(loss).parameters, (method, path)
+
+
+class ReadsTheClassifier(nn.Module):
+    """A loss of lists of features that uses the teacher's classifier and compares two views."""
+
+    reads_views = True
+
+    def __init__(self, teacher_shapes: tuple, teacher_classifier: nn.Linear | None) -> None:
+        super().__init__()
+
+    def forward(self, student: list, teacher: list) -> torch.Tensor:
+        return teacher[0].sum() + student[0].sum()
+
+
+@pytest.mark.parametrize(
+    ('features', 'needs'),
+    [
+        (['maps', 'pooled'], {'maps', 'pooled'}),
+        (['blocks'], {'blocks'}),
+        (['tokens', 'logits'], {'tokens', 'logits'}),
+        (['map1', 'preactivations'], {'maps', 'preactivations'}),
+    ],
+)
+def test_needs_of_lists_of_features(features: list[str], needs: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = {network: dict(network=network, feature=features) for network in ('student', 'teacher')}
+    entry = dict(loss=dict(type=ReadsTheClassifier), inputs=inputs)
+    distiller = dict(type='FeatureDistiller', losses=dict(listed=entry))
+    monkeypatch.setattr(recipes, '_distiller', lambda *_: distiller)
+    assert recipes.needs_of('listed') == needs | {'classifier', 'views'}

@@ -192,10 +192,12 @@ def _check_formats(request: Request, student: Network) -> None:
 
 def _reason_for_probe(request: Request, teacher: Network, folder: ImageFolder) -> str:
     """Say why a method needs a new classifier on the teacher; empty if it does not."""
-    needs = [name for name in request.methods if 'logits' in recipes.needs_of(name)]
-    if not needs or teacher.knows(folder.classes):
-        return ''
-    return f'{"+".join(needs)} compares logits, and this teacher has {_other_classes(teacher, folder)}'
+    needs = {name: recipes.needs_of(name) for name in request.methods}
+    if (comparing := [name for name in needs if 'logits' in needs[name]]) and not teacher.knows(folder.classes):
+        return f'{"+".join(comparing)} compares logits, and this teacher has {_other_classes(teacher, folder)}'
+    if (reading := [name for name in needs if 'classifier' in needs[name]]) and teacher.headless:
+        return f"{'+'.join(reading)} needs the teacher's classifier, and this teacher has none"
+    return ''
 
 
 def _other_classes(teacher: Network, folder: ImageFolder) -> str:

@@ -87,7 +87,7 @@ def network(family: str) -> nn.Module:
 def refused(method: str, student: str, teacher: str) -> str | None:
     """Return why a method does not fit two networks, by what its loss compares."""
     entries = config_of(method).get('losses') or {}
-    points = [feature_points(network(family)) for family in families]
+    points = [feature_points(network(family)) for family in (student, teacher)]
     for name, entry in checked_entries(entries, {}).items() if entries else ():
         for role, found in zip(ROLES, points, strict=True):
             for kind in {*feature_names(entry, role)} & {'preactivations', 'blocks'}:

@@ -3,7 +3,6 @@ r"""
 paper: https://arxiv.org/abs/1910.10699, Tian, Krishnan and Isola, ICLR 2020
 loss: CE + 0.8 CRD
 features: the pooled feature, embedded
-published: Source: the tables of the CRD benchmark ([arXiv 1910.10699](https://arxiv.org/abs/1910.10699)); means of 5 runs.
 
 ## Introduction
 

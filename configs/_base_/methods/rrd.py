@@ -3,7 +3,6 @@ r"""
 paper: https://arxiv.org/abs/2407.12073, Giakoumoglou and Stathaki, arXiv 2024
 loss: CE + RRD
 features: the pooled feature, embedded
-published: `RRD`, `RRD+KD`: the last result tables that the authors of [arXiv 2407.11802](https://arxiv.org/abs/2407.11802) published with their code, of 14 November 2024, with the form of 2024. Teacher and student alone: the tables of the CRD benchmark ([arXiv 1910.10699](https://arxiv.org/abs/1910.10699)).
 
 ## Introduction
 
