@@ -37,7 +37,6 @@ from icd_mmrazor.models.networks.changed_student import changed_config
 from icd_mmrazor.models.networks.resolve import network_config
 
 ROOT = Path(__file__).resolve().parents[1]
-EXAMPLE_PAIR = 'res32x4_res8x4_cifar100'
 TRAINING_DATA = {'cifar100': 'CIFAR-100', 'cifar10': 'CIFAR-10', 'cifar10-16k': 'CIFAR-10', 'in1k': 'ImageNet-1k'}
 METAFILE_HEADER = '# Written by docs/generate.py. No Results or Weights: we have not trained any of these configs.\n'
 
@@ -84,7 +83,7 @@ def page(root: Path, method: Method) -> str:
         parts.append(
             '## How to use it\n\n'
             '```bash\n'
-            f'python tools/train.py configs/{name}/{name}_{EXAMPLE_PAIR}.py\n'
+            f'python tools/train.py configs/{name}/{method.example}\n'
             f'{front} {name} PAIR      # on any pair; --list shows them and what each needs\n'
             f'{front} {name}+{other} PAIR   # together with another method\n'
             '```\n\n'
@@ -98,9 +97,9 @@ def page(root: Path, method: Method) -> str:
 
 
 def example(method: Method) -> str:
-    """Return ``configs/METHOD/METHOD_res32x4_res8x4_cifar100.py``."""
+    """Return the example config of a method, ``configs/METHOD/METHOD_res32x4_res8x4_cifar100.py``."""
     name, lines = method.name, []
-    lines.append(f"_base_ = ['../_base_/pairs/{EXAMPLE_PAIR}.py', '../_base_/methods/{name}.py']")
+    lines.append(f"_base_ = ['../_base_/pairs/{method.pair}.py', '../_base_/methods/{name}.py']")
     lines.append(f"model = dict(distiller=_base_.pop('{name}'))")
     if method.dataset:
         lines += [
@@ -149,7 +148,9 @@ def model_entry(root: Path, config: str, collection: str, changer: dict | None =
     *named, data = stem.split('_')
     metadata = {'Training Data': TRAINING_DATA[data]}
     if data == 'in1k':
-        cfg = Config.fromfile(root / config).model
+        # an example that is yet to be written has the networks of its pair
+        pair = root / 'configs' / '_base_' / 'pairs' / f'{stem.partition("_")[2]}.py'
+        cfg = Config.fromfile(pair if pair.is_file() else root / config).model
         student = MODELS.build(network_config(cfg.architecture, 'model.architecture'))
         metadata['Parameters'] = sum(parameter.numel() for parameter in student.parameters())
         configs = (cfg.teacher.cfg_path, cfg.architecture.cfg_path)
@@ -187,7 +188,7 @@ def metafile(root: Path) -> str:
     for method in methods(root):
         name = method.name
         collections.append(collection(method.label, method.title, method.url, name, method.also_called))
-        files = {file.name for file in (root / 'configs' / name).glob('*.py')} | {f'{name}_{EXAMPLE_PAIR}.py'}
+        files = {file.name for file in (root / 'configs' / name).glob('*.py')} | {method.example}
         models += [model_entry(root, f'configs/{name}/{file}', method.label, method.changer) for file in sorted(files)]
     content = dict(Collections=collections, Models=models)
     return METAFILE_HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
@@ -237,8 +238,8 @@ def paper_table(root: Path, folder: Path) -> str:
     for method in methods(root):
         configs = os.path.relpath(root / 'configs' / method.name, folder)
         about = f'[{method.authors}]({method.url})' if method.url else ''
-        config = f'{method.name}_{EXAMPLE_PAIR}.py'
-        rows.append([f'[{method.label}]({configs}/README.md)', about, f'[`{config}`]({configs}/{config})'])
+        config = f'[`{method.example}`]({configs}/{method.example})'
+        rows.append([f'[{method.label}]({configs}/README.md)', about, config])
     return table(['method', 'paper', 'config'], rows)
 
 
@@ -295,7 +296,7 @@ def generate(root: Path = ROOT) -> dict[Path, str]:
     for method in methods(root):
         folder = configs / method.name
         texts[folder / 'README.md'] = page(root, method)
-        texts[folder / f'{method.name}_{EXAMPLE_PAIR}.py'] = example(method)
+        texts[folder / method.example] = example(method)
     texts[configs / 'metafile.yml'] = metafile(root)
     for file in (root / 'README.md', *sorted((root / 'docs').glob('*.md')), configs / 'vanilla' / 'README.md'):
         if file.is_file() and '<!-- zoo: ' in file.read_text():

@@ -13,6 +13,8 @@ from published_values import ROLES, names_of, values
 
 from icd_mmrazor.models.networks.changed_student import changing_distiller
 
+EXAMPLE_PAIR = 'res32x4_res8x4_cifar100'
+
 
 class Method:
     """The facts of a method, as its config states them; everything but the distiller may be missing."""
@@ -35,6 +37,9 @@ class Method:
         self.changer = cfg[self.name] if changing_distiller(cfg[self.name]) else None
         self.dataset = f'{self.name}_dataset' in cfg
         self.variants = [name for name in cfg if name not in (self.name, f'{self.name}_dataset')]
+        # one that does not fit the usual pair names another
+        self.pair = facts.get('example_pair', EXAMPLE_PAIR)
+        self.example = f'{self.name}_{self.pair}.py'
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from published_values import names_of
 
 from icd_mmrazor import recipes
 from icd_mmrazor.configuration.image_size import tell_distillers
-from icd_mmrazor.models.networks.resolve import network_config
+from icd_mmrazor.models.networks.resolve import name_networks_in_full, network_config
 
 METHODS = sorted(file.stem for file in (CONFIGS / '_base_' / 'methods').glob('*.py'))
 FOLDERS = sorted({*METHODS, 'vanilla'})
@@ -247,10 +247,13 @@ def test_page(root: Path, page: str) -> None:
 
 @pytest.mark.parametrize('method', METHODS)
 def test_example_is_what_the_benchmark_composes(root: Path, method: str) -> None:
-    example = Config.fromfile(root / 'configs' / method / f'{method}_res32x4_res8x4_cifar100.py')
+    facts = generate.Method(root / 'configs' / '_base_' / 'methods' / f'{method}.py')
+    assert facts.pair == ('deit3-small_deit-tiny_in1k' if method == 'vitkd' else 'res32x4_res8x4_cifar100')
+    example = Config.fromfile(root / 'configs' / method / f'{method}_{facts.pair}.py')
     # as the tools do
+    name_networks_in_full(example.model)
     tell_distillers(example)
-    composed = recipes.compose('res32x4_res8x4_cifar100', [method])
+    composed = recipes.compose(facts.pair, [method])
     assert example.to_dict() == composed.to_dict()
 
 

@@ -1,4 +1,4 @@
-"""The 1 x 1 convolution of SRRL, ICKD and OFD."""
+"""The 1 x 1 convolution with batch norm between two widths."""
 
 import math
 from collections.abc import Sequence

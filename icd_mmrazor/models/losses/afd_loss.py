@@ -69,7 +69,7 @@ class AFDLoss(FeatureListLoss):
         of_student: dict[tuple[int, ...], Tensor] = {}
         loss = students[0].new_zeros(())
         for i, teacher in enumerate(teachers):
-            size = tuple(teacher.shape[2:])
+            size = teacher.shape[2], teacher.shape[3]
             if size not in of_student:
                 rows = torch.cat([average_to(energy, size) for energy in energies], dim=1)
                 of_student[size] = unit_vectors(rows.flatten(2), dim=2)

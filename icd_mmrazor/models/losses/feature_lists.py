@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from icd_mmrazor import checks
@@ -48,14 +49,14 @@ class FeatureListLoss(FeatureLoss):
     def _checked(self, setting: str, shapes: Shapes) -> tuple[tuple[int, ...], ...]:
         dims = (MAP, VECTOR) if self.takes_pooled else (MAP,)
         several = isinstance(shapes, Sequence) and not isinstance(shapes, str)
-        shapes = tuple(checks.shape(self, setting, shape, dims) for shape in shapes) if several else ()
-        if not shapes or any(len(shape) == VECTOR for shape in shapes[:-1]):
+        checked = tuple(checks.shape(self, setting, shape, dims) for shape in shapes) if several else ()
+        if not checked or any(len(shape) == VECTOR for shape in checked[:-1]):
             pooled = ', and a pooled feature only in the end' if self.takes_pooled else ''
             raise SettingError(
                 f'{type(self).__name__}: {setting}={shapes} must be those of one or more maps{pooled}. Name such '
                 "features in a list, as in feature=['maps']."
             )
-        return shapes
+        return checked
 
     def forward(self, s_features: Sequence[Tensor], t_features: Sequence[Tensor]) -> Tensor:
         """Compute the loss of a batch, a scalar.
@@ -74,7 +75,7 @@ class FeatureListLoss(FeatureLoss):
             students, teachers = features[: len(s_features)], features[len(s_features) :]
             if self.training and images == 1:
                 # DDP waits for a gradient of every parameter
-                return 0.0 * sum(tensor.sum() for tensor in (*students, *teachers, *self.parameters()))
+                return 0.0 * torch.stack([tensor.sum() for tensor in (*features, *self.parameters())]).sum()
             return self.loss_weight * self.compare(students, teachers)
 
     def compare(self, students: list[Tensor], teachers: list[Tensor]) -> Tensor:  # type: ignore[override]

@@ -107,22 +107,18 @@ class Fusion(nn.Module):
 
     def __init__(self, in_channels: int, mid_channels: int, out_channels: int, fuses: bool) -> None:
         super().__init__()
-        self.conv1 = nn.Sequential(
-            nn.Conv2d(in_channels, mid_channels, 1, bias=False),
-            nn.BatchNorm2d(mid_channels),
-        )
-        self.conv2 = nn.Sequential(
-            nn.Conv2d(mid_channels, out_channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(out_channels),
-        )
+        reduction = nn.Conv2d(in_channels, mid_channels, 1, bias=False)
+        expansion = nn.Conv2d(mid_channels, out_channels, 3, padding=1, bias=False)
+        self.conv1 = nn.Sequential(reduction, nn.BatchNorm2d(mid_channels))
+        self.conv2 = nn.Sequential(expansion, nn.BatchNorm2d(out_channels))
         self.att_conv = nn.Sequential(nn.Conv2d(2 * mid_channels, 2, 1), nn.Sigmoid()) if fuses else None
-        for convolution in (self.conv1[0], self.conv2[0]):
+        for convolution in (reduction, expansion):
             nn.init.kaiming_uniform_(convolution.weight, a=1)
 
     def forward(self, feature: Tensor, above: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Return the output, of a height and width, and the fusion for the next level."""
         fused = self.conv1(feature)
-        if self.att_conv is not None:
+        if self.att_conv is not None and above is not None:
             above = _resized(above, fused.shape[2:])
             own, others = self.att_conv(torch.cat([fused, above], dim=1)).split(1, dim=1)
             fused = fused * own + above * others
@@ -136,7 +132,7 @@ def hierarchical_context(student: Tensor, teacher: Tensor) -> Tensor:
     for size in (4, 2, 1):
         if size < min(teacher.shape[2:]):
             weight /= 2
-            loss = loss + weight * F.mse_loss(*(average_to(each, (size, size)) for each in (student, teacher)))
+            loss = loss + weight * F.mse_loss(average_to(student, (size, size)), average_to(teacher, (size, size)))
             weights += weight
     return loss / weights
 

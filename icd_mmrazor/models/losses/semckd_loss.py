@@ -70,13 +70,15 @@ class SemCKDLoss(FeatureListLoss):
     def compare(self, students: list[Tensor], teachers: list[Tensor]) -> Tensor:
         """Compute the loss of maps ``B x C x H x W`` of each network."""
         weights = self.attention(students, teachers)
-        errors = [
-            [self._errors(regressor, student, teacher) for regressor, teacher in zip(row, teachers, strict=True)]
-            for row, student in zip(self.regressors, students, strict=True)
-        ]
+        rows = []
+        for i, student in enumerate(students):
+            errors = [
+                self._errors(self.regressors.get_submodule(f'{i}.{j}'), student, teacher)
+                for j, teacher in enumerate(teachers)
+            ]
+            rows.append(torch.stack(errors, dim=1))
         # B x students x teachers
-        errors = torch.stack([torch.stack(row, dim=1) for row in errors], dim=1)
-        return (weights * errors).sum(dim=2).mean()
+        return (weights * torch.stack(rows, dim=1)).sum(dim=2).mean()
 
     def attention(self, students: list[Tensor], teachers: list[Tensor]) -> Tensor:
         """Compute the weight of each of the teacher's maps for each image and each of the student's maps.
