@@ -3,8 +3,9 @@
 A pair is a file ``configs/_base_/pairs/PAIR.py`` that holds everything but the distiller. A method is a file
 ``configs/_base_/methods/METHOD.py`` that holds the config of its distiller in a variable of the same name; a variable
 ``METHOD_beside``, if there is one, is used instead when the method is combined with others. ``METHOD_pairs`` has the
-settings that its authors use for pairs of networks: ``{'res56_res20': {'losses.dkd.loss.beta': 2.0}}``. A pair may
-replace settings of a method in a variable ``override_METHOD``.
+settings that its authors use for pairs of networks: ``{'res56_res20': {'losses.dkd.loss.beta': 2.0}}``, and
+``METHOD_dataset`` the wrapper that its training set needs: ``dict(type='TwoViewDataset', ...)``. A pair may replace
+settings of a method in a variable ``override_METHOD``.
 """
 
 import functools
@@ -106,7 +107,10 @@ def compose(pair: str, methods: Sequence[str]) -> Config:
             raise SettingError(f'Method {STUDENT_ALONE} is the student alone and cannot be combined with others.')
         cfg.model = cfg.model.architecture
         return cfg
+    wrapper = dataset_of(methods)
     cfg.model.distiller = compose_distiller(methods, overrides, pair)
+    if wrapper is not None:
+        cfg.train_dataloader.dataset = dict(wrapper, dataset=cfg.train_dataloader.dataset)
     tell_distillers(cfg)
     try:
         with explained_settings():
@@ -134,6 +138,23 @@ def compose_distiller(
     return distillers[methods[0]] if alone else dict(type='MixedDistiller', distillers=distillers)
 
 
+def dataset_of(methods: Sequence[str]) -> dict | None:
+    """Return the wrapper that the training set needs for one or more methods, without its ``dataset``; None if none.
+
+    Raises:
+        SettingError: Some of the methods take two views of each image in a batch, and others one.
+    """
+    wrappers = {name: _config(name).get(f'{name}_dataset') for name in methods}
+    with_wrapper = [name for name, wrapper in wrappers.items() if wrapper is not None]
+    wrapper = wrappers[with_wrapper[0]] if with_wrapper else None
+    if other := [name for name in methods if wrappers[name] != wrapper]:
+        raise SettingError(
+            f'{"+".join(methods)}: {with_wrapper[0]} takes two views of each image in a batch, and {other[0]} would '
+            'take them for different images. Train them separately.'
+        )
+    return wrapper
+
+
 def needs_of(method: str, alone: bool = True) -> set[str]:
     """Return what a method needs of networks and images.
 
@@ -142,10 +163,10 @@ def needs_of(method: str, alone: bool = True) -> set[str]:
         alone: Whether it is not combined with others.
 
     Returns:
-        Of the two networks ``'logits'``, ``'pooled'``, ``'maps'``, ``'tokens'`` and ``'preactivations'``, of the
-        teacher ``'classifier'``, if its weights are read; of the images
-        ``'labels'``, apart from those that the student's own loss reads (with ``'scores'``, if those of mixed images
-        do as well), and ``'positions'`` in the training set.
+        Of the two networks ``'logits'``, ``'pooled'``, ``'maps'``, ``'tokens'``, ``'preactivations'`` and ``'blocks'``;
+        of the teacher its ``'classifier'``, if the weights are read; of the images ``'labels'``, apart from those that
+        the student's own loss reads (with ``'scores'``, if those of mixed images do as well), ``'positions'`` in the
+        training set, and two ``'views'`` of each in a batch.
     """
     with MODELS.switch_scope_and_registry('mmrazor'):
         distiller = MODELS.build(_distiller(ALIASES.get(method, method), alone))
@@ -163,6 +184,8 @@ def needs_of(method: str, alone: bool = True) -> set[str]:
             needs |= {'labels', 'scores'} if getattr(cls, 'reads_scores', False) else {'labels'}
         if getattr(cls, 'reads_positions', 'data_samples' in inspect.signature(cls.forward).parameters):
             needs.add('positions')
+        if getattr(cls, 'reads_views', False):
+            needs.add('views')
     return needs
 
 
@@ -177,11 +200,15 @@ def _built(loss: Any, cls: Callable) -> Any:
 def _kind_of_feature(name: str) -> str:
     if name in OF_CLASSIFIER:
         return 'pooled' if name == 'pooled' else 'logits'
-    return next((kind for kind in ('preactivations', 'tokens') if kind[:-1] in name), 'maps')
+    return next((kind for kind in ('preactivations', 'tokens', 'blocks') if kind[:-1] in name), 'maps')
+
+
+def _config(method: str) -> Config:
+    return Config.fromfile(BASE / 'methods' / f'{method}.py')
 
 
 def _distiller(method: str, alone: bool, pair: str | None = None) -> dict:
-    cfg = Config.fromfile(BASE / 'methods' / f'{method}.py')
+    cfg = _config(method)
     if method not in cfg:
         raise SettingError(f'{cfg.filename} must define the distiller as {method}; it defines {", ".join(cfg)}.')
     combined = cfg.get(f'{method}_beside')

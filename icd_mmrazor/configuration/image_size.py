@@ -105,8 +105,10 @@ def _needs_shape(part: Mapping) -> bool:
 
 
 def _of_maps(entries: Mapping) -> bool:
-    features = {each[key] for each in dicts(entries) for key in ('features', 'feature') if key in each}
-    return not features <= {'pooled', 'logits'}
+    values = [each[key] for each in dicts(entries) for key in ('features', 'feature') if key in each]
+    # a name or a list of names
+    features = [name for value in values for name in (value if isinstance(value, list | tuple) else [value])]
+    return not all(name in ('pooled', 'logits') for name in features)
 
 
 def _height_and_width(kind: str, transform: Mapping) -> tuple[int, int] | None:

@@ -9,8 +9,10 @@ from icd_mmrazor.datasets.npz import NPZDataset
 from icd_mmrazor.datasets.partly_labeled import PartlyLabeledDataset, UnlabeledDataset
 from icd_mmrazor.datasets.partly_labeled_sampler import PartlyLabeledBatchSampler
 from icd_mmrazor.datasets.pipelines import NotInMemoryError
+from icd_mmrazor.datasets.square_cutout import SquareCutout
 from icd_mmrazor.datasets.stl10 import STL10
 from icd_mmrazor.datasets.tiny_imagenet import TinyImageNet
+from icd_mmrazor.datasets.two_views import TwoViewDataset
 
 __all__ = [
     'STL10',
@@ -22,7 +24,9 @@ __all__ = [
     'NotInMemoryError',
     'PartlyLabeledBatchSampler',
     'PartlyLabeledDataset',
+    'SquareCutout',
     'TinyImageNet',
+    'TwoViewDataset',
     'UnlabeledDataset',
     'VerifiedCIFAR10',
     'VerifiedCIFAR100',

@@ -12,7 +12,9 @@ from icd_mmrazor.compat.layout import laid_out
 from icd_mmrazor.datasets.fingerprints import fingerprint, fingerprint_of_dataset
 from icd_mmrazor.datasets.keyed_crops import Crops, KeyedCrops
 from icd_mmrazor.datasets.pipelines import NotInMemoryError, Padding, Pipeline, parts_of, split_pipelines
-from icd_mmrazor.datasets.samples import VIEW, mark_unlabeled
+from icd_mmrazor.datasets.randomness import STRONG_VIEW, seed_all, undrawn
+from icd_mmrazor.datasets.samples import AUGMENTATION, STRONG, VIEW, WEAK, mark_unlabeled
+from icd_mmrazor.datasets.two_views import transformed
 from icd_mmrazor.datasets.view_numbers import AllViews, FixedViews, Views
 
 MAX_MEMORY = 4.0
@@ -55,11 +57,13 @@ class InMemoryBatches:
 
     The pipeline consists of transforms of mmpretrain without randomness, then ``RandomCrop`` or none, then a horizontal
     ``RandomFlip`` or none, then ``PackInputs``. All images are uint8 and of one shape; each has one label, or none has,
-    or they are those of a ``PartlyLabeledDataset``, whose parts are cropped and flipped alike.
+    or they are those of a ``PartlyLabeledDataset``, whose parts are cropped and flipped alike. A batch of a
+    ``TwoViewDataset`` has the weak views of its images, with the crops and flips of a single view, then the strong
+    ones: cropped and flipped as well, then transformed one by one on the CPU.
 
     Args:
         dataset: A dataset of mmpretrain, or one of our wrappers of such datasets: :class:`IndexedDataset`,
-            :class:`UnlabeledDataset`, :class:`PartlyLabeledDataset`.
+            :class:`UnlabeledDataset`, :class:`PartlyLabeledDataset`, :class:`TwoViewDataset`.
         device: Where images and labels stay.
         seed: Seed of the run.
         rank: Rank of this process.
@@ -78,6 +82,8 @@ class InMemoryBatches:
 
     views: Views | None = None
     _keyed: KeyedCrops | None = None
+    # the images on the CPU, for transforms of strong views
+    _on_cpu: Tensor | None = None
 
     def __init__(
         self,
@@ -93,13 +99,14 @@ class InMemoryBatches:
         self.seed, self.rank, self.sample_each, self.channels_last = seed, rank, sample_each, channels_last
         self._dataset, self._max_memory = dataset, max_memory
         self._num_labeled = getattr(dataset, 'num_labeled', None)
+        self._two_views = getattr(dataset, 'views', 1) == 2
         self.images: Tensor | None = None
         self.read()
 
     def read(self) -> None:
         """Read images and labels, for the first time or again; raises as the class does."""
         transforms = self._fixed_transforms()
-        self.images = None  # frees the memory of the previous ones
+        self.images = self._on_cpu = None  # frees the memory of the previous ones
         self.images, labels, self._positions = _read(self._dataset, transforms, self.device, self._max_memory)
         self._labels = labels.to(self.device)
         self._pipeline, self._data = self._fingerprint_of_pipeline(), self._fingerprint_of_data()
@@ -150,11 +157,15 @@ class InMemoryBatches:
         Returns:
             ``inputs``: images, ``B x C x h x w``, uint8. ``data_samples``: a list of one data sample with all labels
             and positions (``gt_label``, ``sample_idx``, with ``views`` also ``view_idx``); with ``sample_each``, of one
-            for each image.
+            for each image. Of a ``TwoViewDataset``, ``2B`` views, and their ``augmentation``.
         """
         fixed = isinstance(self.views, FixedViews)
         crops = self._fixed_crops()(indices, view) if fixed else Crops(*self.draw(len(indices), iteration))
         images, chosen = self._images(indices, crops)
+        if self._two_views:
+            images = laid_out(torch.cat([images, self._strong_views(indices, iteration)]), self.channels_last)
+            augmentations = [WEAK] * len(indices) + [STRONG] * len(indices)
+            indices, chosen = [*indices, *indices], chosen.repeat(2)
         labels = self._labels.index_select(0, chosen)
         positions = self._positions[indices].tolist()
         # those with labels come first
@@ -169,9 +180,30 @@ class InMemoryBatches:
         if self.views is not None:
             numbers = self.views.of(*crops) if isinstance(self.views, AllViews) else view
             rows = self.views.row(np.asarray(indices), numbers).tolist()
-            for sample, row in zip(samples, rows if self.sample_each else [rows], strict=True):
-                sample.set_field(row, VIEW, field_type='metainfo')
+            self._note(samples, VIEW, rows)
+        if self._two_views:
+            self._note(samples, AUGMENTATION, augmentations)
         return {'inputs': images, 'data_samples': samples}
+
+    def _note(self, samples: list[DataSample], name: str, values: list[Any]) -> None:
+        """Add something of each image to the metadata of the data samples of a batch."""
+        for sample, value in zip(samples, values if self.sample_each else [values], strict=True):
+            sample.set_field(value, name, field_type='metainfo')
+
+    def _strong_views(self, indices: Sequence[int], iteration: int) -> Tensor:
+        crops = Crops(*self.draw(len(indices), iteration, STRONG_VIEW))
+        if not self._dataset.strong:
+            return self._images(indices, crops)[0]
+        if self._on_cpu is None:
+            self._on_cpu = self.images.cpu()
+        chosen, tops, lefts, flipped = torch.from_numpy(np.stack([indices, *crops]))
+        cropped = crop_and_flip(self._on_cpu, chosen, tops, lefts, flipped.bool(), self.size)
+        with undrawn():
+            seed_all(self.seed, self.rank, iteration, STRONG_VIEW)
+            images = torch.stack([transformed(image, self._dataset.strong) for image in cropped])
+        if self.device.type == 'cuda':
+            images = images.pin_memory()
+        return images.to(self.device, non_blocking=True)
 
     def of_views(self, indices: Sequence[int], views: Sequence[int]) -> Tensor:
         """Make a view of each of several images.
@@ -207,9 +239,9 @@ class InMemoryBatches:
             self._keyed = KeyedCrops(self.views, pipeline, self.padded_size, len(self.images))
         return self._keyed
 
-    def draw(self, number: int, iteration: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def draw(self, number: int, iteration: int, *purpose: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Draw the first row and column of each crop of a batch, and whether it is flipped."""
-        generator = np.random.default_rng((self.seed, self.rank, iteration))
+        generator = np.random.default_rng((self.seed, self.rank, iteration, *purpose))
         flip = self._pipeline_of_batches().flip
         tops, lefts = (
             generator.integers(side - part + 1, size=number)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 # what the random numbers are for: the last part of a key, so that no two purposes share a stream
-EPOCH, ORDER, IMAGES, STEP, VALIDATION, VIEW, MIXTURE = range(1, 8)
+EPOCH, ORDER, IMAGES, STEP, VALIDATION, VIEW, MIXTURE, STRONG_VIEW = range(1, 9)
 
 
 def seed_all(*key: int) -> None:

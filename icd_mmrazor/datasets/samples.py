@@ -16,6 +16,9 @@ LABELS = {'gt_label', 'gt_score'}
 UNLABELED = 'unlabeled'
 # in the metadata of an image whose view has a number
 VIEW = 'view_idx'
+# in the metadata of one of two views of an image in a batch, weakly or strongly augmented
+AUGMENTATION = 'augmentation'
+WEAK, STRONG = 'weak', 'strong'
 
 
 def accepts_merged_samples(model: nn.Module) -> bool:
@@ -79,9 +82,9 @@ def merge_samples(data_samples: list | None) -> list | None:
     """Merge the data samples of a batch into one, so that a compiler sees one object instead of one per image.
 
     Returns:
-        A list of one sample with the ``gt_label`` (``B``, or as many as images have labels) and the ``sample_idx`` and
-        ``view_idx`` (lists of ``B``) that all samples have; the list unchanged if they hold anything else, such as
-        scores.
+        A list of one sample with the ``gt_label`` (``B``, or as many as images have labels) and the ``sample_idx``,
+        ``view_idx`` and ``augmentation`` (lists of ``B``) that all samples have; the list unchanged if they hold
+        anything else, such as scores.
     """
     if not data_samples or len(data_samples) == 1:
         return data_samples
@@ -92,7 +95,7 @@ def merge_samples(data_samples: list | None) -> list | None:
         if not all(s.keys() == ['gt_label'] and s.gt_label.numel() == 1 - (UNLABELED in s) for s in data_samples):
             return data_samples
         merged.set_gt_label(torch.cat([sample.gt_label for sample in data_samples]))
-    for name in ('sample_idx', VIEW):
+    for name in ('sample_idx', VIEW, AUGMENTATION):
         if all(name in sample for sample in data_samples):
             merged.set_metainfo({name: [sample.get(name) for sample in data_samples]})
     return [merged]
@@ -116,11 +119,32 @@ def sample_indices(data_samples: list) -> list[int | None]:
 
     A data sample without ``sample_idx`` gives ``None``.
     """
-    indices = []
+    return _each(data_samples, 'sample_idx')
+
+
+def number_of_weak_views(data_samples: list | None) -> int | None:
+    """Return how many images a batch has two views of: first the weak view of each, then the strong one of each.
+
+    :class:`~icd_mmrazor.datasets.two_views.TwoViewDataset` makes such batches.
+
+    Args:
+        data_samples: The data samples of the batch, one for each view or one for all.
+
+    Returns:
+        None if it is another batch.
+    """
+    found = _each(data_samples or [], AUGMENTATION)
+    images = len(found) // 2
+    return images if images and found == [WEAK] * images + [STRONG] * images else None
+
+
+def _each(data_samples: list, name: str) -> list[Any]:
+    """Return what the metadata of each image of a batch has under a name, None if nothing."""
+    values: list[Any] = []
     for sample in data_samples:
-        index = sample.get('sample_idx')
-        indices.extend(index if isinstance(index, list | tuple) else [index])
-    return indices
+        value = sample.get(name)
+        values.extend(value if isinstance(value, list | tuple) else [value])
+    return values
 
 
 def number_view(sample: Any, number: int) -> None:

@@ -34,7 +34,7 @@ def number_views(runner: Runner, setting: int | str, seed: int = 0) -> Views:
 
     Raises:
         SettingError: The run does not take its batches from a dataset by their indices, or the views cannot be
-            numbered.
+            numbered: a batch has two of each image, for instance.
     """
     name = f'{SETTING}.views={setting!r}'
     numbered = number_batches(runner.train_loop, runner.seed, get_rank())
@@ -43,6 +43,8 @@ def number_views(runner: Runner, setting: int | str, seed: int = 0) -> Views:
             f'{name}: train_dataloader does not take its batches from a dataset by their indices, so their images are '
             f'unknown. Use a DataLoader of a dataset with a length, or remove {SETTING}.'
         )
+    if reason := two_views_in_batch(numbered.loader.dataset):
+        raise SettingError(f'{name}: {reason}. Remove {SETTING}, or train with one view.')
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     mixing = _mixing(model, setting)
     views: Views
@@ -53,6 +55,13 @@ def number_views(runner: Runner, setting: int | str, seed: int = 0) -> Views:
     numbered.loader.views = views
     numbered.loader.views_in_use = ViewsInUse(numbered.loader, model)
     return views
+
+
+def two_views_in_batch(dataset: Any) -> str | None:
+    """Return why the views of a dataset cannot be numbered if a batch has two of each image; otherwise None."""
+    if getattr(dataset, 'views', 1) == 1:
+        return None
+    return f'a batch of a {type(dataset).__name__} has two views of each image, and only one has a number'
 
 
 def all_views(dataset: Any) -> AllViews:

@@ -62,9 +62,11 @@ def describe_images(loader: Any) -> str | None:
     """Describe how many training images have labels: ``'100 with labels, 400 without; a batch has 16 and 48'``.
 
     Returns:
-        None if all of them have labels, or it cannot be told.
+        None if all of them have labels and one view in a batch, or it cannot be told.
     """
     dataset, sampler = getattr(loader, 'dataset', None), getattr(loader, 'batch_sampler', None)
+    if getattr(dataset, 'views', 1) == 2:
+        return f'{len(dataset):,}, a weak and a strong view of each in a batch'
     labeled = getattr(dataset, 'num_labeled', None)
     if labeled is None:
         none = dataset is not None and {has_labels(part) for part in plain_datasets(dataset)} == {False}

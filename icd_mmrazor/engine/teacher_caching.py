@@ -17,7 +17,7 @@ from icd_mmrazor.datasets.labels import image_labels
 from icd_mmrazor.datasets.pipelines import pipelines_of
 from icd_mmrazor.datasets.randomness import IMAGES, seed_all, undrawn
 from icd_mmrazor.datasets.view_numbers import ALL, FIRST, Views
-from icd_mmrazor.datasets.views import number_views
+from icd_mmrazor.datasets.views import number_views, two_views_in_batch
 from icd_mmrazor.engine.runs import model_of
 from icd_mmrazor.errors import DatasetError
 from icd_mmrazor.models.networks.preparation import preparation_by
@@ -43,7 +43,8 @@ def open_teacher_cache(runner: Runner) -> Views | None:
     cache = getattr(algorithm, 'teacher_cache', None)
     if cache is None:
         return None
-    reason = cache.why_not(algorithm.distiller, algorithm.teacher)
+    dataset = runner.train_dataloader.dataset
+    reason = two_views_in_batch(dataset) or cache.why_not(algorithm.distiller, algorithm.teacher)
     views = None
     # a method that cannot use stored outputs sees the same fixed views as those that it is compared with
     if not reason or cache.views_setting not in (ALL, FIRST):
@@ -51,7 +52,6 @@ def open_teacher_cache(runner: Runner) -> Views | None:
     if reason:
         cache.leave_out(reason)
         return views
-    dataset = runner.train_dataloader.dataset
     samples = _some_samples(dataset)
     with torch.no_grad():
         images = algorithm.data_preprocessor(pseudo_collate(samples), False)['inputs']

@@ -19,6 +19,7 @@ from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from icd_mmrazor.configuration.batch_size import tell_losses
 from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.configuration.image_size import tell_distillers
 from icd_mmrazor.datasets.first_image import shape_of_first_image
@@ -88,6 +89,7 @@ def measure(
     """
     with DefaultScope.overwrite_default_scope('mmpretrain'), torch.random.fork_rng(), silent():
         tell_distillers(cfg, shape_of_first_image)
+        tell_losses(cfg)
         with explained_settings():
             algorithm = MODELS.build(_without_missing_weights(cfg, published_size))
             _check_training(cfg, algorithm)

@@ -50,6 +50,7 @@ def plan_of(request: Request) -> Plan:
         SettingError: Something about the request cannot work.
         DatasetError: The images are not as they should be.
     """
+    _check_views(request)
     folder = read_folder(request.data)
     unlabeled = read_unlabeled(request.unlabeled) if request.unlabeled else None
     if unlabeled:
@@ -161,6 +162,15 @@ def _images_of(plan: Plan, folder: Path) -> Images:
     )
 
 
+def _check_views(request: Request) -> None:
+    """Refuse methods that need two views of each image in a batch, which no recipe makes."""
+    if needing := [name for name in request.methods if 'views' in recipes.needs_of(name)]:
+        raise SettingError(
+            f'--method {request.method}: {", ".join(needing)} needs two views of each image in a batch, and recipes '
+            "make one. Use another method, or a config with a TwoViewDataset, such as configs/mlkd's."
+        )
+
+
 def _check_unlabeled(request: Request, folder: ImageFolder, unlabeled: ImageFolder) -> None:
     """Refuse images without labels that have labels, too, and methods that read a label for each image.
 
@@ -199,10 +209,12 @@ def _check_formats(request: Request, student: Network) -> None:
 
 def _reason_for_probe(request: Request, teacher: Network, folder: ImageFolder) -> str:
     """Say why a method needs a new classifier on the teacher; empty if it does not."""
-    needs = [name for name in request.methods if 'logits' in recipes.needs_of(name)]
-    if not needs or teacher.knows(folder.classes):
-        return ''
-    return f'{"+".join(needs)} compares logits, and this teacher has {_other_classes(teacher, folder)}'
+    needs = {name: recipes.needs_of(name) for name in request.methods}
+    if (comparing := [name for name in needs if 'logits' in needs[name]]) and not teacher.knows(folder.classes):
+        return f'{"+".join(comparing)} compares logits, and this teacher has {_other_classes(teacher, folder)}'
+    if (reading := [name for name in needs if 'classifier' in needs[name]]) and teacher.headless:
+        return f"{'+'.join(reading)} needs the teacher's classifier, and this teacher has none"
+    return ''
 
 
 def _other_classes(teacher: Network, folder: ImageFolder) -> str:

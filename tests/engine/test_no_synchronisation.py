@@ -12,6 +12,7 @@ from unittest import mock
 
 import pytest
 import torch
+from helpers import methods_of_views, two_views
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -120,14 +121,15 @@ def test_stored_outputs_of_the_teacher(unvalidated: Callable, runner: Callable, 
     assert 0 < run.model.teacher_cache.computed < run.model.teacher_cache.asked
 
 
-@pytest.mark.parametrize('stage', ['initial', 'main'])
-def test_every_other_method(stage: str) -> None:
-    """All together, the step alone."""
-    methods = [name for name in recipes.method_names() if name not in ('student', 'icd')]
+@pytest.mark.parametrize(('stage', 'views'), [('initial', 1), ('main', 1), ('main', 2)])
+def test_every_other_method(stage: str, views: int) -> None:
+    """All together that take as many views of an image, the step alone."""
+    methods = [name for name in methods_of_views(views) if name != 'icd']
     cfg = recipes.compose('res20_res8_digits', methods)
     cfg.model.update(teacher_ckpt=None, random_teacher=True, data_preprocessor=cfg.data_preprocessor)
     model = MODELS.build(cfg.model).train()
     model.distiller.set_stage(stage)
+    model.distiller.set_progress(epoch=0, iteration=0)
     for module in model.modules():
         if hasattr(module, 'set_dataset'):
             module.set_dataset(torch.arange(40) % 10)
@@ -136,10 +138,12 @@ def test_every_other_method(stage: str) -> None:
     # the first step prepares the teacher
     for step in range(2):
         samples = [DataSample(metainfo=dict(sample_idx=i)).set_gt_label(i % 10) for i in range(8)]
-        batch = dict(inputs=torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8), data_samples=samples)
+        samples = samples if views == 1 else two_views(samples)
+        images = torch.randint(0, 256, (len(samples), 3, 16, 16), dtype=torch.uint8)
+        batch = dict(inputs=images, data_samples=samples)
         with recorded() as asked[step]:
             numbers = model.train_step(batch, wrapper)
-    assert len(numbers) > (5 if stage == 'initial' else 15)
+    assert len(numbers) > (2 if views == 2 else 5 if stage == 'initial' else 15)
     assert asked[1] == []
 
 

@@ -1,9 +1,11 @@
 """Every method under autocast and over two processes, on one pair of networks."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import methods_of_views, two_views
 from launches import in_processes
 from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
@@ -17,15 +19,12 @@ from icd_mmrazor.errors import SettingError
 PAIR, IMAGES = 'res20_res8_digits', 8
 
 
-def fitting() -> list[str]:
-    """Return the methods that fit the pair."""
+def fitting(views: int) -> list[str]:
+    """Return the methods that fit the pair, of so many views of each image."""
     methods = []
-    for method in recipes.method_names():
-        try:
+    for method in methods_of_views(views):
+        with contextlib.suppress(SettingError):
             recipes.compose(PAIR, [method])
-        except SettingError:
-            continue
-        if method != recipes.STUDENT_ALONE:
             methods.append(method)
     return methods
 
@@ -41,24 +40,26 @@ def built(cfg: Config) -> nn.Module:
     return model.train()
 
 
-def batch(first: int = 0) -> tuple[Tensor, list[DataSample]]:
+def batch(views: int, first: int = 0) -> tuple[Tensor, list[DataSample]]:
     generator = torch.Generator().manual_seed(first)
     samples = [DataSample(metainfo=dict(sample_idx=first + i)).set_gt_label(i % 10) for i in range(IMAGES)]
-    return torch.randn(IMAGES, 3, 16, 16, generator=generator), samples
+    images = torch.randn(views * IMAGES, 3, 16, 16, generator=generator)
+    return images, samples if views == 1 else two_views(samples)
 
 
 @pytest.mark.slow
-def test_under_bf16_autocast() -> None:
+@pytest.mark.parametrize('views', [1, 2])
+def test_under_bf16_autocast(views: int) -> None:
     """Each loss is finite, and close to that in float32."""
-    cfg = recipes.compose(PAIR, fitting())
-    for stage in ('initial', 'main'):
+    cfg = recipes.compose(PAIR, fitting(views))
+    for stage in ('initial', 'main')[views - 1 :]:
         losses = []
         for enabled in (False, True):
             model = built(cfg)
             model.distiller.set_stage(stage)
             with torch.autocast('cpu', torch.bfloat16, enabled=enabled):
                 torch.manual_seed(1)
-                found = model.loss(*batch())
+                found = model.loss(*batch(views))
             total, _ = model.parse_losses(found)
             total.backward()
             assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
@@ -69,15 +70,15 @@ def test_under_bf16_autocast() -> None:
             assert half[name] == pytest.approx(value, rel=0.1, abs=0.02), name
 
 
-def steps(rank: int) -> dict[str, Tensor]:
+def steps(rank: int, views: int) -> dict[str, Tensor]:
     """Train a step in each stage with batches of its own; return the weights and memories."""
     # mmengine's wrapper has no other way to be told that each stage leaves parts idle
-    model = MMDistributedDataParallel(built(recipes.compose(PAIR, fitting())), find_unused_parameters=True)
+    model = MMDistributedDataParallel(built(recipes.compose(PAIR, fitting(views))), find_unused_parameters=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    for number, stage in enumerate(('initial', 'main')):
+    for number, stage in enumerate(('initial', 'main')[views - 1 :]):
         model.module.distiller.set_stage(stage)
         optimizer.zero_grad()
-        losses = model(*batch(first=10 * rank + number), mode='loss')
+        losses = model(*batch(views, first=10 * rank + number), mode='loss')
         total, _ = model.module.parse_losses(losses)
         assert torch.isfinite(total), losses
         total.backward()
@@ -86,9 +87,10 @@ def steps(rank: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
-def test_over_two_processes(tmp_path: Path) -> None:
+@pytest.mark.parametrize('views', [1, 2])
+def test_over_two_processes(views: int, tmp_path: Path) -> None:
     """The weights stay the same in both."""
-    one, two = in_processes(steps, 2, tmp_path)
+    one, two = in_processes(steps, 2, tmp_path, views)
     assert one.keys() == two.keys()
     for name, weight in one.items():
         assert torch.isfinite(weight).all(), name

@@ -5,7 +5,7 @@ import functools
 
 import pytest
 import torch
-from helpers import shipped
+from helpers import methods_of_views, shipped, two_views
 from mmengine.config import Config
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
@@ -13,7 +13,10 @@ from torch import nn
 
 from icd_mmrazor import recipes
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.distillers.feature_terms import NETWORKS as ROLES
+from icd_mmrazor.models.distillers.feature_terms import checked_entries, feature_names
 from icd_mmrazor.models.networks.features import feature_points
+from icd_mmrazor.models.networks.norms import norm_before_activation
 
 pytest.importorskip('timm')
 
@@ -67,7 +70,10 @@ PAIRS = [
     ('vit', 'convnext'),
     ('vit', 'timm_cnn'),
     ('swin', 'timm_vit'),
+    ('vit', 'timm_vit'),
 ]
+# without stages
+TRANSFORMERS = {'vit', 'timm_vit'}
 METHODS = [name for name in recipes.method_names() if name != recipes.STUDENT_ALONE]
 
 
@@ -78,17 +84,30 @@ def network(family: str) -> nn.Module:
         return MODELS.build(NETWORKS[family])
 
 
-def refused(method: str, *families: str) -> str | None:
+def refused(method: str, student: str, teacher: str) -> str | None:
     """Return why a method does not fit two networks, by what its loss compares."""
     if method == 'simkd':
-        return refused_by_simkd(*families)
+        return refused_by_simkd(student, teacher)
     entries = config_of(method).get('losses') or {}
-    points = [feature_points(network(family)) for family in families]
-    for entry in entries.values():
-        if entry.get('features') == 'preactivations' and not all(each.preactivations for each in points):
-            return 'compares preactivations'
+    points = [feature_points(network(family)) for family in (student, teacher)]
+    for name, entry in checked_entries(entries, {}).items() if entries else ():
+        for role, found in zip(ROLES, points, strict=True):
+            for kind in {*feature_names(entry, role)} & {'preactivations', 'blocks'}:
+                if not getattr(found, kind):
+                    return f'{name} compares {kind}'
         if entry['loss']['type'] == 'FSPLoss':  # none of these networks have the same widths
             return 'equal widths'
+        if entry['loss']['type'] == 'KDSVDLoss':
+            return 'each map with the next|as many channels'
+        if entry['loss']['type'] == 'ViTKDLoss':
+            if not all(getattr(each, 'blocks', ()) for each in points):
+                return "no feature 'block1'"
+            if not {student, teacher} <= TRANSFORMERS:
+                return 'plain vision transformers|as many tokens'
+        if entry['loss']['type'] == 'OverhaulLoss':
+            norms = [norm_before_activation(network(teacher), point) for point in points[1].preactivations]
+            if None in norms:
+                return 'teacher_norm'
     return None
 
 
@@ -121,14 +140,19 @@ def test_every_method_trains_every_pair(pair: tuple[str, str], method: str) -> N
             MODELS.build(cfg)
         return
     algorithm = MODELS.build(cfg).train()
+    if hasattr(algorithm.distiller, 'set_progress'):  # after the warm-up of a weight
+        algorithm.distiller.set_progress(epoch=30, iteration=300)
     labels = torch.arange(IMAGES) % 4
     for module in algorithm.modules():
         if hasattr(module, 'set_dataset'):
             module.set_dataset(labels)
     if algorithm.distiller.stage is None:
         algorithm.distiller.set_stage('initial')
+    algorithm.distiller.set_progress(epoch=0, iteration=0)
     samples = [DataSample(metainfo=dict(sample_idx=i)).set_gt_label(label) for i, label in enumerate(labels)]
-    losses = algorithm(torch.randn(IMAGES, 3, 32, 32), samples, mode='loss')
+    if method in methods_of_views(2):
+        samples = two_views(samples)
+    losses = algorithm(torch.randn(len(samples), 3, 32, 32), samples, mode='loss')
     distilled = [value for name, value in losses.items() if name.startswith('distill.') and 'loss' in name]
     assert distilled
     total = sum(distilled)

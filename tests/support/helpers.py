@@ -14,6 +14,7 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
+from mmpretrain.structures import DataSample
 
 from icd_mmrazor import recipes
 
@@ -40,6 +41,23 @@ def shipped(name: str) -> Config:
 def distiller(*methods: str) -> dict:
     """Return the config of a distiller of one or more methods, for the digits."""
     return copy.deepcopy(_composed('res20_res8_digits', methods).model.distiller)
+
+
+@functools.cache
+def methods_of_views(views: int = 1) -> list[str]:
+    """Return the methods that take so many views of each image in a batch, sorted; they train in separate batches."""
+    names = [name for name in recipes.method_names() if name != recipes.STUDENT_ALONE]
+    return [name for name in names if ('views' in recipes.needs_of(name)) == (views == 2)]
+
+
+def two_views(samples: list[DataSample]) -> list[DataSample]:
+    """Return the data samples of the weak views of images, then those of the strong ones."""
+    both = []
+    for augmentation in ('weak', 'strong'):
+        for sample in samples:
+            both.append(sample.clone())
+            both[-1].set_metainfo(dict(augmentation=augmentation))
+    return both
 
 
 def logged(run: Runner | Config) -> str:

@@ -98,6 +98,14 @@ def test_without_a_cache_if_it_cannot_be(
     assert reason in line, line
 
 
+def test_two_views_have_no_cache(arguments: list[str], run: ModuleType, capsys: pytest.CaptureFixture) -> None:
+    options = [option.replace('dataset.data_file', 'dataset.dataset.data_file') for option in arguments]
+    run.main([*options[: options.index('kd')], 'mlkd', *options[options.index('--pairs') :]])
+    assert not caches()
+    assert 'without the teacher cache res20_digits-' in (printed := capsys.readouterr().out)
+    assert 'a batch of a TwoViewDataset has two views of each image' in printed
+
+
 def test_all_caches_of_a_study_must_fit_on_the_disk(
     arguments: list[str],
     run: ModuleType,

@@ -11,7 +11,7 @@ from typing import Any
 from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.configuration.changes import settings_of
 from icd_mmrazor.configuration.type_names import dicts
-from icd_mmrazor.datasets.views import all_views
+from icd_mmrazor.datasets.views import all_views, two_views_in_batch
 from icd_mmrazor.errors import SettingError, UserError, first_line
 from icd_mmrazor.models.teacher_cache.layout import Field, RowLayout
 from icd_mmrazor.models.teacher_cache.store_folder import UNITS, readable_size, size_of_files
@@ -49,6 +49,8 @@ def size_of_cache(cfg: Config) -> int:
     outputs = {'pooled': Field((head.in_channels,), 'float32'), 'logits': Field((head.num_classes,), 'float32')}
     with DefaultScope.overwrite_default_scope('mmpretrain'), explained_settings():
         dataset = DATASETS.build(copy.deepcopy(cfg.train_dataloader.dataset))
+        if reason := two_views_in_batch(dataset):
+            raise SettingError(reason)
         rows = len(dataset) * all_views(dataset).number
     return size_of_files(rows, RowLayout(outputs).row_bytes)
 

@@ -63,7 +63,27 @@ def published_table(study: Study) -> str:
 
 
 def methods_table(results: Results, details: bool = True) -> str:
-    """Return the accuracy of each method on each pair; with details the gain over the student alone, and minutes."""
+    """Return the accuracy of each method on each pair; with details the gain over the student alone, and minutes.
+
+    Methods of two views of each image have a table of their own: they train on more than the others.
+    """
+    combinations = results.study.points[PUBLISHED].methods
+    apart = [methods for methods in combinations if takes_two_views(methods)]
+    parts = [_methods_table(results, details, [methods for methods in combinations if methods not in apart])]
+    if apart:
+        title = 'Two views of each image in a batch, not to be compared with one:'
+        # the student alone saw one view
+        parts = [*(parts if len(apart) < len(combinations) else []), title, _methods_table(results, False, apart)]
+    return '\n\n'.join([*parts, *(['\n'.join(results.notes())] if results.notes() else [])])
+
+
+def takes_two_views(methods: str) -> bool:
+    """Return whether a combination of methods trains on two views of each image in a batch."""
+    known = {*recipes.method_names()} - {STUDENT}
+    return any('views' in recipes.needs_of(name) for name in recipes.split_methods(methods) if name in known)
+
+
+def _methods_table(results: Results, details: bool, combinations: Sequence[str]) -> str:
     head, teachers = [''], ['teacher']
     for pair in results.study.pairs:
         teacher = results.teacher(pair)
@@ -72,7 +92,7 @@ def methods_table(results: Results, details: bool = True) -> str:
         head += [f'{display_name(pair)}, top-1 (%)', *more]
         teachers += [NOT_RUN if teacher is None else f'{teacher:.2f}', *([''] * len(more))]
     rows = [head, teachers]
-    for methods in results.study.points[PUBLISHED].methods:
+    for methods in combinations:
         row = [display_name(methods)]
         for pair in results.study.pairs:
             cell = PUBLISHED, methods, pair
@@ -84,7 +104,7 @@ def methods_table(results: Results, details: bool = True) -> str:
             if pair.endswith('_cifar100'):
                 row.append(published_accuracy(methods, pair))
         rows.append(row)
-    return '\n'.join([markdown(rows), *(['', *results.notes()] if results.notes() else [])])
+    return markdown(rows)
 
 
 def axis_table(results: Results, axis: Axis) -> str:

@@ -9,5 +9,6 @@ from icd_mmrazor.engine.checks.schedules import ScheduleCheck as ScheduleCheck
 from icd_mmrazor.engine.checks.statistics import StatisticsCheck as StatisticsCheck
 from icd_mmrazor.engine.checks.validation import AverageCheck as AverageCheck
 from icd_mmrazor.engine.checks.validation import ValidationCheck as ValidationCheck
+from icd_mmrazor.engine.checks.views import ViewCheck as ViewCheck
 from icd_mmrazor.engine.checks.watched_metrics import MetricCheck as MetricCheck
 from icd_mmrazor.engine.checks.weights import WeightCheck as WeightCheck

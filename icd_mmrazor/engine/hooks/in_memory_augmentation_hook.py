@@ -42,6 +42,7 @@ class InMemoryAugmentationHook(Hook):
     Training starts no workers meanwhile, whatever ``train_dataloader.num_workers``. A batch has one data sample with
     all labels, or one per image if the network's head needs them
     (:func:`~icd_mmrazor.datasets.samples.accepts_merged_samples`); of the metadata it has ``sample_idx`` alone.
+    Of a ``TwoViewDataset``, a batch has two views of each image, and ``augmentation``, which says what each is.
 
     Args:
         device: Where the images stay; by default on the device of the model.

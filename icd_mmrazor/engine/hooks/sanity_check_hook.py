@@ -17,6 +17,7 @@ from icd_mmrazor.engine.checks import (
     ScheduleCheck,
     StatisticsCheck,
     ValidationCheck,
+    ViewCheck,
     WeightCheck,
 )
 from icd_mmrazor.engine.composite import CompositeHook
@@ -31,6 +32,7 @@ class SanityCheckHook(CompositeHook):
     ``weights``      weights to start with do not fill the network, or are of classes with other names
     ``labels``       labels or class names of the datasets do not fit the classifier, or are missing where they are read
     ``batches``      training batches hang the processes or train nothing
+    ``views``        a loss compares two views of each image, and a batch has one
     ``preparation``  the channels of the images come in another order than the teacher was trained on
     ``validation``   a metric reads labels that the images do not have, or what the predictions do not contain
     ``averages``     weights are validated that no checkpoint holds (``EMAHook``)
@@ -69,6 +71,7 @@ class SanityCheckHook(CompositeHook):
             'weights': WeightCheck(partial_weights, class_names),
             'labels': LabelCheck(),
             'batches': BatchCheck(),
+            'views': ViewCheck(),
             'preparation': PreparationCheck(),
             'validation': ValidationCheck(),
             'averages': AverageCheck(),

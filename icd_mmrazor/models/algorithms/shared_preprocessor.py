@@ -66,7 +66,7 @@ def adopt_student_settings(student: nn.Module, preprocessor: nn.Module, names_au
 
 
 def refuse_unmixed_labels(algorithm: nn.Module) -> None:
-    """Refuse losses of a distiller or a student that read a single label for each image, if images are mixed.
+    """Refuse losses of a distiller or a student that read one label or two views of each image, if images are mixed.
 
     Raises:
         SettingError: There is such a loss.
@@ -79,6 +79,11 @@ def refuse_unmixed_labels(algorithm: nn.Module) -> None:
     for loss in losses_of_labels(algorithm.distiller, mixed=True):
         raise SettingError(f'{owner}: {loss} reads one label for each image, but {mixes}. {remedy}')
     for name, loss in losses_of(algorithm.distiller):
+        if getattr(loss, 'reads_views', False):
+            raise SettingError(
+                f'{owner}: {type(loss).__name__} ({name}) compares two views of each image, but {names_of(augments)} '
+                f'would mix views of different images. {remedy}'
+            )
         takes_samples = 'data_samples' in inspect.signature(loss.forward).parameters
         if takes_samples and not getattr(loss, 'reads_scores', False):
             _log(

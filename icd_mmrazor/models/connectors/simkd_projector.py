@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.losses.functional import pool_to
+from icd_mmrazor.models.losses.functional import average_to
 
 
 @MODELS.register_module()
@@ -76,7 +76,7 @@ class SimKDProjector(BaseModule):
         """Project the student's map, ``B x C x H x W``, to one like the teacher's."""
         if self.size is not None:
             height, width = (min(pair) for pair in zip(student.shape[2:], self.size, strict=True))
-            student = pool_to(student, (height, width))
+            student = average_to(student, (height, width))
         return self.layers(student)
 
     def forward(self, features: Tensor | Sequence[Tensor]) -> tuple[Tensor]:

@@ -72,11 +72,13 @@ class NamedFeatures:
         self._layer = classifier or self.source
         known = feature_points(model, maps, classifier)
         # how many there are of what a loss may compare in every stage
-        self.counts = {network: {'maps': len(known.maps), 'preactivations': len(known.preactivations)}}
+        kinds = {'maps': known.maps, 'preactivations': known.preactivations, 'blocks': known.blocks}
+        self.counts = {network: {name: len(points) for name, points in kinds.items()}}
         self._known = {
             **{f'map{i}': point for i, point in enumerate(known.maps)},
             **{f'tokens{i}': _in_form('tokens', point) for i, point in enumerate(known.maps) if i},
             **{f'preactivation{i}': point for i, point in enumerate(known.preactivations, start=1)},
+            **{f'block{i}': point for i, point in enumerate(known.blocks, start=1)},
             **(_of_last_map(known.maps[-1]) if known.maps else {}),
             'pooled': known.pooled,
             **(self._logits(known.logits) if known.logits else {}),
@@ -107,7 +109,7 @@ class NamedFeatures:
             if name.endswith('logits') and name not in self._known:
                 raise SettingError(f'{self._owner}: the {self._network} {NO_CLASSIFIER}')
             if name not in self._known:
-                has = ', '.join(self._known)
+                has = ', '.join(_in_short(self._known))
                 raise SettingError(f'{self._owner}: the {self._network} has no feature {name!r}. It has {has}.')
         self.points.update((name, _for_images(self._known[name], shape)) for name in names)
         maps = {name: point for name, point in self.points.items() if name not in OF_CLASSIFIER}
@@ -128,6 +130,14 @@ def _of_last_map(point: Point) -> dict[str, Point]:
     has_one = layout is not None and layout.extra and layout.has_class_token
     class_token = {'class_token': _in_form('class_token', point)} if has_one else {}
     return {'last_map': point, 'patch_tokens': _in_form('tokens', point), **class_token}
+
+
+def _in_short(names: Iterable[str]) -> list[str]:
+    """Return names of features, of many blocks only the first and the last."""
+    names = [*names]
+    blocks = [name for name in names if name.startswith('block')]
+    inner = blocks[1:-1]
+    return [f'..., {name}' if inner and name == blocks[-1] else name for name in names if name not in inner]
 
 
 def _in_form(form: str, point: Point) -> Point:

@@ -14,7 +14,7 @@ def cut_after_last_map(backbone: nn.Module) -> None:
     ResNet, stays. A backbone whose stages are not known stays as it is.
     """
     try:
-        maps, _ = points_of_backbone(backbone)
+        maps, *_ = points_of_backbone(backbone)
     except SettingError:
         return
     parent, _, last = maps[-1].source.rpartition('.')

@@ -7,13 +7,13 @@ from unittest import mock
 
 import pytest
 import torch
-from helpers import TORCH_VERSION
+from helpers import TORCH_VERSION, methods_of_views
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import nn
 
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.recipes import compose, method_names
+from icd_mmrazor.recipes import compose
 
 # an error if it is not one graph from the images to the losses
 COMPILED = dict(backend='aot_eager', fullgraph=True)
@@ -69,14 +69,15 @@ def test_options_that_torch_does_not_have_are_refused(options: object, algorithm
 @pytest.mark.slow
 @one_graph
 def test_all_methods_but_one_are_one_graph() -> None:
-    """Together, in both stages. CRD looks up its memories between two graphs."""
+    """Together, in both stages. CRD looks up its memories between two graphs; MLKD: ``test_two_views.py``."""
     graphs = []
 
     def backend(graph: torch.fx.GraphModule, _: list) -> torch.fx.GraphModule:
         graphs.append(graph)
         return graph
 
-    methods = set(method_names()) - {'crd', 'student'}
+    # ViTKD needs transformers
+    methods = {*methods_of_views(1)} - {'crd', 'vitkd'}
     cfg = compose('res56_res20_cifar100', sorted(methods))
     cfg.model.update(teacher_ckpt=None, random_teacher=True, torch_compile=dict(backend=backend, fullgraph=True))
     # of the same shapes, quicker to trace
@@ -85,7 +86,8 @@ def test_all_methods_but_one_are_one_graph() -> None:
     stages = {'initial': {'ab', 'fsp', 'ft'}, 'main': methods - {'ab', 'fsp'}}
     for number, (stage, at_work) in enumerate(stages.items(), start=1):
         model.distiller.set_stage(stage)
-        for _ in range(2):
+        for epoch in range(2):
+            model.distiller.set_progress(epoch, iteration=epoch)
             losses = model.loss(torch.randn(4, 3, 32, 32), [DataSample().set_gt_label(torch.arange(4))])
             assert len(graphs) == number
         assert {name.split('.')[1] for name in losses if name.startswith('distill.')} == at_work
