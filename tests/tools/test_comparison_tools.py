@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import CONFIGS, TOOLS, distiller, exit_status
+from helpers import CONFIGS, TOOLS, exit_status
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from mmrazor.registry import MODELS
@@ -24,12 +24,10 @@ sys.path.insert(0, str(TOOLS / 'analysis'))
 from compare import (
     Comparison,
     Outputs,
-    Run,
     add_arguments,
     chosen_images,
     compare,
     load_network,
-    load_teacher,
     names_of,
     network_outputs,
     stored_config,
@@ -86,16 +84,6 @@ def loader(demo_config: Callable[..., Config]) -> dict:
     init_default_scope('mmpretrain')
     cfg = demo_config('res8_digits').test_dataloader
     return {**cfg, 'batch_size': 7, 'dataset': DATASETS.build(cfg.dataset)}
-
-
-def test_the_teacher_of_a_student_with_its_classifier(demo_config: Callable[..., Config]) -> None:
-    """SimKD changes the student alone."""
-    cfg = demo_config()
-    cfg.model.distiller = distiller('simkd')
-    found = load_teacher(Run(cfg, Path('a.pth'), Path('a')), None)
-    assert type(found.model).__name__ == 'ImageClassifier'
-    stored = torch.load(cfg.model.teacher_ckpt, weights_only=True)['state_dict']
-    assert torch.equal(found.layer.weight.cpu(), stored['head.fc.weight'])
 
 
 def test_outputs_are_those_of_the_parts_image_by_image(
