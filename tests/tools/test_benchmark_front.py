@@ -31,10 +31,10 @@ def test_list_shows_both_axes_and_what_is_there(tmp_path: Path, capsys: pytest.C
         assert f'  {name} ' in printed
     lines = {line.split()[0]: ' '.join(line.split()[1:]) for line in printed.splitlines()}
     teacher = 'teacher work_dirs/wrn40-2_cifar100/epoch_240.pth'
-    assert lines['wrn40-2_wrn16-2_cifar100'] == f'fsp: yes data data/cifar100 {teacher}'
-    assert lines['wrn40-2_wrn40-1_cifar100'] == f'fsp: no data data/cifar100 {teacher}'
+    assert lines['wrn40-2_wrn16-2_cifar100'] == f'data data/cifar100 {teacher}'
+    assert lines['wrn40-2_wrn40-1_cifar100'] == f'data data/cifar100 {teacher}'
     assert lines['res20_res8_digits'] == (
-        'fsp: yes data work_dirs/demo/digits.npz (missing) teacher work_dirs/demo/teacher/epoch_20.pth (missing)'
+        'data work_dirs/demo/digits.npz (missing) teacher work_dirs/demo/teacher/epoch_20.pth (missing)'
     )
 
 

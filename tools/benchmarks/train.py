@@ -40,23 +40,11 @@ def show_list() -> None:
     print('methods (combine them with a plus: icd+kd)')
     for method in recipes.method_names():
         print(f'  {method:<10}{recipes.describe_method(method)}')
-    print('pairs, and what each needs (fsp fits networks of equal widths only)')
-    lines = [
-        (pair, f'fsp: {"yes" if fits(pair, "fsp") else "no"}', data_of(pair), recipes.describe_pair(pair))
-        for pair in recipes.pair_names()
-    ]
+    print('pairs, and what each needs (a method that does not fit a pair says why)')
+    lines = [(pair, data_of(pair), recipes.describe_pair(pair)) for pair in recipes.pair_names()]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print('  ' + '  '.join(f'{text:<{width}}' for text, width in zip(line, widths, strict=True)).rstrip())
-
-
-def fits(pair: str, method: str) -> bool:
-    """Return whether a method can be composed with a pair."""
-    try:
-        recipes.compose(pair, [method])
-    except SettingError:
-        return False
-    return True
 
 
 def data_of(pair: str) -> str:
