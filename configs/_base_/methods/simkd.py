@@ -21,7 +21,7 @@ student  CIFARResNet(depth=8, stem_channels=32, base_channels=64), 1,447,556 par
 
 A last convolution that only widens the map for a classifier (MobileNet, EfficientNet, ShuffleNetV2) has no use any more and is left out, as it is without effect in the release. **Compare accuracies with those of students of the same size.** Of a wide teacher, the projector can be many times the student:
 
-| pair | parameters | with SimKD | multiply-adds | with SimKD |
+| networks | parameters | with SimKD | multiply-adds | with SimKD |
 |---|---:|---:|---:|---:|
 | `res110_res20` | 278,324 | 291,892 | 40.8 M | 41.7 M |
 | `res110_res32` | 472,756 | 486,324 | 69.1 M | 70.0 M |

@@ -27,9 +27,7 @@ losses = dict(
     vkd=dict(
         loss=dict(type='VkDLoss'),
         inputs=dict(
-            s_feature=dict(
-                network='student', feature='patch_tokens', connector=dict(type='OrthogonalProjection')
-            ),
+            s_feature=dict(network='student', feature='patch_tokens', connector=dict(type='OrthogonalProjection')),
             t_feature=dict(network='teacher', feature='pooled'),
         ),
     )

@@ -126,7 +126,7 @@ def test_a_classifier_of_several_labels_is_refused_before_the_training(name: str
         algorithm(name, architecture={'_scope_': 'mmpretrain', **several})
 
 
-@pytest.mark.parametrize('samples', [None, [], {}, [DataSample()]], ids=str)
+@pytest.mark.parametrize('samples', [None, [], {}, [DataSample()]], ids=['none', 'empty', 'dict', 'unlabelled'])
 def test_without_data_samples(samples: object) -> None:
     with pytest.raises(SettingError, match=r'NKDLoss reads the class of each image.* no labels'):
         ClassLabels('NKDLoss', from_scores=True)(samples)
