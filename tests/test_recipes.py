@@ -32,7 +32,7 @@ EQUAL_WIDTHS = {
 LIMITED = {
     'fsp': (EQUAL_WIDTHS, 'channels'),
     'kdsvd': (EQUAL_WIDTHS, 'channels'),
-    'vitkd': (set(), 'block1|vision transformers'),
+    'vitkd': (set(), 'plain vision transformers'),
 }
 ON_DIGITS = [method for method in METHODS if method != 'vitkd']
 NUM_IMAGES = 40

@@ -99,11 +99,8 @@ def refused(method: str, student: str, teacher: str) -> str | None:
             return 'equal widths'
         if entry['loss']['type'] == 'KDSVDLoss':
             return 'each map with the next|as many channels'
-        if entry['loss']['type'] == 'ViTKDLoss':
-            if not all(getattr(each, 'blocks', ()) for each in points):
-                return "no feature 'block1'"
-            if not {student, teacher} <= TRANSFORMERS:
-                return 'plain vision transformers|as many tokens'
+        if entry['loss']['type'] == 'ViTKDLoss' and not {student, teacher} <= TRANSFORMERS:
+            return 'plain vision transformers'
         if entry['loss']['type'] == 'OverhaulLoss':
             norms = [norm_before_activation(network(teacher), point) for point in points[1].preactivations]
             if None in norms:

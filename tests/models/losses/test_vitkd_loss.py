@@ -162,17 +162,13 @@ def transformer(width: int, blocks: int = 4, **settings: int) -> dict:
 
 
 def algorithm_of(student: dict, teacher: dict) -> torch.nn.Module:
-    distiller = recipes.compose_distiller(['vitkd'])
-    for item in distiller['losses']['vitkd']['inputs'].values():
-        # of four blocks, each is one of the four groups
-        item['feature'] = ['map1', 'map2', 'last_map']
     return MODELS.build(
         dict(
             type='mmrazor.FrozenTeacherDistill',
             architecture=student,
             teacher=teacher,
             random_teacher=True,
-            distiller=distiller,
+            distiller=recipes.compose_distiller(['vitkd']),
         )
     )
 
