@@ -6,6 +6,8 @@ from icd_mmrazor.configuration.type_names import dicts, type_name
 
 # their setting batch_size is the number of images in a batch of one process
 BUILT_FOR_BATCHES = ('SemCKDLoss',)
+# a batch has both views of its images
+TWO_VIEWS = 'TwoViewDataset'
 
 
 def tell_losses(cfg: Mapping) -> None:
@@ -14,10 +16,12 @@ def tell_losses(cfg: Mapping) -> None:
     Args:
         cfg: The config. Nothing changes if it does not say the size, as with a ``batch_sampler`` of one's own.
     """
-    size = (cfg.get('train_dataloader') or {}).get('batch_size')
-    model = cfg.get('model')
-    if size is None or not isinstance(model, Mapping):
+    loader, model = cfg.get('train_dataloader') or {}, cfg.get('model')
+    size, dataset = loader.get('batch_size'), loader.get('dataset')
+    if type(size) is not int or not isinstance(model, Mapping):
         return
+    if isinstance(dataset, Mapping) and type_name(dataset.get('type')) == TWO_VIEWS:
+        size *= 2
     for part in dicts(model.get('distiller')):
         if type_name(part.get('type')) in BUILT_FOR_BATCHES:
             part.setdefault('batch_size', size)

@@ -149,6 +149,7 @@ def _distillation_terms(distiller: nn.Module, prefix: str) -> list[str]:
 
 
 def _weighted(loss: nn.Module) -> str:
-    text = ' '.join(repr(loss).split())
+    # without its layers, which may be many
+    text = f'{type(loss).__name__}({" ".join(loss.extra_repr().split())})'
     weight = getattr(loss, 'loss_weight', None)
     return text if weight is None or 'loss_weight' in text else f'{text} with weight {weight}'

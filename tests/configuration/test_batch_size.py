@@ -23,6 +23,12 @@ def test_losses_are_built_for_the_batches_of_the_run() -> None:
     assert 'batch_size' not in one['at'].loss
 
 
+def test_a_batch_of_two_views_has_twice_as_many_images() -> None:
+    cfg = config(distiller(), batch_size=32, dataset=dict(type='TwoViewDataset', dataset=dict(type='CIFAR10')))
+    tell_losses(cfg)
+    assert cfg.model.distiller.losses.semckd.loss.batch_size == 64
+
+
 def test_a_config_that_does_not_say_it_stays_the_same() -> None:
     for cfg in (config(distiller()), Config(dict(model=dict(distiller=distiller()))), Config(dict(model='model.py'))):
         before = cfg.pretty_text

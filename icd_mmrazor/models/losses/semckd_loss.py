@@ -36,7 +36,7 @@ class SemCKDLoss(FeatureListLoss):
         student_shapes: Shapes of the student's maps, ``C x H x W``. A ``FeatureDistiller`` gives them.
         teacher_shapes: Shapes of the teacher's maps.
         batch_size: Images in a batch of one process, at least 4. Our tools set it to ``train_dataloader.batch_size``
-            unless the config has it.
+            (twice that with two views) unless the config has it.
         loss_weight: Weight of the loss. Authors: 400, on ImageNet 50.
 
     Raises:
@@ -100,7 +100,7 @@ class SemCKDLoss(FeatureListLoss):
         if lacking < 0:
             raise SettingError(
                 f'SemCKDLoss: batch_size={self.batch_size}, but a batch has {len(maps)} images. Set batch_size of the '
-                'loss to that of train_dataloader, and build it again.'
+                'loss to the number of images, and build it again.'
             )
         rows = maps.flatten(1)
         return unit_vectors(embedding(F.pad(rows @ rows.T, (0, lacking))))
