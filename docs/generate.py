@@ -2,7 +2,7 @@
 
 The facts of a method stand in its config, ``configs/_base_/methods/METHOD.py``: the first comment names it, the
 docstring holds its paper, a description in Markdown and the BibTeX entry. The published accuracies stand in
-``tools/benchmarks/published_cifar100.csv``. From these come
+``tools/benchmarks/published.csv``, with their sources in ``published_sources.csv`` next to it. From these come
 
 - ``configs/METHOD/``: the page and the example config of each method,
 - ``configs/metafile.yml``, which names all configs for mim and mmengine; ``model-index.yml`` points to it,
@@ -13,8 +13,6 @@ docstring holds its paper, a description in Markdown and the BibTeX entry. The p
 """
 
 import argparse
-import ast
-import csv
 import functools
 import os
 import re
@@ -28,17 +26,18 @@ import yaml
 import icd_mmrazor  # noqa: F401
 
 # isort: split
+from method_facts import Method, methods, table
 from mmengine.config import Config
 from mmrazor.registry import MODELS
+from published_tables import missing_methods, other_table, overview, results_of, sections, source_table
+from published_values import alone
 
 from icd_mmrazor import recipes
+from icd_mmrazor.models.networks.changed_student import changed_config
 from icd_mmrazor.models.networks.resolve import network_config
 
 ROOT = Path(__file__).resolve().parents[1]
-EXAMPLE_PAIR = 'res32x4_res8x4_cifar100'
-BENCHMARK = 'the tables of the CRD benchmark ([arXiv 1910.10699](https://arxiv.org/abs/1910.10699))'
 TRAINING_DATA = {'cifar100': 'CIFAR-100', 'cifar10': 'CIFAR-10', 'cifar10-16k': 'CIFAR-10', 'in1k': 'ImageNet-1k'}
-NOT_RUN = '**We have not run any of these cells**: CIFAR-100 was not available to us.'
 METAFILE_HEADER = '# Written by docs/generate.py. No Results or Weights: we have not trained any of these configs.\n'
 
 
@@ -69,56 +68,6 @@ FAMILIES = (
 )
 
 
-class Method:
-    """The facts of a method, as its config states them; everything but the distiller may be missing."""
-
-    def __init__(self, file: Path) -> None:
-        code, cfg, self.name = file.read_text(), Config.fromfile(file), file.stem
-        first = code.splitlines()[0]
-        self.label = first.removeprefix('#').partition(':')[0].strip() if first.startswith('#') else self.name
-        head, _, text = (ast.get_docstring(ast.parse(code), clean=False) or '').strip().partition('\n\n')
-        text, _, bibtex = text.partition('```bibtex\n')
-        self.text, self.bibtex = text.strip(), bibtex.removesuffix('```')
-        title = re.search(r'^\s*title\s*= \{(.*)\},?$', self.bibtex, re.MULTILINE)
-        self.title = re.sub(r'[{}]', '', title[1]) if title else ''
-        facts = dict(re.findall(r'^(\w+): (.*)$', head, re.MULTILINE))
-        self.url, _, self.authors = facts.get('paper', '').partition(', ')
-        self.loss, self.features = facts.get('loss', ''), facts.get('features', '')
-        self.source = facts.get('published', f'Source: {BENCHMARK}.')
-        self.also_called = facts.get('also_called', '')
-        self.initial_epochs = cfg[self.name].get('initial_epochs', 0)
-        self.dataset = f'{self.name}_dataset' in cfg
-        self.variants = [name for name in cfg if name not in (self.name, f'{self.name}_dataset')]
-
-
-@functools.cache
-def published(root: Path) -> dict[str, dict[str, str]]:
-    """Return the published accuracies by method and pair."""
-    lines = (root / 'tools' / 'benchmarks' / 'published_cifar100.csv').read_text().splitlines()
-    header, *rows = csv.reader(line for line in lines if not line.startswith('#'))
-    return {name: {pair: value or '-' for pair, value in zip(header[1:], row, strict=True)} for name, *row in rows}
-
-
-def methods(root: Path) -> list[Method]:
-    """Return all methods: those of the published table in its order, then the others by name."""
-    order = [name.lower() for name in published(root)]
-    found = [Method(file) for file in sorted((root / 'configs' / '_base_' / 'methods').glob('*.py'))]
-    return sorted(found, key=lambda method: order.index(method.name) if method.name in order else len(order))
-
-
-def table(header: list[str], rows: list[list[str]], numbers: int = 0) -> str:
-    """Return a Markdown table whose last columns, so many, are numbers."""
-    rule = ['---'] * (len(header) - numbers) + ['---:'] * numbers
-    lines = [f'| {" | ".join(header)} |'.replace('|  |', '| |'), f'|{"|".join(rule)}|']
-    return '\n'.join([*lines, *(f'| {" | ".join(row)} |' for row in rows)]) + '\n'
-
-
-def published_rows(root: Path, method: Method) -> list[str]:
-    """Return the names under which the published table has a method: alone, with KD, older versions."""
-    names = [name for name in published(root) if re.split(r'\+|_', name)[0] == method.label]
-    return sorted(names, key=lambda name: '_v' in name)
-
-
 def page(root: Path, method: Method) -> str:
     """Return ``configs/METHOD/README.md``."""
     name, parts = method.name, [f'# {method.label}\n']
@@ -134,33 +83,23 @@ def page(root: Path, method: Method) -> str:
         parts.append(
             '## How to use it\n\n'
             '```bash\n'
-            f'python tools/train.py configs/{name}/{name}_{EXAMPLE_PAIR}.py\n'
+            f'python tools/train.py configs/{name}/{method.example}\n'
             f'{front} {name} PAIR      # on any pair; --list shows them and what each needs\n'
             f'{front} {name}+{other} PAIR   # together with another method\n'
             '```\n\n'
             'Distillation needs a trained teacher: see [vanilla](../vanilla/README.md).\n'
         )
-    if columns := published_rows(root, method):
-        columns = ['teacher', 'student', *columns]
-        values = [[published(root)[column][pair] for column in columns] for pair in published(root)['teacher']]
-        rows = [[f'`{pair}`', *row] for pair, row in zip(published(root)['teacher'], values, strict=True)]
-        header = ['pair', *('student alone' if column == 'student' else column for column in columns)]
-        parts.append(
-            '## Published results\n\n'
-            f'Top-1 accuracy (%) on CIFAR-100. {method.source}\n{NOT_RUN}\n\n{table(header, rows, len(columns))}'
-        )
-        if any('-' in row for row in values):
-            parts.append('-: the widths differ, so the method does not apply.\n')
-        parts.append('All methods side by side: [model zoo](../../docs/model_zoo.md).\n')
+    if results := results_of(root, method, root / 'configs' / name):
+        parts.append(results)
     if method.bibtex:
         parts.append(f'## Citation\n\n```bibtex\n{method.bibtex}```\n')
     return '\n'.join(parts)
 
 
 def example(method: Method) -> str:
-    """Return ``configs/METHOD/METHOD_res32x4_res8x4_cifar100.py``."""
+    """Return the example config of a method, ``configs/METHOD/METHOD_res32x4_res8x4_cifar100.py``."""
     name, lines = method.name, []
-    lines.append(f"_base_ = ['../_base_/pairs/{EXAMPLE_PAIR}.py', '../_base_/methods/{name}.py']")
+    lines.append(f"_base_ = ['../_base_/pairs/{method.pair}.py', '../_base_/methods/{name}.py']")
     lines.append(f"model = dict(distiller=_base_.pop('{name}'))")
     if method.dataset:
         lines += [
@@ -203,20 +142,28 @@ def networks(root: Path) -> list[str]:
     )
 
 
-def model_entry(root: Path, config: str, collection: str) -> dict:
-    """Return the entry of a config in the metafile."""
+def model_entry(root: Path, config: str, collection: str, changer: dict | None = None) -> dict:
+    """Return the entry of a config in the metafile; a student that a distiller changes is counted as it is then."""
     stem = Path(config).stem
     *named, data = stem.split('_')
     metadata = {'Training Data': TRAINING_DATA[data]}
     if data == 'in1k':
-        cfg = Config.fromfile(root / config).model
+        # an example that is yet to be written has the networks of its pair
+        pair = root / 'configs' / '_base_' / 'pairs' / f'{stem.partition("_")[2]}.py'
+        cfg = Config.fromfile(pair if pair.is_file() else root / config).model
         student = MODELS.build(network_config(cfg.architecture, 'model.architecture'))
         metadata['Parameters'] = sum(parameter.numel() for parameter in student.parameters())
         configs = (cfg.teacher.cfg_path, cfg.architecture.cfg_path)
     else:
         metadata['Parameters'] = vanilla(root, named[-1], data)[1]
-        configs = tuple(f'icd_mmrazor::vanilla/{network}_{data}.py' for network in named[1:])
+        # the name of a method may have an underscore
+        configs = tuple(f'icd_mmrazor::vanilla/{network}_{data}.py' for network in named[1:][-2:])
     metadata |= {role: dict(Config=path) for role, path in zip(('Teacher', 'Student'), configs, strict=False)}
+    if changer:
+        teacher, student = (vanilla(root, network, data)[0].model for network in named[1:])
+        student = MODELS.build(changed_config(dict(teacher=teacher, architecture=student, distiller=changer)))
+        metadata['Parameters'] = sum(parameter.numel() for parameter in student.parameters())
+        metadata['Student']['Remark'] = student.change
     return {'Name': stem, 'In Collection': collection, 'Metadata': metadata, 'Config': config}
 
 
@@ -241,8 +188,8 @@ def metafile(root: Path) -> str:
     for method in methods(root):
         name = method.name
         collections.append(collection(method.label, method.title, method.url, name, method.also_called))
-        files = {file.name for file in (root / 'configs' / name).glob('*.py')} | {f'{name}_{EXAMPLE_PAIR}.py'}
-        models += [model_entry(root, f'configs/{name}/{file}', method.label) for file in sorted(files)]
+        files = {file.name for file in (root / 'configs' / name).glob('*.py')} | {method.example}
+        models += [model_entry(root, f'configs/{name}/{file}', method.label, method.changer) for file in sorted(files)]
     content = dict(Collections=collections, Models=models)
     return METAFILE_HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
 
@@ -257,17 +204,32 @@ def method_table(root: Path, folder: Path) -> str:
     return table(['name', 'paper', 'loss', 'features'], rows)
 
 
+# what a method may need, by the words of recipes.needs_of: the columns of the table "needs"
+NEEDS = {
+    'pooled': 'pooled feature',
+    'logits': 'logits',
+    'classifier': "teacher's classifier",
+    'maps': 'maps',
+    'tokens': 'tokens',
+    'preactivations': 'pre-activations',
+    'blocks': 'blocks',
+    'labels': 'labels',
+    'positions': 'positions',
+    'views': 'two views',
+}
+
+
 def needs_table(root: Path) -> str:
     """Return the table ``needs``: what each method needs of networks and images, by its config and its losses."""
-    columns = ('pooled', 'logits', 'maps', 'preactivations', 'labels', 'positions', 'views')
-    names = ('pooled feature', 'logits', 'maps', 'pre-activations', 'labels', 'positions', 'two views')
+    needs_of = {method.name: recipes.needs_of(method.name) for method in methods(root)}
+    needed = set().union(*needs_of.values())
+    columns = {key: name for key, name in NEEDS.items() if key in needed}
     rows = []
-    for method in methods(root):
-        needs = recipes.needs_of(method.name)
+    for method, needs in needs_of.items():
         mixes = 'yes' if not {'labels', 'views'} & needs else 'Mixup only' if 'scores' in needs else 'no'
-        fits = ['no' if 'logits' in needs else 'yes', mixes]
-        rows.append([f'`{method.name}`', *('x' if column in needs else '' for column in columns), *fits])
-    return table(['', *names, 'teacher without classifier', 'Mixup, images without labels'], rows)
+        fits = ['no' if needs & {'logits', 'classifier'} else 'yes', mixes]
+        rows.append([f'`{method}`', *('x' if key in needs else '' for key in columns), *fits])
+    return table(['', *columns.values(), 'teacher without classifier', 'Mixup, images without labels'], rows)
 
 
 def paper_table(root: Path, folder: Path) -> str:
@@ -276,17 +238,19 @@ def paper_table(root: Path, folder: Path) -> str:
     for method in methods(root):
         configs = os.path.relpath(root / 'configs' / method.name, folder)
         about = f'[{method.authors}]({method.url})' if method.url else ''
-        config = f'{method.name}_{EXAMPLE_PAIR}.py'
-        rows.append([f'[{method.label}]({configs}/README.md)', about, f'[`{config}`]({configs}/{config})'])
+        config = f'[`{method.example}`]({configs}/{method.example})'
+        rows.append([f'[{method.label}]({configs}/README.md)', about, config])
     return table(['method', 'paper', 'config'], rows)
 
 
 def network_table(root: Path, folder: Path) -> str:
     """Return the table ``networks``: the CIFAR networks, their sizes and published accuracies."""
     accuracies = {}
-    for pair in published(root)['teacher']:
-        for network, role in zip(pair.split('_'), ('teacher', 'student'), strict=True):
-            accuracies[network] = published(root)[role][pair]
+    for role, place in (('teacher', 0), ('student', 1)):
+        for pair, value in alone(root, role).items():
+            # the networks of other sources are not ours
+            if value.source == 'crd':
+                accuracies[pair.split('_')[place]] = value.accuracy
     converter = runpy.run_path(str(root / 'tools' / 'model_converters' / 'repdistiller_to_mmpretrain.py'))
     published_names = {ours: name for name, ours in converter['ARCHITECTURES'].items()}
     rows = []
@@ -300,17 +264,6 @@ def network_table(root: Path, folder: Path) -> str:
     return table(header, rows, 4)
 
 
-def published_table(root: Path, same_family: bool) -> str:
-    """Return the tables ``same family`` and ``other family``: the published accuracies of all methods."""
-    pairs = [
-        pair
-        for pair in published(root)['teacher']
-        if (len({family_of(network) for network in pair.split('_')}) == 1) == same_family
-    ]
-    rows = [[name, *(values[pair] for pair in pairs)] for name, values in published(root).items()]
-    return table(['', *(pair.replace('_', '<br>') for pair in pairs)], rows, len(pairs))
-
-
 def with_tables(root: Path, file: Path) -> str:
     """Return a page with the tables between its comments made again."""
     makers = {
@@ -318,8 +271,13 @@ def with_tables(root: Path, file: Path) -> str:
         'needs': lambda: needs_table(root),
         'papers': lambda: paper_table(root, file.parent),
         'networks': lambda: network_table(root, file.parent),
-        'same family': lambda: published_table(root, same_family=True),
-        'other family': lambda: published_table(root, same_family=False),
+        'published overview': lambda: overview(root),
+        'published cifar100': lambda: sections(root, 'cifar100', file.parent),
+        'published in1k': lambda: sections(root, 'in1k', file.parent),
+        'published cifar10': lambda: sections(root, 'cifar10', file.parent),
+        'other pairs': lambda: other_table(root, file.parent),
+        'sources': lambda: source_table(root),
+        'missing methods': lambda: missing_methods(root) + '\n',
     }
 
     def replace(found: re.Match) -> str:
@@ -338,7 +296,7 @@ def generate(root: Path = ROOT) -> dict[Path, str]:
     for method in methods(root):
         folder = configs / method.name
         texts[folder / 'README.md'] = page(root, method)
-        texts[folder / f'{method.name}_{EXAMPLE_PAIR}.py'] = example(method)
+        texts[folder / method.example] = example(method)
     texts[configs / 'metafile.yml'] = metafile(root)
     for file in (root / 'README.md', *sorted((root / 'docs').glob('*.md')), configs / 'vanilla' / 'README.md'):
         if file.is_file() and '<!-- zoo: ' in file.read_text():

@@ -59,10 +59,11 @@ def one_of(owner: Any, name: str, value: Any, choices: Collection[Any]) -> Any:
 def shape(owner: Any, name: str, value: Any, dims: Collection[int] = (3,)) -> tuple[int, ...]:
     """Check that a setting is the shape of a feature or an image, without the batch, and return it as a tuple.
 
-    ``dims`` are the numbers of dimensions that are allowed: 3 for ``(C, H, W)``, 1 for ``(C,)``.
+    ``dims`` are the numbers of dimensions that are allowed: 3 for ``(C, H, W)``, 2 for tokens, ``(N, C)``, 1 for
+    ``(C,)``.
     """
     sizes = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else ()
-    expected = ' or '.join({1: '(C,)', 3: '(C, H, W)'}[n] for n in dims)
+    expected = ' or '.join({1: '(C,)', 2: '(N, C)', 3: '(C, H, W)'}[n] for n in dims)
     right = len(sizes) in dims and all(type(size) is int and size > 0 for size in sizes)
     _checked(right, owner, name, value, f'{expected}: positive integers, without the batch')
     return sizes

@@ -28,7 +28,9 @@ from icd_mmrazor.models.distillers.class_labels import LABELS
 from icd_mmrazor.models.distillers.feature_terms import NETWORKS, class_of, feature_names
 from icd_mmrazor.models.distillers.named_features import OF_CLASSIFIER
 from icd_mmrazor.models.distillers.term_losses import build_for
+from icd_mmrazor.models.networks.changed_student import changing_distiller, record_changed_student
 from icd_mmrazor.models.networks.resolve import name_networks_in_full
+from icd_mmrazor.models.networks.untrained import untrained
 
 BASE = Path(__file__).resolve().parent / '.mim' / 'configs' / '_base_'
 # the student trained without a teacher: a row of every table
@@ -81,8 +83,8 @@ def check_name(kind: str, name: str, known: Sequence[str]) -> None:
 def compose(pair: str, methods: Sequence[str]) -> Config:
     """Compose the config of a run.
 
-    Several methods become a ``MixedDistiller``. A method that trains in two stages gets its initial epochs in addition
-    to those of the pair's schedule.
+    Several methods become a ``MixedDistiller``. The student is as a method changes it (SimKD). A method that trains in
+    two stages gets its initial epochs in addition to those of the pair's schedule.
 
     Args:
         pair: One of :func:`pair_names`.
@@ -111,7 +113,9 @@ def compose(pair: str, methods: Sequence[str]) -> Config:
         cfg.train_dataloader.dataset = dict(wrapper, dataset=cfg.train_dataloader.dataset)
     tell_distillers(cfg)
     try:
-        initial_epochs = _initial_epochs(pair, cfg.model.distiller)
+        with explained_settings():
+            record_changed_student(cfg.model)
+        initial_epochs = _initial_epochs(pair, cfg.model)
     except SettingError as error:
         raise SettingError(f'{"+".join(methods)} does not fit {pair}. {error}') from None
     if initial_epochs:
@@ -159,18 +163,21 @@ def needs_of(method: str, alone: bool = True) -> set[str]:
         alone: Whether it is not combined with others.
 
     Returns:
-        Of the two networks ``'logits'``, ``'pooled'``, ``'maps'``, ``'tokens'`` and ``'preactivations'``; of the images
-        ``'labels'``, apart from those that the student's own loss reads (with ``'scores'``, if those of mixed images
-        do as well), ``'positions'`` in the training set, and two ``'views'`` of each in a batch.
+        Of the two networks ``'logits'``, ``'pooled'``, ``'maps'``, ``'tokens'``, ``'preactivations'`` and ``'blocks'``;
+        of the teacher its ``'classifier'``, if the weights are read; of the images ``'labels'``, apart from those that
+        the student's own loss reads (with ``'scores'``, if those of mixed images do as well), ``'positions'`` in the
+        training set, and two ``'views'`` of each in a batch.
     """
     with MODELS.switch_scope_and_registry('mmrazor'):
         distiller = MODELS.build(_distiller(ALIASES.get(method, method), alone))
-    needs = set()
+    needs = {'classifier'} if getattr(distiller, 'changes_student', False) else set()
     for entry in distiller.entries.values():
         loss = entry['loss']
         cls = type(loss) if isinstance(loss, nn.Module) else class_of(loss)
         names = {name for network in NETWORKS for name in feature_names(entry, network)}
         needs |= {_kind_of_feature(name) for name in names}
+        if 'teacher_classifier' in inspect.signature(cls).parameters:
+            needs.add('classifier')
         if (getattr(cls, 'reads_labels', False) or LABELS in inspect.signature(cls.forward).parameters) and getattr(
             _built(loss, cls), 'reads_labels', True
         ):
@@ -193,7 +200,7 @@ def _built(loss: Any, cls: Callable) -> Any:
 def _kind_of_feature(name: str) -> str:
     if name in OF_CLASSIFIER:
         return 'pooled' if name == 'pooled' else 'logits'
-    return next((kind for kind in ('preactivations', 'tokens') if kind[:-1] in name), 'maps')
+    return next((kind for kind in ('preactivations', 'tokens', 'blocks') if kind[:-1] in name), 'maps')
 
 
 def _config(method: str) -> Config:
@@ -228,11 +235,12 @@ def _delay_schedule(cfg: Config, epochs: int) -> None:
     cfg.find_unused_parameters = True
 
 
-def _initial_epochs(pair: str, distiller_cfg: dict) -> int:
+def _initial_epochs(pair: str, model: Config) -> int:
     """Fit a distiller to the untrained networks of a pair, which checks it; return its number of initial epochs."""
     with explained_settings(), torch.random.fork_rng(devices=[]), quiet(), MODELS.switch_scope_and_registry('mmrazor'):
-        distiller, networks = MODELS.build(distiller_cfg), _untrained(pair)
-        distiller.prepare_from_student(networks['architecture'])
+        distiller, networks = MODELS.build(model.distiller), _untrained(pair)
+        changed = changing_distiller(model.distiller) is not None
+        distiller.prepare_from_student(untrained(model.architecture) if changed else networks['architecture'])
         distiller.prepare_from_teacher(networks['teacher'])
     return getattr(distiller, 'initial_epochs', 0)
 

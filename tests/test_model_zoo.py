@@ -13,15 +13,18 @@ from pathlib import Path
 import generate
 import pytest
 from helpers import CONFIGS, DATA, ROOT, TOOLS
+from method_facts import methods
 from mmengine.config import Config
 from mmengine.config.utils import _get_cfg_metainfo
 from mmengine.fileio import load
 from mmengine.hub import get_config
 from mmrazor.registry import MODELS
+from published_values import names_of
 
 from icd_mmrazor import recipes
 from icd_mmrazor.configuration.image_size import tell_distillers
-from icd_mmrazor.models.networks.resolve import network_config
+from icd_mmrazor.models.networks.changed_student import record_changed_student
+from icd_mmrazor.models.networks.resolve import name_networks_in_full, network_config
 
 METHODS = sorted(file.stem for file in (CONFIGS / '_base_' / 'methods').glob('*.py'))
 FOLDERS = sorted({*METHODS, 'vanilla'})
@@ -49,15 +52,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def published() -> dict[str, dict[str, str]]:
-    """Return the published accuracies by method and pair."""
-    lines = (TOOLS / 'benchmarks' / 'published_cifar100.csv').read_text().splitlines()
-    rows = list(csv.reader(line for line in lines if not line.startswith('#')))
-    pairs = rows[0][1:]
-    return {
-        method: {pair: value or NOT_PUBLISHED for pair, value in zip(pairs, values, strict=True)}
-        for method, *values in rows[1:]
-    }
+def published(method: str, source: str = 'crd') -> dict[str, str]:
+    """Return the published accuracies of a method by pair, as a source has them."""
+    with (TOOLS / 'benchmarks' / 'published.csv').open() as file:
+        return {
+            row['pair']: row['accuracy']
+            for row in csv.DictReader(file)
+            if (row['method'], row['source']) == (method, source)
+        }
 
 
 def tables(page: Path) -> list[Table]:
@@ -106,7 +108,11 @@ def test_metafile_names_the_networks(root: Path, folder: str) -> None:
         training_data, fewer_classes = CIFAR[data]
         assert model['Metadata']['Training Data'] == training_data
         network = ARCHITECTURES[published_names[student]]
-        assert model['Metadata']['Parameters'] == network['params'] - fewer_classes * (network['feature_dim'] + 1)
+        parameters = network['params'] - fewer_classes * (network['feature_dim'] + 1)
+        if 'Remark' in model['Metadata'].get('Student', {}):  # a method changes the student
+            architecture = recipes.compose('_'.join([*networks[-2:], data]), networks[0].split('-')).model.architecture
+            parameters = sum(parameter.numel() for parameter in MODELS.build(architecture).parameters())
+        assert model['Metadata']['Parameters'] == parameters
         if folder == 'vanilla':
             continue
         for role, name in (('Teacher', networks[-2]), ('Student', student)):
@@ -150,9 +156,9 @@ def network_table(page: Path) -> Table:
 @pytest.mark.parametrize('page', ['docs/model_zoo.md', 'configs/vanilla/README.md'])
 def test_networks(root: Path, page: str) -> None:
     accuracies = {}
-    for pair in published()['teacher']:
-        for network, role in zip(pair.split('_'), ('teacher', 'student'), strict=True):
-            accuracy = published()[role][pair]
+    for place, role in enumerate(('teacher', 'student')):
+        for pair, accuracy in published(role).items():
+            network = pair.split('_')[place]
             assert accuracies.setdefault(network, accuracy) == accuracy
     rows = network_table(root / page)
     assert {row[1].strip('`') for row in rows} == set(ARCHITECTURES)
@@ -169,25 +175,14 @@ def test_networks(root: Path, page: str) -> None:
 def test_the_last_published_table_counts(root: Path) -> None:
     """Four cells of the table of November 2024 differ from that of September."""
     last = {
-        'vgg13_mobilenetv2': '69.77',
-        'res50_mobilenetv2': '70.03',
-        'res32x4_shufflenetv1': '76.01',
-        'res32x4_shufflenetv2': '76.95',
+        'vgg13_mobilenetv2_cifar100': '69.77',
+        'res50_mobilenetv2_cifar100': '70.03',
+        'res32x4_shufflenetv1_cifar100': '76.01',
+        'res32x4_shufflenetv2_cifar100': '76.95',
     }
-    assert {pair: published()['ICD+KD'][pair] for pair in last} == last
-    for page in ('docs/model_zoo.md', 'configs/icd/README.md'):
+    assert {pair: published('ICD+KD', 'icd')[pair] for pair in last} == last
+    for page in ('docs/published.md', 'configs/icd/README.md'):
         assert '14 November 2024' in (root / page).read_text()
-
-
-def test_zoo_has_the_whole_published_table(root: Path) -> None:
-    shown: dict[str, dict[str, str]] = {}
-    for header, *rows in tables(root / 'docs' / 'model_zoo.md'):
-        pairs = [cell.replace('<br>', '_') for cell in header[1:]]
-        if not set(pairs) <= set(published()['teacher']):
-            continue
-        for method, *values in rows:
-            shown.setdefault(method, {}).update(zip(pairs, values, strict=True))
-    assert shown == published()
 
 
 def test_zoo_names_every_method(root: Path) -> None:
@@ -200,26 +195,40 @@ def test_zoo_names_every_method(root: Path) -> None:
 
 @pytest.mark.parametrize('method', METHODS)
 def test_published_values_of_a_method(root: Path, method: str) -> None:
-    (collection,) = metafile(root, method)['Collections']
-    of_method = {name for name in published() if re.split(r'\+|_', name)[0] == collection['Name']}
-    found = [table for table in tables(root / 'configs' / method / 'README.md') if table[0][0] == 'pair']
-    assert len(found) == bool(of_method)
-    for table in found:
-        columns = [{'student alone': 'student'}.get(cell, cell) for cell in table[0][1:]]
-        assert set(columns) == {'teacher', 'student', *of_method}
-        shown = {row[0].strip('`'): dict(zip(columns, row[1:], strict=True)) for row in table[1:]}
-        assert shown == {pair: {name: published()[name][pair] for name in columns} for pair in published()['teacher']}
+    """The table has all of the data, and nothing else; its sources are explained below it."""
+    with (TOOLS / 'benchmarks' / 'published.csv').open() as file:
+        rows = [row for row in csv.DictReader(file) if names_of(row['method'])[0] == method]
+    page = root / 'configs' / method / 'README.md'
+    found = [table for table in tables(page) if table[0][:3] == ['pair', 'teacher', 'student alone']]
+    assert len(found) == bool(rows)
+    shown = set()
+    for header, *lines in found:
+        for pair, _, _, *values in lines:
+            for column, value in zip(header[3:], values, strict=True):
+                name, source, *apart = column.split('<br>')
+                if value:
+                    shown.add((name, pair.strip('`'), value, source.strip('`'), *(apart or [''])))
+                assert re.search(rf'^- {source}: .*(last epoch|best epoch|not said)', page.read_text(), re.MULTILINE)
+    keys = ('method', 'pair', 'accuracy', 'source', 'apart')
+    assert shown == {tuple(row[key] for key in keys) for row in rows}
 
 
-def test_every_published_method_is_here(root: Path) -> None:
-    names = {re.split(r'\+|_', name)[0] for name in published()} - {'teacher', 'student'}
-    assert names <= {metafile(root, method)['Collections'][0]['Name'] for method in METHODS}
-
-
-def test_published_pairs_are_those_of_the_benchmark() -> None:
-    assert {f'{pair}_cifar100' for pair in published()['teacher']} == {
-        pair for pair in recipes.pair_names() if pair.endswith('_cifar100')
+@pytest.mark.parametrize('method', METHODS)
+def test_what_we_ran_of_a_method(root: Path, method: str) -> None:
+    results = json.loads((ROOT / 'docs' / 'results.json').read_text())
+    labels = {each.name: each.label for each in methods(root)}
+    ran = {
+        (run['pair'], '+'.join(labels[name] for name in run['methods'].split('+')))
+        for study in results.values()
+        for run in study['runs']
+        if run['point'] == 'published' and run['methods'].split('+')[0] == method
     }
+    found = [table for table in tables(root / 'configs' / method / 'README.md') if 'top-1 (%)' in table[0]]
+    assert len(found) == bool(ran)
+    shown = {
+        (row[0].strip('`'), re.sub(r'\[([^]]*)\]\([^)]*\)', r'\1', row[1])) for table in found for row in table[1:]
+    }
+    assert shown == ran
 
 
 @pytest.mark.parametrize('page', PAGES)
@@ -243,10 +252,14 @@ def test_page(root: Path, page: str) -> None:
 
 @pytest.mark.parametrize('method', METHODS)
 def test_example_is_what_the_benchmark_composes(root: Path, method: str) -> None:
-    example = Config.fromfile(root / 'configs' / method / f'{method}_res32x4_res8x4_cifar100.py')
+    facts = generate.Method(root / 'configs' / '_base_' / 'methods' / f'{method}.py')
+    assert facts.pair == ('deit3-small_deit-tiny_in1k' if method == 'vitkd' else 'res32x4_res8x4_cifar100')
+    example = Config.fromfile(root / 'configs' / method / f'{method}_{facts.pair}.py')
     # as the tools do
+    name_networks_in_full(example.model)
     tell_distillers(example)
-    composed = recipes.compose('res32x4_res8x4_cifar100', [method])
+    record_changed_student(example.model)
+    composed = recipes.compose(facts.pair, [method])
     assert example.to_dict() == composed.to_dict()
 
 

@@ -1,5 +1,6 @@
 """Composition of any method with any pair, and of several methods."""
 
+import inspect
 import itertools
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from helpers import CONFIGS, methods_of_views, two_views
 from mmengine.config import Config
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
+from torch import nn
 
 from icd_mmrazor import recipes
 from icd_mmrazor.errors import SettingError
@@ -18,7 +20,6 @@ METHODS = [method for method in recipes.method_names() if method != recipes.STUD
 # the others need two in a batch, and train by themselves
 OF_ONE_VIEW, OF_TWO_VIEWS = methods_of_views(1), methods_of_views(2)
 PAIRS = [pair for pair in recipes.pair_names() if pair.endswith('cifar100')]
-# FSP compares the widths of two networks
 EQUAL_WIDTHS = {
     'wrn40-2_wrn16-2_cifar100',
     'res56_res20_cifar100',
@@ -27,6 +28,13 @@ EQUAL_WIDTHS = {
     'res32x4_res8x4_cifar100',
     'vgg13_vgg8_cifar100',
 }
+# the pairs that a method fits, if not all, and why not the others
+LIMITED = {
+    'fsp': (EQUAL_WIDTHS, 'channels'),
+    'kdsvd': (EQUAL_WIDTHS, 'channels'),
+    'vitkd': (set(), 'block1|vision transformers'),
+}
+ON_DIGITS = [method for method in METHODS if method != 'vitkd']
 NUM_IMAGES = 40
 
 
@@ -98,10 +106,11 @@ def steps(algorithm: torch.nn.Module, images: torch.Tensor, samples: list[DataSa
 @pytest.mark.parametrize('pair', PAIRS)
 def test_every_method_trains_on_every_pair(pair: str) -> None:
     """All together, each with its own losses: one pass of the networks, of which some are slow, serves them all."""
-    fitting = [method for method in OF_ONE_VIEW if method != 'fsp' or pair in EQUAL_WIDTHS]
-    if fitting != OF_ONE_VIEW:
-        with pytest.raises(SettingError, match=f'fsp does not fit {pair}.*channels'):
-            recipes.compose(pair, ['fsp'])
+    unfit = {method: reason for method, (pairs, reason) in LIMITED.items() if pair not in pairs}
+    fitting = [method for method in OF_ONE_VIEW if method not in unfit]
+    for method, reason in unfit.items():
+        with pytest.raises(SettingError, match=f'{method} does not fit {pair}.*({reason})'):
+            recipes.compose(pair, [method])
     cfg = recipes.compose(pair, fitting)
     assert sorted(cfg.model.distiller.distillers) == fitting
     steps(built(cfg), *batch(2, 32))
@@ -127,7 +136,7 @@ def test_methods_of_one_and_of_two_views_do_not_mix(method: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('methods', list(itertools.pairwise([*OF_ONE_VIEW, OF_ONE_VIEW[0]])), ids='+'.join)
+@pytest.mark.parametrize('methods', list(itertools.pairwise([*ON_DIGITS, ON_DIGITS[0]])), ids='+'.join)
 def test_two_methods_train_together(methods: tuple[str, str]) -> None:
     cfg = recipes.compose('res20_res8_digits', methods)
     assert cfg.model.distiller.type == 'MixedDistiller'
@@ -225,3 +234,49 @@ def test_the_student_alone() -> None:
 )
 def test_what_a_method_needs(method: str, needs: set[str]) -> None:
     assert recipes.needs_of(method) == needs
+
+
+def test_settings_for_pairs_name_pairs_and_settings_that_exist() -> None:
+    """A misspelt pair would be ignored, and a misspelt path of a setting added."""
+    networks = {pair.rpartition('_')[0] for pair in recipes.pair_names()}
+    for method in METHODS:
+        cfg = Config.fromfile(CONFIGS / '_base_' / 'methods' / f'{method}.py')
+        for name, settings in cfg.get(f'{method}_pairs', {}).items():
+            assert name in networks, method
+            for distiller in (cfg[method], cfg.get(f'{method}_beside', cfg[method])):
+                for path in settings:
+                    *parents, setting = path.split('.')
+                    part = distiller
+                    for parent in parents:
+                        part = part[parent]
+                    loss = MODELS.get(part['type']) if 'type' in part else None
+                    assert setting in part or setting in inspect.signature(loss).parameters, (method, path)
+
+
+class ReadsTheClassifier(nn.Module):
+    """A loss of lists of features that uses the teacher's classifier and compares two views."""
+
+    reads_views = True
+
+    def __init__(self, teacher_shapes: tuple, teacher_classifier: nn.Linear | None) -> None:
+        super().__init__()
+
+    def forward(self, student: list, teacher: list) -> torch.Tensor:
+        return teacher[0].sum() + student[0].sum()
+
+
+@pytest.mark.parametrize(
+    ('features', 'needs'),
+    [
+        (['maps', 'pooled'], {'maps', 'pooled'}),
+        (['blocks'], {'blocks'}),
+        (['tokens', 'logits'], {'tokens', 'logits'}),
+        (['map1', 'preactivations'], {'maps', 'preactivations'}),
+    ],
+)
+def test_needs_of_lists_of_features(features: list[str], needs: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = {network: dict(network=network, feature=features) for network in ('student', 'teacher')}
+    entry = dict(loss=dict(type=ReadsTheClassifier), inputs=inputs)
+    distiller = dict(type='FeatureDistiller', losses=dict(listed=entry))
+    monkeypatch.setattr(recipes, '_distiller', lambda *_: distiller)
+    assert recipes.needs_of('listed') == needs | {'classifier', 'views'}

@@ -19,7 +19,8 @@ SIZES = {
 # settings in pixels that grow with it
 MARGINS = {'RandomCrop': 'padding', 'ResizeEdge': 'scale', 'EfficientNetCenterCrop': 'crop_padding'}
 
-DISTILLERS = ('FeatureDistiller', 'ICDDistiller')
+# distillers of features; the latter compares maps in any case
+DISTILLERS = ('FeatureDistiller', 'ICDDistiller', 'SimKDDistiller')
 
 
 def set_image_size(cfg: MutableMapping, size: int) -> None:
@@ -97,15 +98,17 @@ def tell_distillers(cfg: Mapping, otherwise: Callable[[Mapping], tuple[int, ...]
 
 
 def _needs_shape(part: Mapping) -> bool:
-    entries = part.get('losses')
-    if type_name(part.get('type')) not in DISTILLERS or 'image_shape' in part:
+    entries, kind = part.get('losses'), type_name(part.get('type'))
+    if kind not in DISTILLERS or 'image_shape' in part:
         return False
-    return isinstance(entries, Mapping) and _of_maps(entries)
+    return kind == DISTILLERS[-1] or (isinstance(entries, Mapping) and _of_maps(entries))
 
 
 def _of_maps(entries: Mapping) -> bool:
-    features = {each[key] for each in dicts(entries) for key in ('features', 'feature') if key in each}
-    return not features <= {'pooled', 'logits'}
+    values = [each[key] for each in dicts(entries) for key in ('features', 'feature') if key in each]
+    # a name or a list of names
+    features = [name for value in values for name in (value if isinstance(value, list | tuple) else [value])]
+    return not all(name in ('pooled', 'logits') for name in features)
 
 
 def _height_and_width(kind: str, transform: Mapping) -> tuple[int, int] | None:

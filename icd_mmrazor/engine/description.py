@@ -103,7 +103,7 @@ def images_of(algorithm: nn.Module, member: int | None = None) -> tuple[str, str
 
 
 def describe(model: nn.Module, cfg: dict | None) -> str:
-    """Describe a network: ``'CIFARResNet(depth=20), 272,474 parameters'``.
+    """Describe a network: ``'CIFARResNet(depth=20), 272,474 parameters'``, and how its distiller has changed it.
 
     Args:
         model: The network.
@@ -118,7 +118,10 @@ def describe(model: nn.Module, cfg: dict | None) -> str:
         shown = {key: value for key, value in backbone.items() if key != 'type' and not key.startswith('_')}
         settings = [f'{key}={value}' for key, value in shown.items() if isinstance(value, int | float | str)]
         name += f'({", ".join(settings)})'
-    return name if stored else f'{name}, {sum(p.numel() for p in model.parameters()):,} parameters'
+    if stored:
+        return name
+    change = f', {model.change}' if hasattr(model, 'change') else ''
+    return f'{name}, {sum(p.numel() for p in model.parameters()):,} parameters{change}'
 
 
 def loss_terms(algorithm: nn.Module) -> list[str]:

@@ -263,7 +263,8 @@ def _as_mmpretrain(student: TrainedStudent) -> Content:
     others = [*student.cfg.get('custom_imports', {}).get('imports', []), *needed_by(student.cfg.model)]
     needs = f'needs {", ".join(others)} in addition to mmpretrain' if others else 'needs only mmpretrain'
     epoch = f', epoch {meta["epoch"]}' if 'epoch' in meta else ''
-    return Content(state_data(student.checkpoint), f'{student.kind}, {parameters:,} parameters{epoch}, {needs}')
+    kind = f'{student.kind}, {parameters:,} parameters{f", {student.change}" if student.change else ""}'
+    return Content(state_data(student.checkpoint), f'{kind}{epoch}, {needs}')
 
 
 _MAKERS: dict[str, Callable[[TrainedStudent, tuple[int, int]], Content]] = {

@@ -52,6 +52,11 @@ class TrainedStudent:
         return type(getattr(self.model, 'backbone', self.model)).__name__
 
     @property
+    def change(self) -> str:
+        """How a distiller has changed the network; empty if it has not."""
+        return getattr(self.model, 'change', '')
+
+    @property
     def classes(self) -> list[str] | None:
         """The names of its classes, if its checkpoint has them."""
         classes = (self.checkpoint['meta'].get('dataset_meta') or {}).get('classes')

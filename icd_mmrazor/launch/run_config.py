@@ -9,6 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 
+from icd_mmrazor.configuration.batch_size import tell_losses
 from icd_mmrazor.configuration.files import DATALOADERS, STAGES, apply_cfg_options, check_sections, read_config_file
 from icd_mmrazor.configuration.image_size import tell_distillers
 from icd_mmrazor.configuration.type_names import type_name
@@ -49,7 +50,7 @@ def load_config(args: argparse.Namespace, stage: str = 'train') -> Config:
     """Read a tool's config, apply the common arguments, and set what every run wants and few configs say.
 
     That is batches as one tensor, workers that persist, pinned memory for a GPU, a fused optimizer, and distillers that
-    know the shape of the images.
+    know the shape of the images and the size of the batches.
 
     Args:
         args: The tool's arguments, those of :func:`add_common_arguments` among them.
@@ -80,6 +81,7 @@ def load_config(args: argparse.Namespace, stage: str = 'train') -> Config:
     complete_hooks(cfg)
     use_fused_optimizer(cfg)
     tell_distillers(cfg, shape_of_first_image)
+    tell_losses(cfg)
     return cfg
 
 

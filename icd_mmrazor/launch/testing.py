@@ -66,6 +66,8 @@ def test(cfg: Config, file: str, views: bool) -> tuple[Runner, dict]:
         refuse_other_order('the network', trained, used, lambda: images_are_gray(dataset), 'this test')
     what = f'checkpoint {file}'
     load_strictly(getattr(model, 'architecture', model), weights, what)
+    if change := getattr(getattr(model, 'architecture', model), 'change', ''):
+        runner.logger.info(f'The network is {change}.')
     names = class_names(checkpoint.get('meta'))
     check_class_names(what, names, datasets_in_use(runner), choice_in(cfg), runner.logger.warning)
     return runner, runner.test()

@@ -1,6 +1,6 @@
 """A training, from the config that a tool has read."""
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.runner import Runner
 
@@ -12,10 +12,17 @@ from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.run_config import count_iterations, use_intact_checkpoints
 from icd_mmrazor.launch.runner import ToolRunner
 from icd_mmrazor.models.classifiers import name_student_in_full, name_teacher_in_full
+from icd_mmrazor.models.networks.changed_student import record_changed_student
 from icd_mmrazor.models.networks.resolve import name_networks_in_full
 
+
+def _complete_distillation(model: ConfigDict) -> None:
+    name_networks_in_full(model)
+    record_changed_student(model)
+
+
 COMPLETE = {
-    'FrozenTeacherDistill': name_networks_in_full,
+    'FrozenTeacherDistill': _complete_distillation,
     'LinearProbe': name_student_in_full,
     'TeacherProbe': name_teacher_in_full,
 }

@@ -32,10 +32,14 @@ THUMBNAIL = 96  # pixels, the longer side of a larger image
 
 
 class Cost(NamedTuple):
-    """The parameters of a network, and its multiply-adds for an image; None if they could not be counted."""
+    """The parameters of a network, and its multiply-adds for an image; None if they could not be counted.
+
+    ``change`` says how a distiller has changed the network.
+    """
 
     parameters: int
     multiply_adds: int | None
+    change: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,6 +169,7 @@ def cost(student: TrainedStudent, algorithm: nn.Module | None, shape: tuple[int,
         name: Cost(
             sum(parameter.numel() for parameter in network.parameters()),
             None if shape is None else multiply_adds(whole, torch.zeros(1, *shape)),
+            getattr(network, 'change', ''),
         )
         for name, (network, whole) in networks.items()
     }

@@ -198,7 +198,10 @@ def _example(found: Predictions, row: int) -> str:
 
 def costs(run: RunFolder, cost: Mapping[str, Cost], shape: Sequence[int] | None, files: Mapping[str, str]) -> str:
     """Show what the networks cost, and what the training took."""
-    lines = [[name, f'{each.parameters:,}', _millions(each.multiply_adds)] for name, each in cost.items()]
+    lines = [
+        [escape(', '.join(filter(None, (name, each.change)))), f'{each.parameters:,}', _millions(each.multiply_adds)]
+        for name, each in cost.items()
+    ]
     if len(cost) == 2:
         own, whole = cost['student'], cost['teacher']
         ratio = f'1 : {whole.multiply_adds / own.multiply_adds:.1f}' if own.multiply_adds else '-'

@@ -19,6 +19,7 @@ from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from icd_mmrazor.configuration.batch_size import tell_losses
 from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.configuration.image_size import tell_distillers
 from icd_mmrazor.datasets.first_image import shape_of_first_image
@@ -48,6 +49,7 @@ class Cost:
         initial_epochs: Epochs of an initial stage, in which the student is not trained by its labels.
         device: ``'cpu'``, ``'cuda'``, ...
         teacher_size: Height and width of the images that the teacher gets.
+        change: How the distiller changes the student, with its parameters then; empty if it does not.
     """
 
     step: float
@@ -60,6 +62,7 @@ class Cost:
     initial_epochs: int
     device: str
     teacher_size: tuple[int, int]
+    change: str = ''
 
     def with_reading(self, seconds: float, images: int, workers: int) -> float:
         """Return the seconds of a step, its images read by some processes: at the same time on another device."""
@@ -86,6 +89,7 @@ def measure(
     """
     with DefaultScope.overwrite_default_scope('mmpretrain'), torch.random.fork_rng(), silent():
         tell_distillers(cfg, shape_of_first_image)
+        tell_losses(cfg)
         with explained_settings():
             algorithm = MODELS.build(_without_missing_weights(cfg, published_size))
             _check_training(cfg, algorithm)
@@ -125,7 +129,13 @@ def measure(
             initial_epochs=getattr(algorithm.distiller, 'initial_epochs', 0),
             device=device,
             teacher_size=tuple(algorithm.teacher_view(batch()['inputs']).shape[-2:]),
+            change=_change_of(student),
         )
+
+
+def _change_of(student: nn.Module) -> str:
+    change = getattr(student, 'change', '')
+    return change and f'{change}: {sum(p.numel() for p in student.parameters()):,} in all'
 
 
 def _without_missing_weights(cfg: Config, size: tuple[int, int] | None) -> ConfigDict:

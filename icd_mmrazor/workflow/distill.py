@@ -47,9 +47,10 @@ class Result:
         accuracy: Top-1 accuracy of the student on the validation set, in percent.
         teacher_accuracy: The same of the teacher; None if it has no classifier.
         baseline_accuracy: The same of the student trained without a teacher; None if that was not asked for.
-        parameters: The number of parameters of teacher and student.
+        parameters: The number of parameters of teacher and student, as its distiller changes it (``simkd``).
         exported: The files of the student.
         work_dir: The folder of all files.
+        alone_parameters: The number of parameters of the student that was trained without a teacher, if it differs.
     """
 
     classes: tuple[str, ...]
@@ -59,11 +60,12 @@ class Result:
     parameters: tuple[int, int]
     exported: tuple[Exported, ...]
     work_dir: Path
+    alone_parameters: int | None = None
 
     def __str__(self) -> str:
         rows = [('teacher', self.teacher_accuracy, self.parameters[0])]
         if self.baseline_accuracy is not None:
-            rows.append(('student alone', self.baseline_accuracy, self.parameters[1]))
+            rows.append(('student alone', self.baseline_accuracy, self.alone_parameters or self.parameters[1]))
         rows.append(('student', self.accuracy, self.parameters[1]))
         table = [f'{"":13}  {"accuracy (%)":>12}  {"parameters":>12}']
         table += [
@@ -259,15 +261,18 @@ def finish(student: TrainedStudent, files: Mapping[str, Path], results: Mapping[
             dict(files=[str(file) for file in files.values()], checkpoint=checkpoint, exported=each),
             work_dir / EXPORTED,
         )
+    teacher, alone = _read(work_dir / PREPARED)['parameters']
+    own = sum(parameter.numel() for parameter in student.model.parameters())
     metrics = next(item.metrics for item in exported if item.format == 'mmpretrain')
     return Result(
         classes=tuple(student.classes or ()),
         accuracy=metrics[METRIC],
         teacher_accuracy=results['distilled']['teacher'].get(METRIC),
         baseline_accuracy=results.get('student_alone', {}).get('metrics', {}).get(METRIC),
-        parameters=tuple(_read(work_dir / PREPARED)['parameters']),
+        parameters=(teacher, own),
         exported=tuple(exported),
         work_dir=work_dir,
+        alone_parameters=alone,
     )
 
 

@@ -151,6 +151,7 @@ class Plan:
         lines = [f'{self.student.name}, {self.student.parameters:,} parameters']
         if self.cost:
             lines[0] += f'; {self.cost.trained:,} more in connectors and losses'
+            lines += [self.cost.change] if self.cost.change else []
         if self.student.parameters > self.teacher.parameters:
             lines.append('it is larger than its teacher')
         return '\n'.join(lines)

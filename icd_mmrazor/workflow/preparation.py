@@ -17,6 +17,7 @@ from icd_mmrazor.errors import DatasetError, SettingError
 from icd_mmrazor.export.formats import FORMATS
 from icd_mmrazor.export.trained import TrainedStudent
 from icd_mmrazor.machine import cores
+from icd_mmrazor.models.networks.changed_student import changing_distiller
 from icd_mmrazor.models.networks.preparation import preparation_by
 from icd_mmrazor.workflow.config import (
     Images,
@@ -191,21 +192,29 @@ def _check_unlabeled(request: Request, folder: ImageFolder, unlabeled: ImageFold
 
 def _check_formats(request: Request, student: Network) -> None:
     """Refuse a format that cannot hold the student, before it is trained."""
-    if checks := [settings for name in request.export if (settings := FORMATS[name].settings)]:
+    checks = {name: settings for name in request.export if (settings := FORMATS[name].settings)}
+    if checks and changing_distiller(recipes.compose_distiller(request.methods)) is not None:
+        raise SettingError(
+            f'--export {next(iter(checks))}: --method {request.method} puts a projector into the student, which no '
+            'network of that package has. Use torchscript, pt2, onnx or safetensors.'
+        )
+    if checks:
         untrained = TrainedStudent(
             build(student.cfg, 'student'), Config(dict(model=student.cfg)), dict(meta={}), Config()
         )
-        for settings in checks:
+        for settings in checks.values():
             with formats_as_export():
                 settings(untrained)
 
 
 def _reason_for_probe(request: Request, teacher: Network, folder: ImageFolder) -> str:
     """Say why a method needs a new classifier on the teacher; empty if it does not."""
-    needs = [name for name in request.methods if 'logits' in recipes.needs_of(name)]
-    if not needs or teacher.knows(folder.classes):
-        return ''
-    return f'{"+".join(needs)} compares logits, and this teacher has {_other_classes(teacher, folder)}'
+    needs = {name: recipes.needs_of(name) for name in request.methods}
+    if (comparing := [name for name in needs if 'logits' in needs[name]]) and not teacher.knows(folder.classes):
+        return f'{"+".join(comparing)} compares logits, and this teacher has {_other_classes(teacher, folder)}'
+    if (reading := [name for name in needs if 'classifier' in needs[name]]) and teacher.headless:
+        return f"{'+'.join(reading)} needs the teacher's classifier, and this teacher has none"
+    return ''
 
 
 def _other_classes(teacher: Network, folder: ImageFolder) -> str:

@@ -129,6 +129,7 @@ def test_every_other_method(stage: str, views: int) -> None:
     cfg.model.update(teacher_ckpt=None, random_teacher=True, data_preprocessor=cfg.data_preprocessor)
     model = MODELS.build(cfg.model).train()
     model.distiller.set_stage(stage)
+    model.distiller.set_progress(epoch=0, iteration=0)
     for module in model.modules():
         if hasattr(module, 'set_dataset'):
             module.set_dataset(torch.arange(40) % 10)

@@ -174,6 +174,14 @@ def own_loss(cfg: Config) -> None:
     cfg.train_dataloader.dataset = dict(type='UnlabeledDataset', dataset=cfg.train_dataloader.dataset.unlabeled)
 
 
+def loss_of_labels(cfg: Config) -> None:
+    own_loss(cfg)
+    cfg.model.calculate_student_loss = False
+    cfg.model.distiller = dict(
+        type='FeatureDistiller', losses=dict(dkd=dict(loss=dict(type='DKDLoss'), features='logits'))
+    )
+
+
 @pytest.mark.parametrize(
     ('change', 'error', 'message'),
     [
@@ -184,6 +192,7 @@ def own_loss(cfg: Config) -> None:
         (agreement, SettingError, r"TeacherAgreement.*model\.predict_also=\['teacher'\]"),
         (neighbours, SettingError, r'KNNAccuracy.*KNNDataset'),
         (own_loss, SettingError, r'LinearClsHead.*calculate_student_loss=False'),
+        (loss_of_labels, SettingError, r'no labels, which DKDLoss \(loss_dkd\) reads\. Use a dataset with labels'),
     ],
 )
 def test_what_is_refused_before_training(

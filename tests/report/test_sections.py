@@ -1,13 +1,14 @@
 """Drawings and sections of a report on numbers that one can count by hand."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from icd_mmrazor.report import sections
 from icd_mmrazor.report.drawing import Line, confusion_table, line_chart, ticks
-from icd_mmrazor.report.predictions import Predictions
+from icd_mmrazor.report.predictions import Cost, Predictions
 
 
 def scores(classes: list[int], count: int, confidence: float = 0.9) -> np.ndarray:
@@ -25,6 +26,14 @@ def predictions(labels: list[int] | None, student: list[int], teacher: list[int]
         shape=(3, 8, 8),
         thumbnail=lambda place: b'PNG',
     )
+
+
+def test_the_cost_of_a_changed_student_is_marked() -> None:
+    run = SimpleNamespace(seconds=None)
+    cost = dict(student=Cost(1500, 2_000_000, "changed by X: the teacher's"), teacher=Cost(3000, 4_000_000))
+    shown = sections.costs(run, cost, (3, 8, 8), {})
+    assert '<td>student, changed by X: the teacher&#x27;s</td><td>1,500</td>' in shown
+    assert '<td>teacher</td><td>3,000</td>' in shown
 
 
 @pytest.mark.parametrize(('low', 'high'), [(0, 1), (0.02, 7.3), (-3, 5), (98.2, 98.4), (5, 5), (0, 0), (1e-7, 3e-7)])

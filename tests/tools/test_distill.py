@@ -60,6 +60,23 @@ def distill(data: str, **settings: Any) -> Any:
     return icd_mmrazor.distill(**{**SMALL, 'data': data, **settings})
 
 
+@pytest.mark.slow
+def test_a_method_that_changes_the_student(data: str, capfd: pytest.CaptureFixture) -> None:
+    """SimKD: plan, result and files tell the size of the student that comes out."""
+    teacher = dict(type='ImageClassifier', backbone=dict(type='CIFARResNet', depth=8))
+    teacher |= dict(
+        neck=dict(type='GlobalAveragePooling'), head=dict(type='LinearClsHead', num_classes=2, in_channels=64)
+    )
+    student = distill(data, teacher=teacher, method='simkd', baseline=True, work_dir='work')
+    result, printed = student.distillation, capfd.readouterr().out
+    total = sum(parameter.numel() for parameter in student.parameters())
+    assert result.parameters[1] == total
+    assert result.alone_parameters == result.parameters[0] < total
+    assert f'{total:,} in all' in printed
+    assert f'{total:,} parameters, changed by SimKD' in str(result)
+    assert torch.isfinite(student(torch.randn(2, 3, 16, 16))).all()
+
+
 def times(folder: Path) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in folder.rglob('*') if file.is_file()}
 
@@ -252,6 +269,7 @@ def test_a_classifier_inside_the_backbone(data: str, capfd: pytest.CaptureFixtur
         (dict(recipe='quick'), "recipe 'quick'"),
         (dict(export='onxx'), "export='onxx'.*Did you mean onnx"),
         (dict(export='timm'), r'--export timm: the student \(CIFARResNet\)'),
+        (dict(method='simkd', export='timm'), '--method simkd puts a projector'),
         (dict(export='torchvision'), r'--export torchvision: the student \(CIFARResNet\)'),
         (dict(epochs=0), 'epochs=0'),
         (dict(image_size=1), 'image_size=1 .*from 8 to 2048'),

@@ -429,7 +429,13 @@ def test_the_published_numbers_of_docs_are_those_of_the_table(tool: Callable) ->
     published = tool('results').published_accuracies()
     assert published['teacher', 'res32x4_res8x4_cifar100'] == 79.42
     assert published['icd+kd', 'res32x4_shufflenetv2_cifar100'] == 76.95
-    assert len({pair for _, pair in published}) == 13
+    # the authors' number, not the one that others quote; logit standardisation is a method of its own
+    assert published['itrd', 'res32x4_res8x4_cifar100'] == 76.69
+    assert published['dkd_ls', 'res32x4_res8x4_cifar100'] == 77.01
+    # second hand, another student, or two views and more epochs
+    assert not {'reviewkd', 'simkd f=2', 'mlkd', 'mlkd_ls'} & {
+        methods for methods, pair in published if pair == 'res32x4_res8x4_cifar100'
+    }
 
 
 def test_docs_show_the_stored_results() -> None:

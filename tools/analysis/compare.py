@@ -219,7 +219,9 @@ def load_teacher(run: Run, checkpoint: str | None) -> Network:
         raise CheckpointError(f'{where}: there is no file {checkpoint}. Name the weights with --teacher-ckpt FILE.')
     # built like the student, in whose place it is put; it gets the student's images
     cfg = copy.deepcopy(run.cfg)
+    # whatever a distiller changes, it is not the teacher
     cfg.model.architecture = model.teacher
+    cfg.model.distiller = {'teacher_source': (model.get('distiller') or {}).get('teacher_source', 'auto')}
     return load_network('teacher', cfg, checkpoint, 'teacher_source', student_of(run.cfg).get('data_preprocessor'))
 
 

@@ -68,6 +68,7 @@ def measured(name: str, args: argparse.Namespace) -> dict[str, Any]:
         size = tuple(args.input_size) if args.input_size else student.image_size()
         shape, network = (student.channels, *size), student.logits()
         check_logits(network, shape, student.kind)
+        row['network'] = ', '.join(filter(None, (name, student.change)))
         content = as_onnx(student, size).data
         makers = {'torch': lambda _: network, 'onnxruntime': lambda threads: onnx_network(content, threads)}
         row['parameters'] = sum(p.numel() for p in student.model.parameters())

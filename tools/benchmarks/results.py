@@ -13,7 +13,7 @@ from icd_mmrazor.errors import SettingError
 
 from studies import PUBLISHED, STUDIES, Point, Study, teacher_of
 
-PUBLISHED_TABLE = Path(__file__).with_name('published_cifar100.csv')
+PUBLISHED_TABLE = Path(__file__).with_name('published.csv')
 NOT_RUN = 'not run'
 KINDS = ('sessions', 'teachers', 'runs')  # what is known of a study
 
@@ -134,11 +134,10 @@ def published_accuracy(methods: str, pair: str) -> str:
 
 @functools.cache
 def published_accuracies() -> dict[tuple[str, str], float]:
-    """Read the published accuracies by methods and pair; the methods of a combination are sorted."""
-    rows = csv.DictReader(line for line in PUBLISHED_TABLE.read_text().splitlines() if not line.startswith('#'))
-    return {
-        ('+'.join(sorted(recipes.split_methods(row['method'].lower()))), f'{pair}_cifar100'): float(value)
-        for row in rows
-        for pair, value in row.items()
-        if pair != 'method' and value
-    }
+    """Read the published accuracies that compare with ours, by methods and pair; those of a combination are sorted."""
+    found: dict[tuple[str, str], float] = {}
+    for row in csv.DictReader(PUBLISHED_TABLE.read_text().splitlines()):
+        if not row['apart']:
+            methods = recipes.split_methods(row['method'].lower().replace('+ls', '_ls'))
+            found.setdefault(('+'.join(sorted(methods)), row['pair']), float(row['accuracy']))
+    return found

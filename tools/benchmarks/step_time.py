@@ -283,7 +283,7 @@ def contenders_of(pair: str, args: argparse.Namespace) -> dict[str, Config | Non
     base, ours = recipes.compose(pair, args.methods), [[DEFAULTS], [FAST, *fast, *compiled]]
     if 'teacher' not in base.model:
         raise SettingError(f'--methods {"+".join(args.methods)}: a student alone has no distillation to measure.')
-    if not any(recipes.needs_of(each) & {'maps', 'tokens', 'preactivations'} for each in args.methods):
+    if not any(recipes.needs_of(each) & {'maps', 'tokens', 'preactivations', 'blocks'} for each in args.methods):
         ours += [[CACHED, *cached], [f'{CACHED} {FAST}', *cached, *fast, *graphs], [STUDENT, *cached]]
     contenders: dict[str, Config | None] = {PLAIN: None} if args.methods == ['icd'] else {}
     for name, *options in (*ours, *args.contender):

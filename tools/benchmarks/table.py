@@ -6,9 +6,8 @@
     table.py docs/results.json --pages docs/results.md README.md --figures docs/images [--check]
 
 In a page, the text between the lines "<!-- STUDY: PART -->" and "<!-- end -->" is replaced. PART is "table" (the
-methods in the published setting), "summary" (their accuracies alone), the name of an axis, "sessions" (dates, machines,
-times) or "published" (the published table of CIFAR-100). With --check nothing is written, and the exit status is 1 if a
-page or a figure is stale.
+methods in the published setting), "summary" (their accuracies alone), the name of an axis, or "sessions" (dates,
+machines, times). With --check nothing is written, and the exit status is 1 if a page or a figure is stale.
 """
 
 import argparse
@@ -33,7 +32,6 @@ from studies import PUBLISHED, Axis, Study
 STUDENT = recipes.STUDENT_ALONE
 START = re.compile(r'<!-- ([\w-]+): ([\w-]+) -->\n')
 BLOCK = re.compile(rf'({START.pattern})(?:(?!<!-- ).)*(<!-- end -->)', re.DOTALL)
-MORE_PARTS = ('summary', 'published')
 HIGHLIGHTED, PLAIN = '#D55E00', '#0072B2'
 
 
@@ -49,17 +47,6 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     """Format rows as a Markdown table; the first row is its head."""
     lines = [f'| {" | ".join(row)} |' for row in rows]
     return '\n'.join([lines[0], '|---' + '|---:' * (len(rows[0]) - 1) + '|', *lines[1:]])
-
-
-def published_table(study: Study) -> str:
-    """Return the published accuracies of a study's pairs, without methods that have none."""
-    rows = [['', *map(display_name, study.pairs)]]
-    rows.append(['teacher', *(published_accuracy('teacher', pair) for pair in study.pairs)])
-    for methods in dict.fromkeys([STUDENT, *study.points[PUBLISHED].methods]):
-        cells = [published_accuracy(methods, pair) for pair in study.pairs]
-        if {*cells} != {'-'}:
-            rows.append([display_name(methods), *cells])
-    return markdown(rows)
 
 
 def methods_table(results: Results, details: bool = True) -> str:
@@ -148,12 +135,12 @@ def parts_of(study: Study) -> list[str]:
 def part(results: Results, name: str) -> str:
     """Return a part of a page."""
     study = results.study
-    recipes.check_name('part', name, [*parts_of(study), 'sessions', *(MORE_PARTS if PUBLISHED in study.points else ())])
+    recipes.check_name('part', name, [*parts_of(study), 'sessions', *(['summary'] if PUBLISHED in study.points else [])])
     if name in study.axes:
         return axis_table(results, study.axes[name])
     if name == 'sessions':
         return sessions_table(results)
-    return published_table(study) if name == 'published' else methods_table(results, details=name == 'table')
+    return methods_table(results, details=name == 'table')
 
 
 def filled(text: str, studies: dict[str, Results]) -> str:

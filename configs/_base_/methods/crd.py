@@ -3,7 +3,6 @@ r"""
 paper: https://arxiv.org/abs/1910.10699, Tian, Krishnan and Isola, ICLR 2020
 loss: CE + 0.8 CRD
 features: the pooled feature, embedded
-published: Source: the tables of the CRD benchmark ([arXiv 1910.10699](https://arxiv.org/abs/1910.10699)); means of 5 runs.
 
 ## Introduction
 
@@ -20,6 +19,21 @@ $$L_\text{CRD} = - \frac1B \sum_{i=1}^{B} \left( \log h(u_i, m_i) + \sum_{n=1}^{
 - Weight 0.8, $N = 16384$, $\tau = 0.07$, embeddings of width 128, linear and trained.
 - After each batch, its entries in the memory move halfway to the new embeddings (momentum 0.5).
 - The memory needs the index and the class of each training image. It is saved in the checkpoint.
+
+## With a queue
+
+The code of [giakoumoglou/distillers](https://github.com/giakoumoglou/distillers) of 2025 (a2ee80b) has CRD with two memories. `CRD_MomentumMemory_Loss` is CRD as above, to the last digits. `CRD_FifoMemory_Loss` is another method, MoCo's contrast (InfoNCE) with the teacher's embeddings of the last 16,384 images, without results:
+
+```bash
+python tools/train.py configs/crd/crd_res32x4_res8x4_cifar100.py --cfg-options \
+    model.distiller.losses.crd.loss._delete_=True model.distiller.losses.crd.loss.type=CRDQueueLoss \
+    model.distiller.losses.crd.loss.loss_weight=0.8
+```
+
+- It is sensible where CRD cannot be used: without labels, with Mixup, or with a training set too large for a memory of every image.
+- Images of the same class are negatives, too.
+- As released, the batch enters the queue before it is compared. So the positive is also a negative, and the loss is $\log 2$ at least.
+- Only the positive has a gradient for the teacher's embedding.
 
 ```bibtex
 @inproceedings{tian2020contrastive,

@@ -4,7 +4,6 @@ paper: https://arxiv.org/abs/2407.11802, Giakoumoglou and Stathaki, arXiv 2024
 loss: CE + ICD
 features: the pooled feature, embedded
 also_called: DCD
-published: `ICD`, `ICD+KD`: the last result tables that the authors of [arXiv 2407.11802](https://arxiv.org/abs/2407.11802) published with their code, of 14 November 2024, where they are called DCD and DCD+KD; `ICD_v1`, `ICD+KD_v1`: those of July 2024. Teacher and student alone: the tables of the CRD benchmark ([arXiv 1910.10699](https://arxiv.org/abs/1910.10699)).
 
 ## Introduction
 

@@ -3,7 +3,6 @@ r"""
 paper: https://arxiv.org/abs/2407.12073, Giakoumoglou and Stathaki, arXiv 2024
 loss: CE + RRD
 features: the pooled feature, embedded
-published: `RRD`, `RRD+KD`: the last result tables that the authors of [arXiv 2407.11802](https://arxiv.org/abs/2407.11802) published with their code, of 14 November 2024, with the form of 2024. Teacher and student alone: the tables of the CRD benchmark ([arXiv 1910.10699](https://arxiv.org/abs/1910.10699)).
 
 ## Introduction
 
@@ -24,7 +23,8 @@ $$p_i = \mathrm{softmax}_n (\langle u_i, m_n \rangle / \tau_s), \qquad q_i = \ma
 
 - In the first form, the teacher's distribution is softer than the student's; in the second, sharper. To use the second form on any pair, add `--cfg-options model.distiller.losses.rrd.loss.student_temperature=0.1 model.distiller.losses.rrd.loss.teacher_temperature=0.02 model.distiller.losses.rrd.loss.enqueue=before`.
 - No gradient flows through $q$ or the queue, so the teacher's embedding keeps its initial weights.
-- The authors also published a form with a memory of all images, as in [CRD](../crd/README.md). It is not implemented here.
+- The authors' code of 2025 also has a form with two memories of all images, as in [CRD](../crd/README.md), `RRDMemoryLoss`. It has no results. It takes the exponential twice: of the similarities, and, in the softmax, of these exponentials over $Z$. With 50,000 images and 16,384 negatives, its targets are uniform to five digits at first, and one-hot as soon as the teacher's embedding and the memory of its own image have a similarity of 0.9, at either temperature. So it is there to be compared with, not for use. `--cfg-options model.distiller.losses.rrd.loss._delete_=True model.distiller.losses.rrd.loss.type=RRDMemoryLoss` trains it; it needs labels and positions.
+- How many entries count depends on $\tau_t$. For random embeddings of width 128, the teacher's distribution over the queue is as wide as one over 11,000 entries at 0.1, but over 20 at 0.02 (the exponential of its mean entropy). With `enqueue='before'`, the image's own entry, of similarity 1, takes nearly all of it at 0.02.
 
 ```bibtex
 @misc{giakoumoglou2024relational,

@@ -15,7 +15,7 @@ from icd_mmrazor.engine.runs import model_of
 from icd_mmrazor.errors import DatasetError, SettingError
 from icd_mmrazor.models.algorithms.first_batch import refuse_need_of_labels
 from icd_mmrazor.models.algorithms.records import classifier_is_used
-from icd_mmrazor.models.algorithms.student_losses import refuse_need_of_every_label
+from icd_mmrazor.models.algorithms.student_losses import losses_of_labels, refuse_need_of_every_label
 from icd_mmrazor.models.networks.classifier_layer import number_of_classes
 from icd_mmrazor.models.networks.preparation import OTHER_ORDER, source_of_images
 
@@ -100,6 +100,11 @@ def _check_missing_labels(runner: Runner, model: nn.Module) -> None:
         )
     if labels == {False} and hasattr(model, 'first_batch_passed'):
         refuse_need_of_labels(model)
+        for loss in losses_of_labels(model.distiller):
+            raise SettingError(
+                f'FrozenTeacherDistill: the training images have no labels, which {loss} reads. Use a dataset with '
+                'labels, or another loss.'
+            )
 
 
 def check_channels(loader: Any) -> None:

@@ -9,6 +9,7 @@ from mmengine.runner import Runner
 
 from icd_mmrazor.engine.runs import counts_iterations, model_of
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.algorithms.student_losses import losses_of
 from icd_mmrazor.models.distillers.mixed_distiller import plain_distillers
 from icd_mmrazor.models.distillers.weight_schedule import WeightSchedule
 
@@ -26,7 +27,8 @@ class LossScheduleHook(Hook):
     epochs of both stages are counted together: ``train_cfg.max_epochs`` is their sum, and a schedule of the main stage
     has ``begin`` at the end of the initial one.
 
-    A ``weight_schedule`` of a loss counts epochs or iterations from the start of the main stage.
+    A ``weight_schedule`` of a loss, or a loss that changes by itself (CTKD), counts epochs or iterations from the start
+    of the main stage.
 
     Raises:
         SettingError: The training counts iterations and something counts epochs, or no epoch would be left for the
@@ -61,9 +63,19 @@ class LossScheduleHook(Hook):
                 f'train_cfg counts iterations, but the weight_schedule of {", ".join(by_epoch)} counts epochs. Set its '
                 'by_epoch=False, with begin and end in iterations.'
             )
+        losses = [
+            f'{name} ({type(loss).__name__})'
+            for name, loss in losses_of(_distiller(runner))
+            if getattr(loss, 'counts_epochs', False)
+        ]
+        if losses and counts_iterations(runner):
+            raise SettingError(
+                f'train_cfg counts iterations, but {", ".join(losses)} changes over the epochs. Set '
+                'train_cfg=dict(by_epoch=True, max_epochs=...).'
+            )
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
-        """Set the weights that have a schedule."""
+        """Tell weights and losses that change how far the training is."""
         distiller = _distiller(runner)
         if not hasattr(distiller, 'set_progress'):
             return

@@ -62,6 +62,8 @@ def _check_batch(algorithm: Any, images: Tensor, data_samples: list | None) -> N
     dtypes = {algorithm.teacher_dtype, *getattr(algorithm.teacher, 'dtypes', ())} - {None}
     for dtype in dtypes:
         check_precision(dtype, next(algorithm.parameters()).device, 'model.teacher_precision')
+    if hasattr(algorithm.architecture, 'refuse_other_classifier'):
+        algorithm.architecture.refuse_other_classifier()
     if without_labels(data_samples):
         refuse_need_of_labels(algorithm)
     elif number_labeled(data_samples, len(images)) is not None:

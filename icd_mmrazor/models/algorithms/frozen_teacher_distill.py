@@ -39,6 +39,7 @@ from icd_mmrazor.models.algorithms.student_losses import student_losses
 from icd_mmrazor.models.algorithms.token_students import class_token_scores
 from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher, networks_needed_by
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
+from icd_mmrazor.models.networks.changed_student import student_with_classifier
 from icd_mmrazor.models.networks.classifier_layer import number_of_classes
 from icd_mmrazor.models.networks.frozen import run_frozen
 from icd_mmrazor.models.networks.preparation import preparation_by
@@ -79,7 +80,7 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
             ``1.logits``.
         teacher_combination: How the logits of several teachers are combined: ``'mean'`` of the logits,
             ``'probabilities'``, ``'confident'``, or the config of a custom ``Combination``.
-        architecture: The student, in the same forms as the teacher.
+        architecture: The student, in the same forms as the teacher. A distiller may change it (``SimKDDistiller``).
         data_preprocessor: Shared by both networks; a ``ClsDataPreprocessor`` by default. Defaults to that of the
             student, whose augmentations (``train_cfg.augments``) are used unless ``batch_augments`` is set here.
         teacher_precision: ``'fp32'``, even if the student trains under autocast; ``'bf16'`` or ``'fp16'`` (GPU only),
@@ -164,12 +165,13 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
             if data_preprocessor['type'] in ('mmpretrain.ClsDataPreprocessor', 'ClsDataPreprocessor'):
                 # its parts, such as Mixup, are looked up in its scope
                 data_preprocessor.setdefault('_scope_', 'mmpretrain')
+        networks = dict(distiller=distiller, architecture=architecture, teacher=teacher, teachers=teachers, **shared)
         super().__init__(
             distiller,
             ready.network,
             student_trainable=student_trainable,
             calculate_student_loss=calculate_student_loss,
-            architecture=architecture,
+            architecture=student_with_classifier(networks, ready.network),
             data_preprocessor=data_preprocessor,
             **kwargs,
         )

@@ -14,9 +14,9 @@ from icd_mmrazor.models.algorithms.teacher import Teacher, ready_teacher
 from icd_mmrazor.models.algorithms.teacher_preparation import (
     TeacherPreparation,
     check_teacher_preprocessor,
-    tell_size,
 )
 from icd_mmrazor.models.networks.ensemble import TeacherEnsemble
+from icd_mmrazor.models.networks.image_size import tell_image_size
 from icd_mmrazor.models.networks.offload import Offload, blocks_of
 from icd_mmrazor.models.networks.preparation import preparation_by
 from icd_mmrazor.models.networks.view import TeacherView
@@ -154,7 +154,7 @@ class ReadyTeachers:
         names = ('teacher', 'teacher_ckpt', 'random_teacher', 'teacher_feature')
         with located(i if self.several else None):
             ready = ready_teacher(*(settings[name] for name in names))
-        tell_size(ready, settings['teacher_preprocessor'])
+        tell_image_size(ready.network, settings['teacher_preprocessor'], ready.size)
         return ready
 
     def store_weights(self) -> None:

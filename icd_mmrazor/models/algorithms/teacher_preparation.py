@@ -56,18 +56,6 @@ def check_teacher_preprocessor(setting: Any) -> None:
         )
 
 
-def tell_size(teacher: Teacher, setting: Any) -> None:
-    """Let a teacher say itself which images it gets, for the shapes of its features.
-
-    That is ``image_size``, if it is set or published with the teacher's weights, or ``sees_student_images``.
-    """
-    teacher.network.sees_student_images = setting == 'student'
-    explicit = setting.get('size') if isinstance(setting, Mapping) else None
-    size = explicit or (None if setting == 'student' else teacher.size)
-    if size and (explicit or image_size_of(teacher.network) is None):
-        teacher.network.image_size = (size, size) if isinstance(size, int) else tuple(size)
-
-
 class TeacherPreparation:
     """What turns a run's images into those of a teacher, and what it follows from.
 

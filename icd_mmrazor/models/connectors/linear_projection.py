@@ -1,5 +1,7 @@
 """The embedding of pooled features."""
 
+from collections.abc import Sequence
+
 import torch
 from mmrazor.models.architectures.connectors.base_connector import BaseConnector
 from mmrazor.registry import MODELS
@@ -17,17 +19,30 @@ class LinearProjection(BaseConnector):
 
     Args:
         in_features: Width of the feature.
-        out_features: Width of the embedding.
+        out_features: Width of the embedding; None for that of the teacher's feature.
         init_cfg: Same as in mmengine's ``BaseModule``. By default torch's initialisation, as published.
+        teacher_shape: Shape of the teacher's feature, ``(C,)``, for ``out_features=None``. A ``FeatureDistiller`` finds
+            it.
+
+    Raises:
+        SettingError: A width is invalid or unknown.
 
     Config example::
 
         connectors=dict(student=dict(type='LinearProjection', in_features=64))
     """
 
-    def __init__(self, in_features: int, out_features: int = 128, init_cfg: dict | None = None) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int | None = 128,
+        init_cfg: dict | None = None,
+        teacher_shape: Sequence[int] | None = None,
+    ) -> None:
         super().__init__(init_cfg=init_cfg)
         checks.positive_int(self, 'in_features', in_features)
+        if out_features is None:
+            (out_features,) = checks.shape(self, 'teacher_shape', teacher_shape, dims=(1,))
         checks.positive_int(self, 'out_features', out_features)
         self.linear = nn.Linear(in_features, out_features)
 

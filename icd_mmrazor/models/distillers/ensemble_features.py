@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.distillers.feature_terms import split_member
-from icd_mmrazor.models.distillers.named_features import AUTO, OF_CLASSIFIER, NamedFeatures
+from icd_mmrazor.models.distillers.named_features import AUTO, NamedFeatures, of_stages
 from icd_mmrazor.models.networks.ensemble import TeacherEnsemble
 from icd_mmrazor.models.networks.features import Point, output_of
 
@@ -80,9 +80,7 @@ class EnsembleFeatures:
                 )
             self.shapes[LOGITS], self.points[LOGITS] = (model.head.num_classes,), output_of('head')
         self._members = {
-            prefix: MemberFeatures(
-                owner, model, int(prefix[:-1]), source, any(f not in OF_CLASSIFIER for f in features)
-            )
+            prefix: MemberFeatures(owner, model, int(prefix[:-1]), source, of_stages(features))
             for prefix, features in wanted.items()
         }
 

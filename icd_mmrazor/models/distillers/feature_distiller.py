@@ -25,9 +25,9 @@ from icd_mmrazor.models.distillers.feature_terms import (
     terms_of,
 )
 from icd_mmrazor.models.distillers.loss_mappings import join_own, record_of, records_of
-from icd_mmrazor.models.distillers.named_features import AUTO, OF_CLASSIFIER, NamedFeatures
+from icd_mmrazor.models.distillers.named_features import AUTO, NamedFeatures, of_stages
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
-from icd_mmrazor.models.distillers.term_losses import build_for, given_by, loss_of, shapes_of
+from icd_mmrazor.models.distillers.term_losses import build_for, given_by, logged_terms, loss_of, shapes_of
 from icd_mmrazor.models.distillers.weight_schedule import ScheduledWeight
 from icd_mmrazor.models.losses.functional import standardized
 from icd_mmrazor.models.networks.ensemble import TeacherEnsemble
@@ -47,19 +47,21 @@ class FeatureDistiller(ConfigurableDistiller):
       stages has four groups of blocks, whose tokens lie in maps;
     * ``tokens1``, ..., ``patch_tokens``: the same as tokens, ``N x C``; ``class_token``;
     * ``preactivation1``, ...: the maps of the stages before their last activation;
-    * ``pooled``: the input of the classifying layer; ``logits``: its output; ``distillation_logits``: those of the
-      student's distillation token (DeiT), or ``logits`` if it has none;
+    * ``block1``, ...: the outputs of all residual blocks, of all units (MobileNet), or of all blocks of a transformer;
+    * ``pooled``: the input of the classifying layer; ``classified_map``: the map whose average that is; ``logits``:
+      its output; ``distillation_logits``: those of the student's distillation token (DeiT), or ``logits``;
     * of one of several teachers (``FrozenTeacherDistill.teachers``): ``0.pooled``, ``1.logits``, which is compared with
       the student's feature without the number; their combined ``logits``;
-    * for a loss on each of several: ``maps``, ``tokens`` and ``preactivations`` (of the stages), ``consecutive_maps``
-      (each map with the next, starting with the stem's). If one network has more stages, those of them that lie at
-      equal distances are compared, the last one with the last one.
+    * for a loss on each of several: ``maps``, ``tokens`` and ``preactivations`` (of the stages), ``blocks``, and
+      ``consecutive_maps`` (each map with the next, from the stem's on). If one network has more, those of them that lie
+      at equal distances are compared, the last one with the last one.
 
     A connector or a loss whose constructor has ``student_shape`` or ``teacher_shape`` is given them (``C x H x W``, or
-    ``C``), and one that has ``teacher_classifier`` the teacher's linear layer, which it must not register; a connector
-    that has ``in_features`` is given its width. A loss with a method ``check_shapes`` may refuse the
-    shapes of its arguments. A loss whose ``forward`` has ``gt_labels`` is given the class of each image, and one that
-    has ``data_samples`` those of the batch, one per image or one for all.
+    ``C``), one that has ``teacher_classifier`` the teacher's linear layer, which it must not register, and one that has
+    ``teacher_norm`` the batch norm before the last activation of the teacher's stage; a connector that has
+    ``in_features`` is given its width. A loss with a method ``check_shapes`` may refuse its arguments, one with
+    ``set_progress`` is told the epoch and iteration, and what it has in ``terms`` is logged. One whose ``forward`` has
+    ``gt_labels`` is given the class of each image, with ``data_samples`` those of the batch.
 
     Losses of the stage ``initial`` count in the first ``initial_epochs`` epochs, without the task; those of ``main``
     after them. ``LossScheduleHook`` sets the stage, and weights that change over time.
@@ -70,11 +72,10 @@ class FeatureDistiller(ConfigurableDistiller):
             * ``loss``: config of the loss, called with the student's feature and the teacher's. It may be left out if
               ``distill_losses`` has ``loss_NAME``;
             * ``features``: name of the feature;
-            * ``student_connector``, ``teacher_connector``: config of a connector, or the name of one in
-              ``connectors``;
+            * ``student_connector``, ``teacher_connector``: config or name (in ``connectors``) of a connector;
             * ``decay``: if there are several, the weight of each relative to the next deeper; 1 by default;
             * ``stage``: ``'main'`` by default;
-            * ``standardize``: whether to standardise logits before they are compared (logit standardisation);
+            * ``standardize``: whether to standardise logits before they are compared;
             * ``weight_schedule``: how the weight of the loss changes over time (:class:`WeightSchedule`);
             * ``inputs`` instead of ``features``: for each argument of the loss ``dict(network=..., feature=...,
               connector=..., method=...)``; ``method`` of the connector is called instead of its ``forward``. An
@@ -215,7 +216,7 @@ class FeatureDistiller(ConfigurableDistiller):
 
     def _find_features(self, network: str, model: nn.Module) -> NamedFeatures:
         names = [name for entry in self.entries.values() for name in feature_names(entry, network)]
-        maps = any(name not in OF_CLASSIFIER for name in names)
+        maps = of_stages(names)
         owner, source = type(self).__name__, getattr(self, f'{network}_source')
         if isinstance(model, TeacherEnsemble) and network == 'teacher':
             if self.teacher_member is None:
@@ -302,16 +303,15 @@ class FeatureDistiller(ConfigurableDistiller):
                 'set_stage() and set_progress() in a loop of your own.'
             )
         losses = super().compute_distill_losses()
-        for name, weight in self.scheduled_weights.items():
-            if name in losses:
-                losses[name] = weight(losses[name])
-        return losses
+        losses |= {name: weight(losses[name]) for name, weight in self.scheduled_weights.items() if name in losses}
+        return losses | logged_terms({name: self.distill_losses[name] for name in losses})
 
     def set_progress(self, epoch: int, iteration: int) -> None:
-        """Set the weights that change over time to those of an epoch and iteration, both counted from 0."""
+        """Set what changes over time, weights and losses, to an epoch and iteration, both counted from 0."""
         self.progress_is_known = True
-        for weight in self.scheduled_weights.values():
-            weight.set_progress(epoch, iteration)
+        for part in (*self.scheduled_weights.values(), *self.distill_losses.values()):
+            if hasattr(part, 'set_progress'):
+                part.set_progress(epoch, iteration)
 
     def set_stage(self, stage: str) -> None:
         """Let the losses of a stage count, ``'initial'`` or ``'main'``."""

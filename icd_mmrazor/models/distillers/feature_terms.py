@@ -25,6 +25,7 @@ SEVERAL = {
     'tokens': 'maps',
     'consecutive_maps': 'maps',
     'preactivations': 'preactivations',
+    'blocks': 'blocks',
 }
 KNOWN = (
     'loss',
@@ -179,8 +180,8 @@ def connector_names(entry: dict) -> list[str]:
 def terms_of(name: str, entry: dict, counts: Mapping[str, Mapping[str, int]]) -> list[Term]:
     """Expand a checked entry of ``losses`` to one term per feature, numbered from 1 if there are several.
 
-    ``counts`` are the numbers of ``maps`` (with the stem's) and ``preactivations`` of student and teacher, or of each
-    of several teachers (``1.teacher``).
+    ``counts`` are the numbers of ``maps`` (with the stem's), ``preactivations`` and ``blocks`` of student and teacher,
+    or of each of several teachers (``1.teacher``).
 
     Raises:
         SettingError: The features do not fit the arguments of the loss, or a network has none of them.
@@ -225,7 +226,7 @@ def terms_of(name: str, entry: dict, counts: Mapping[str, Mapping[str, int]]) ->
 
 
 def _expanded(name: str, item: Input, counts: Mapping[str, Mapping[str, int]]) -> Input:
-    """Replace ``maps`` and the like in a list of features by the names of all of them, the shallowest first."""
+    """Replace ``maps`` and other groups in a list of features by the names of all of them, the shallowest first."""
     if isinstance(item.feature, str):
         return item
     features = []
@@ -250,9 +251,14 @@ def _single(features: str) -> str:
 
 
 def _unknown_features(name: str, features: str, network: str) -> SettingError:
+    others = 'a method that compares maps or pooled features'
+    if features == 'blocks':
+        return SettingError(
+            f'{OWNER}: {name} compares blocks, but the backbone of the {network} is not a row of residual blocks or '
+            f'the like, or they are not declared. Use {others}, or declare them (icd_mmrazor.models.networks.features).'
+        )
     return SettingError(
-        f'{OWNER}: {name} compares {features}, and it is not known where the {network} has any. Use a method that '
-        'compares maps or pooled features.'
+        f'{OWNER}: {name} compares {features}, and it is not known where the {network} has any. Use {others}.'
     )
 
 

@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 from mmrazor.registry import MODELS
-from torch import Tensor, nn
+from torch import nn
 
 from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError
@@ -83,13 +83,6 @@ class ICDDistiller(FeatureDistiller):
         # drawn as soon as a network is known, so that a seed gives the same weights in any mix of distillers
         self.connectors[f'icd_{network}'] = LinearProjection(*features.shapes['pooled'], self.embed_dims)
         return features
-
-    def compute_distill_losses(self) -> dict[str, Tensor]:
-        """Compute the losses of the stage; the terms of ICD and tau for the log have names without "loss"."""
-        losses = super().compute_distill_losses()
-        terms = getattr(self.distill_losses['loss_icd'], 'terms', {}) if 'loss_icd' in losses else {}
-        losses.update({f'icd_{name}': value for name, value in terms.items()})
-        return losses
 
 
 def _joined(setting: str, own: dict[str, Any], given: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from mmengine.logging import print_log
 from torch import nn
 
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.networks.classified_map import classified_map
 from icd_mmrazor.models.networks.classifier_layer import (
     NO_CLASSIFIER,
     find_classifier,
@@ -22,11 +23,18 @@ from icd_mmrazor.models.networks.features import (
     output_of,
     usual_image_shape,
 )
-from icd_mmrazor.models.networks.image_size import image_size_of
+from icd_mmrazor.models.networks.image_size import image_shape_seen
 
 AUTO = 'auto'
 # features that every classifier has, whatever its backbone
 OF_CLASSIFIER = ('pooled', 'logits', 'distillation_logits')
+# the map whose average is the pooled feature, in whatever backbone
+CLASSIFIED_MAP = 'classified_map'
+
+
+def of_stages(names: Iterable[str]) -> bool:
+    """Return whether some of these features are maps of stages, which are not known of every backbone."""
+    return any(name not in (*OF_CLASSIFIER, CLASSIFIED_MAP) for name in names)
 
 
 class NamedFeatures:
@@ -61,13 +69,16 @@ class NamedFeatures:
             classes = 'no classifier' if pooling else f'{layer.out_features} classes'
             place = f'{"output" if pooling else "input"} of {self.source}, {self.shapes["pooled"][0]} wide, {classes}'
             print_log(f'{owner}: {network} feature: {place}', logger='current')
+        self._layer = classifier or self.source
         known = feature_points(model, maps, classifier)
         # how many there are of what a loss may compare in every stage
-        self.counts = {network: {'maps': len(known.maps), 'preactivations': len(known.preactivations)}}
+        kinds = {'maps': known.maps, 'preactivations': known.preactivations, 'blocks': known.blocks}
+        self.counts = {network: {name: len(points) for name, points in kinds.items()}}
         self._known = {
             **{f'map{i}': point for i, point in enumerate(known.maps)},
             **{f'tokens{i}': _in_form('tokens', point) for i, point in enumerate(known.maps) if i},
             **{f'preactivation{i}': point for i, point in enumerate(known.preactivations, start=1)},
+            **{f'block{i}': point for i, point in enumerate(known.blocks, start=1)},
             **(_of_last_map(known.maps[-1]) if known.maps else {}),
             'pooled': known.pooled,
             **(self._logits(known.logits) if known.logits else {}),
@@ -88,16 +99,18 @@ class NamedFeatures:
             SettingError: The network has no such feature, or does not take such images.
         """
         names = [*names]
+        shape = image_shape or usual_image_shape(self.model)
+        if self._network == 'teacher':
+            shape = image_shape_seen(self.model, shape)
+        if CLASSIFIED_MAP in names:
+            found = classified_map(self.model, self._layer, shape, f'{self._owner}: the {self._network}')
+            self._known[CLASSIFIED_MAP] = found.point
         for name in names:
             if name.endswith('logits') and name not in self._known:
                 raise SettingError(f'{self._owner}: the {self._network} {NO_CLASSIFIER}')
             if name not in self._known:
-                has = ', '.join(self._known)
+                has = ', '.join(_in_short(self._known))
                 raise SettingError(f'{self._owner}: the {self._network} has no feature {name!r}. It has {has}.')
-        shape = image_shape or usual_image_shape(self.model)
-        resized = self._network == 'teacher' and not getattr(self.model, 'sees_student_images', False)
-        if resized and (size := image_size_of(self.model)):
-            shape = (shape[0], *size)
         self.points.update((name, _for_images(self._known[name], shape)) for name in names)
         maps = {name: point for name, point in self.points.items() if name not in OF_CLASSIFIER}
         if not maps:
@@ -117,6 +130,14 @@ def _of_last_map(point: Point) -> dict[str, Point]:
     has_one = layout is not None and layout.extra and layout.has_class_token
     class_token = {'class_token': _in_form('class_token', point)} if has_one else {}
     return {'last_map': point, 'patch_tokens': _in_form('tokens', point), **class_token}
+
+
+def _in_short(names: Iterable[str]) -> list[str]:
+    """Return names of features, of many blocks only the first and the last."""
+    names = [*names]
+    blocks = [name for name in names if name.startswith('block')]
+    inner = blocks[1:-1]
+    return [f'..., {name}' if inner and name == blocks[-1] else name for name in names if name not in inner]
 
 
 def _in_form(form: str, point: Point) -> Point:

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmrazor.registry import MODELS
-from torch import nn
+from torch import Tensor, nn
 
 from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.distillers.feature_terms import NETWORKS, Input, Term, class_of, is_logits
 from icd_mmrazor.models.distillers.named_features import NamedFeatures
 from icd_mmrazor.models.losses import FeatureLoss
+from icd_mmrazor.models.networks.norms import norm_before_activation
 
 # of a feature, or of several
 Shape = tuple[int, ...] | tuple[tuple[int, ...], ...]
@@ -34,12 +35,16 @@ def shapes_of(item: Input, features: Mapping[str, NamedFeatures]) -> Shape:
 def given_by(term: Term, shapes: Mapping[str, Shape], features: Mapping[str, NamedFeatures]) -> dict[str, Any]:
     """Return what constructors of a term may ask for, by the names of their arguments.
 
-    These are ``student_shape`` and ``teacher_shape``, or ``student_shapes`` of a list of features, and
-    ``teacher_classifier``, the linear layer, or None if it is not in memory.
+    These are ``student_shape`` and ``teacher_shape``, or ``student_shapes`` of a list of features;
+    ``teacher_classifier``, the linear layer, or None if it is not in memory; and ``teacher_norm`` for a pre-activation,
+    the batch norm before the activation, or None if there is none.
     """
     given: dict[str, Any] = {'teacher_classifier': getattr(features['teacher'], 'classifier', None)}
     for argument, item in term.inputs.items():
         given[f'{item.network}_shape{"s" if isinstance(item.feature, tuple) else ""}'] = shapes[argument]
+        if item.network == 'teacher' and isinstance(item.feature, str):
+            teacher = features['teacher']
+            given['teacher_norm'] = norm_before_activation(teacher.model, teacher.points[item.feature])
     return given
 
 
@@ -83,3 +88,15 @@ def loss_of(
     if hasattr(loss, 'check_shapes'):
         loss.check_shapes(**shapes)
     return loss
+
+
+def logged_terms(losses: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return what losses have in ``terms`` after a forward pass, for the log: ``icd_tau`` of ``loss_icd``.
+
+    mmengine adds up everything with "loss" in its name, so these names have none.
+    """
+    terms = {}
+    for name, loss in losses.items():
+        words = [word for word in name.replace('loss', '').split('_') if word]
+        terms.update({'_'.join([*words, term]): value for term, value in getattr(loss, 'terms', {}).items()})
+    return terms

@@ -32,6 +32,9 @@ class FeatureLoss(nn.Module):
             labels but no scores is refused with them.
         reads_positions (bool): Whether it needs the positions of the images in the training set; by default, if its
             ``forward`` takes ``data_samples``.
+        counts_epochs (bool): Whether it changes over the epochs: before each iteration, a ``FeatureDistiller`` calls
+            its ``set_progress(epoch, iteration)``, both counted from 0.
+        terms (dict[str, Tensor]): What it adds to the log after a forward pass, detached; optional.
         reads_views (bool): Whether it compares a weak and a strong view of each image
             (:class:`~icd_mmrazor.datasets.TwoViewDataset`), which ``data_samples`` tell apart
             (:func:`~icd_mmrazor.datasets.samples.number_of_weak_views`).
@@ -53,6 +56,7 @@ class FeatureLoss(nn.Module):
     compares_images: ClassVar[bool] = False
     reads_labels: bool = False
     reads_scores: ClassVar[bool] = False
+    counts_epochs: ClassVar[bool] = False
     reads_views: ClassVar[bool] = False
     shown_if_changed: ClassVar[tuple[str, ...]] = ()
 

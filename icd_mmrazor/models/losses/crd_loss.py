@@ -17,7 +17,6 @@ from icd_mmrazor.models.losses.base import MemoryLoss
 from icd_mmrazor.models.losses.functional import full_precision, unit_vectors
 from icd_mmrazor.models.losses.gather import gather_rows
 
-NAME = 'ContrastiveRepresentationLoss'
 EPS = 1e-7
 # the lowest that the paper tries
 MIN_TEMPERATURE = 0.02
@@ -90,12 +89,12 @@ class ContrastiveRepresentationLoss(MemoryLoss):
         self.temperature = checks.positive(self, 'temperature', temperature)
         if temperature < MIN_TEMPERATURE:
             raise SettingError(
-                f'{NAME}: temperature={temperature} must be {MIN_TEMPERATURE} or more, so that exp(1 / temperature) '
-                'stays in float32. Published is 0.07.'
+                f'{self._name}: temperature={temperature} must be {MIN_TEMPERATURE} or more, so that '
+                'exp(1 / temperature) stays in float32. Published is 0.07.'
             )
         self.momentum = checks.not_negative(self, 'momentum', momentum)
         if momentum >= 1:
-            raise SettingError(f'{NAME}: momentum={momentum} must be less than 1. Published is 0.5.')
+            raise SettingError(f'{self._name}: momentum={momentum} must be less than 1. Published is 0.5.')
         self.register_buffer('student_memory', torch.empty(0, embed_dims))
         self.register_buffer('teacher_memory', torch.empty(0, embed_dims))
         # Z of student against the teacher's memory, and of teacher against the student's; 0: not set yet
@@ -103,6 +102,10 @@ class ContrastiveRepresentationLoss(MemoryLoss):
         self.register_buffer('labels', torch.empty(0, dtype=torch.int64), persistent=False)
         if num_samples is not None:
             self._allocate(checks.positive_int(self, 'num_samples', num_samples))
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
 
     @property
     def num_samples(self) -> int:
@@ -127,14 +130,14 @@ class ContrastiveRepresentationLoss(MemoryLoss):
         """
         if self.num_samples not in (0, len(labels)):
             raise SettingError(
-                f'{NAME}: num_samples={self.num_samples}, but the training set has {len(labels)} images. '
+                f'{self._name}: num_samples={self.num_samples}, but the training set has {len(labels)} images. '
                 'Remove the setting: it is found.'
             )
         class_sizes = labels.unique(return_counts=True)[1]
         if len(class_sizes) < 2:
             raise DatasetError(
-                f'{NAME} compares images of different classes, but all {len(labels)} training images have one label. '
-                'Use a training set with at least two classes.'
+                f'{self._name} compares images of different classes, but all {len(labels)} training images have one '
+                'label. Use a training set with at least two classes.'
             )
         if not self.num_samples:
             self._allocate(len(labels))
@@ -183,7 +186,7 @@ class ContrastiveRepresentationLoss(MemoryLoss):
         self._check(s_feature, t_feature)
         if not self.num_samples or (negatives is None and not len(self.labels)):
             raise SettingError(
-                f'{NAME} does not know the training set that it draws negatives from. Add SampleMemoryHook: '
+                f'{self._name} does not know the training set that it draws negatives from. Add SampleMemoryHook: '
                 "default_hooks=dict(sample_memory=dict(type='SampleMemoryHook')); without a runner call set_dataset()."
             )
         index = self._indices(data_samples, s_feature)
@@ -198,12 +201,22 @@ class ContrastiveRepresentationLoss(MemoryLoss):
             compared = ((student, self.teacher_memory), (teacher, self.student_memory))
             scores = torch.stack([self._scores(embeddings, memory, columns) for embeddings, memory in compared])
             p = scores / self._normalisers(scores.detach(), scale)[:, None, None]
-            # the logarithms of the class's docstring, without their cancellation in float32
-            positive = torch.log1p((noise + EPS) / p[:, :, 0])
-            negative = torch.log1p((p[:, :, 1:] + EPS) / noise)
-            loss = scale * (positive.sum() + negative.sum())
+            loss = scale * self.compare_probabilities(p, noise)
             self._update(*everyone)
             return self.loss_weight * loss
+
+    def compare_probabilities(self, p: Tensor, noise: float) -> Tensor:
+        """Compute the loss, summed over the images.
+
+        Args:
+            p: The ``p_j`` of the class's docstring, ``2 x B x (1 + k)``: student against the teacher's memory, and
+                teacher against the student's; of the image itself, then of its negatives.
+            noise: ``k / N``.
+        """
+        # the logarithms of the class's docstring, without their cancellation in float32
+        positive = torch.log1p((noise + EPS) / p[:, :, 0])
+        negative = torch.log1p((p[:, :, 1:] + EPS) / noise)
+        return positive.sum() + negative.sum()
 
     @torch.compiler.disable  # it reads Python numbers, so it would be compiled again for each batch
     def _indices(self, data_samples: list[DataSample], features: Tensor) -> Tensor:
@@ -211,15 +224,15 @@ class ContrastiveRepresentationLoss(MemoryLoss):
         indices = [position for position in positions if position is not None]
         wrap = "Wrap the whole training set: train_dataloader.dataset=dict(type='IndexedDataset', dataset=...)."
         if len(indices) != len(positions):
-            raise SettingError(f'{NAME}: the data samples carry no sample_idx. {wrap}')
+            raise SettingError(f'{self._name}: the data samples carry no sample_idx. {wrap}')
         if len(indices) != len(features):
             raise SettingError(
-                f'{NAME}: data_samples must be the data samples of these {len(features)} images. Record the inputs of '
-                "the whole student: data_samples=dict(type='ModuleInputs', source=''), with data_idx=1."
+                f'{self._name}: data_samples must be the data samples of these {len(features)} images. Record the '
+                "inputs of the whole student: data_samples=dict(type='ModuleInputs', source=''), with data_idx=1."
             )
         if not 0 <= min(indices) <= max(indices) < self.num_samples:
             raise SettingError(
-                f'{NAME}: sample_idx from {min(indices)} to {max(indices)}, but the training set has '
+                f'{self._name}: sample_idx from {min(indices)} to {max(indices)}, but the training set has '
                 f'{self.num_samples} images. {wrap}'
             )
         index = torch.tensor(indices)
@@ -258,7 +271,8 @@ class ContrastiveRepresentationLoss(MemoryLoss):
             self._allocate(stored)
         elif stored and stored != self.num_samples:
             raise CheckpointError(
-                f'{NAME}: the checkpoint has a memory of {stored} images, the training set has {self.num_samples}. '
-                'Resume with the training set of that run, or load only its student (the weights under architecture.).'
+                f'{self._name}: the checkpoint has a memory of {stored} images, the training set has '
+                f'{self.num_samples}. Resume with the training set of that run, or load only its student (the weights '
+                'under architecture.).'
             )
         super()._load_from_state_dict(state_dict, prefix, *args)

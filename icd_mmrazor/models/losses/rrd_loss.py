@@ -1,19 +1,18 @@
 """Relational representation distillation (RRD)."""
 
-import torch
 import torch.nn.functional as F
 from mmengine.dist import get_world_size
 from mmrazor.registry import MODELS
 from torch import Tensor
 
 from icd_mmrazor import checks
-from icd_mmrazor.models.losses.base import MemoryLoss
 from icd_mmrazor.models.losses.functional import unit_vectors
 from icd_mmrazor.models.losses.gather import gather_rows
+from icd_mmrazor.models.losses.queue_loss import QueueLoss
 
 
 @MODELS.register_module()
-class RRDLoss(MemoryLoss):
+class RRDLoss(QueueLoss):
     """Relational representation distillation (RRD, Giakoumoglou and Stathaki, arXiv 2407.12073).
 
     A first-in-first-out memory holds the teacher's normalised embeddings of the last ``memory_size`` images. With ``s``
@@ -27,6 +26,8 @@ class RRDLoss(MemoryLoss):
       teacher_temperature=0.1, enqueue='after'``. The benchmark's preset, ``configs/_base_/methods/rrd.py``.
     * February 2025 (up to a2ee80b), without results: ``student_temperature=0.1, teacher_temperature=0.02,
       enqueue='before'``. The defaults here, kept so that stored configs keep their meaning.
+
+    Their code of 2025 also has a form with the memories of CRD: ``RRDMemoryLoss``.
 
     Gradients flow to the student only, as published. With several processes the memory takes the images of all, so it
     is the same everywhere, and after DDP's averaging the gradients equal those of one process with the whole batch. The
@@ -55,9 +56,6 @@ class RRDLoss(MemoryLoss):
                 teacher_connector=dict(type='LinearProjection'))))
     """
 
-    memory: Tensor
-    oldest: Tensor
-
     def __init__(
         self,
         memory_size: int = 16384,
@@ -67,36 +65,23 @@ class RRDLoss(MemoryLoss):
         loss_weight: float = 1.0,
         enqueue: str = 'before',
     ) -> None:
-        super().__init__(embed_dims, loss_weight)
-        self.memory_size = checks.positive_int(self, 'memory_size', memory_size)
+        super().__init__(memory_size, embed_dims, loss_weight)
         self.student_temperature = checks.positive(self, 'student_temperature', student_temperature)
         self.teacher_temperature = checks.positive(self, 'teacher_temperature', teacher_temperature)
         self.enqueue = checks.one_of(self, 'enqueue', enqueue, ('before', 'after'))
-        # as published, columns of length 1, not rows: unused rows of the memory are short until it is full
-        self.register_buffer('memory', F.normalize(torch.randn(memory_size, embed_dims), dim=0))
-        self.register_buffer('oldest', torch.zeros((), dtype=torch.int64))
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Compute the loss of embeddings ``B x embed_dims``, and put the teacher's into the memory before or after."""
         student, teacher = unit_vectors(student), unit_vectors(teacher)
         (teachers,), _ = gather_rows(teacher.detach())
         if self.enqueue == 'before':
-            self._enqueue(teachers)
-        # a copy: the next batch writes into the memory, and may come before this one's backward pass
-        memory = self.memory.to(student.dtype, copy=True)
+            self.enqueue_rows(teachers)
+        memory = self.copied_memory(student.dtype)
         targets = (teacher.detach() @ memory.T / self.teacher_temperature).softmax(dim=1)
         loss = F.cross_entropy(student @ memory.T / self.student_temperature, targets, reduction='sum')
         if self.enqueue == 'after':
-            self._enqueue(teachers)
+            self.enqueue_rows(teachers)
         # DDP averages over ranks; this makes it the mean over images, however many each rank has
         loss = loss * get_world_size() / len(teachers)
         # DDP waits for a gradient of every parameter
         return loss + 0.0 * teacher.sum() if get_world_size() > 1 else loss
-
-    @torch.no_grad()
-    def _enqueue(self, embeddings: Tensor) -> None:
-        rows = (self.oldest + torch.arange(len(embeddings), device=embeddings.device)) % self.memory_size
-        # only the last images of a batch larger than the memory stay
-        kept = slice(-self.memory_size, None)
-        self.memory.index_copy_(0, rows[kept], embeddings[kept].to(self.memory.dtype))
-        self.oldest.copy_((self.oldest + len(embeddings)) % self.memory_size)

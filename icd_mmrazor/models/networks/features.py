@@ -1,8 +1,8 @@
 """The features of a network that distillation compares.
 
 These are the outputs of the stem and of each stage (maps), the outputs of the stages before their last activation
-(pre-activations), the pooled feature and the logits. A transformer without stages has four groups of blocks, whose
-tokens are maps, too. Other backbones can be added::
+(pre-activations), the outputs of all blocks, the pooled feature and the logits. A transformer without stages has four
+groups of blocks, whose tokens are maps, too. Other backbones can be added::
 
     from icd_mmrazor.models.networks.features import input_of, output_of, points_of_backbone
 
@@ -10,7 +10,7 @@ tokens are maps, too. Other backbones can be added::
     def _(backbone: MyBackbone):
         maps = [output_of('stem'), output_of('stage1'), output_of('stage2')]
         preactivations = [input_of('stage1.relu'), input_of('stage2.relu')]
-        return maps, preactivations
+        return maps, preactivations  # and optionally the blocks: [output_of('stage1.block1'), ...]
 
 A module that returns tokens has a layout: ``output_of('block11', Layout(extra=1))``. A class inherits the points of its
 base class. A network without a ``backbone`` is added itself.
@@ -55,12 +55,17 @@ class FeaturePoints:
     Pre-activations are ``maps[1:]`` before the last activation of the stage. Stages of wide ResNets end without one:
     there it is the output of the next batch norm. In networks whose stages end without an activation and are not
     followed by a norm (MobileNetV2, ConvNeXt, transformers), it is the map.
+
+    Blocks are all residual blocks, all units of a MobileNet or ShuffleNet, all convolutions of a VGG (activated), and
+    all blocks of a transformer; the stem is not one. Those of wide ResNets end in a sum without an activation: there
+    it is the output of the norm and activation that follow. Where blocks are not known, there are none.
     """
 
     maps: tuple[Point, ...]
     preactivations: tuple[Point, ...]
     pooled: Point
     logits: Point | None  # None in a network without a classifier
+    blocks: tuple[Point, ...] = ()
 
 
 def feature_points(network: nn.Module, maps: bool = True, classifier: str | None = None) -> FeaturePoints:
@@ -73,13 +78,13 @@ def feature_points(network: nn.Module, maps: bool = True, classifier: str | None
     """
     pooling = None if classifier else pooling_layer(network)
     classifier = classifier or pooling or find_classifier(network)
-    of_maps, before = _points_of_maps(network) if maps else ([], [])
+    of_maps, before, *others = _points_of_maps(network) if maps else ([], [])
     # the pooling layer is not a classifier
     last = (output_of(pooling), None) if pooling else (input_of(classifier), output_of(classifier))
-    return FeaturePoints(tuple(of_maps), tuple(before), *last)
+    return FeaturePoints(tuple(of_maps), tuple(before), *last, blocks=tuple(others[0]) if others else ())
 
 
-def _points_of_maps(network: nn.Module) -> tuple[list[Point], list[Point]]:
+def _points_of_maps(network: nn.Module) -> tuple[list[Point], ...]:
     if is_of_timm(network):
         return points_of_timm(network)
     if points_of_backbone.dispatch(type(network)) is points_of_backbone.dispatch(object):

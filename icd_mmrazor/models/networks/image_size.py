@@ -1,5 +1,6 @@
 """The image size that a network takes."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from mmpretrain.models import VGG, AlexNet, LeNet5
@@ -27,6 +28,29 @@ def image_size_of(network: nn.Module) -> tuple[int, int] | None:
         if type(module) in WITH_CLASSIFIER and module.num_classes > 0:
             return _pair(WITH_CLASSIFIER[type(module)])
     return None
+
+
+def tell_image_size(network: nn.Module, setting: Any, published: tuple[int, int] | None = None) -> None:
+    """Let a teacher say itself which images it gets, for the shapes of its features.
+
+    That is ``image_size``, if it is set or published with the teacher's weights, or ``sees_student_images``.
+
+    Args:
+        network: The teacher.
+        setting: Its ``teacher_preprocessor``.
+        published: Height and width of the images that its weights were published for.
+    """
+    network.sees_student_images = setting == 'student'
+    explicit = setting.get('size') if isinstance(setting, Mapping) else None
+    size = explicit or (None if setting == 'student' else published)
+    if size and (explicit or image_size_of(network) is None):
+        network.image_size = (size, size) if isinstance(size, int) else tuple(size)
+
+
+def image_shape_seen(network: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of the images that a teacher sees, ``C x H x W``, given that of the student's."""
+    size = None if getattr(network, 'sees_student_images', False) else image_size_of(network)
+    return shape if size is None else (shape[0], *size)
 
 
 def _pair(size: Any) -> tuple[int, int] | None:

@@ -31,10 +31,9 @@ def input_of(source: str, call: int = 0) -> Point:
     return Point('ModuleInputs', source, record_idx=call, data_idx=0)
 
 
-def within(prefix: str, points: Iterable[Iterable[Point]]) -> tuple[list[Point], list[Point]]:
-    """Return the points of maps and of pre-activations for a network that has theirs as a part: ``'backbone.'``."""
-    maps, before = ([replace(point, source=f'{prefix}{point.source}') for point in each] for each in points)
-    return maps, before
+def within(prefix: str, points: Iterable[Iterable[Point]]) -> tuple[list[Point], ...]:
+    """Return the same lists of points for a network of which theirs is a part: ``'backbone.'``."""
+    return tuple([replace(point, source=f'{prefix}{point.source}') for point in each] for each in points)
 
 
 def evenly_spaced(number: int, of: int) -> list[int]:
@@ -44,8 +43,11 @@ def evenly_spaced(number: int, of: int) -> list[int]:
 
 
 @singledispatch
-def points_of_backbone(backbone: nn.Module) -> tuple[list[Point], list[Point]]:
-    """Return the points of a backbone's maps, starting with the stem, and of its pre-activations, without the stem."""
+def points_of_backbone(backbone: nn.Module) -> tuple[list[Point], ...]:
+    """Return the points of a backbone's maps, starting with the stem, and of its pre-activations, without the stem.
+
+    A third list, if there is one, has the points of its blocks.
+    """
     known = sorted(cls.__name__ for cls in points_of_backbone.registry if cls is not object)
     raise SettingError(
         f'backbone {type(backbone).__name__}: its feature maps are unknown. Use {", ".join(known)}, a class derived '

@@ -4,10 +4,12 @@ import copy
 
 from mmengine.config import Config, ConfigDict
 
-from icd_mmrazor.configuration.type_names import by_names, dicts, type_name
+from icd_mmrazor.configuration.type_names import by_names, type_name
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.networks.changed_student import changed_config
 from icd_mmrazor.models.networks.pruned import is_pruned, unpruned
 from icd_mmrazor.models.networks.resolve import network_config
+from icd_mmrazor.models.networks.untrained import drop_pretrained
 
 SCOPE = 'mmpretrain'
 
@@ -21,9 +23,10 @@ def student_of(cfg: Config) -> ConfigDict:
         cfg: The config of a run.
 
     Returns:
-        The config of a plain classifier, with its ``data_preprocessor`` and the scope that it is built in (mmrazor's
-        for a pruned network), without pretrained weights, since they come from a checkpoint, and without augmentations
-        of whole batches, such as Mixup, since they are of the training.
+        The config of a plain classifier, as the distiller changes it (``SimKDDistiller``), with its
+        ``data_preprocessor`` and the scope that it is built in (mmrazor's for a pruned network), without pretrained
+        weights, since they come from a checkpoint, and without augmentations of whole batches, such as Mixup, since
+        they are of the training.
     """
     if not isinstance(cfg.get('model'), dict):
         raise SettingError(
@@ -32,7 +35,7 @@ def student_of(cfg: Config) -> ConfigDict:
         )
     cfg = by_names(cfg)
     student = cfg.model if is_pruned(cfg.model) else cfg.model.get('architecture', cfg.model)
-    student = network_config(copy.deepcopy(student), 'model.architecture')
+    student = changed_config(cfg.model) or network_config(copy.deepcopy(student), 'model.architecture')
     if type_name(student.type) == 'LinearProbe' and isinstance(student.get('student'), dict):
         student = _classifier_of_probe(student)
     student.setdefault('_scope_', cfg.model.get('_scope_') or cfg.get('default_scope') or SCOPE)
@@ -40,7 +43,7 @@ def student_of(cfg: Config) -> ConfigDict:
     preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
     if preprocessor:
         unpruned(student).data_preprocessor = copy.deepcopy(preprocessor)
-    _drop_pretrained(student)
+    drop_pretrained(student)
     _drop_augmentations(unpruned(student))
     return student
 
@@ -50,14 +53,6 @@ def _classifier_of_probe(probe: ConfigDict) -> ConfigDict:
     student = network_config(probe.student, 'model.student')
     student.head = dict(type='LinearClsHead', num_classes=probe.num_classes, in_channels=student.head.in_channels)
     return student
-
-
-def _drop_pretrained(model: dict) -> None:
-    for part in list(dicts(model)):
-        for name in ('pretrained', 'checkpoint_path'):  # the latter is timm's
-            part.pop(name, None)
-        if any(type_name(each.get('type')) == 'Pretrained' for each in dicts(part.get('init_cfg'))):
-            del part['init_cfg']
 
 
 def _drop_augmentations(network: dict) -> None:

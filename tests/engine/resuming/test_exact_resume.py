@@ -106,6 +106,15 @@ def test_whole_batches_memories_and_averages(config: Callable, trained: Callable
 
 
 @pytest.mark.slow
+def test_a_student_with_its_teachers_classifier(config: Callable, trained: Callable) -> None:
+    cfg = config('simkd', 'icd', custom_hooks=[dict(type='EMAHook')])
+    whole, run = trained(cfg)
+    assert type(run.model.architecture).__name__ == 'ProjectedClassifier'
+    resumed, _ = trained(cfg, 4)
+    assert differences(whole, resumed) == []
+
+
+@pytest.mark.slow
 def test_several_teachers(config: Callable, trained: Callable, network: Callable, teacher_file: Callable) -> None:
     """Each with its own classifier and normalisation; their combined logits are compared, and a feature of each."""
     cfg = config('icd')

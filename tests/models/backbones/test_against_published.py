@@ -23,6 +23,7 @@ Weights = dict[str, Tensor]
 class Features(NamedTuple):
     maps: list[Tensor]
     preactivations: list[Tensor]
+    blocks: list[Tensor]
     pooled: Tensor
     logits: Tensor
 
@@ -50,14 +51,15 @@ def units(w: Weights, stage: str) -> range:
     return range(len({name.removeprefix(prefix).split('.')[0] for name in w if name.startswith(prefix)}))
 
 
-def classified(w: Weights, maps: list, preactivations: list, last: Tensor, classifier: str) -> Features:
+def classified(w: Weights, maps: list, preactivations: list, blocks: list, last: Tensor, classifier: str) -> Features:
     pooled = last.mean((2, 3))
-    return Features(maps, preactivations, pooled, pooled @ w[f'{classifier}.weight'].T + w[f'{classifier}.bias'])
+    logits = pooled @ w[f'{classifier}.weight'].T + w[f'{classifier}.bias']
+    return Features(maps, preactivations, blocks, pooled, logits)
 
 
 def resnet(w: Weights, x: Tensor, shortcut: str = 'downsample', classifier: str = 'fc') -> Features:
     x = norm(w, 'bn1', conv(w, 'conv1', x)).relu()
-    maps, preactivations = [x], []
+    maps, preactivations, blocks = [x], [], []
     for stage in (f'layer{i}' for i in range(1, 5) if f'layer{i}.0.conv1.weight' in w):
         for unit in units(w, stage):
             name, stride = f'{stage}.{unit}', 2 if unit == 0 and stage != 'layer1' else 1
@@ -72,9 +74,10 @@ def resnet(w: Weights, x: Tensor, shortcut: str = 'downsample', classifier: str 
                 x = norm(w, f'{name}.{shortcut}.1', conv(w, f'{name}.{shortcut}.0', x, stride))
             before = out + x
             x = before.relu()
+            blocks.append(x)
         maps.append(x)
         preactivations.append(before)
-    return classified(w, maps, preactivations, x, classifier)
+    return classified(w, maps, preactivations, blocks, x, classifier)
 
 
 def resnet50(w: Weights, x: Tensor) -> Features:
@@ -83,11 +86,12 @@ def resnet50(w: Weights, x: Tensor) -> Features:
 
 def wide_resnet(w: Weights, x: Tensor) -> Features:
     x = conv(w, 'conv1', x)
-    maps = [x]
+    maps, blocks = [x], []
     for stage in ('block1.layer', 'block2.layer', 'block3.layer'):
         for unit in units(w, stage):
             name, stride = f'{stage}.{unit}', 2 if unit == 0 and stage != 'block1.layer' else 1
             active = norm(w, f'{name}.bn1', x).relu()
+            blocks.append(active)
             out = norm(w, f'{name}.bn2', conv(w, f'{name}.conv1', active, stride)).relu()
             out = conv(w, f'{name}.conv2', out)
             if f'{name}.convShortcut.weight' in w:
@@ -96,25 +100,28 @@ def wide_resnet(w: Weights, x: Tensor) -> Features:
         maps.append(x)
     norms = ('block2.layer.0.bn1', 'block3.layer.0.bn1', 'bn1')
     preactivations = [norm(w, name, stage) for name, stage in zip(norms, maps[1:], strict=True)]
-    return classified(w, maps, preactivations, preactivations[-1].relu(), 'fc')
+    last = preactivations[-1].relu()
+    # the first is the stem's
+    return classified(w, maps, preactivations, [*blocks[1:], last], last, 'fc')
 
 
 def vgg(w: Weights, x: Tensor) -> Features:
-    maps, preactivations = [], []
+    maps, preactivations, blocks = [], [], []
     for block in range(5):
         for layer in (3 * i for i in range(4) if f'block{block}.{3 * i}.weight' in w):
             before = norm(w, f'block{block}.{layer + 1}', conv(w, f'block{block}.{layer}', x))
             x = before.relu()
+            blocks.append(x)
         maps.append(x)
         preactivations.append(before)
         if block < 3:
             x = F.max_pool2d(x, 2)
-    return classified(w, maps, preactivations[1:], x, 'classifier')
+    return classified(w, maps, preactivations[1:], blocks, x, 'classifier')
 
 
 def mobilenet_v2(w: Weights, x: Tensor) -> Features:
     x = norm(w, 'conv1.1', conv(w, 'conv1.0', x, 2)).relu()
-    outputs = [x]
+    outputs, blocks = [x], []
     for stage, stage_stride in enumerate((1, 1, 2, 2, 1, 2, 1)):
         for unit in units(w, f'blocks.{stage}'):
             name, stride = f'blocks.{stage}.{unit}.conv', stage_stride if unit == 0 else 1
@@ -122,15 +129,16 @@ def mobilenet_v2(w: Weights, x: Tensor) -> Features:
             out = norm(w, f'{name}.4', conv(w, f'{name}.3', out, stride, groups=out.shape[1])).relu()
             out = norm(w, f'{name}.7', conv(w, f'{name}.6', out))
             x = x + out if stride == 1 and x.shape == out.shape else out
+            blocks.append(x)
         outputs.append(x)
     maps = [outputs[i] for i in (0, 2, 3, 5, 7)]
     x = norm(w, 'conv2.1', conv(w, 'conv2.0', x)).relu()
-    return classified(w, maps, maps[1:], x, 'classifier.0')
+    return classified(w, maps, maps[1:], blocks, x, 'classifier.0')
 
 
 def shufflenet_v1(w: Weights, x: Tensor) -> Features:
     x = norm(w, 'bn1', conv(w, 'conv1', x)).relu()
-    maps, preactivations = [x], []
+    maps, preactivations, blocks = [x], [], []
     for stage in ('layer1', 'layer2', 'layer3'):
         for unit in units(w, stage):
             name, stride, groups = f'{stage}.{unit}', 2 if unit == 0 else 1, 1 if x.shape[1] == 24 else 3
@@ -140,9 +148,10 @@ def shufflenet_v1(w: Weights, x: Tensor) -> Features:
             pooled = F.avg_pool2d(x, 3, stride=2, padding=1)
             before = torch.cat((out, pooled), dim=1) if stride == 2 else out + x
             x = before.relu()
+            blocks.append(x)
         maps.append(x)
         preactivations.append(before)
-    return classified(w, maps, preactivations, x, 'linear')
+    return classified(w, maps, preactivations, blocks, x, 'linear')
 
 
 def shufflenet_v2(w: Weights, x: Tensor) -> Features:
@@ -150,7 +159,7 @@ def shufflenet_v2(w: Weights, x: Tensor) -> Features:
         return norm(w, f'{name}.bn{number}', conv(w, f'{name}.conv{number}', x, stride, groups))
 
     x = norm(w, 'bn1', conv(w, 'conv1', x)).relu()
-    maps, preactivations = [x], []
+    maps, preactivations, blocks = [x], [], []
     for stage in ('layer1', 'layer2', 'layer3'):
         for unit in units(w, stage):
             name, channels = f'{stage}.{unit}', x.shape[1]
@@ -163,10 +172,11 @@ def shufflenet_v2(w: Weights, x: Tensor) -> Features:
                 out = layer(3, layer(2, layer(1, right).relu(), groups=channels // 2))
             before = torch.cat((left, out), dim=1)
             x = shuffle(torch.cat((left, out.relu()), dim=1), 2)
+            blocks.append(x)
         maps.append(x)
         preactivations.append(before)
     x = norm(w, 'bn2', conv(w, 'conv2', x)).relu()
-    return classified(w, maps, preactivations, x, 'linear')
+    return classified(w, maps, preactivations, blocks, x, 'linear')
 
 
 def random_weights(shapes: dict[str, list[int]]) -> Weights:
@@ -219,6 +229,7 @@ def test_every_feature_is_the_published(
     places = {
         **{f'map{i}': point for i, point in enumerate(points.maps)},
         **{f'preactivation{i}': point for i, point in enumerate(points.preactivations)},
+        **{f'block{i}': point for i, point in enumerate(points.blocks)},
         'pooled': points.pooled,
         'logits': points.logits,
     }
@@ -233,6 +244,8 @@ def test_every_feature_is_the_published(
     for i, tensor in enumerate(want.preactivations):
         assert (tensor < 0).any()
         assert_close(got.pop(f'preactivation{i}'), tensor)
+    for i, tensor in enumerate(want.blocks):
+        assert_close(got.pop(f'block{i}'), tensor)
     assert_close(got.pop('pooled'), want.pooled)
     assert_close(got.pop('logits'), want.logits)
     assert not got

@@ -7,6 +7,7 @@ from torch import nn
 
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.connectors import ConvRegressor, FTParaphraser, FTTranslator, LinearProjection, VIDRegressor
+from icd_mmrazor.models.connectors.pointwise_regressor import PointwiseRegressor
 
 
 def kinds(module: nn.Module) -> list[str]:
@@ -169,3 +170,50 @@ def test_projection_refuses_widths_out_of_range(widths: tuple) -> None:
 def test_projection_refuses_features_of_another_shape(shape: tuple) -> None:
     with pytest.raises(SettingError, match='in_features=4'):
         LinearProjection(4)(torch.randn(shape))
+
+
+@pytest.mark.parametrize('student', [(3, 4, 4), (3,)], ids=str)
+@pytest.mark.parametrize('relu', [True, False])
+def test_pointwise_regressor_keeps_the_size(student: tuple, relu: bool) -> None:
+    cfg = dict(_scope_='mmrazor', type='PointwiseRegressor', student_shape=list(student), teacher_shape=(5, 2, 2))
+    regressor = MODELS.build({**cfg, 'relu': relu})
+    feature = regressor(torch.randn(4, *student))
+    assert feature.shape == (4, 5, *student[1:])
+    assert (feature >= 0).all() == relu
+    assert kinds(regressor) == ['Conv2d', 'BatchNorm2d'] + ['ReLU'] * relu
+    assert regressor.layers[0].bias is None
+
+
+def test_pointwise_regressor_has_the_published_initialisations() -> None:
+    weights = {
+        each: PointwiseRegressor((200, 4, 4), (300,), initialization=each).layers[0].weight
+        for each in ('torch', 'fan_out')
+    }
+    # uniform up to 1 / sqrt(inputs), and normal of the variance 2 / outputs
+    assert weights['torch'].abs().max() <= 200**-0.5
+    assert weights['torch'].std().item() == pytest.approx((3 * 200) ** -0.5, rel=0.02)
+    assert weights['fan_out'].std().item() == pytest.approx((2 / 300) ** 0.5, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ('settings', 'named'),
+    [
+        (dict(student_shape=(3, 4)), r'student_shape=\(3, 4\)'),
+        (dict(teacher_shape=5), 'teacher_shape=5'),
+        (dict(relu=1), 'relu=1'),
+        (dict(initialization='he'), "initialization='he'.*'torch', 'fan_out'"),
+    ],
+    ids=str,
+)
+def test_pointwise_regressor_refuses_settings(settings: dict, named: str) -> None:
+    with pytest.raises(SettingError, match=f'PointwiseRegressor: {named}'):
+        PointwiseRegressor(**{'student_shape': (3,), 'teacher_shape': (5,), **settings})
+
+
+def test_pointwise_regressor_refuses_features() -> None:
+    regressor = PointwiseRegressor((3,), (5,))
+    with pytest.raises(SettingError, match=r'student_shape=\(3,\).*\(2, 4, 1, 1\)'):
+        regressor(torch.randn(2, 4))
+    with pytest.raises(SettingError, match=r'one image.*train_dataloader\.drop_last'):
+        regressor(torch.randn(1, 3))
+    assert regressor.eval()(torch.randn(1, 3)).shape == (1, 5)

@@ -322,6 +322,36 @@ def test_losses_of_mmrazors_own_arguments_count_too(algorithm: Callable, batch: 
     assert pooled.shape == (3, 5)
 
 
+@MODELS.register_module()
+class TellingLoss(RememberingLoss):
+    """A loss that logs the epoch and iteration that it was told."""
+
+    def __init__(self, loss_weight: float = 1.0) -> None:
+        super().__init__(loss_weight)
+        self.terms: dict[str, Tensor] = {}
+
+    def set_progress(self, epoch: int, iteration: int) -> None:
+        self.terms = {'epoch': torch.tensor(float(epoch)), 'iteration': torch.tensor(float(iteration))}
+
+
+@pytest.mark.parametrize('name', ['it', 'my_loss_of_it'])
+def test_losses_are_told_the_progress_and_their_terms_are_logged(
+    name: str, algorithm: Callable, batch: Callable
+) -> None:
+    losses = {name: dict(loss=dict(type='TellingLoss'), features='pooled'), 'other': remembering(features='pooled')}
+    model = algorithm(losses)
+    assert not [key for key in model.loss(*batch(3)) if 'epoch' in key]
+    model.distiller.set_progress(epoch=3, iteration=50)
+    found = model.loss(*batch(3))
+    label = 'it' if name == 'it' else 'my_of_it'
+    assert found[f'distill.{label}_epoch'] == 3
+    assert found[f'distill.{label}_iteration'] == 50
+    # mmengine adds up what has "loss" in its name
+    total, _ = model.parse_losses(found)
+    own = [found[key] for key in ('student.loss', f'distill.loss_{name}', 'distill.loss_other')]
+    assert total.item() == pytest.approx(sum(own).item(), rel=1e-6)
+
+
 def test_stages_that_nothing_starts_are_refused(algorithm: Callable, batch: Callable) -> None:
     model = algorithm({'it': remembering(stage='initial', features='pooled')}, initial_epochs=1)
     with pytest.raises(SettingError, match='LossScheduleHook'):

@@ -105,6 +105,7 @@ def test_a_user_declares_a_backbone() -> None:
 
     model = classifier(8, type=Derived)
     points = feature_points(model)
+    assert points.blocks == ()
     assert points.maps == (
         Point('ModuleOutputs', 'backbone.stem'),
         Point('ModuleOutputs', 'backbone.stage1'),
@@ -113,6 +114,16 @@ def test_a_user_declares_a_backbone() -> None:
     places = (*points.maps, *points.preactivations, points.pooled, points.logits)
     shapes = [(4, 28, 28), (8, 14, 14), (8, 14, 14), (8,), (10,)]
     assert feature_shapes(model, places, (3, 28, 28)) == shapes
+
+
+def test_a_user_declares_blocks() -> None:
+    @points_of_backbone.register
+    def _(_: Mine) -> tuple[list[Point], ...]:
+        return [output_of('stem'), output_of('stage1')], [input_of('stage1.1')], [output_of('stage1.0')]
+
+    model = classifier(8, type=Derived)
+    assert feature_points(model).blocks == (Point('ModuleOutputs', 'backbone.stage1.0'),)
+    assert feature_points(model, maps=False).blocks == ()
 
 
 class Whole(BaseModel):

@@ -129,7 +129,7 @@ def test_groups_of_a_vision_transformer(kind: type) -> None:
     settings = dict(img_size=32, patch_size=8, out_indices=chosen, out_type='featmap')
     network = kind(arch=TINY_VIT, **settings)
     images = torch.randn(2, 3, 32, 32)
-    maps, before = points_of_backbone(network)
+    maps, before, *_ = points_of_backbone(network)
     assert before == maps[1:]
     found = features(network, maps[1:], images)
     for each, own in zip(found, network(images), strict=True):
@@ -141,7 +141,7 @@ def test_groups_of_a_vision_transformer(kind: type) -> None:
 def test_stages_of_swin(kind: type) -> None:
     arch = TINY_SWIN if kind is SwinTransformer else {**TINY_SWIN, 'extra_norm_every_n_blocks': 0}
     network = kind(arch=arch, img_size=32, patch_size=2, window_size=2, out_indices=(3,))
-    maps, _ = points_of_backbone(network)
+    maps, *_ = points_of_backbone(network)
     images = torch.randn(2, 3, 32, 32)
     found = features(network, maps, images)
     assert found[0].shape == (2, 8, 16, 16)
@@ -173,7 +173,7 @@ def test_stages_of_convnext() -> None:
 )
 def test_stages_of_convolutional_networks(build: Callable, sizes: list[int]) -> None:
     network = build()
-    maps, before = points_of_backbone(network)
+    maps, before, *_ = points_of_backbone(network)
     found = features(network, [*maps, *before], torch.randn(2, 3, 64, 64))
     assert [each.shape[-1] for each in found[: len(maps)]] == sizes
     for stage, preactivation in zip(found[1 : len(maps)], found[len(maps) :], strict=True):
@@ -193,7 +193,7 @@ def test_networks_of_timm(name: str) -> None:
         settings |= dict(img_size=64)
     network = timm.create_model(name, **settings)
     images = torch.randn(2, 3, 64, 64)
-    maps, before = points_of_timm(network)
+    maps, before, _ = points_of_timm(network)
     own = network.eval().forward_intermediates(images, intermediates_only=True, norm='vit' in name)
     found = features(network, maps, images)
     for each, expected in zip(found[::-1], own[::-1], strict=False):
@@ -211,7 +211,7 @@ def test_registers_are_not_class_tokens() -> None:
     for with_class_token in (True, False):
         pool = 'token' if with_class_token else 'avg'
         network = transformer(**small, class_token=with_class_token, reg_tokens=2, global_pool=pool).eval()
-        maps, _ = points_of_timm(network)
+        maps, *_ = points_of_timm(network)
         own = network.forward_intermediates(images, intermediates_only=True)
         for each, expected in zip(features(network, maps[1:-1], images), own, strict=False):
             torch.testing.assert_close(each, expected)
@@ -234,7 +234,7 @@ def test_a_stem_of_timm_with_its_channels_last() -> None:
     timm = pytest.importorskip('timm')
     network = timm.create_model('pvt_v2_b0', num_classes=4, depths=(1, 1, 1, 1)).eval()
     images = torch.randn(2, 3, 64, 64)
-    maps, _ = points_of_timm(network)
+    maps, *_ = points_of_timm(network)
     found = features(network, maps, images)
     assert torch.equal(found[0], network.patch_embed(images).permute(0, 3, 1, 2))
     for each, expected in zip(found[1:], network.forward_intermediates(images, intermediates_only=True), strict=True):

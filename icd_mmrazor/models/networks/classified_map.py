@@ -1,0 +1,107 @@
+"""The map whose average a network classifies."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.networks.classifier_layer import is_headless, linear_layer
+from icd_mmrazor.models.networks.features import Point, in_eval_mode, usual_image_shape
+from icd_mmrazor.models.networks.wrappers import unwrapped
+
+REMEDY = 'Use a network that averages its last map (ResNet, WideResNet, VGG, ...), or a method that compares last_map.'
+
+
+@dataclass(frozen=True)
+class ClassifiedMap:
+    """The map whose average over the positions is the input of a network's classifying layer.
+
+    Attributes:
+        point: Where it is.
+        shape: ``C x H x W``.
+        has_negatives: Whether it has negative values; after a ReLU it has none.
+    """
+
+    point: Point
+    shape: tuple[int, int, int]
+    has_negatives: bool
+
+
+def classified_map(
+    network: nn.Module, classifier: str, image_shape: tuple[int, ...] | None = None, what: str = 'the network'
+) -> ClassifiedMap:
+    """Find the map whose average over the positions a network classifies.
+
+    It is the last output of a module with this average before it is pooled, in a forward pass of a random image. So it
+    comes after everything between the last stage and the pooling, such as the batch norm and ReLU that end a wide
+    ResNet.
+
+    Args:
+        network: The network.
+        classifier: The name of its classifying layer.
+        image_shape: ``C x H x W`` of the image; that which the network was built for by default.
+        what: What the network is, for messages.
+
+    Raises:
+        SettingError: The network classifies something else, such as a class token.
+    """
+    *_, (_, inner) = unwrapped(network)
+    name = f'{what}, {type(inner).__name__},'
+    if getattr(network, 'is_stored', False) or is_headless(network):
+        missing = 'is not in memory: its outputs are stored' if getattr(network, 'is_stored', False) else 'has none'
+        raise SettingError(f'{name} needs a classifier, but it {missing}. Give model.teacher_ckpt, of a classifier.')
+    layer, inputs = linear_layer(network, classifier, 'the classifying layer'), []
+    found: list[tuple[Point, Tensor]] = []
+    counts: dict[str, int] = {}
+    parameter = next(network.parameters())
+    image = torch.rand(1, *(image_shape or usual_image_shape(network)), generator=torch.Generator().manual_seed(0))
+
+    def record(source: str, output: Any) -> None:
+        call = counts[source] = counts.get(source, -1) + 1
+        # of a tuple the last one, as mmpretrain's necks and heads take it
+        several = isinstance(output, list | tuple) and len(output) > 0
+        output = output[-1] if several else output
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[1] == layer.in_features:
+            found.append((Point('ModuleOutputs', source, call, -1 if several else None), output.detach().clone()))
+
+    handles = [
+        module.register_forward_hook(lambda _module, _inputs, output, name=name: record(name, output))
+        for name, module in network.named_modules()
+        if name
+    ]
+    handles.append(layer.register_forward_pre_hook(lambda _module, given: inputs.append(given[0].detach())))
+    try:
+        with in_eval_mode(network), torch.no_grad():
+            network(image.to(parameter), mode='tensor')
+    except (RuntimeError, AssertionError) as error:
+        shape = tuple(image.shape[1:])
+        raise SettingError(
+            f'{name} does not take images of image_shape={shape}: {error}. Set distiller.image_shape to the shape of '
+            'the images, C x H x W.'
+        ) from None
+    finally:
+        for handle in handles:
+            handle.remove()
+    places = [i for i, (_, each) in enumerate(found) if len(inputs) == 1 and _is_average(inputs[0], each)]
+    # what pools it may return a map of one position
+    place = max(reversed(places), key=lambda i: _positions(found[i]), default=None)
+    # a map of one position right after a larger one is pooled, and then changed, as by a norm
+    if place is None or (_positions(found[place]) == 1 and place and _positions(found[place - 1]) > 1):
+        raise SettingError(f'{name} does not classify the average of a map (input of {classifier}). {REMEDY}')
+    point, features = found[place]
+    return ClassifiedMap(point, tuple(features.shape[1:]), bool((features < 0).any()))
+
+
+def _positions(found: tuple[Point, Tensor]) -> int:
+    return found[1].shape[2:].numel()
+
+
+def _is_average(pooled: Tensor, features: Tensor) -> bool:
+    average = features.mean((2, 3))
+    if average.shape != pooled.shape:
+        return False
+    # an untrained network may overflow
+    largest = float(pooled.abs().nan_to_num().max())
+    return torch.allclose(average, pooled, rtol=1e-3, atol=1e-5 * largest, equal_nan=True)
