@@ -33,7 +33,7 @@ Repository [Jin-Ying/Multi-Level-Logit-Distillation](https://github.com/Jin-Ying
 - The similarities between strong views, $L_\text{cc}$ and $L_\text{bc}$, are computed and never added.
 - The second number of `RandAugment(2, 10)` has no effect: two of 14 operations are drawn, each with a strength uniform in its own range, and the cutout belongs to it, with a side of up to half the image.
 - A temperature of 2, 3, 5 or 6 instead of 4 counts twice.
-- In September 2024, the configs of the six pairs with one family of networks were changed from 480 to 240 epochs. No accuracies for them were published.
+- In September 2024, the configs of the six pairs with one family of networks were changed from 480 to 240 epochs. We know of no accuracies for them.
 
 What differs here:
 

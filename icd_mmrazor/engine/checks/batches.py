@@ -29,8 +29,8 @@ class BatchCheck(Hook):
         endless = isinstance(loader.sampler, InfiniteSampler)
         if not endless:
             _check_numbers(runner, loader)
-        # None: a batch_sampler of the user
-        if loader.batch_size is None:
+        # None: a batch_sampler of the user; of one image, there are two views to compare
+        if loader.batch_size is None or getattr(loader.dataset, 'views', 1) == 2:
             return
         setting = f'train_dataloader.batch_size={loader.batch_size}'
         single = not (endless or loader.drop_last) and len(loader.sampler) % loader.batch_size == 1

@@ -134,15 +134,17 @@ def _checked_entry(name: str, cfg: Any, built: Mapping[str, nn.Module]) -> dict:
 
 
 def _check_standardize(owner: str, entry: dict) -> None:
+    if not checks.boolean(owner, 'standardize', entry['standardize']):
+        return
     names = [name for network in NETWORKS for name in feature_names(entry, network)]
-    if checks.boolean(owner, 'standardize', entry['standardize']) and not all(map(is_logits, names)):
+    if not all(map(is_logits, names)):
         raise SettingError(
             f'{owner}: standardize=True standardises logits, but the loss compares {", ".join(dict.fromkeys(names))}. '
             'Remove it, or compare logits.'
         )
     loss = entry['loss']
-    cls = type(loss) if isinstance(loss, nn.Module) else class_of(loss) if entry['standardize'] else None
-    if entry['standardize'] and 'standardize' in inspect.signature(cls).parameters:
+    cls = type(loss) if isinstance(loss, nn.Module) else class_of(loss)
+    if 'standardize' in inspect.signature(cls).parameters:
         raise SettingError(
             f'{owner}: standardize=True would standardise all that {cls.__name__} compares; it has its own setting. '
             f"Set loss=dict(type='{cls.__name__}', standardize=True)."

@@ -1,8 +1,10 @@
 """Batches that no run can train with, in one process and in three."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 from launches import in_processes
@@ -12,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from icd_mmrazor.engine.checks import BatchCheck
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models import ICDLoss
 
 BATCH_SIZE, IMAGES = 'train_dataloader.batch_size', 'train_dataloader.dataset.indices'
 CROP = 'train_dataloader.dataset.pipeline.0.crop_size'
@@ -50,6 +53,15 @@ def test_images_without_others_to_compare_with(demo_config: Callable, runner: Ca
         runner(cfg).train()
     # a student alone has nothing to compare
     runner(demo_config('res8_digits', **{IMAGES: 4, BATCH_SIZE: 1})).train()
+
+
+@pytest.mark.parametrize('views', [1, 2])
+def test_two_views_of_one_image_can_be_compared(views: int) -> None:
+    images = mock.MagicMock(views=views)
+    images.__len__.return_value = 4
+    run = SimpleNamespace(train_dataloader=DataLoader(images, batch_size=1), model=ICDLoss())
+    with contextlib.nullcontext() if views == 2 else pytest.raises(SettingError, match='would always be 0'):
+        BatchCheck().before_train(run)
 
 
 @pytest.mark.slow
