@@ -82,8 +82,14 @@ CALLS = (500, 1_000, 2_500, 5_000)
 WITH_TASK = 'model.distiller.student_loss_weight=1'
 # RRD was measured in its form of February 2025, the loss's defaults; the method's config is now the form of 2024
 RRD_OF_2025 = tuple(f'rrd:model.distiller.losses.rrd.loss.{setting}' for setting in ('_delete_=True', 'type=RRDLoss'))
-# 30 of 240 epochs
-INITIAL_EPOCH = tuple(f'{method}:model.distiller.initial_epochs=1' for method in ('ab', 'fsp', 'ft'))
+# what the methods do in their first 30, 20 and 10 of 240 epochs: as shares of 8, or the least that there is
+GROWING = ('dkd', 'dkd_ls', 'reviewkd', 'rld')
+BEGINNINGS = (
+    *(f'{name}:model.distiller.initial_epochs=1' for name in ('ab', 'fsp', 'ft')),
+    *(f'{name}:model.distiller.losses.{name}.weight_schedule.by_epoch=False' for name in GROWING),
+    *(f'{name}:model.distiller.losses.{name}.weight_schedule.end=53' for name in GROWING),
+    'ctkd:model.distiller.losses.ctkd.loss.ramp_epochs=1',
+)
 
 ABLATIONS = {
     PUBLISHED: Point(('student', 'icd', 'icd+kd')),
@@ -140,7 +146,7 @@ STUDIES = {
     'methods': Study(
         'all methods on one pair, 5,000 images of CIFAR-10, 8 epochs; for two CPU cores',
         ('res56_res20_cifar10-5k',),
-        {PUBLISHED: Point((*OF_BENCHMARK, 'icd+kd'), INITIAL_EPOCH)},
+        {PUBLISHED: Point((*OF_BENCHMARK, 'icd+kd', 'mlkd'), BEGINNINGS)},
         ('res56_cifar10-16k',),
     ),
     'ablations': Study(
