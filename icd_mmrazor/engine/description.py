@@ -137,9 +137,11 @@ def loss_terms(algorithm: nn.Module) -> list[str]:
 
 def _distillation_terms(distiller: nn.Module, prefix: str) -> list[str]:
     initial = getattr(distiller, 'stage_mappings', {}).get('initial', {})
+    scheduled = getattr(distiller, 'scheduled_weights', {})
     terms = [
         f'{prefix}.{name}: {_weighted(loss)}'
         + (f', in the first {distiller.initial_epochs} epochs alone' if name in initial else '')
+        + (f', times {scheduled[name].schedule}' if name in scheduled else '')
         for name, loss in getattr(distiller, 'distill_losses', {}).items()
         if 'loss' in name
     ]

@@ -203,7 +203,11 @@ def test_loss_terms_tell_stages_and_weights(demo_config: Callable) -> None:
             features='last_map',
             student_connector=dict(type='ConvRegressor'),
         ),
-        kd=dict(loss=dict(type='KLDivergence', loss_weight=0.9), features='logits'),
+        kd=dict(
+            loss=dict(type='KLDivergence', loss_weight=0.9),
+            features='logits',
+            weight_schedule=dict(type='Linear', end=5),
+        ),
     )
     cfg.model.distiller = dict(
         type='FeatureDistiller', losses=losses, initial_epochs=1, student_loss_weight=0.1, image_shape=(3, 16, 16)
@@ -212,7 +216,7 @@ def test_loss_terms_tell_stages_and_weights(demo_config: Callable) -> None:
     assert loss_terms(MODELS.build(cfg.model)) == [
         'student.loss: CrossEntropyLoss() with weight 1.0, times 0.1',
         'distill.loss_ab: ActivationBoundaryLoss(loss_weight=1.0), in the first 1 epochs alone',
-        'distill.loss_kd: KLDivergence() with weight 0.9',
+        'distill.loss_kd: KLDivergence() with weight 0.9, times Linear from 0 to 1 in epochs 1 to 5',
     ]
 
 
