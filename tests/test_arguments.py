@@ -16,6 +16,7 @@ from mmpretrain.registry import DATASETS, TRANSFORMS
 from mmpretrain.registry import MODELS as NETWORKS
 from mmrazor.registry import MODELS
 from strategies import JUNK
+from torch import nn
 
 from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.errors import UserError
@@ -24,6 +25,12 @@ from icd_mmrazor.errors import UserError
 VALUES: dict[str, Any] = dict(
     student_shape=(4, 4, 4),
     teacher_shape=(4, 4, 4),
+    student_shapes=[(4, 4, 4)] * 2,
+    teacher_shapes=[(4, 4, 4)] * 2,
+    teacher_classifier=nn.Linear(4, 3),
+    teacher_norm=nn.BatchNorm2d(4),
+    in_channels=8,
+    out_channels=8,
     in_features=8,
     embed_dims=8,
     memory_size=16,
@@ -35,6 +42,8 @@ VALUES: dict[str, Any] = dict(
     data_file='images.npz',
     data_root='nowhere',
 )
+# those that compare vectors
+OF_VECTORS = {'ITRDLoss', 'OrthogonalProjection', 'RSDProjector'}
 # classes of these are built with the values above; the other rooms have tests of their own
 ROOMS = tuple(
     f'icd_mmrazor.{room}.'
@@ -55,6 +64,8 @@ def bases() -> Iterator[tuple[Registry, dict]]:
             needed = {n for n in settings_of(cls) if parameters[n].default is inspect.Parameter.empty}
             if f'{cls.__module__}.'.startswith(ROOMS) and needed <= {*VALUES}:
                 given = {n: VALUES[n] for n in settings_of(cls) if n in VALUES and (n in needed or n != 'losses')}
+                if name in OF_VECTORS:
+                    given |= dict(student_shape=(4,), teacher_shape=(4,))
                 yield registry, {'type': name, '_scope_': registry.scope, **given}
 
 
