@@ -34,7 +34,7 @@ LIMITED = {
     'kdsvd': (EQUAL_WIDTHS, 'channels'),
     'vitkd': (set(), 'plain vision transformers'),
 }
-ON_DIGITS = [method for method in METHODS if method != 'vitkd']
+ON_DIGITS = [method for method in OF_ONE_VIEW if method != 'vitkd']
 NUM_IMAGES = 40
 
 
