@@ -145,7 +145,6 @@ def test_every_method_trains_every_pair(pair: tuple[str, str], method: str) -> N
             module.set_dataset(labels)
     if algorithm.distiller.stage is None:
         algorithm.distiller.set_stage('initial')
-    algorithm.distiller.set_progress(epoch=0, iteration=0)
     samples = [DataSample(metainfo=dict(sample_idx=i)).set_gt_label(label) for i, label in enumerate(labels)]
     if method in methods_of_views(2):
         samples = two_views(samples)
