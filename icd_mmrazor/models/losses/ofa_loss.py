@@ -1,6 +1,6 @@
 """The loss of OFA-KD between logits, with an adaptive target."""
 
-import torch.nn.functional as F
+import torch
 from mmrazor.registry import MODELS
 from torch import Tensor
 
@@ -49,6 +49,7 @@ class OFALoss(LabelledLogitLoss):
 
     def compare(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         """Compute the loss of logits, ``B x C`` both, and the class of each image, ``B``."""
-        label = F.one_hot(labels.long(), student.shape[1]).to(student.dtype)
+        # F.one_hot waits for the device
+        label = torch.zeros_like(student).scatter_(1, labels[:, None], 1.0)
         targets = ((teacher / self.tau).softmax(dim=1) + label) ** self.eps - label
         return -(targets * (student / self.tau).log_softmax(dim=1)).sum(dim=1).mean()
