@@ -29,7 +29,7 @@ The authors' code ([hunto/image_classification_sota](https://github.com/hunto/im
 
 - It needs logits of the same classes, and no labels. It has no parameters.
 - It was made for teachers that are much stronger than the student, or trained with strong augmentation.
-- The second term compares the images of a batch, so small batches say little: one image gives the constant $\tau^2$. With several processes it compares those of each process, as published. `model.distiller.losses.dist.loss.gather_distributed=True` compares those of all.
+- The second term compares the images of a batch, so small batches say little: one image gives the constant $\tau^2$. With several processes it compares those of each process, as published. `model.distiller.losses.dist.gather_distributed=True` compares those of all.
 - $\tau^2$ multiplies the loss although correlations do not shrink with $\tau$: with another temperature, choose another weight, too.
 
 ```bibtex

@@ -24,12 +24,13 @@ from icd_mmrazor.models.distillers.feature_terms import (
     refuse_unknown,
     terms_of,
 )
-from icd_mmrazor.models.distillers.loss_mappings import join_own, record_of, records_of
+from icd_mmrazor.models.distillers.loss_mappings import gather, join_own, record_of, records_of
 from icd_mmrazor.models.distillers.named_features import AUTO, NamedFeatures, of_stages
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
 from icd_mmrazor.models.distillers.term_losses import build_for, given_by, logged_terms, loss_of, shapes_of
 from icd_mmrazor.models.distillers.weight_schedule import ScheduledWeight
 from icd_mmrazor.models.losses.functional import standardized
+from icd_mmrazor.models.losses.gather import gather_rows
 from icd_mmrazor.models.networks.ensemble import TeacherEnsemble
 from icd_mmrazor.models.networks.features import Point, usual_image_shape
 
@@ -76,6 +77,7 @@ class FeatureDistiller(ConfigurableDistiller):
             * ``decay``: if there are several, the weight of each relative to the next deeper; 1 by default;
             * ``stage``: ``'main'`` by default;
             * ``standardize``: whether to standardise logits before they are compared;
+            * ``gather_distributed``: whether the loss gets the images of all processes, with their gradients;
             * ``weight_schedule``: how the weight of the loss changes over time (:class:`WeightSchedule`);
             * ``inputs`` instead of ``features``: for each argument of the loss ``dict(network=..., feature=...,
               connector=..., method=...)``; ``method`` of the connector is called instead of its ``forward``. An
@@ -146,7 +148,6 @@ class FeatureDistiller(ConfigurableDistiller):
             )
         shared = {name for entry in self.entries.values() for name in connector_names(entry)}
         refuse_unknown(f'{owner}: connector', shared, connectors)
-        # these are built once the shapes of their features are known
         self.shared_connectors = {name: cfg for name, cfg in connectors.items() if name in shared}
         own = {name: cfg for name, cfg in connectors.items() if name not in shared}
         if own and not self.own_mappings:
@@ -170,9 +171,8 @@ class FeatureDistiller(ConfigurableDistiller):
         self.teacher_member = teacher_member
         # with two stages LossScheduleHook sets it; until then DDP must take for trained what is frozen later
         self.stage = None if initial_epochs else 'main'
-        # by the name of the loss; those that are not here stay the same
-        self.scheduled_weights = nn.ModuleDict()
-        self.progress_is_known = False
+        # by the name of the loss; the others stay the same
+        self.scheduled_weights, self.progress_is_known = nn.ModuleDict(), False
         self.stage_mappings: dict[str, dict] = {stage: {} for stage in STAGES}
         self._features: dict[str, NamedFeatures] = {}
 
@@ -196,7 +196,6 @@ class FeatureDistiller(ConfigurableDistiller):
         self._features[network] = self._find_features(network, model)
         if len(self._features) < len(NETWORKS):
             return
-        # no reference to the networks stays
         features, self._features = {name: self._features[name] for name in NETWORKS}, {}
         counts = {name: each for network in features.values() for name, each in network.counts.items()}
         terms = [term for name, entry in self.entries.items() for term in terms_of(name, entry, counts)]
@@ -255,6 +254,8 @@ class FeatureDistiller(ConfigurableDistiller):
             if argument in arguments:
                 mapping[argument] = record_of(SAMPLES, 'student', replace(DATA_SAMPLES, layout=layout))
                 features['student'].points[SAMPLES] = DATA_SAMPLES
+        if self.entries[term.entry]['gather_distributed']:
+            gather(name, mapping)
         self.distill_losses[name] = loss
         if schedule := self.entries[term.entry]['weight_schedule']:
             self.scheduled_weights[name] = ScheduledWeight(schedule)
@@ -336,15 +337,14 @@ class FeatureDistiller(ConfigurableDistiller):
         method: str | None = None,
         layout: Callable[[Any], Any] | None = None,
         records: Sequence[Mapping[str, Any]] | None = None,
+        gathered: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Get a feature as mmrazor does: what was recorded, in its layout, through a method of its connector.
-
-        ``records`` gets a list of several.
-        """
+        """Get a feature as mmrazor does, or a list of ``records``: in its layout, through a method of its connector."""
         if records is not None:
             return [self.get_record(**record) for record in records]
         record = super().get_record(*args, **kwargs)
-        if layout is not None:
-            record = layout(record)
-        return record if connector is None else getattr(self.connectors[connector], method or '__call__')(record)
+        record = record if layout is None else layout(record)
+        if connector is not None:
+            record = getattr(self.connectors[connector], method or '__call__')(record)
+        return gather_rows(record)[0][0] if gathered else record

@@ -37,6 +37,7 @@ KNOWN = (
     'stage',
     'standardize',
     'weight_schedule',
+    'gather_distributed',
 )
 
 
@@ -103,7 +104,7 @@ def _checked_entry(name: str, cfg: Any, built: Mapping[str, nn.Module]) -> dict:
     if unknown := sorted({*cfg} - {*KNOWN}, key=str):
         raise SettingError(f'{owner} has no setting {unknown[0]!r}.{did_you_mean(unknown[0], KNOWN)}')
     entry = {'loss': built.get(f'loss_{name}'), 'features': None, 'inputs': None, 'stage': 'main', 'decay': 1.0}
-    entry |= {'standardize': False, 'weight_schedule': None, **cfg}
+    entry |= {'standardize': False, 'weight_schedule': None, 'gather_distributed': False, **cfg}
     loss, features, inputs = entry['loss'], entry['features'], entry['inputs']
     if not isinstance(loss, nn.Module) and not (isinstance(loss, Mapping) and 'type' in loss):
         raise SettingError(f'{owner} needs loss=dict(type=...).')
@@ -127,6 +128,7 @@ def _checked_entry(name: str, cfg: Any, built: Mapping[str, nn.Module]) -> dict:
                 f'is one of {", ".join(NETWORKS)}.'
             )
     _check_standardize(owner, entry)
+    checks.boolean(owner, 'gather_distributed', entry['gather_distributed'])
     entry['weight_schedule'] = WeightSchedule.of(owner, entry['weight_schedule'])
     checks.one_of(owner, 'stage', entry['stage'], STAGES)
     checks.positive(owner, 'decay', entry['decay'])

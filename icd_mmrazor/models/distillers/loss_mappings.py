@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.distillers.class_labels import SAMPLES
 from icd_mmrazor.models.networks.features import Point
 
 Mappings = dict[str, dict[str, Any]]
@@ -20,10 +21,25 @@ def record_of(recorder: str, network: str, point: Point) -> dict[str, Any]:
     )
 
 
-def records_of(mapping: Mapping[str, Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+def records_of(mapping: Mapping[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield what a loss takes, one by one where an argument gets a list of several."""
     for record in mapping.values():
         yield from record.get('records', (record,))
+
+
+def gather(loss: str, mapping: Mapping[str, dict[str, Any]]) -> None:
+    """Let a loss take the images of all processes, for ``gather_distributed`` in its entry.
+
+    Raises:
+        SettingError: It reads data samples, which are those of its process.
+    """
+    if SAMPLES in mapping:
+        raise SettingError(
+            f'FeatureDistiller: {loss} reads the data samples of its process, so gather_distributed=True cannot give '
+            'it the images of all. Remove it; losses with a memory (CRD, RRD) share it in any case.'
+        )
+    for record in records_of(mapping):
+        record['gathered'] = True
 
 
 def join_own(owner: str, own: Mappings, staged: Mapping[str, Mappings], check: Callable[[], None]) -> None:

@@ -7,7 +7,6 @@ from torch import Tensor
 from icd_mmrazor import checks
 from icd_mmrazor.models.losses.base import LogitLoss
 from icd_mmrazor.models.losses.functional import centred
-from icd_mmrazor.models.losses.gather import gather_rows
 
 
 @MODELS.register_module()
@@ -28,17 +27,15 @@ class PearsonCorrelationLoss(LogitLoss):
     gradient. The ``1e-8`` that is added to the product of the lengths is kept. It is more than a safeguard: with many
     classes, the lengths of the columns of rare ones have products below that.
 
-    With several processes, the columns are those of the batch of one process, as published, unless
-    ``gather_distributed`` is set. A batch of one image has no columns to compare: it gives ``tau**2 * intra_weight``
-    for them.
+    With several processes, the columns are those of the batch of one process, as published, unless the entry of
+    ``losses`` has ``gather_distributed=True``. A batch of one image has no columns to compare: it gives ``tau**2 *
+    intra_weight`` for them.
 
     Args:
         tau: Temperature of the probabilities: 4 on CIFAR-100, 1 on ImageNet.
         inter_weight: Weight of the rows, 0 or greater.
         intra_weight: Weight of the columns, 0 or greater.
         loss_weight: Weight of the loss. The authors use 2, which multiplies both.
-        gather_distributed: Whether the batch is that of all processes. After DDP's averaging, the gradients are those
-            of one process with the whole batch.
 
     Raises:
         SettingError: A setting is out of range.
@@ -48,26 +45,20 @@ class PearsonCorrelationLoss(LogitLoss):
         losses=dict(dist=dict(loss=dict(type='PearsonCorrelationLoss', loss_weight=2.0), features='logits'))
     """
 
-    shown_if_changed = ('gather_distributed',)
-
     def __init__(
         self,
         tau: float = 4.0,
         inter_weight: float = 1.0,
         intra_weight: float = 1.0,
         loss_weight: float = 1.0,
-        gather_distributed: bool = False,
     ) -> None:
         super().__init__(loss_weight)
         self.tau = checks.positive(self, 'tau', tau)
         self.inter_weight = checks.not_negative(self, 'inter_weight', inter_weight)
         self.intra_weight = checks.not_negative(self, 'intra_weight', intra_weight)
-        self.gather_distributed = checks.boolean(self, 'gather_distributed', gather_distributed)
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Compute the loss of logits ``B x C``."""
-        if self.gather_distributed:
-            (student, teacher), _ = gather_rows(student, teacher)
         student, teacher = ((logits / self.tau).softmax(dim=1) for logits in (student, teacher))
         inter = 1 - _correlations(student, teacher).mean()
         intra = 1 - _correlations(student.T, teacher.T).mean()

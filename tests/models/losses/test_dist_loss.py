@@ -93,7 +93,6 @@ def test_a_classifier_of_zeros_gets_no_gradient_where_mmrazors_explodes(dtype: t
         (dict(tau=0), 'tau=0'),
         (dict(inter_weight=-1), 'inter_weight=-1'),
         (dict(intra_weight='1'), "intra_weight='1'"),
-        (dict(gather_distributed=1), 'gather_distributed=1'),
         (dict(loss_weight=math.nan), 'loss_weight=nan'),
     ],
     ids=str,

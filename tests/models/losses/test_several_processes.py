@@ -125,7 +125,6 @@ SIZES = [(1, 1, 1), (3, 1, 1)]
 WHOLE = {
     'icd_gathered': lambda: ICDLoss(gather_distributed=True),
     'rrd': lambda: RRDLoss(8, embed_dims=5),
-    'dist_gathered': lambda: PearsonCorrelationLoss(gather_distributed=True),
 }
 APART = {
     'icd': ICDLoss,
