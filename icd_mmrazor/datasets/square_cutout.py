@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from mmcv.transforms import BaseTransform
-from mmcv.transforms.utils import cache_randomness
 from mmpretrain.registry import TRANSFORMS
 
 from icd_mmrazor import checks
@@ -42,7 +41,6 @@ class SquareCutout(BaseTransform):
             )
         self.fill = fill if isinstance(fill, int) else tuple(fill)
 
-    @cache_randomness
     def random_square(self, height: int, width: int) -> tuple[float, float, float]:
         """Draw the side of the square, and row and column of its centre, in pixels."""
         side = np.random.uniform(0, self.max_side) * width  # noqa: NPY002 transforms draw from it
