@@ -84,7 +84,7 @@ def page(root: Path, method: Method) -> str:
             '## How to use it\n\n'
             '```bash\n'
             f'python tools/train.py configs/{name}/{method.example}\n'
-            f'{front} {name} PAIR      # on any pair; --list shows them and what each needs\n'
+            f'{front} {name} PAIR      # on any pair; that it fits; --list shows them\n'
             f'{front} {name}+{other} PAIR   # together with another method\n'
             '```\n\n'
             'Distillation needs a trained teacher: see [vanilla](../vanilla/README.md).\n'
@@ -109,7 +109,7 @@ def example(method: Method) -> str:
             ')',
         ]
     if method.variants:
-        lines.append('# the variants are not for a method alone')
+        lines.append('# settings for other pairs, or beside other methods')
         lines += [f"_base_.pop('{variant}')" for variant in method.variants]
     if method.initial_epochs:
         lines += [

@@ -98,7 +98,9 @@ def rows_of(root: Path, pair: str) -> list[Row]:
     of_ours = {key: found for (key, of), found in runs(root).items() if of == pair}
     rows = []
     for (method, *_), found in cells.items():
-        rows.append(Row(method, found, of_ours.pop(key_of(method), []), found[0].apart))
+        apart = found[0].apart
+        # ours belong to the value that they repeat, not to one that somebody quotes
+        rows.append(Row(method, found, [] if apart else of_ours.pop(key_of(method), []), apart))
     order = [method.name for method in methods(root)]
     ran = {found[0].methods: found for found in of_ours.values()}
     by_name = sorted(ran, key=lambda name: [order.index(each) if each in order else -1 for each in name.split('+')])
@@ -171,9 +173,9 @@ def our_cells(found: list[Run]) -> list[str]:
 
 
 def count(root: Path, pairs: Iterable[str]) -> int:
-    """Return the number of published accuracies of methods on pairs."""
+    """Return the number of published accuracies of methods on pairs, without those that are not comparable."""
     kept = {*pairs}
-    return sum(value.pair in kept and value.method not in ROLES for value in values(root))
+    return sum(value.pair in kept and value.method not in ROLES and not value.apart for value in values(root))
 
 
 def teacher_text(root: Path, pair: str) -> str:
@@ -231,7 +233,7 @@ def overview(root: Path) -> str:
         rows.append([f'[`{pair}`](#{pair})', baseline.accuracy if baseline else '', *highest, *numbers])
     others = other_pairs(root)
     rows.append([f'[{len(others)} other pairs](#other-pairs)', '', '', '', '', str(count(root, others)), '0'])
-    highest = ['highest, last epoch', 'highest, best epoch', 'highest, not said']
+    highest = ['highest, last epoch', 'highest, best epoch', 'highest, epoch not said']
     return table(['pair', STUDENT_ALONE, *highest, 'published', 'run by us'], rows, 2)
 
 

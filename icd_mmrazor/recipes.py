@@ -3,9 +3,9 @@
 A pair is a file ``configs/_base_/pairs/PAIR.py`` that holds everything but the distiller. A method is a file
 ``configs/_base_/methods/METHOD.py`` that holds the config of its distiller in a variable of the same name; a variable
 ``METHOD_beside``, if there is one, is used instead when the method is combined with others. ``METHOD_pairs`` has the
-settings that its authors use for pairs of networks: ``{'res56_res20': {'losses.dkd.loss.beta': 2.0}}``, and
-``METHOD_dataset`` the wrapper that its training set needs: ``dict(type='TwoViewDataset', ...)``. A pair may replace
-settings of a method in a variable ``override_METHOD``.
+settings that its authors use for pairs of networks, ``{'res56_res20': {'losses.dkd.loss.beta': 2.0}}``, and for a whole
+dataset, ``'in1k'``, before those of a pair. ``METHOD_dataset`` has the wrapper that its training set needs:
+``dict(type='TwoViewDataset', ...)``. A pair may replace settings of a method in a variable ``override_METHOD``.
 """
 
 import functools
@@ -213,9 +213,10 @@ def _distiller(method: str, alone: bool, pair: str | None = None) -> dict:
         raise SettingError(f'{cfg.filename} must define the distiller as {method}; it defines {", ".join(cfg)}.')
     combined = cfg.get(f'{method}_beside')
     distiller = Config(dict(distiller=cfg[method] if alone or combined is None else combined))
-    networks = '' if pair is None else pair.rpartition('_')[0]
-    of_pair = cfg.get(f'{method}_pairs', {}).get(networks, {})
-    distiller.merge_from_dict({f'distiller.{name}': value for name, value in of_pair.items()})
+    networks, _, dataset = (pair or '').rpartition('_')
+    for key in (dataset, networks):
+        settings = cfg.get(f'{method}_pairs', {}).get(key, {})
+        distiller.merge_from_dict({f'distiller.{name}': value for name, value in settings.items()})
     return distiller.distiller
 
 

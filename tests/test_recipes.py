@@ -240,11 +240,11 @@ def test_what_a_method_needs(method: str, needs: set[str]) -> None:
 
 def test_settings_for_pairs_name_pairs_and_settings_that_exist() -> None:
     """A misspelt pair would be ignored, and a misspelt path of a setting added."""
-    networks = {pair.rpartition('_')[0] for pair in recipes.pair_names()}
+    known = {part for pair in recipes.pair_names() for part in pair.rpartition('_')[::2]}
     for method in METHODS:
         cfg = Config.fromfile(CONFIGS / '_base_' / 'methods' / f'{method}.py')
         for name, settings in cfg.get(f'{method}_pairs', {}).items():
-            assert name in networks, method
+            assert name in known, method
             for distiller in (cfg[method], cfg.get(f'{method}_beside', cfg[method])):
                 for path in settings:
                     *parents, setting = path.split('.')
@@ -253,6 +253,20 @@ def test_settings_for_pairs_name_pairs_and_settings_that_exist() -> None:
                         part = part[parent]
                     loss = MODELS.get(part['type']) if 'type' in part else None
                     assert setting in part or setting in inspect.signature(loss).parameters, (method, path)
+
+
+@pytest.mark.parametrize('pair', [pair for pair in recipes.pair_names() if pair.endswith('_in1k')])
+def test_pairs_of_imagenet_have_its_settings(pair: str) -> None:
+    """Not those of CIFAR-100, where the authors of a method have others."""
+    loss = {
+        m: recipes.compose_distiller([m], pair=pair).losses[m] for m in ('dist', 'dkd', 'nkd', 'ofa', 'wsld', 'wttm')
+    }
+    assert [loss[method].loss.tau for method in ('dist', 'dkd', 'nkd', 'wsld')] == [1.0, 1.0, 1.0, 2.0]
+    assert loss['dkd'].weight_schedule is None
+    assert loss['ofa'].loss.eps == 1.5
+    assert loss['wttm'].loss.gamma > 0.5
+    assert loss['nkd'].loss.gamma == (1.0 if 'deit' in pair else 1.5)
+    assert recipes.compose_distiller(['kd_ls'], pair=pair).student_loss_weight == 1.0
 
 
 class ReadsTheClassifier(nn.Module):

@@ -4,5 +4,5 @@ model = dict(distiller=_base_.pop('mlkd'))
 train_dataloader = dict(
     dataset=dict(_delete_=True, dataset=_base_.train_dataloader.dataset, **_base_.pop('mlkd_dataset'))
 )
-# the variants are not for a method alone
+# settings for other pairs, or beside other methods
 _base_.pop('mlkd_pairs')

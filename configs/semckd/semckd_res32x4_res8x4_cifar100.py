@@ -1,5 +1,4 @@
 _base_ = ['../_base_/pairs/res32x4_res8x4_cifar100.py', '../_base_/methods/semckd.py']
 model = dict(distiller=_base_.pop('semckd'))
-# the variants are not for a method alone
-_base_.pop('semckd_beside')
+# settings for other pairs, or beside other methods
 _base_.pop('semckd_pairs')

@@ -124,7 +124,12 @@ def transformed(image: Tensor, transforms: Sequence[Callable]) -> Tensor:
     array = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
     results: Any = {'img': array, 'img_shape': array.shape[:2], 'ori_shape': array.shape[:2]}
     for transform in transforms:
-        results = transform(results)
+        try:
+            results = transform(results)
+        except Exception as error:  # whatever it raises, for a number of channels that it does not take, for instance
+            raise DatasetError(
+                f'{NAME}: {type(transform).__name__} in strong does not take an image of shape {array.shape}: {error}'
+            ) from error
         made = results.get('img') if isinstance(results, dict) else None
         if not isinstance(made, np.ndarray) or (made.shape[:2], made.size) != (array.shape[:2], array.size):
             found = made.shape if isinstance(made, np.ndarray) else 'nothing'

@@ -1,6 +1,5 @@
 """Every method under autocast and over two processes, on one pair of networks."""
 
-import contextlib
 from pathlib import Path
 
 import pytest
@@ -14,19 +13,13 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from icd_mmrazor import recipes
-from icd_mmrazor.errors import SettingError
 
 PAIR, IMAGES = 'res20_res8_digits', 8
 
 
 def fitting(views: int) -> list[str]:
-    """Return the methods that fit the pair, of so many views of each image."""
-    methods = []
-    for method in methods_of_views(views):
-        with contextlib.suppress(SettingError):
-            recipes.compose(PAIR, [method])
-            methods.append(method)
-    return methods
+    """Return the methods that fit the pair, of so many views of each image: all but ViTKD, for transformers."""
+    return [method for method in methods_of_views(views) if method != 'vitkd']
 
 
 def built(cfg: Config) -> nn.Module:

@@ -98,7 +98,7 @@ def refused(method: str, student: str, teacher: str) -> str | None:
         if entry['loss']['type'] == 'FSPLoss':  # none of these networks have the same widths
             return 'equal widths'
         if entry['loss']['type'] == 'KDSVDLoss':
-            return 'each map with the next|as many channels'
+            return 'each map with the next|the same number of channels'
         if entry['loss']['type'] == 'ViTKDLoss' and not {student, teacher} <= TRANSFORMERS:
             return 'plain vision transformers'
         if entry['loss']['type'] == 'OverhaulLoss':

@@ -39,8 +39,11 @@ def display_name(name: str) -> str:
     """Return how tables call methods, or a pair."""
     if name == STUDENT:
         return 'student alone'
-    networks = name.split('_')
-    return ' → '.join(networks[:2]) if len(networks) > 1 else name.upper().replace('FITNET', 'FitNet')
+    if name in recipes.pair_names():
+        return ' → '.join(name.split('_')[:2])
+    known = {*recipes.method_names()}
+    labels = [recipes.describe_method(each).partition(':')[0] if each in known else each for each in name.split('+')]
+    return '+'.join(labels)
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

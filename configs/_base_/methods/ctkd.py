@@ -17,7 +17,7 @@ $$\lambda(e) = \tfrac12 \left( 1 - \cos \left( \pi \min(e / E, 1) \right) \right
 
 ## The benchmark's form
 
-- On its own, the training loss is 0.1 cross-entropy + 0.9 CTKD with $E = 10$ (zhengli97/CTKD, commit 7d52522). On ImageNet (`resnet34_resnet18`), both weights are 1 and $E = 5$.
+- On its own, the training loss is 0.1 cross-entropy + 0.9 CTKD with $E = 10$ (zhengli97/CTKD, commit 7d52522). On ImageNet, both weights are 1 and $E = 5$ (theirs for ResNet-34 / ResNet-18).
 - Together with another method, cross-entropy and CTKD both have weight 1.
 - $\theta$ is trained by the optimizer of the student, with the same weight decay, as released. It pulls $\theta$ to 0, so $T$ to 11. $T$ starts at 15.6, and the log has it as `distill.ctkd_tau`.
 - With several processes, all share one temperature. In the release each process learns a temperature of its own.
@@ -64,7 +64,7 @@ ctkd_beside = dict(
     losses=dict(ctkd=dict(loss=dict(type='CTKDLoss', loss_weight=1.0), features='logits')),
 )
 ctkd_pairs = {
-    'resnet34_resnet18': {
+    'in1k': {
         'student_loss_weight': 1.0,
         'losses.ctkd.loss.loss_weight': 1.0,
         'losses.ctkd.loss.ramp_epochs': 5,

@@ -23,7 +23,7 @@ The authors' code ([hunto/image_classification_sota](https://github.com/hunto/im
 
 - The weight 2 multiplies both terms.
 - As released, $10^{-8}$ is added to the product of the lengths in $\rho$. With many classes it counts: the columns of rare ones are so short that their correlation is drawn to 0. So the loss of equal logits is not 0.
-- The loss is `PearsonCorrelationLoss`. mmrazor's `DISTLoss` gives the same numbers, but if all logits of an image are equal, or all images give the same logits, its gradients are above $10^6$. A classifier that starts with zeros meets this in the first iteration. Here, numbers without a spread get no gradient.
+- The loss is `PearsonCorrelationLoss`. mmrazor's `DISTLoss` gives the same numbers, but if all logits of an image are equal, or all images give the same logits, its gradients are above $10^6$. A classifier that starts with zeros meets this in the first iteration. Here, equal numbers get no gradient.
 
 ## When to choose it
 
@@ -50,6 +50,5 @@ dist = dict(
     ),
 )
 dist_pairs = {
-    'resnet34_resnet18': {'losses.dist.loss.tau': 1.0},
-    'resnet50_mobilenet-v2': {'losses.dist.loss.tau': 1.0},
+    'in1k': {'losses.dist.loss.tau': 1.0},
 }

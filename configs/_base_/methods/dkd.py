@@ -21,9 +21,9 @@ The authors' code ([megvii-research/mdistiller](https://github.com/megvii-resear
 | WRN-40-2 / WRN-16-2, WRN-40-1; VGG-13 / VGG-8, MobileNetV2 | 4 | 6 | 20 epochs |
 | res56 / res20, res110 / res32 | 4 | 2 | 20 epochs |
 | ImageNet, ResNet-34 / ResNet-18 | 1 | 0.5 | none |
-| ImageNet, ResNet-50 / MobileNetV2 | 1 | 2 | none |
+| ImageNet, ResNet-50 / MobileNet | 1 | 2 | none |
 
-- These are set by the pair. The authors have no settings for res110 / res20, which gets those of res110 / res32 here, or for ResNet-50 / VGG-8, which gets those of ResNet-50 / MobileNetV2.
+- These are set by the pair. The authors have no settings for res110 / res20, which gets those of res110 / res32 here, or for ResNet-50 / VGG-8, which gets those of ResNet-50 / MobileNetV2. On ImageNet, their second student is the first MobileNet; `resnet50_mobilenet-v2` gets its settings, and other pairs those of ResNet-34 / ResNet-18.
 - In the first 20 epochs, the loss is multiplied by $e / 20$, with $e$ from 1 (`weight_schedule`). **In a training of fewer epochs**, shorten it: `model.distiller.losses.dkd.weight_schedule.end=N`.
 - The run on ImageNet that the authors reported had $\alpha = 0.5$; they call the result of $\alpha = 1$ almost the same (issue 32 of their repository).
 - The last column of CIFAR-100 in their README is headed MobileNetV2, but its numbers are those of ShuffleNetV2.
@@ -66,7 +66,7 @@ dkd_pairs = {
     'res56_res20': {'losses.dkd.loss.beta': 2.0},
     'res110_res32': {'losses.dkd.loss.beta': 2.0},
     'res110_res20': {'losses.dkd.loss.beta': 2.0},
-    'resnet34_resnet18': {
+    'in1k': {
         'losses.dkd.loss.tau': 1.0,
         'losses.dkd.loss.beta': 0.5,
         'losses.dkd.weight_schedule': None,

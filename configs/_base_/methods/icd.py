@@ -35,7 +35,7 @@ What does each setting of ICD do, and how does ICD compare with seven other meth
 ```bash
 python tools/train.py configs/icd/icd_res32x4_res8x4_cifar100.py      # ICD
 python tools/train.py configs/icd/icd-kd_res32x4_res8x4_cifar100.py   # ICD+KD
-python tools/benchmarks/train.py icd PAIR      # on any pair; --list shows them and what each needs
+python tools/benchmarks/train.py icd PAIR      # on any pair that it fits; --list shows them
 python tools/benchmarks/train.py icd+kd PAIR
 ```
 

@@ -48,4 +48,5 @@ itrd_pairs = {
     'res32x4_shufflenetv1': {'losses.itrd.loss.alpha': 1.5},
     'res32x4_shufflenetv2': {'losses.itrd.loss.alpha': 1.5},
     'wrn40-2_shufflenetv1': {'losses.itrd.loss.alpha': 1.5},
+    'resnet50_mobilenet-v2': {'losses.itrd.loss.alpha': 1.5},
 }

@@ -14,10 +14,10 @@ $$K(a, b)_{cd} = \exp\left(-\tfrac18 (a_c - b_d)^2\right), \qquad L_\text{KD-SVD
 
 ## The benchmark's form
 
-- The form of HobbitLong/RepDistiller (b84f547), with $k = 1$ and weight 1. The maps are those of all stages, after their activation.
+- The form of HobbitLong/RepDistiller (b84f547), with $k = 1$ and weight 1. The maps are those of all stages, after their activation if they have one (wide ResNets have none).
 - Four losses have this name. mdistiller's (a08d46f) takes vectors over the width of a map instead of its channels: `loss=dict(type='KDSVDLoss', vectors='width')`. The author's code of 2019 (sseung0703/KD_methods_with_TF 9fb5414) has $B$ times this value, a gradient that is twice as large as it should be, and clips it to the norm of the task's. In that of 2018 (SSKD_SVD 59184b4), the gradient is 0 for maps with at least as many pixels as channels.
 - No accuracy on CIFAR-100 has been published for the pairs here.
-- The sign of a singular vector is arbitrary, and for $k > 1$ the loss depends on it. Here the largest component is positive; the published code leaves it to the library.
+- The sign of a singular vector is arbitrary, and the loss depends on it, except for $k = 1$ after a ReLU. Here the largest component is positive; the published code leaves it to the library.
 
 ## When to choose it
 

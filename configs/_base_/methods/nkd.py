@@ -28,8 +28,8 @@ The authors' code ([yzd-v/cls_KD](https://github.com/yzd-v/cls_KD), commit 1e5d4
 ## When to choose it
 
 - It needs logits of the same classes and a label per image, or the scores of mixed images: with Mixup or CutMix, the class with the highest score counts as the label, as in the authors' code. It has no parameters.
-- The authors also use it for vision transformers, and there together with [ViTKD](https://github.com/yzd-v/cls_KD).
-- Both terms are cross-entropies. They are large numbers (about 70 with the settings of CIFAR-100), not 0 for a student that equals its teacher, and the first one adds to the cross-entropy with the label.
+- The authors also use it for vision transformers, and there together with [ViTKD](../vitkd/README.md).
+- Both terms are cross-entropies. Their sum is large (above 100 with 100 classes and the settings of CIFAR-100) and not 0 for a student that equals its teacher, and the first one adds to the cross-entropy with the label.
 
 ```bibtex
 @inproceedings{yang2023knowledge,
@@ -47,6 +47,6 @@ nkd = dict(
     losses=dict(nkd=dict(loss=dict(type='NKDLoss', tau=3.0, gamma=3.5), features='logits')),
 )
 nkd_pairs = {
-    'resnet34_resnet18': {'losses.nkd.loss.tau': 1.0, 'losses.nkd.loss.gamma': 1.5},
-    'resnet50_mobilenet-v2': {'losses.nkd.loss.tau': 1.0, 'losses.nkd.loss.gamma': 1.5},
+    'in1k': {'losses.nkd.loss.tau': 1.0, 'losses.nkd.loss.gamma': 1.5},
+    'deit3-small_deit-tiny': {'losses.nkd.loss.gamma': 1.0},
 }

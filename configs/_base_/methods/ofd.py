@@ -57,4 +57,4 @@ ofd = dict(
         )
     ),
 )
-ofd_pairs = {pair: {'losses.ofd.loss.divisor': 10000.0} for pair in ('resnet34_resnet18', 'resnet50_mobilenet-v2')}
+ofd_pairs = {'in1k': {'losses.ofd.loss.divisor': 10000.0}}

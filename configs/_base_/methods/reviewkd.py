@@ -6,7 +6,7 @@ features: all feature maps and the pooled feature of the student, pre-activation
 
 ## Introduction
 
-What the student learns from a stage of the teacher reviews the deeper stages: each map of the student is first fused with those that come after it.
+A shallow stage of the teacher teaches the deeper stages of the student, too: before it is compared, each map of the student is fused with those that come after it.
 From the deepest level to the shallowest, a fusion module (ABF) embeds the student's map $F_l$ to $M$ channels by a 1 x 1 convolution with batch norm, resizes the fusion $R_{l+1}$ of the level above, and adds the two with gates between 0 and 1 for each pixel. A 3 x 3 convolution with batch norm brings the fusion to the teacher's width:
 
 $$R_l = g_1 \odot \mathrm{embed}(F_l) + g_2 \odot \mathrm{resize}(R_{l+1}), \qquad (g_1, g_2) = \sigma \left( \mathrm{conv} [\mathrm{embed}(F_l), \mathrm{resize}(R_{l+1})] \right), \qquad \hat T_l = \mathrm{conv}(R_l)$$
@@ -19,7 +19,7 @@ The pooled feature is the deepest level.
 
 ## The benchmark's form
 
-- The form of the [authors' code](https://github.com/dvlab-research/ReviewKD) (commit cede6ea): the student's maps follow an activation, the teacher's precede it; $M$ is the width of the student's pooled feature, at most 512.
+- The form of the [authors' code](https://github.com/dvlab-research/ReviewKD) (commit cede6ea): the student's maps follow an activation (in wide ResNets, they are the sums of the blocks), the teacher's precede it; $M$ is the width of the student's pooled feature, at most 512.
 - The weight grows from 0 in the first epoch to its full value in the 21st, as `min(1, epoch / 20)` with epochs from 0. In mdistiller, epochs count from 1, which is `start_factor=0.05, end=20`.
 - No KD. Weights by pair, which the tools choose:
 
@@ -75,7 +75,7 @@ reviewkd_pairs = {
     'res110_res32': {'losses.reviewkd.loss.loss_weight': 1.0},
     # not published
     'res110_res20': {'losses.reviewkd.loss.loss_weight': 1.0},
-    'resnet34_resnet18': {
+    'in1k': {
         'losses.reviewkd.loss.loss_weight': 1.0,
         'losses.reviewkd.inputs.s_features.feature': ['preactivations', 'pooled'],
         'losses.reviewkd.weight_schedule': None,

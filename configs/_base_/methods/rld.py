@@ -56,7 +56,7 @@ rld = dict(
     ),
 )
 rld_pairs = {
-    'resnet34_resnet18': {
+    'in1k': {
         'losses.rld.loss.tau': 1.0,
         'losses.rld.loss.beta': 0.5,
         'losses.rld.weight_schedule': None,

@@ -45,13 +45,13 @@ For 100 classes and an image of 32 x 32 (`icd_mmrazor.export.latency.multiply_ad
 - The authors report 78.08 % for `res32x4_res8x4` with factor 2, 77.88 % with 4, and 76.73 % with 8 (73.09 % for their student alone), at the best epoch. Here the last epoch counts.
 - The student's map is that of its last stage (160 channels in MobileNetV2, 464 in ShuffleNetV2).
 - **Wide ResNets** end their last stage before a batch norm and a ReLU. What their classifier averages comes after both, so that map is compared, and projected. The map that other methods call `last_map` would be the wrong target: the projector ends in a ReLU. The release has no wide ResNet; its form for them is ours.
-- In the release, the student's own classifier gets no gradient, but weight decay. Here it is gone.
+- In the release, the student's own classifier is decayed without ever getting a gradient. Here it is removed.
 
 ## When to choose it
 
 - With a strong teacher of the same classes, if the student may grow: it needs no labels, and no weights of losses to be tuned. For images without labels, set `model.calculate_student_loss=False`.
 - The teacher's classifier must be a linear layer on the average of a map, as in most convolutional networks. With a class token, a norm after the pooling or hidden layers in the head, SimKD is refused; use SP or ICD, which compare features. Its classes are those of the student.
-- If the teacher's map has negative values (ConvNeXt, Swin, MobileNetV3), the projector ends without its ReLU. This is ours.
+- If the teacher's map has negative values (mmpretrain's Swin and EfficientNet), the projector ends without its ReLU. This is ours.
 - The student must be an `ImageClassifier` whose backbone returns maps. One of timm is `dict(type='ImageClassifier', backbone=dict(type='TIMMBackbone', model_name=NAME, features_only=True))`.
 - The teacher runs in every step: a [cache](../../docs/howto/teacher_cache.md) does not keep maps.
 - Together with other methods (`simkd+icd`), the pooled feature and the logits of the student are those of the changed student, and cross-entropy counts with weight 1; its classifier stays the teacher's. Maps of stages are those of its backbone. This combination is ours.

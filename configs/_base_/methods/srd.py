@@ -17,12 +17,12 @@ The code of the authors ([roymiles/Simple-Recipe-Distillation](https://github.co
 
 | form | compares | weight | with | results |
 |---|---|---:|---|---|
-| since February 2024 (up to 31e8477), the preset `srd` | features, as above | 2 | KD, $\tau = 1$, weight 1 | ImageNet, ResNet-34 to ResNet-18: 71.87 % (README; above the paper, it says) |
+| since February 2024 (up to 31e8477), the preset `srd` | features, as above | 2 | KD, $\tau = 1$, weight 1 | ImageNet, ResNet-34 to ResNet-18: 71.87 % by their README, which says that this is more than in the paper |
 | up to 8 February 2024 (dc7667f) | correlations: $\log \sum_k \lvert c_k - 1 \rvert^4$, $c_k = \frac1B \sum_i \hat s_{ik} \hat t_{ik}$ | 2 | - | none named |
 | DeiT | correlations, with 1e-5 in the logarithm and none in the batch norms | 1 | KD, $\tau = 1$, on the distillation token | ImageNet, RegNetY-16GF to DeiT-Ti: 77.2 % |
 
 - The config of the first form still names the second (`loss_fn: log_bn_corr_4`), which is ignored. The third does not run as released: it names a class and a variable that do not exist.
-- For the second form add `--cfg-options model.distiller.losses.srd.loss.compares=correlations`, and for the third also `model.distiller.losses.srd.loss.bn_eps=0 model.distiller.losses.srd.loss.log_eps=1e-5 model.distiller.losses.srd.loss.loss_weight=1`.
+- For the second form add `--cfg-options model.distiller.losses.srd.loss.compares=correlations model.distiller.losses.srd_kd.loss.loss_weight=0`, and for the third instead of the latter `model.distiller.losses.srd.loss.bn_eps=0 model.distiller.losses.srd.loss.log_eps=1e-5 model.distiller.losses.srd.loss.loss_weight=1`.
 - The authors trained on ImageNet for 100 epochs with batches of 256. Their repository has no code, settings or table for CIFAR-100; the preset has those of ImageNet.
 - Without an epsilon in the logarithm, perfect agreement gives minus infinity in the first two forms. Ours is 1e-12, which changes no other value. In the third, a unit that is constant in a batch would give NaN; it counts as uncorrelated.
 - Together with another method (`srd+icd`), KD is left out: add it by name. This combination is ours.
@@ -51,7 +51,14 @@ srd = dict(
             features='pooled',
             student_connector=dict(type='LinearProjection', out_features=None),
         ),
-        srd_kd=dict(loss=dict(type='KLDivergence', tau=1.0), features='logits'),
+        srd_kd=dict(
+            loss=dict(type='KLDivergence', tau=1.0),
+            inputs=dict(
+                # the student's logits if it has no distillation token
+                preds_S=dict(network='student', feature='distillation_logits'),
+                preds_T=dict(network='teacher', feature='logits'),
+            ),
+        ),
     ),
 )
 # together with another method, which may be KD

@@ -58,9 +58,13 @@ srrl = dict(
 )
 # the authors' own form, which their results on ImageNet were made with
 srrl_pairs = {
-    pair: {
-        'losses.srrl.inputs.s_feature.feature': 'last_map',
+    'in1k': {
+        'losses.srrl.inputs.s_feature.feature': 'classified_map',
         'losses.srrl.inputs.s_feature.connector.initialization': 'fan_out',
-    }
-    for pair in ('resnet34_resnet18', 'resnet50_mobilenet-v2')
+    },
+    # what transformers classify is no average of a map, and has negative values
+    'deit3-small_deit-tiny': {
+        'losses.srrl.inputs.s_feature.feature': 'pooled',
+        'losses.srrl.inputs.s_feature.connector.relu': False,
+    },
 }

@@ -6,7 +6,7 @@ features: the pooled feature, the student's projected, and logits
 
 ## Introduction
 
-The student's feature is compared with the teacher's after a projection that only rotates: its columns (or rows, if the student is wider) are orthonormal at every step. So it keeps the distances between images, and cannot learn what the student should.
+The student's feature is compared with the teacher's after a projection whose columns (or rows, if the student is wider) are orthonormal at every step. So it keeps the distances between images, if the student is not wider, and cannot learn in the student's place.
 With the orthogonal projection $P$, the smooth L1 distance $\ell$, and the layer norm $\mathrm{LN}$ without scale and shift:
 
 $$L_\text{VkD} = \frac1{BD} \sum_{i=1}^{B} \sum_{k=1}^{D} \ell \left( (P s_i)_k - \mathrm{LN}(t_i)_k \right), \qquad P^\top P = I \text{ or } P P^\top = I$$
@@ -34,7 +34,7 @@ losses = dict(
 )
 ```
 
-Their loss for detection is `dict(type='VkDLoss', normalize='batch', loss_weight=4.0)` with `dict(type='OrthogonalProjection', affine=True)`: every unit is standardised over all tokens of the batch. Both networks need as many tokens. Whitening, which the paper has for other tasks, is not in the release, and not here.
+Their loss for detection is `dict(type='VkDLoss', normalize='batch', loss_weight=4.0)` with `dict(type='OrthogonalProjection', affine=True)`: every unit is standardised over all tokens of the batch. Both networks need the same number of tokens. Whitening, which the paper has for other tasks, is not in the release, and not here.
 
 ## When to choose it
 

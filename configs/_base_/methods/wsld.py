@@ -30,7 +30,7 @@ The authors' code ([bellymonster/Weighted-Soft-Label-Distillation](https://githu
 
 - It needs logits of the same classes and one label per image: images without labels, or with several, and Mixup are refused. It has no parameters.
 - If the teacher fits its training images almost perfectly, its cross-entropy is close to 0 and nearly all weights are 1. Then it is KD with another weight.
-- It is a cross-entropy, not a divergence: about 20 for a student that equals its teacher, with a gradient of 0.
+- It is a cross-entropy, not a divergence: about 40 for a student that equals its teacher (100 classes, $T = 4$), with a gradient of 0.
 
 ```bibtex
 @inproceedings{zhou2021rethinking,
@@ -50,6 +50,5 @@ wsld = dict(
     ),
 )
 wsld_pairs = {
-    'resnet34_resnet18': {'losses.wsld.loss.tau': 2.0, 'losses.wsld.loss.loss_weight': 2.5},
-    'resnet50_mobilenet-v2': {'losses.wsld.loss.tau': 2.0, 'losses.wsld.loss.loss_weight': 2.5},
+    'in1k': {'losses.wsld.loss.tau': 2.0, 'losses.wsld.loss.loss_weight': 2.5},
 }

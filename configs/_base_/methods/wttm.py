@@ -30,9 +30,10 @@ $$L_\text{WTTM} = \frac1B \sum_{i=1}^{B} U_i \, \mathrm{KL}(p_i \Vert q_i), \qqu
 | `res32x4_shufflenetv1` | 0.2 | 1.4 |
 | `res32x4_shufflenetv2` | 0.4 | 16 |
 | `wrn40-2_shufflenetv1` | 0.3 | 3 |
-| `resnet34_resnet18` on ImageNet | 0.8 | 1.6 |
+| ImageNet, ResNet-34 / ResNet-18 | 0.8 | 1.6 |
+| ImageNet, ResNet-50 / MobileNet | 0.7 | 3.5 |
 
-- Their other pair on ImageNet, ResNet-50 to the first MobileNet, has $\gamma = 0.7$ and weight 3.5. With CRD beside it, their example for `vgg13_vgg8` has $\gamma = 0.2$, weight 4, and CRD at 0.8.
+- On ImageNet, `resnet50_mobilenet-v2` gets the settings of their pair with the first MobileNet, and other pairs those of ResNet-34 / ResNet-18. With CRD beside it, their example for `vgg13_vgg8` has $\gamma = 0.2$, weight 4, and CRD at 0.8.
 
 ## When to choose it
 
@@ -71,6 +72,7 @@ wttm_pairs = {
         ('res32x4_shufflenetv1', 0.2, 1.4),
         ('res32x4_shufflenetv2', 0.4, 16.0),
         ('wrn40-2_shufflenetv1', 0.3, 3.0),
-        ('resnet34_resnet18', 0.8, 1.6),
+        ('in1k', 0.8, 1.6),
+        ('resnet50_mobilenet-v2', 0.7, 3.5),
     )
 }

@@ -17,8 +17,8 @@ class BatchCheck(Hook):
 
     Raises:
         SettingError: There are fewer images than processes, or no batch at all (``drop_last``); the processes have
-            different numbers of batches; every batch is one image, and a loss compares the images of a batch (ICD
-            without ``gather_distributed``, SP, CC, PKT, RKD, CKD).
+            different numbers of batches; every batch is one image, and a loss compares the images of a batch without
+            ``gather_distributed``.
     """
 
     def before_train(self, runner: Runner) -> None:
@@ -66,9 +66,11 @@ def _check_numbers(runner: Runner, loader: DataLoader) -> None:
 
 def _refuse_comparisons(setting: str, model: nn.Module) -> None:
     for name, loss in model.named_modules():
-        gathered = get_world_size() > 1 and getattr(loss, 'gather_distributed', False)
+        # its own setting, or that of its entry in a FeatureDistiller
+        own, of_entry = getattr(loss, 'gather_distributed', False), getattr(loss, 'gets_all_images', False)
+        gathered = get_world_size() > 1 and (own or of_entry)
         if getattr(loss, 'compares_images', False) and not gathered:
-            remedy = ', or set its gather_distributed=True' if hasattr(loss, 'gather_distributed') else ''
+            remedy = ', or set its gather_distributed=True' if get_world_size() > 1 else ''
             raise SettingError(
                 f'{setting}: each batch of a process is one image. {type(loss).__name__} ({name}) compares the images '
                 f'of a batch, and would always be 0. Take larger batches{remedy}.'

@@ -63,6 +63,8 @@ class LossScheduleHook(Hook):
                 f'train_cfg counts iterations, but the weight_schedule of {", ".join(by_epoch)} counts epochs. Set its '
                 'by_epoch=False, with begin and end in iterations.'
             )
+        for name, schedule in _schedules(runner):
+            _warn_of_end(runner, name, schedule)
         losses = [
             f'{name} ({type(loss).__name__})'
             for name, loss in losses_of(_distiller(runner))
@@ -114,6 +116,19 @@ def _schedules(runner: Runner) -> Iterator[tuple[str, WeightSchedule]]:
     for distiller in plain_distillers(_distiller(runner)):
         for name, weight in getattr(distiller, 'scheduled_weights', {}).items():
             yield name, weight.schedule
+
+
+def _warn_of_end(runner: Runner, name: str, schedule: WeightSchedule) -> None:
+    """Warn of a weight that would still change when the training ends."""
+    if schedule.by_epoch:
+        unit, length = 'epochs', runner.max_epochs - getattr(_distiller(runner), 'initial_epochs', 0)
+    else:
+        unit, length = 'iterations', runner.max_iters
+    if schedule.end is not None and length < schedule.end:
+        runner.logger.warning(
+            f'LossScheduleHook: the weight of {name} changes over {schedule.end} {unit}, but the training ends after '
+            f'{length}, at {schedule.factor(length - 1):.2g} of it. Set weight_schedule.end in proportion.'
+        )
 
 
 def _distiller(runner: Runner) -> Any:

@@ -255,7 +255,7 @@ class FeatureDistiller(ConfigurableDistiller):
                 mapping[argument] = record_of(SAMPLES, 'student', replace(DATA_SAMPLES, layout=layout))
                 features['student'].points[SAMPLES] = DATA_SAMPLES
         if self.entries[term.entry]['gather_distributed']:
-            gather(name, mapping)
+            gather(name, loss, mapping)
         self.distill_losses[name] = loss
         if schedule := self.entries[term.entry]['weight_schedule']:
             self.scheduled_weights[name] = ScheduledWeight(schedule)

@@ -131,6 +131,8 @@ def _checked_entry(name: str, cfg: Any, built: Mapping[str, nn.Module]) -> dict:
     checks.boolean(owner, 'gather_distributed', entry['gather_distributed'])
     entry['weight_schedule'] = WeightSchedule.of(owner, entry['weight_schedule'])
     checks.one_of(owner, 'stage', entry['stage'], STAGES)
+    if entry['weight_schedule'] and entry['stage'] == 'initial':
+        raise SettingError(f"{owner}: a weight_schedule counts from the main stage, but stage='initial'. Remove it.")
     checks.positive(owner, 'decay', entry['decay'])
     return entry
 

@@ -3,8 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from torch import nn
+
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.distillers.class_labels import SAMPLES
+from icd_mmrazor.models.losses.base import MemoryLoss
 from icd_mmrazor.models.networks.features import Point
 
 Mappings = dict[str, dict[str, Any]]
@@ -27,19 +30,29 @@ def records_of(mapping: Mapping[str, dict[str, Any]]) -> Iterator[dict[str, Any]
         yield from record.get('records', (record,))
 
 
-def gather(loss: str, mapping: Mapping[str, dict[str, Any]]) -> None:
+def gather(name: str, loss: nn.Module, mapping: Mapping[str, dict[str, Any]]) -> None:
     """Let a loss take the images of all processes, for ``gather_distributed`` in its entry.
 
     Raises:
-        SettingError: It reads data samples, which are those of its process.
+        SettingError: It reads data samples, which are those of its process, gathers images itself, or is built for
+            batches of one size.
     """
-    if SAMPLES in mapping:
+    reason = next((reason for reason, holds in _WHY_NOT.items() if holds(loss, mapping)), None)
+    if reason:
         raise SettingError(
-            f'FeatureDistiller: {loss} reads the data samples of its process, so gather_distributed=True cannot give '
-            'it the images of all. Remove it; losses with a memory (CRD, RRD) share it in any case.'
+            f'FeatureDistiller: {name} ({type(loss).__name__}) {reason}, so gather_distributed=True in its entry '
+            'cannot give it the images of all processes. Remove it.'
         )
     for record in records_of(mapping):
         record['gathered'] = True
+    loss.gets_all_images = True
+
+
+_WHY_NOT: dict[str, Callable[[nn.Module, Mapping], bool]] = {
+    'gathers by itself': lambda loss, _: isinstance(loss, MemoryLoss) or getattr(loss, 'gather_distributed', False),
+    'reads the data samples of its process': lambda _, mapping: SAMPLES in mapping,
+    'is built for the batches of a process': lambda loss, _: hasattr(loss, 'batch_size'),
+}
 
 
 def join_own(owner: str, own: Mappings, staged: Mapping[str, Mappings], check: Callable[[], None]) -> None:

@@ -23,11 +23,11 @@ class WeightSchedule:
     * ``'Linear'``: from ``start_factor`` to ``end_factor``, which is reached in the step before ``end``;
     * ``'Cosine'``: the same along half a cosine;
     * ``'Exponential'``: ``start_factor``, multiplied by ``gamma`` after each step;
-    * ``'Constant'``: ``start_factor``, and from ``end`` on ``end_factor``.
+    * ``'Constant'``: ``start_factor``, and from ``end`` on ``end_factor``. (mmengine's changes a step before.)
 
     Attributes:
         type: One of these.
-        begin: First step.
+        begin: First step; 0 for ``'Constant'``.
         end: The step after the last one; without, an ``'Exponential'`` does not end.
         start_factor: Factor at ``begin``; 0 by default, and 1 for ``'Exponential'``.
         end_factor: Factor at the end.
@@ -66,8 +66,14 @@ class WeightSchedule:
             raise SettingError(f"{owner}={cfg!r} must be a dict, such as dict(type='Linear', begin=0, end=20).")
         if unknown := sorted({*cfg} - {*known, '_scope_'}, key=str):
             raise SettingError(f'{owner} has no setting {unknown[0]!r}.{did_you_mean(unknown[0], known)}')
+        checks.one_of(owner, 'type', cfg['type'], KINDS)
         settings = {name: value for name, value in cfg.items() if name != '_scope_' and value is not None}
-        checks.one_of(owner, 'type', settings['type'], KINDS)
+        if settings['type'] == 'Exponential' and 'end_factor' in settings:
+            raise SettingError(f"{owner}: end_factor={cfg['end_factor']!r} is not for type='Exponential'. Remove it.")
+        if settings['type'] == 'Constant' and settings.get('begin'):
+            raise SettingError(
+                f"{owner}: begin={cfg['begin']!r} is not for type='Constant', which begins at 0. Remove it."
+            )
         schedule = cls(**{'start_factor': 1.0 if settings['type'] == 'Exponential' else 0.0, **settings})
         schedule._check(owner)
         return schedule
@@ -83,10 +89,15 @@ class WeightSchedule:
             checks.positive(owner, 'gamma', self.gamma)
         elif self.gamma is not None:
             raise SettingError(f"{owner}: gamma={self.gamma!r} belongs to type='Exponential'. Remove it.")
-        if not (exponential and self.end is None) and (type(self.end) is not int or self.end <= self.begin):
+        unit = 'epochs' if self.by_epoch else 'iterations'
+        if exponential and self.end is None:
+            return
+        if type(self.end) is not int:
+            raise SettingError(f'{owner}: end={self.end!r} must be a number of {unit}.')
+        if self.end <= self.begin:
             raise SettingError(
-                f'{owner} ends before it begins: begin={self.begin}, end={self.end!r}. Give an end after begin, in '
-                f'{"epochs" if self.by_epoch else "iterations"}.'
+                f'{owner} ends before it begins: begin={self.begin}, end={self.end}. Give an end after begin, in '
+                f'{unit}.'
             )
 
     def factor(self, step: int) -> float:
@@ -106,12 +117,13 @@ class WeightSchedule:
     def __str__(self) -> str:
         """Describe it: ``'Linear from 0.05 to 1 in epochs 1 to 20'``."""
         unit = 'epoch' if self.by_epoch else 'iteration'
+        if self.type == 'Constant':
+            return f'{self.start_factor:g} in {unit}s 1 to {self.end}, then {self.end_factor:g}'
         if self.type == 'Exponential':
-            until = '' if self.end is None else f' until {unit} {self.end}'
-            return f'Exponential from {self.start_factor:g}, times {self.gamma:g} each {unit}{until}'
-        return (
-            f'{self.type} from {self.start_factor:g} to {self.end_factor:g} in {unit}s {self.begin + 1} to {self.end}'
-        )
+            until = '' if self.end is None else f' to {self.end}'
+            return f'{self.start_factor:g}, then times {self.gamma:g} each {unit} from {self.begin + 2}{until}'
+        change = f'{self.type} from {self.start_factor:g} to {self.end_factor:g}'
+        return f'{change} in {unit}s {self.begin + 1} to {self.end}'
 
 
 class ScheduledWeight(nn.Module):

@@ -3,6 +3,7 @@
 import inspect
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from icd_mmrazor import checks
@@ -27,6 +28,7 @@ class FeatureLoss(nn.Module):
             ``None``: the widths may differ.
         compares_images (bool): Whether the images of a batch are compared with each other; nothing is learned from a
             single image.
+        gets_all_images (bool): Whether its entry in a ``FeatureDistiller`` has ``gather_distributed=True``.
         reads_labels (bool): Whether it needs the label of each image; may depend on the settings.
         reads_scores (bool): Whether it takes the scores of mixed images (Mixup, CutMix) for labels. A loss that reads
             labels but no scores is refused with them.
@@ -54,6 +56,7 @@ class FeatureLoss(nn.Module):
     takes_embeddings: ClassVar[bool] = False
     same_width_by: ClassVar[str | None] = None
     compares_images: ClassVar[bool] = False
+    gets_all_images: bool = False
     reads_labels: bool = False
     reads_scores: ClassVar[bool] = False
     counts_epochs: ClassVar[bool] = False
@@ -137,6 +140,10 @@ class LogitLoss(FeatureLoss):
         """
         return super().forward(s_feature, t_feature.detach())
 
+    def _check(self, s_feature: Tensor, t_feature: Tensor) -> None:
+        self.check_shapes(s_feature.shape[1:], t_feature.shape[1:])
+        super()._check(s_feature, t_feature)
+
     def check_shapes(self, s_feature: tuple[int, ...], t_feature: tuple[int, ...]) -> None:
         """Refuse logits of different classes, given their shapes without the batch.
 
@@ -145,8 +152,9 @@ class LogitLoss(FeatureLoss):
         """
         if tuple(s_feature) != tuple(t_feature) or len(s_feature) != 1:
             raise SettingError(
-                f'{type(self).__name__} compares logits of the same classes; the student has {tuple(s_feature)}, the '
-                f'teacher {tuple(t_feature)}. Use a teacher of the same classes.'
+                f'{type(self).__name__} compares logits, images x classes, of the same classes; without the images, '
+                f'the student has {tuple(s_feature)}, the teacher {tuple(t_feature)}. Use a teacher of the same '
+                'classes.'
             )
 
 
@@ -171,15 +179,15 @@ class LabelledLogitLoss(LogitLoss):
             SettingError: The logits cannot be compared, or there is not one label for each image.
         """
         self._check(s_feature, t_feature)
-        if gt_labels.shape != s_feature.shape[:1] or gt_labels.is_floating_point():
+        if gt_labels.shape != s_feature.shape[:1] or gt_labels.is_floating_point() or gt_labels.dtype == torch.bool:
             raise SettingError(
                 f'{type(self).__name__}: gt_labels must be one class, an integer, for each of {len(s_feature)} images; '
                 f'found {tuple(gt_labels.shape)} of {gt_labels.dtype}. Images with several labels are not supported.'
             )
         with full_precision(s_feature, t_feature.detach()) as (student, teacher):
-            return self.loss_weight * self.compare(student, teacher, gt_labels)
+            return self.loss_weight * self.compare(student, teacher, gt_labels.long())
 
-    def compare(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
+    def compare(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         """Compute the loss without its weight, a scalar, of logits ``B x C`` and the class of each image, ``B``."""
         raise NotImplementedError
 

@@ -125,7 +125,7 @@ class CTKDDKDLoss(LabelledLogitLoss, CTKDLoss):
         self.alpha = checks.not_negative(self, 'alpha', alpha)
         self.beta = checks.not_negative(self, 'beta', beta)
 
-    def compare(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
+    def compare(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         """Compute the loss of logits, ``B x C`` both, and the class of each image, ``B``."""
         tau = self._temperature()
         return dkd(student.double(), teacher.double(), labels, self.alpha, self.beta, tau).to(student.dtype)

@@ -46,6 +46,6 @@ class DecoupledKDLoss(LabelledLogitLoss):
         self.alpha = checks.not_negative(self, 'alpha', alpha)
         self.beta = checks.not_negative(self, 'beta', beta)
 
-    def compare(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
+    def compare(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         """Compute the loss of logits ``B x C`` and the class of each image, ``B``."""
         return dkd(student, teacher, labels, self.alpha, self.beta, self.tau)

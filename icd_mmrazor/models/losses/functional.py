@@ -56,7 +56,8 @@ def kd(student: Tensor, teacher: Tensor, temperature: Tensor | float = 4.0) -> T
     Returns:
         The mean over the images, a scalar.
     """
-    return temperature**2 * softmax_divergence(student / temperature, teacher.detach() / temperature)
+    with full_precision(student, teacher.detach()) as (student, teacher):
+        return temperature**2 * softmax_divergence(student / temperature, teacher / temperature)
 
 
 def dkd(
@@ -80,10 +81,11 @@ def dkd(
     Returns:
         The mean over the images, a scalar.
     """
-    s_target, s_others = decoupled(student / temperature, labels)
-    t_target, t_others = decoupled(teacher.detach() / temperature, labels)
-    target, others = softmax_divergence(s_target, t_target), softmax_divergence(s_others, t_others)
-    return temperature**2 * (alpha * target + beta * others)
+    with full_precision(student, teacher.detach()) as (student, teacher):
+        s_target, s_others = decoupled(student / temperature, labels)
+        t_target, t_others = decoupled(teacher / temperature, labels)
+        target, others = softmax_divergence(s_target, t_target), softmax_divergence(s_others, t_others)
+        return temperature**2 * (alpha * target + beta * others)
 
 
 def decoupled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,7 +98,7 @@ def decoupled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Logits of the label's class against all others together, ``B x 2``, and those of the others, ``B x (C - 1)``.
     """
-    labels = labels.long()[:, None]
+    labels = labels[:, None]
     # the same for a softmax; the sum of powers would be lost in large logits
     logits = logits - logits.detach().amax(dim=1, keepdim=True)
     others = torch.arange(logits.shape[1] - 1, device=logits.device)
@@ -133,19 +135,17 @@ def standardized(logits: Tensor) -> Tensor:
         logits: Logits, ``B x C``. The gradient flows through their mean and deviation, too.
 
     Returns:
-        The standardised logits.
+        The standardised logits, in at least float32.
     """
-    return centred(logits, SHORTEST) / (1e-7 + logits.std(dim=1, keepdim=True))
+    with full_precision(logits) as (logits,):
+        return deviations(logits, dim=1, correction=1, eps=1e-7)
 
 
-def centred(rows: Tensor, smallest: float = 0.0) -> Tensor:
-    """Subtract the mean of each row; a row of equal numbers becomes 0 and gets no gradient.
-
-    Numbers count as equal if their differences are rounding errors, or not greater than ``smallest``.
-    """
+def centred(rows: Tensor) -> Tensor:
+    """Subtract the mean of each row; a row of numbers that are equal up to rounding becomes 0, without a gradient."""
     differences = rows - rows.mean(dim=1, keepdim=True)
     rounding = ROUNDING * torch.finfo(rows.dtype).eps * rows.detach().abs().amax(dim=1, keepdim=True)
-    equal = differences.detach().abs().amax(dim=1, keepdim=True) <= rounding.clamp(min=smallest)
+    equal = differences.detach().abs().amax(dim=1, keepdim=True) <= rounding
     return differences.masked_fill(equal, 0.0)
 
 
@@ -172,11 +172,11 @@ def deviations(features: Tensor, dim: int = 0, correction: int = 0, eps: float =
         correction: 1 for the deviation of a sample, which divides by one less; there must be two numbers then.
         eps: Added to the deviation.
     """
-    centred = features - features.mean(dim, keepdim=True)
+    differences = features - features.mean(dim, keepdim=True)
     number = features.shape[dim] - correction
-    deviation = torch.linalg.vector_norm(centred, dim=dim, keepdim=True) / math.sqrt(number)
+    deviation = torch.linalg.vector_norm(differences, dim=dim, keepdim=True) / math.sqrt(number)
     rounding = 8 * torch.finfo(features.dtype).eps * features.detach().abs().amax(dim, keepdim=True)
-    return centred / (deviation + eps).masked_fill(deviation <= rounding.clamp(min=SHORTEST), math.inf)
+    return differences / (deviation + eps).masked_fill(deviation <= rounding.clamp(min=SHORTEST), math.inf)
 
 
 @contextlib.contextmanager

@@ -62,8 +62,6 @@ class KDSVDLoss(FeatureLoss):
                 t_features=dict(network='teacher', feature=['maps']))))
     """
 
-    takes_features = True
-
     def __init__(self, k: int = 1, vectors: str = 'channels', loss_weight: float = 1.0) -> None:
         super().__init__(loss_weight)
         self.k = checks.positive_int(self, 'k', k)
@@ -93,7 +91,7 @@ class KDSVDLoss(FeatureLoss):
         """Refuse maps that cannot be compared, given the shapes of both networks' maps, ``C x H x W``.
 
         Raises:
-            SettingError: One is not a map, there are not as many of both, at least two, or widths differ.
+            SettingError: One is not a map, there are not two of each at least, the same number, or widths differ.
         """
         if any(len(shape) != 3 or 0 in shape for shape in (*s_features, *t_features)):
             raise SettingError(
@@ -103,14 +101,14 @@ class KDSVDLoss(FeatureLoss):
         if len(s_features) != len(t_features) or len(s_features) < 2:
             raise SettingError(
                 f'KDSVDLoss compares each map with the next; the student has {len(s_features)}, the teacher '
-                f'{len(t_features)}. Name as many of both, at least two.'
+                f'{len(t_features)}. Name the same number of both, two or more.'
             )
         dim, what = (0, 'channels') if self.vectors == 'channels' else (2, 'columns')
         student, teacher = ([shape[dim] for shape in shapes] for shapes in (s_features, t_features))
         different = [f'map {i}' for i, (s, t) in enumerate(zip(student, teacher, strict=True), start=1) if s != t]
         if different:
             raise SettingError(
-                f'KDSVDLoss compares maps with as many {what}; {", ".join(different)} of the two networks differ. The '
+                f'KDSVDLoss compares maps with the same number of {what}; {", ".join(different)} of the two networks differ. The '
                 f"student's maps have {', '.join(map(str, student))} {what}, the teacher's "
                 f'{", ".join(map(str, teacher))}. Use a pair of one family, or another method.'
             )

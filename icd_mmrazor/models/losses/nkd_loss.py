@@ -43,7 +43,7 @@ class NKDLoss(LabelledLogitLoss):
         self.tau = checks.positive(self, 'tau', tau)
         self.gamma = checks.not_negative(self, 'gamma', gamma)
 
-    def compare(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
+    def compare(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         """Compute the loss of logits ``B x C`` and the class of each image, ``B``."""
         index = labels[:, None]
         of_label = teacher.softmax(dim=1).gather(1, index) * student.log_softmax(dim=1).gather(1, index)

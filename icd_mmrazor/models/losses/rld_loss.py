@@ -58,7 +58,7 @@ class RLDLoss(LabelledLogitLoss):
         self.alpha = checks.not_negative(self, 'alpha', alpha)
         self.beta = checks.not_negative(self, 'beta', beta)
 
-    def compare(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
+    def compare(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         """Compute the loss of logits ``B x C`` and the class of each image, ``B``."""
         # one class against all others together: the label, and what the teacher predicts
         of_student, _ = decoupled(student / self.confidence_tau, labels)

@@ -56,8 +56,8 @@ class SRRLLoss(FeatureLoss):
         if teacher_classifier is None:
             raise SettingError(
                 "SRRLLoss: teacher_classifier=None, but it needs the weights of the teacher's classifier. A teacher "
-                'whose stored outputs alone are in memory needs its model.teacher_ckpt again; one without a '
-                'classifier, another method.'
+                'whose stored outputs alone are in memory needs its model.teacher_ckpt again. For one of several, set '
+                'distiller.teacher_member; for one without a classifier, use another method.'
             )
         if not isinstance(teacher_classifier, nn.Linear):
             raise SettingError(

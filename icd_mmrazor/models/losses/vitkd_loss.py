@@ -35,7 +35,7 @@ class ViTKDLoss(FeatureLoss):
         loss_weight: Weight of the loss.
 
     Raises:
-        SettingError: A setting is out of range, or the maps are not those of two transformers with as many tokens.
+        SettingError: A setting is out of range, or the maps are not those of two transformers with the same number of tokens.
 
     Config example::
 
@@ -45,8 +45,6 @@ class ViTKDLoss(FeatureLoss):
                 s_features=dict(network='student', feature=['block1', 'block2', 'last_map']),
                 t_features=dict(network='teacher', feature=['block1', 'block2', 'last_map']))))
     """
-
-    takes_features = True
 
     def __init__(
         self,
@@ -80,13 +78,13 @@ class ViTKDLoss(FeatureLoss):
         """Refuse maps other than those of two plain transformers, given their shapes, ``D x H x W``.
 
         Raises:
-            SettingError: There are not as many of both, at least two, or their sizes or those in a network differ.
+            SettingError: Their numbers differ or are less than two, or their sizes or those in a network differ.
         """
         lists = [[tuple(shape) for shape in shapes] for shapes in (s_features, t_features)]
         shapes = f'the student has {lists[0]}, the teacher {lists[1]}'
         if len(lists[0]) != len(lists[1]) or len(lists[0]) < 2:
             raise SettingError(
-                f'ViTKDLoss compares the first blocks and the last tokens; {shapes}. Name as many features of both, at '
+                f'ViTKDLoss compares the first blocks and the last tokens; {shapes}. Name the same number of features of both, at '
                 'least two.'
             )
         if any(len({*each}) > 1 or len(each[0]) != 3 for each in lists):
@@ -96,7 +94,7 @@ class ViTKDLoss(FeatureLoss):
             )
         if lists[0][0][1:] != lists[1][0][1:]:
             raise SettingError(
-                f'ViTKDLoss compares transformers with as many tokens, height x width; {shapes}. Use networks of the '
+                f'ViTKDLoss compares transformers with the same number of tokens, height x width; {shapes}. Use networks of the '
                 'same patch size and image size.'
             )
 

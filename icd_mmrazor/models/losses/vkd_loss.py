@@ -16,8 +16,9 @@ NORMALIZED = ('images', 'batch')
 class VkDLoss(FeatureLoss):
     """VkD (Miles et al., CVPR 2024, arXiv 2403.06213): smooth L1 distance after an orthogonal projection.
 
-    The student's feature comes from an :class:`OrthogonalProjection`, which keeps distances between images, so that the
-    projection cannot do the student's work. The two forms of the release (roymiles/VkD, 6f8a507):
+    The student's feature comes from an :class:`OrthogonalProjection`, which keeps distances between images (if the
+    student is not wider), so that it cannot learn in the student's place. The two forms of the release (roymiles/VkD,
+    6f8a507):
 
     * ``normalize='images'``, classification: tokens and maps are averaged over their positions. The teacher's feature
       is normalised for each image (layer norm without scale and shift), the student's is not.

@@ -43,7 +43,7 @@ class WeightedSoftLabelLoss(LabelledLogitLoss):
         super().__init__(loss_weight)
         self.tau = checks.positive(self, 'tau', tau)
 
-    def compare(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
+    def compare(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         """Compute the loss of logits ``B x C`` and the class of each image, ``B``."""
         with torch.no_grad():
             own, of_teacher = (F.cross_entropy(logits, labels, reduction='none') for logits in (student, teacher))

@@ -128,7 +128,7 @@ def _changed_module(student: nn.Module, teacher: nn.Module, settings: Mapping[st
             **parts,
         )
     )
-    for name in ('loss_module', *OF_HEAD[1:]):
+    for name in ('loss_module', 'thr', *OF_HEAD[1:]):
         if hasattr(student.head, name):
             setattr(changed.head, name, getattr(student.head, name))
     return changed

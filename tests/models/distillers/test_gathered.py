@@ -84,7 +84,11 @@ def test_values_and_gradients_are_those_of_the_whole_batch(tmp_path: Path) -> No
         (dict(loss=dict(type='RKDLoss'), features='pooled', gather_distributed=2), 'gather_distributed=2'),
         (
             dict(loss=dict(type='ComparativeLoss'), features='logits', gather_distributed=True),
-            'loss_it reads the data samples',
+            r'loss_it \(ComparativeLoss\) reads the data samples',
+        ),
+        (
+            dict(loss=dict(type='RRDLoss', embed_dims=8), features='pooled', gather_distributed=True, **PROJECTED),
+            'gathers by itself',
         ),
     ],
 )

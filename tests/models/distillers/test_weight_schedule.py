@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -86,7 +87,11 @@ def test_factors_by_hand(settings: dict, factors: list[float]) -> None:
         (dict(type='Linear', end=3, begn=1), r"no setting 'begn'\. Did you mean begin"),
         (dict(type='Linear', begin=20, end=20), 'ends before it begins: begin=20, end=20'),
         (dict(type='Cosine', begin=20, end=3, by_epoch=False), 'Give an end after begin, in iterations'),
-        (dict(type='Linear'), 'end=None'),
+        (dict(type='Linear'), 'end=None must be a number of epochs'),
+        (dict(type='Linear', end='20'), "end='20' must be"),
+        (dict(type=None, end=3), 'type=None must be one of'),
+        (dict(type='Exponential', gamma=0.5, end_factor=0.1), 'end_factor=0.1 is not for'),
+        (dict(type='Constant', begin=2, end=3), 'begin=2 is not for'),
         (dict(type='Linear', begin=-1, end=3), 'begin=-1'),
         (dict(type='Linear', begin=0, end=3, start_factor=-0.1), 'start_factor=-0.1'),
         (dict(type='Linear', end=3, gamma=0.5), 'gamma=0.5 belongs to'),
@@ -98,6 +103,18 @@ def test_what_is_refused(cfg: Any, message: str) -> None:
     with pytest.raises(SettingError, match=message) as error:
         WeightSchedule.of('FeatureDistiller: kd in losses', cfg)
     assert str(error.value).startswith('FeatureDistiller: kd in losses: weight_schedule')
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'text'),
+    [
+        (dict(type='Linear', end=20, start_factor=0.05), 'Linear from 0.05 to 1 in epochs 1 to 20'),
+        (dict(type='Constant', end=3, by_epoch=False), '0 in iterations 1 to 3, then 1'),
+        (dict(type='Exponential', gamma=0.7, begin=3, end=6), '1, then times 0.7 each epoch from 5 to 6'),
+    ],
+)
+def test_in_words(cfg: dict, text: str) -> None:
+    assert str(schedule(**cfg)) == text
 
 
 def kd(**schedule: Any) -> dict:
@@ -204,10 +221,46 @@ def test_weights_of_a_whole_and_of_a_resumed_training(scheduled: Callable, runne
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(('end', 'warned'), [(3, False), (5, True)])
+def test_a_schedule_longer_than_the_training_gets_a_warning(
+    end: int, warned: bool, scheduled: Callable, runner: Callable
+) -> None:
+    run = runner(scheduled(type='Linear', end=end))
+    with mock.patch.object(run.logger, 'warning') as warning:
+        weights_in(run, stop_at=1)
+    texts = [call.args[0] for call in warning.call_args_list if 'weight of loss_kd' in call.args[0]]
+    assert len(texts) == warned
+    assert not warned or 'changes over 5 epochs, but the training ends after 3, at 0.5 of it' in texts[0]
+
+
+@pytest.mark.slow
+def test_weights_after_an_initial_stage(scheduled: Callable, runner: Callable) -> None:
+    """The schedule counts from the main stage, in a resumed run, too."""
+    cfg = scheduled(type='Linear', end=3)
+    cfg.train_cfg.max_epochs = 5
+    initial = dict(loss=dict(type='AttentionTransferLoss'), features='last_map', stage='initial')
+    cfg.model.distiller.update(initial_epochs=2, image_shape=(3, 16, 16))
+    cfg.model.distiller.losses.update(at=initial)
+    whole = weights_in(runner(cfg))
+    batches = len(whole) // 5
+    assert whole == pytest.approx([max(0, epoch - 2) / 2 for epoch in range(5) for _ in range(batches)])
+    part = Config({**cfg.to_dict(), 'work_dir': f'{cfg.work_dir}_parts'})
+    weights_in(runner(part), stop_at=4 * batches + 1)
+    part.resume = True
+    assert weights_in(runner(part)) == whole[4 * batches :]
+
+
+@pytest.mark.slow
 def test_weights_by_iteration(scheduled: Callable, runner: Callable) -> None:
     cfg = scheduled(type='Linear', begin=1, end=4, by_epoch=False)
     cfg.train_cfg, cfg.param_scheduler = dict(by_epoch=False, max_iters=5, val_interval=9), None
-    assert weights_in(runner(cfg)) == pytest.approx([0, 0, 0.5, 1, 1])
+    whole = weights_in(runner(cfg))
+    assert whole == pytest.approx([0, 0, 0.5, 1, 1])
+    cfg.default_hooks.checkpoint = dict(type='IntactCheckpointHook', by_epoch=False, interval=1)
+    part = Config({**cfg.to_dict(), 'work_dir': f'{cfg.work_dir}_parts'})
+    weights_in(runner(part), stop_at=4)
+    part.resume = True
+    assert weights_in(runner(part)) == whole[3:]
 
 
 @pytest.mark.slow

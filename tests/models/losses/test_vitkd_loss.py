@@ -189,7 +189,7 @@ def test_a_transformer_learns_from_another(width: int) -> None:
 @pytest.mark.parametrize(
     ('student', 'teacher', 'named'),
     [
-        (transformer(8), transformer(8, patch_size=16), 'as many tokens.*same patch size'),
+        (transformer(8), transformer(8, patch_size=16), 'the same number of tokens.*same patch size'),
         (
             transformer(8),
             dict(
@@ -223,7 +223,7 @@ def test_refuses_the_pairs_of_the_benchmark() -> None:
         (dict(hidden=True), ': hidden=True'),
         (dict(student_shapes=[(4, 3, 3)] * 2), ' compares the first blocks'),
         (dict(student_shapes=[(4, 3, 3), (4, 3, 3), (8, 3, 3)]), ' compares the tokens of plain'),
-        (dict(student_shapes=[(4, 3, 6)] * 3), ' compares transformers with as many tokens'),
+        (dict(student_shapes=[(4, 3, 6)] * 3), ' compares transformers with the same number of tokens'),
         (dict(student_shapes=[(9, 4)] * 3), ' compares the tokens of plain'),
     ],
     ids=str,
