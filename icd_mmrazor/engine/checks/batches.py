@@ -70,8 +70,8 @@ def _refuse_comparisons(setting: str, model: nn.Module) -> None:
         own, of_entry = getattr(loss, 'gather_distributed', False), getattr(loss, 'gets_all_images', False)
         gathered = get_world_size() > 1 and (own or of_entry)
         if getattr(loss, 'compares_images', False) and not gathered:
-            remedy = ', or set its gather_distributed=True' if get_world_size() > 1 else ''
             raise SettingError(
                 f'{setting}: each batch of a process is one image. {type(loss).__name__} ({name}) compares the images '
-                f'of a batch, and would always be 0. Take larger batches{remedy}.'
+                f'of a batch, and would always be 0. Take larger batches, or, over several '
+                'processes, set its gather_distributed=True.'
             )

@@ -108,8 +108,8 @@ class KDSVDLoss(FeatureLoss):
         different = [f'map {i}' for i, (s, t) in enumerate(zip(student, teacher, strict=True), start=1) if s != t]
         if different:
             raise SettingError(
-                f'KDSVDLoss compares maps with the same number of {what}; {", ".join(different)} of the two networks differ. The '
-                f"student's maps have {', '.join(map(str, student))} {what}, the teacher's "
+                f'KDSVDLoss compares maps with the same number of {what}; {", ".join(different)} of the two networks '
+                f"differ. The student's maps have {', '.join(map(str, student))} {what}, the teacher's "
                 f'{", ".join(map(str, teacher))}. Use a pair of one family, or another method.'
             )
 

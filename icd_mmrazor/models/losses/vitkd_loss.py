@@ -35,7 +35,8 @@ class ViTKDLoss(FeatureLoss):
         loss_weight: Weight of the loss.
 
     Raises:
-        SettingError: A setting is out of range, or the maps are not those of two transformers with the same number of tokens.
+        SettingError: A setting is out of range, or the maps are not those of two transformers with equally many
+            tokens.
 
     Config example::
 
@@ -84,8 +85,8 @@ class ViTKDLoss(FeatureLoss):
         shapes = f'the student has {lists[0]}, the teacher {lists[1]}'
         if len(lists[0]) != len(lists[1]) or len(lists[0]) < 2:
             raise SettingError(
-                f'ViTKDLoss compares the first blocks and the last tokens; {shapes}. Name the same number of features of both, at '
-                'least two.'
+                f'ViTKDLoss compares the first blocks and the last tokens; {shapes}. Name the same '
+                'number of features of both, at least two.'
             )
         if any(len({*each}) > 1 or len(each[0]) != 3 for each in lists):
             raise SettingError(
@@ -94,8 +95,8 @@ class ViTKDLoss(FeatureLoss):
             )
         if lists[0][0][1:] != lists[1][0][1:]:
             raise SettingError(
-                f'ViTKDLoss compares transformers with the same number of tokens, height x width; {shapes}. Use networks of the '
-                'same patch size and image size.'
+                f'ViTKDLoss compares transformers with the same number of tokens, height x width; {shapes}. Use '
+                'networks of the same patch size and image size.'
             )
 
     def forward(
