@@ -54,8 +54,6 @@ def classified_map(
         raise SettingError(f'{name} needs a classifier, but it {missing}. Give model.teacher_ckpt, of a classifier.')
     layer, inputs = linear_layer(network, classifier, 'the classifying layer'), []
     found: list[tuple[Point, Tensor]] = []
-    # whether the last map of several positions has been pooled to one
-    last, pooled = None, False
     counts: dict[str, int] = {}
     parameter = next(network.parameters())
     image = torch.rand(1, *(image_shape or usual_image_shape(network)), generator=torch.Generator().manual_seed(0))
@@ -65,12 +63,6 @@ def classified_map(
         # of a tuple the last one, as mmpretrain's necks and heads take it
         several = isinstance(output, list | tuple) and len(output) > 0
         output = output[-1] if several else output
-        nonlocal last, pooled
-        if isinstance(output, Tensor) and output.ndim == 4:
-            if output.shape[2:].numel() > 1:
-                last, pooled = output.detach(), False
-            elif last is not None and _is_average(output.detach().flatten(1), last):
-                pooled = True
         if isinstance(output, Tensor) and output.ndim == 4 and output.shape[1] == layer.in_features:
             found.append((Point('ModuleOutputs', source, call, -1 if several else None), output.detach().clone()))
 
@@ -95,11 +87,18 @@ def classified_map(
     places = [i for i, (_, each) in enumerate(found) if len(inputs) == 1 and _is_average(inputs[0], each)]
     # what pools it may return a map of one position
     place = max(reversed(places), key=lambda i: _positions(found[i]), default=None)
-    # what is changed after the pooling, as by a norm, is not the average of a map
-    if place is None or (_positions(found[place]) == 1 and pooled):
+    if place is None or _is_after_pooling(found, place):
         raise SettingError(f'{name} does not classify the average of a map (input of {classifier}). {REMEDY}')
     point, features = found[place]
     return ClassifiedMap(point, tuple(features.shape[1:]), bool((features < 0).any()))
+
+
+def _is_after_pooling(found: list[tuple[Point, Tensor]], place: int) -> bool:
+    """Return whether a map of one position is a larger map that was pooled, and then changed, as by a norm."""
+    larger = next((i for i in reversed(range(place)) if _positions(found[i]) > 1), None)
+    if _positions(found[place]) > 1 or larger is None:
+        return False
+    return all(_is_average(each.flatten(1), found[larger][1]) for _, each in found[larger + 1 : place])
 
 
 def _positions(found: tuple[Point, Tensor]) -> int:

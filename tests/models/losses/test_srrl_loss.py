@@ -117,7 +117,7 @@ def test_both_forms_are_used_where_they_were_published() -> None:
         recipes.compose_distiller(['srrl'], pair=pair)['losses']['srrl']['inputs']['s_feature']
         for pair in ('res32x4_res8x4_cifar100', 'resnet34_resnet18_in1k')
     )
-    assert (pooled['feature'], of_maps['feature']) == ('pooled', 'last_map')
+    assert (pooled['feature'], of_maps['feature']) == ('pooled', 'classified_map')
     assert pooled['connector'] == dict(type='PointwiseRegressor', relu=True)
     assert of_maps['connector'] == dict(type='PointwiseRegressor', relu=True, initialization='fan_out')
 
