@@ -259,14 +259,14 @@ def test_settings_for_pairs_name_pairs_and_settings_that_exist() -> None:
 def test_pairs_of_imagenet_have_its_settings(pair: str) -> None:
     """Not those of CIFAR-100, where the authors of a method have others."""
     loss = {
-        m: recipes.compose_distiller([m], pair=pair).losses[m] for m in ('dist', 'dkd', 'nkd', 'ofa', 'wsld', 'wttm')
+        m: recipes.compose_distiller([m], pair=pair)['losses'][m] for m in ('dist', 'dkd', 'nkd', 'ofa', 'wsld', 'wttm')
     }
     assert [loss[method].loss.tau for method in ('dist', 'dkd', 'nkd', 'wsld')] == [1.0, 1.0, 1.0, 2.0]
     assert loss['dkd'].weight_schedule is None
     assert loss['ofa'].loss.eps == 1.5
     assert loss['wttm'].loss.gamma > 0.5
     assert loss['nkd'].loss.gamma == (1.0 if 'deit' in pair else 1.5)
-    assert recipes.compose_distiller(['kd_ls'], pair=pair).student_loss_weight == 1.0
+    assert recipes.compose_distiller(['kd_ls'], pair=pair)['student_loss_weight'] == 1.0
 
 
 class ReadsTheClassifier(nn.Module):

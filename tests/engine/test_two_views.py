@@ -174,3 +174,16 @@ def test_runs_without_such_a_loss_are_not_looked_at() -> None:
         model, train_dataloader = torch.nn.Linear(2, 2), object()
 
     ViewCheck().before_train(Run())
+
+
+@pytest.mark.parametrize('split', ['val', 'test'])
+def test_two_views_are_not_evaluated(split: str) -> None:
+    class Views:
+        views = 2
+
+    class Loader:
+        dataset = Views()
+
+    run = type('Run', (), {f'{split}_dataloader': Loader()})()
+    with pytest.raises(SettingError, match=f'{split}_dataloader.dataset is a TwoViewDataset'):
+        getattr(ViewCheck(), f'before_{split}')(run)

@@ -1,4 +1,4 @@
-"""Two views of each image: for losses that compare them, and never to evaluate."""
+"""Two views of each image where they are wanted."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ class ViewCheck(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Check the validation set, and the losses against the training set."""
-        if runner.val_loop is not None:
+        if getattr(runner, 'val_loop', None) is not None:
             _refuse_two_views('val_dataloader', runner.val_dataloader)
         dataset = getattr(runner.train_dataloader, 'dataset', None)
         if getattr(dataset, 'views', 1) == 2:

@@ -195,7 +195,7 @@ def test_bad_settings(setting: dict) -> None:
 
 
 def test_other_classes_are_refused() -> None:
-    with pytest.raises(SettingError, match='widths differ'):
+    with pytest.raises(SettingError, match='of the same classes'):
         MultiLevelLogitLoss()(torch.randn(4, 3), torch.randn(4, 5), samples_of(2))
 
 

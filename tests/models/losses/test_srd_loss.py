@@ -140,7 +140,9 @@ def test_the_scale_and_shift_of_both_networks_do_not_matter() -> None:
 
 def test_the_benchmark_has_kd_alone_but_not_together() -> None:
     alone, beside = (recipes.compose_distiller(methods) for methods in (['srd'], ['srd', 'kd']))
-    assert {name: entry['features'] for name, entry in alone['losses'].items()} == dict(srd='pooled', srd_kd='logits')
+    assert {*alone['losses']} == {'srd', 'srd_kd'}
+    assert alone['losses']['srd']['features'] == 'pooled'
+    assert alone['losses']['srd_kd']['inputs']['preds_S']['feature'] == 'distillation_logits'
     assert alone['losses']['srd_kd']['loss'] == dict(type='KLDivergence', tau=1.0)
     assert [*beside['distillers']['srd']['losses']] == ['srd']
     assert beside['distillers']['srd']['losses']['srd'] == alone['losses']['srd']
