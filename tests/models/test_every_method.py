@@ -1,10 +1,10 @@
-"""Every method under autocast and over two processes, on one pair of networks."""
+"""Every method compiled, under autocast and over two processes, on one pair of networks."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import methods_of_views, two_views
+from helpers import TORCH_VERSION, methods_of_views, two_views
 from launches import in_processes
 from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
@@ -38,6 +38,37 @@ def batch(views: int, first: int = 0) -> tuple[Tensor, list[DataSample]]:
     samples = [DataSample(metainfo=dict(sample_idx=first + i)).set_gt_label(i % 10) for i in range(IMAGES)]
     images = torch.randn(views * IMAGES, 3, 16, 16, generator=generator)
     return images, samples if views == 1 else two_views(samples)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    TORCH_VERSION < (2, 14), reason='torch 2.10 does not trace recorders into one graph; no torch between was tried'
+)
+def test_all_methods_but_one_are_one_graph() -> None:
+    """Together, in both stages. CRD looks up its memories between two graphs; MLKD: ``test_two_views.py``."""
+    torch.compiler.reset()
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, _: list) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    # ViTKD needs transformers
+    methods = {*methods_of_views(1)} - {'crd', 'vitkd'}
+    cfg = recipes.compose('res56_res20_cifar100', sorted(methods))
+    cfg.model.update(teacher_ckpt=None, random_teacher=True, torch_compile=dict(backend=backend, fullgraph=True))
+    # of the same shapes, quicker to trace
+    cfg.model.teacher.backbone.depth, cfg.model.architecture.backbone.depth = 14, 8
+    model = MODELS.build(cfg.model).train()
+    stages = {'initial': {'ab', 'fsp', 'ft'}, 'main': methods - {'ab', 'fsp'}}
+    for number, (stage, at_work) in enumerate(stages.items(), start=1):
+        model.distiller.set_stage(stage)
+        for epoch in range(2):
+            model.distiller.set_progress(epoch, iteration=epoch)
+            losses = model.loss(torch.randn(4, 3, 32, 32), [DataSample().set_gt_label(torch.arange(4))])
+            assert len(graphs) == number
+        assert {name.split('.')[1] for name in losses if name.startswith('distill.')} == at_work
+    assert model.torch_compile
 
 
 @pytest.mark.slow

@@ -413,7 +413,7 @@ def test_teachers_are_trained_first(
 def test_every_study_can_be_composed(run: ModuleType, tool: Callable, tmp_path: Path) -> None:
     studies = tool('studies')
     # tests/test_recipes.py composes every method with every pair
-    some = {'cifar100': ['--pairs', 'res56_res20_cifar100', 'vgg13_mobilenetv2_cifar100']}
+    some = {'cifar100': ['--pairs', 'vgg13_mobilenetv2_cifar100']}
     for name, study in studies.STUDIES.items():
         assert {studies.teacher_of(pair) for pair in study.pairs} == {*study.teachers}
         assert all({*axis.values.values()} <= study.points.keys() for axis in study.axes.values())

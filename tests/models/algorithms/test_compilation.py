@@ -7,13 +7,10 @@ from unittest import mock
 
 import pytest
 import torch
-from helpers import TORCH_VERSION, methods_of_views
-from mmpretrain.structures import DataSample
-from mmrazor.registry import MODELS
+from helpers import TORCH_VERSION
 from torch import nn
 
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.recipes import compose
 
 # an error if it is not one graph from the images to the losses
 COMPILED = dict(backend='aot_eager', fullgraph=True)
@@ -64,34 +61,6 @@ def test_errors_that_are_not_the_compilers_are_raised(algorithm: Callable, batch
 def test_options_that_torch_does_not_have_are_refused(options: object, algorithm: Callable) -> None:
     with pytest.raises(SettingError, match=r'torch_compile=.*max-autotune.*mode'):
         algorithm(torch_compile=options)
-
-
-@pytest.mark.slow
-@one_graph
-def test_all_methods_but_one_are_one_graph() -> None:
-    """Together, in both stages. CRD looks up its memories between two graphs; MLKD: ``test_two_views.py``."""
-    graphs = []
-
-    def backend(graph: torch.fx.GraphModule, _: list) -> torch.fx.GraphModule:
-        graphs.append(graph)
-        return graph
-
-    # ViTKD needs transformers
-    methods = {*methods_of_views(1)} - {'crd', 'vitkd'}
-    cfg = compose('res56_res20_cifar100', sorted(methods))
-    cfg.model.update(teacher_ckpt=None, random_teacher=True, torch_compile=dict(backend=backend, fullgraph=True))
-    # of the same shapes, quicker to trace
-    cfg.model.teacher.backbone.depth, cfg.model.architecture.backbone.depth = 14, 8
-    model = MODELS.build(cfg.model).train()
-    stages = {'initial': {'ab', 'fsp', 'ft'}, 'main': methods - {'ab', 'fsp'}}
-    for number, (stage, at_work) in enumerate(stages.items(), start=1):
-        model.distiller.set_stage(stage)
-        for epoch in range(2):
-            model.distiller.set_progress(epoch, iteration=epoch)
-            losses = model.loss(torch.randn(4, 3, 32, 32), [DataSample().set_gt_label(torch.arange(4))])
-            assert len(graphs) == number
-        assert {name.split('.')[1] for name in losses if name.startswith('distill.')} == at_work
-    assert model.torch_compile
 
 
 @pytest.mark.slow
