@@ -295,6 +295,18 @@ def test_numbers_of_which_method_have_a_source() -> None:
     assert {f'{min(since_2021):.1f}', f'{max(since_2021):.1f}'} == ranges
 
 
+def test_which_method_gives_each_method_its_own_number() -> None:
+    published = {
+        (row['method'].lower().replace('+ls', '_ls'), row['accuracy'])
+        for row in PUBLISHED
+        if row['pair'] == 'res32x4_res8x4_cifar100'
+    }
+    (sentence,) = re.findall(r'On res32x4 → res8x4 .*?77\.01 for `\w+`', WHICH.read_text())
+    found = re.findall(rf'({NUMBER}) for `(\w+)`', sentence)
+    assert len(found) == 5
+    assert {(name, number) for number, name in found} <= published
+
+
 def test_which_method_names_methods() -> None:
     words = {*re.findall(r'`([a-z_+]+)`', WHICH.read_text())}
     assert len(words) > 30

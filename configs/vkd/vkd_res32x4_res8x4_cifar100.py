@@ -2,3 +2,4 @@ _base_ = ['../_base_/pairs/res32x4_res8x4_cifar100.py', '../_base_/methods/vkd.p
 model = dict(distiller=_base_.pop('vkd'))
 # settings for other pairs, or beside other methods
 _base_.pop('vkd_beside')
+_base_.pop('vkd_pairs')

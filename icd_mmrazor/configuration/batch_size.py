@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping
 
-from icd_mmrazor.configuration.type_names import dicts, type_name
+from icd_mmrazor.configuration.type_names import dicts, registered, type_name
 
-# their setting batch_size is the number of images in a batch of one process
-BUILT_FOR_BATCHES = ('SemCKDLoss',)
 # a batch has both views of its images
 TWO_VIEWS = 'TwoViewDataset'
 
@@ -23,5 +21,5 @@ def tell_losses(cfg: Mapping) -> None:
     if isinstance(dataset, Mapping) and type_name(dataset.get('type')) == TWO_VIEWS:
         size *= 2
     for part in dicts(model.get('distiller')):
-        if type_name(part.get('type')) in BUILT_FOR_BATCHES:
+        if any(getattr(kind, 'built_for_batches', False) for kind in registered(type_name(part.get('type')) or '')):
             part.setdefault('batch_size', size)

@@ -137,7 +137,7 @@ def published_accuracies() -> dict[tuple[str, str], float]:
     """Read the published accuracies that compare with ours, by methods and pair; those of a combination are sorted."""
     found: dict[tuple[str, str], float] = {}
     for row in csv.DictReader(PUBLISHED_TABLE.read_text().splitlines()):
-        if not row['apart']:
+        if not row['apart'] and ' ' not in row['method']:  # after a space come settings
             methods = recipes.split_methods(row['method'].lower().replace('+ls', '_ls'))
             found.setdefault(('+'.join(sorted(methods)), row['pair']), float(row['accuracy']))
     return found

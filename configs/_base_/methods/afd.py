@@ -54,19 +54,7 @@ afd = dict(
     ),
 )
 # together with another method, which may be KD
-afd_beside = dict(
-    _scope_='mmrazor',
-    type='FeatureDistiller',
-    losses=dict(
-        afd=dict(
-            loss=dict(type='AFDLoss', loss_weight=200.0),
-            inputs=dict(
-                s_features=dict(network='student', feature=['blocks']),
-                t_features=dict(network='teacher', feature=['blocks']),
-            ),
-        )
-    ),
-)
+afd_beside = dict(_scope_='mmrazor', type='FeatureDistiller', losses=dict(afd=afd['losses']['afd']))
 # every second block of a deep teacher
 afd_pairs = {
     'res110_res20': {'losses.afd.inputs.t_features.feature': [f'block{i}' for i in range(2, 55, 2)]},

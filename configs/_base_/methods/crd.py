@@ -35,6 +35,11 @@ python tools/train.py configs/crd/crd_res32x4_res8x4_cifar100.py --cfg-options \
 - As released, the batch enters the queue before it is compared. So the positive is also a negative, and the loss is $\log 2$ at least.
 - Only the positive has a gradient for the teacher's embedding.
 
+## When to choose it
+
+- For long trainings, of networks of one family or of two: with its memory it does not depend on the batch size. It needs the label and the position of each image, and memory for two embeddings of each. Mixup, images without labels and datasets without an index are refused.
+- In a few hundred iterations, it has gained nothing in [our studies](../../docs/results.md).
+
 ```bibtex
 @inproceedings{tian2020contrastive,
   title     = {Contrastive Representation Distillation},

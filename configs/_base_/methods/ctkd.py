@@ -20,7 +20,7 @@ $$\lambda(e) = \tfrac12 \left( 1 - \cos \left( \pi \min(e / E, 1) \right) \right
 - On its own, the training loss is 0.1 cross-entropy + 0.9 CTKD with $E = 10$ (zhengli97/CTKD, commit 7d52522). On ImageNet, both weights are 1 and $E = 5$ (theirs for ResNet-34 / ResNet-18).
 - Together with another method, cross-entropy and CTKD both have weight 1.
 - $\theta$ is trained by the optimizer of the student, with the same weight decay, as released. It pulls $\theta$ to 0, so $T$ to 11. $T$ starts at 15.6, and the log has it as `distill.ctkd_tau`.
-- With several processes, all share one temperature. In the release each process learns a temperature of its own.
+- With several processes, all share one temperature. In the release, each process learns its own.
 - The release reverses the gradient by a factor from 0 to -1 without any other change of sign: the same as $-\lambda$.
 - The paper also has a temperature for each image. The network that predicts it is not in the release, and not here.
 
@@ -37,7 +37,7 @@ In current versions of torch, their code gives a NaN for the gradient of $\theta
 
 ## When to choose it
 
-- When the temperature of KD would have to be tuned and there is no time for it. It needs logits of the same classes, no labels, and costs next to nothing.
+- If you have no time to tune the temperature of KD. CTKD needs logits of the same classes and no labels, and costs next to nothing.
 - `LossScheduleHook`, one of the default hooks, tells the loss the epoch. Without it, training stops with an error. A training that counts iterations is refused.
 - In trainings much shorter than 240 epochs, set `model.distiller.losses.ctkd.loss.ramp_epochs` in proportion. Otherwise the temperature is trained at less than its full strength for much of the run.
 

@@ -22,7 +22,7 @@ $$K(a, b)_{cd} = \exp\left(-\tfrac18 (a_c - b_d)^2\right), \qquad L_\text{KD-SVD
 ## When to choose it
 
 - Both networks need the same number of channels in every stage. Other pairs are rejected, naming the maps and the widths, before anything is built. Sizes may differ.
-- It reads no labels and has no weights of its own.
+- It reads no labels and learns no weights.
 - Each step computes the eigenvectors of a matrix for each image and map. On one CPU core, a step of res32x4 → res8x4 took about a third longer than one of KD; we have not measured it on a GPU.
 - Dead channels and equal singular values give no NaN: what would be divided by 0 is left out of the gradient.
 

@@ -22,7 +22,7 @@ Here $m$ is the share of the batch's images whose largest teacher probability is
 ## Not to be put next to rows of one view
 
 The published accuracies have twice the views, strong augmentation, and 480 epochs (ShuffleNet: 960) where the other methods of the benchmark have 240. The learning rate falls after 150, 180 and 210 epochs all the same, so that more than half of the training runs at the lowest. They are also the best accuracies of all epochs, not the last.
-MLKD does not belong into a table with methods of one view: neither the published numbers nor a run of this config says anything about the loss alone. A student that is trained alone, or by KD, with the same `TwoViewDataset` and the same epochs would be a fair comparison. Our study shows it in a table of its own.
+Do not compare MLKD with methods of one view: neither the published numbers nor a run of this config says anything about the loss alone. A student that is trained alone, or by KD, with the same `TwoViewDataset` and the same epochs would be a fair comparison. Our study has a separate table for it.
 
 ## What the released code does
 

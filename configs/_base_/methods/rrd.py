@@ -23,8 +23,14 @@ $$p_i = \mathrm{softmax}_n (\langle u_i, m_n \rangle / \tau_s), \qquad q_i = \ma
 
 - In the first form, the teacher's distribution is softer than the student's; in the second, sharper. To use the second form on any pair, add `--cfg-options model.distiller.losses.rrd.loss.student_temperature=0.1 model.distiller.losses.rrd.loss.teacher_temperature=0.02 model.distiller.losses.rrd.loss.enqueue=before`.
 - No gradient flows through $q$ or the queue, so the teacher's embedding keeps its initial weights.
-- The authors' code of 2025 also has a form with two memories of all images, as in [CRD](../crd/README.md), `RRDMemoryLoss`. It has no results. It takes the exponential twice: of the similarities, and, in the softmax, of these exponentials over $Z$. With 50,000 images and 16,384 negatives, its targets are uniform to five digits at first, and one-hot as soon as the teacher's embedding and the memory of its own image have a similarity of 0.9, at either temperature. So it is there to be compared with, not for use. `--cfg-options model.distiller.losses.rrd.loss._delete_=True model.distiller.losses.rrd.loss.type=RRDMemoryLoss` trains it; it needs labels and positions.
+- The authors' code of 2025 also has a form with two memories of all images, as in [CRD](../crd/README.md), `RRDMemoryLoss`. It has no results. It applies the exponential twice: to the similarities, and in the softmax to these exponentials divided by $Z$. With 50,000 images and 16,384 negatives, its targets are uniform to five digits at first, and one-hot as soon as the teacher's embedding and the memory of its own image have a similarity of 0.9, at either temperature. It is there for comparison, not for use. `--cfg-options model.distiller.losses.rrd.loss._delete_=True model.distiller.losses.rrd.loss.type=RRDMemoryLoss` trains it; it needs labels and positions.
 - How many entries count depends on $\tau_t$. For random embeddings of width 128, the teacher's distribution over the queue is as wide as one over 11,000 entries at 0.1, but over 20 at 0.02 (the exponential of its mean entropy). With `enqueue='before'`, the image's own entry, of similarity 1, takes nearly all of it at 0.02.
+
+## When to choose it
+
+- For small batches, or images without labels: it compares an image with a queue of recent ones, and reads neither labels nor positions.
+- The two forms have different settings, and only the first has published results: say which one you ran.
+- Early on, most of the queue is random. It is full after 256 batches of 64.
 
 ```bibtex
 @misc{giakoumoglou2024relational,

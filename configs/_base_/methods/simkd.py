@@ -13,7 +13,7 @@ $$L_\text{SimKD} = \frac{1}{C H W} \left\lVert F_t - P(F_s) \right\rVert_2^2, \q
 
 ## The student is another one
 
-Projector and classifier stay in the student at inference, in place of its own pooling and head. `FrozenTeacherDistill` changes it when it is built, so validation, checkpoints, `student_last.pth`, ONNX files, the report and all counts have the changed student, and say so:
+At inference, projector and classifier replace the student's pooling and head. `FrozenTeacherDistill` changes it when it is built, so validation, checkpoints, `student_last.pth`, ONNX files, the report and all counts have the changed student, and say so:
 
 ```
 student  CIFARResNet(depth=8, stem_channels=32, base_channels=64), 1,447,556 parameters, changed by SimKD: projector and the teacher's classifier, +239,716 parameters, replace its own head

@@ -62,14 +62,4 @@ srd = dict(
     ),
 )
 # together with another method, which may be KD
-srd_beside = dict(
-    _scope_='mmrazor',
-    type='FeatureDistiller',
-    losses=dict(
-        srd=dict(
-            loss=dict(type='SRDLoss', loss_weight=2.0),
-            features='pooled',
-            student_connector=dict(type='LinearProjection', out_features=None),
-        )
-    ),
-)
+srd_beside = dict(_scope_='mmrazor', type='FeatureDistiller', losses=dict(srd=srd['losses']['srd']))

@@ -62,7 +62,7 @@ srrl_pairs = {
         'losses.srrl.inputs.s_feature.feature': 'classified_map',
         'losses.srrl.inputs.s_feature.connector.initialization': 'fan_out',
     },
-    # what transformers classify is no average of a map, and has negative values
+    # a transformer does not classify the average of a map, and its feature may be negative
     'deit3-small_deit-tiny': {
         'losses.srrl.inputs.s_feature.feature': 'pooled',
         'losses.srrl.inputs.s_feature.connector.relu': False,

@@ -67,10 +67,6 @@ vkd = dict(
     ),
 )
 # together with another method, which may be KD
-vkd_beside = dict(
-    _scope_='mmrazor',
-    type='FeatureDistiller',
-    losses=dict(
-        vkd=dict(loss=dict(type='VkDLoss'), features='pooled', student_connector=dict(type='OrthogonalProjection'))
-    ),
-)
+vkd_beside = dict(_scope_='mmrazor', type='FeatureDistiller', losses=dict(vkd=vkd['losses']['vkd']))
+# the authors average the patch tokens of such a student
+vkd_pairs = {'deit3-small_deit-tiny': {'losses.vkd.features': 'patch_tokens'}}

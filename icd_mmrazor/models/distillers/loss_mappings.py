@@ -51,7 +51,7 @@ def gather(name: str, loss: nn.Module, mapping: Mapping[str, dict[str, Any]]) ->
 _WHY_NOT: dict[str, Callable[[nn.Module, Mapping], bool]] = {
     'gathers by itself': lambda loss, _: isinstance(loss, MemoryLoss) or getattr(loss, 'gather_distributed', False),
     'reads the data samples of its process': lambda _, mapping: SAMPLES in mapping,
-    'is built for the batches of a process': lambda loss, _: hasattr(loss, 'batch_size'),
+    'is built for the batches of a process': lambda loss, _: getattr(loss, 'built_for_batches', False),
 }
 
 

@@ -18,7 +18,7 @@ from icd_mmrazor.models.losses.dist_loss import PearsonCorrelationLoss
 from icd_mmrazor.models.losses.dkd_loss import DecoupledKDLoss
 from icd_mmrazor.models.losses.ega_loss import EGALoss
 from icd_mmrazor.models.losses.factor_transfer_loss import FactorTransferLoss
-from icd_mmrazor.models.losses.feature_lists import FeatureListLoss
+from icd_mmrazor.models.losses.feature_lists import FeatureListLoss, ShapedListLoss
 from icd_mmrazor.models.losses.fsp_loss import FSPLoss
 from icd_mmrazor.models.losses.hard_distillation_loss import HardDistillationLoss
 from icd_mmrazor.models.losses.icd_loss import ICDLoss
@@ -91,6 +91,7 @@ __all__ = [
     'SRDLoss',
     'SRRLLoss',
     'SemCKDLoss',
+    'ShapedListLoss',
     'SimKDLoss',
     'TTMLoss',
     'VIDLoss',

@@ -7,12 +7,12 @@ from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
 from icd_mmrazor import checks
-from icd_mmrazor.models.losses.feature_lists import FeatureListLoss, Shapes
+from icd_mmrazor.models.losses.feature_lists import ShapedListLoss, Shapes
 from icd_mmrazor.models.losses.functional import average_to, unit_vectors
 
 
 @MODELS.register_module()
-class AFDLoss(FeatureListLoss):
+class AFDLoss(ShapedListLoss):
     """Attention-based feature distillation (AFD, Ji, Heo and Park, AAAI 2021, arXiv 2102.02973).
 
     Every map of the student is compared with every map of the teacher, by the means of the squares over the channels,

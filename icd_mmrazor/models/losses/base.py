@@ -36,6 +36,8 @@ class FeatureLoss(nn.Module):
             ``forward`` takes ``data_samples``.
         counts_epochs (bool): Whether it changes over the epochs: before each iteration, a ``FeatureDistiller`` calls
             its ``set_progress(epoch, iteration)``, both counted from 0.
+        built_for_batches (bool): Whether it is built for batches of one size, its setting ``batch_size``: the number of
+            images in a batch of one process. Our tools fill it in.
         terms (dict[str, Tensor]): What it adds to the log after a forward pass, detached; optional.
         reads_views (bool): Whether it compares a weak and a strong view of each image
             (:class:`~icd_mmrazor.datasets.TwoViewDataset`), which ``data_samples`` tell apart
@@ -61,6 +63,7 @@ class FeatureLoss(nn.Module):
     reads_scores: ClassVar[bool] = False
     counts_epochs: ClassVar[bool] = False
     reads_views: ClassVar[bool] = False
+    built_for_batches: ClassVar[bool] = False
     shown_if_changed: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, loss_weight: float = 1.0) -> None:

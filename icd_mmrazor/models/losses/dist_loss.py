@@ -6,7 +6,6 @@ from torch import Tensor
 
 from icd_mmrazor import checks
 from icd_mmrazor.models.losses.base import LogitLoss
-from icd_mmrazor.models.losses.functional import centred
 
 
 @MODELS.register_module()
@@ -67,6 +66,14 @@ class PearsonCorrelationLoss(LogitLoss):
 
 def _correlations(a: Tensor, b: Tensor) -> Tensor:
     """Compute Pearson's correlation of each row of a matrix with that of another."""
-    a, b = centred(a), centred(b)
+    a, b = _centred(a), _centred(b)
     lengths = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
     return (a * b).sum(dim=1) / (lengths + 1e-8)
+
+
+def _centred(rows: Tensor) -> Tensor:
+    """Subtract the mean of each row; a row of numbers that are equal up to rounding becomes 0, without a gradient."""
+    differences = rows - rows.mean(dim=1, keepdim=True)
+    rounding = 16 * torch.finfo(rows.dtype).eps * rows.detach().abs().amax(dim=1, keepdim=True)
+    equal = differences.detach().abs().amax(dim=1, keepdim=True) <= rounding
+    return differences.masked_fill(equal, 0.0)

@@ -1,7 +1,7 @@
-"""Base class of the losses that compare many features of both networks at once."""
+"""Base classes of the losses that compare many features of both networks at once."""
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,9 +18,58 @@ MAP, VECTOR = 3, 1
 class FeatureListLoss(FeatureLoss):
     """Loss between a list of features of the student and one of the teacher, the shallowest first.
 
-    A subclass implements :meth:`compare`, and owns what it learns. Before ``compare`` is called, the features are
-    checked and cast to at least float32 (autocast is off inside); the teacher's get no gradient. The lists may differ
-    in length, and features in size.
+    A subclass implements :meth:`compare` and ``check_shapes``. Before ``compare`` is called, the features are checked
+    and cast to at least float32 (autocast is off inside); the teacher's get no gradient.
+
+    Args:
+        loss_weight: Weight of the loss.
+    """
+
+    def forward(self, s_features: Sequence[Tensor], t_features: Sequence[Tensor]) -> Tensor:
+        """Compute the loss of a batch, a scalar.
+
+        Args:
+            s_features: The student's features, ``B x C x H x W`` or ``B x C``.
+            t_features: The teacher's features of the same images.
+
+        Raises:
+            SettingError: They cannot be compared, or are of different images.
+        """
+        return self._checked_loss(s_features, t_features)
+
+    def _checked_loss(self, s_features: Sequence[Tensor], t_features: Sequence[Tensor], **given: Any) -> Tensor:
+        """Compute the loss; ``given`` is what ``compare`` takes besides."""
+        self.check_shapes(*([tuple(each.shape[1:]) for each in features] for features in (s_features, t_features)))
+        numbers = [[len(each) for each in features] for features in (s_features, t_features)]
+        if len({*numbers[0], *numbers[1]}) > 1 or 0 in numbers[0]:
+            problem = 'there are none' if {*numbers[0], *numbers[1]} == {0} else 'the batch sizes differ'
+            raise SettingError(
+                f'{type(self).__name__} compares features of the same images, {problem}: s_features have {numbers[0]}, '
+                f't_features {numbers[1]}.'
+            )
+        with full_precision(*s_features, *(feature.detach() for feature in t_features)) as features:
+            return self._compared(features[: len(s_features)], features[len(s_features) :], **given)
+
+    def _compared(self, students: list[Tensor], teachers: list[Tensor], **given: Any) -> Tensor:
+        return self.loss_weight * self.compare(students, teachers, **given)
+
+    def check_shapes(self, s_features: Shapes, t_features: Shapes) -> None:
+        """Refuse features that cannot be compared, given their shapes without the batch.
+
+        Raises:
+            SettingError: They are not what the loss takes.
+        """
+        raise NotImplementedError
+
+    def compare(self, students: list[Tensor], teachers: list[Tensor], **given: Any) -> Tensor:
+        """Compute the loss without its weight, a scalar, of features ``B x C x H x W``, the last perhaps ``B x C``."""
+        raise NotImplementedError
+
+
+class ShapedListLoss(FeatureListLoss):
+    """Loss between lists of features that is built for their shapes.
+
+    A subclass implements :meth:`compare`, and owns what it learns. The lists may differ in length, features in size.
 
     The layers of these losses end in batch norms, whose statistics are those of the process unless ``sync_bn`` is set.
     A training batch of one image has none: for it the loss is 0.
@@ -58,51 +107,34 @@ class FeatureListLoss(FeatureLoss):
             )
         return checked
 
-    def forward(self, s_features: Sequence[Tensor], t_features: Sequence[Tensor]) -> Tensor:
-        """Compute the loss of a batch, a scalar.
+    def _compared(self, students: list[Tensor], teachers: list[Tensor], **given: Any) -> Tensor:
+        if self.training and len(students[0]) == 1:
+            # DDP waits for a gradient of every parameter
+            return 0.0 * torch.stack([tensor.sum() for tensor in (*students, *teachers, *self.parameters())]).sum()
+        return super()._compared(students, teachers, **given)
 
-        Args:
-            s_features: The student's features, ``B x C x H x W`` or ``B x C``, in the order of ``student_shapes``.
-            t_features: The teacher's features of the same images, in the order of ``teacher_shapes``.
+    def check_shapes(self, s_features: Shapes, t_features: Shapes) -> None:
+        """Refuse features of another number or width than those that the loss was built for; the sizes may differ.
 
         Raises:
-            SettingError: They are not those that the loss was built for, or of different images.
+            SettingError: They are others.
         """
-        images = len(s_features[0]) if s_features else 0
-        self._check_list('s_features', s_features, self._student_shapes, images)
-        self._check_list('t_features', t_features, self._teacher_shapes, images)
-        with full_precision(*s_features, *(feature.detach() for feature in t_features)) as features:
-            students, teachers = features[: len(s_features)], features[len(s_features) :]
-            if self.training and images == 1:
-                # DDP waits for a gradient of every parameter
-                return 0.0 * torch.stack([tensor.sum() for tensor in (*features, *self.parameters())]).sum()
-            return self.loss_weight * self.compare(students, teachers)
-
-    def compare(self, students: list[Tensor], teachers: list[Tensor]) -> Tensor:  # type: ignore[override]
-        """Compute the loss without its weight, a scalar, of features ``B x C x H x W``, the last perhaps ``B x C``."""
-        raise NotImplementedError
-
-    def _check_list(
-        self, name: str, features: Sequence[Tensor], shapes: tuple[tuple[int, ...], ...], images: int
-    ) -> None:
-        found = [tuple(feature.shape) for feature in features]
-        # the size of a map may be another one
-        fits = len(found) == len(shapes) and all(
-            len(got) == len(want) + 1 and got[1] == want[0] and 0 not in got
-            for got, want in zip(found, shapes, strict=True)
+        of_networks = (
+            ('s_features', s_features, self._student_shapes),
+            ('t_features', t_features, self._teacher_shapes),
         )
-        if not fits:
-            raise SettingError(
-                f'{type(self).__name__} was built for {len(shapes)} {name}, {_listed(shapes)}, and gets '
-                f'{_listed(found)} with the images. Build it for the features that it gets.'
+        for name, found, shapes in of_networks:
+            fits = len(found) == len(shapes) and all(
+                len(got) == len(want) and got[0] == want[0] and 0 not in got
+                for got, want in zip(found, shapes, strict=True)
             )
-        if {got[0] for got in found} != {images}:
-            raise SettingError(
-                f'{type(self).__name__} compares features of the same images, the batch sizes differ: {name} are '
-                f'{_listed(found)}.'
-            )
+            if not fits:
+                raise SettingError(
+                    f'{type(self).__name__} was built for {len(shapes)} {name}, {_listed(shapes)}, and gets '
+                    f'{_listed(found)}. Build it for the features that it gets.'
+                )
 
 
-def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
+def _listed(shapes: Shapes) -> str:
     shown = [' x '.join(map(str, shape)) for shape in shapes]
     return ', '.join(shown if len(shown) <= 6 else [*shown[:3], '...', shown[-1]])

@@ -10,8 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 SHORTEST = 1e-12
-# rounding errors of a mean, in units of the last place
-ROUNDING = 16
 
 
 def icd(
@@ -139,14 +137,6 @@ def standardized(logits: Tensor) -> Tensor:
     """
     with full_precision(logits) as (logits,):
         return deviations(logits, dim=1, correction=1, eps=1e-7)
-
-
-def centred(rows: Tensor) -> Tensor:
-    """Subtract the mean of each row; a row of numbers that are equal up to rounding becomes 0, without a gradient."""
-    differences = rows - rows.mean(dim=1, keepdim=True)
-    rounding = ROUNDING * torch.finfo(rows.dtype).eps * rows.detach().abs().amax(dim=1, keepdim=True)
-    equal = differences.detach().abs().amax(dim=1, keepdim=True) <= rounding
-    return differences.masked_fill(equal, 0.0)
 
 
 def unit_vectors(vectors: Tensor, dim: int = 1) -> Tensor:

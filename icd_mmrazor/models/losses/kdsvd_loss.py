@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Sequence
 
 import torch
 from mmrazor.registry import MODELS
@@ -10,8 +9,8 @@ from torch import Tensor
 
 from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.losses.base import FeatureLoss
-from icd_mmrazor.models.losses.functional import full_precision, unit_vectors
+from icd_mmrazor.models.losses.feature_lists import FeatureListLoss, Shapes
+from icd_mmrazor.models.losses.functional import unit_vectors
 
 # of the student's vectors, so many more are candidates for those of the teacher
 SPARE = 3
@@ -20,7 +19,7 @@ ROUNDING = 100
 
 
 @MODELS.register_module()
-class KDSVDLoss(FeatureLoss):
+class KDSVDLoss(FeatureListLoss):
     """Self-supervised knowledge distillation using singular value decomposition (KD-SVD), ECCV 2018, arXiv 1807.06819.
 
     The map of an image is a matrix of pixels and channels, and is reduced to its ``k`` leading right singular vectors.
@@ -67,27 +66,7 @@ class KDSVDLoss(FeatureLoss):
         self.k = checks.positive_int(self, 'k', k)
         self.vectors = checks.one_of(self, 'vectors', vectors, ('channels', 'width'))
 
-    def forward(self, s_features: Sequence[Tensor], t_features: Sequence[Tensor]) -> Tensor:
-        """Compute the loss of a batch, a scalar.
-
-        Args:
-            s_features: Maps of the student, ``B x C x H x W``, the shallowest first.
-            t_features: As many of the teacher, of the same images and, map by map, the same widths.
-
-        Raises:
-            SettingError: The maps cannot be compared.
-        """
-        self.check_shapes([tuple(m.shape[1:]) for m in s_features], [tuple(m.shape[1:]) for m in t_features])
-        if len({len(m) for m in (*s_features, *t_features)}) > 1:
-            numbers = [[len(m) for m in maps] for maps in (s_features, t_features)]
-            raise SettingError(
-                f'KDSVDLoss compares maps of the same images, the batch sizes differ: s_features have {numbers[0]}, '
-                f't_features {numbers[1]}.'
-            )
-        with full_precision(*s_features, *t_features) as maps:
-            return self.loss_weight * self.compare(maps[: len(s_features)], maps[len(s_features) :])
-
-    def check_shapes(self, s_features: Sequence[tuple[int, ...]], t_features: Sequence[tuple[int, ...]]) -> None:
+    def check_shapes(self, s_features: Shapes, t_features: Shapes) -> None:
         """Refuse maps that cannot be compared, given the shapes of both networks' maps, ``C x H x W``.
 
         Raises:
@@ -113,7 +92,7 @@ class KDSVDLoss(FeatureLoss):
                 f'{", ".join(map(str, teacher))}. Use a pair of one family, or another method.'
             )
 
-    def compare(self, student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:  # type: ignore[override]
+    def compare(self, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
         """Compute the loss without its weight, a scalar, of maps ``B x C x H x W`` of both networks."""
         flows = []
         for below, above in itertools.pairwise(map(self._aligned, student, teacher)):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.losses.feature_lists import MAP, FeatureListLoss, Shapes
+from icd_mmrazor.models.losses.feature_lists import MAP, ShapedListLoss, Shapes
 from icd_mmrazor.models.losses.functional import average_to
 from icd_mmrazor.models.networks.points import evenly_spaced
 
@@ -17,7 +17,7 @@ WIDEST = 512
 
 
 @MODELS.register_module()
-class ReviewKDLoss(FeatureListLoss):
+class ReviewKDLoss(ShapedListLoss):
     """Distillation through review (ReviewKD, Chen et al., CVPR 2021, arXiv 2104.09044).
 
     From the deepest feature to the shallowest, each of the student's is fused with what was fused before: ``f`` of it

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.losses.feature_lists import FeatureListLoss, Shapes
+from icd_mmrazor.models.losses.feature_lists import ShapedListLoss, Shapes
 from icd_mmrazor.models.losses.functional import pool_to_smaller, unit_vectors
 
 # the embeddings are narrower than the batch by this
@@ -15,7 +15,7 @@ REDUCTION = 4
 
 
 @MODELS.register_module()
-class SemCKDLoss(FeatureListLoss):
+class SemCKDLoss(ShapedListLoss):
     """Cross-layer distillation with semantic calibration (SemCKD, Chen et al., AAAI 2021, arXiv 2012.03236).
 
     Each map of the student is compared with every map of the teacher, through a regressor of its own, and each image
@@ -52,6 +52,8 @@ class SemCKDLoss(FeatureListLoss):
                     s_features=dict(network='student', feature=['maps']),
                     t_features=dict(network='teacher', feature=['maps'])))))
     """
+
+    built_for_batches = True
 
     def __init__(
         self, student_shapes: Shapes, teacher_shapes: Shapes, batch_size: int = 64, loss_weight: float = 1.0

@@ -8,12 +8,11 @@ from torch import Tensor, nn
 
 from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.losses.base import FeatureLoss
-from icd_mmrazor.models.losses.functional import full_precision
+from icd_mmrazor.models.losses.feature_lists import FeatureListLoss, Shapes
 
 
 @MODELS.register_module()
-class ViTKDLoss(FeatureLoss):
+class ViTKDLoss(FeatureListLoss):
     """Feature distillation between vision transformers (ViTKD), arXiv 2209.02432.
 
     The student mimics the tokens of the first blocks, each through a linear layer. Of its last tokens, also through a
@@ -49,8 +48,8 @@ class ViTKDLoss(FeatureLoss):
 
     def __init__(
         self,
-        student_shapes: Sequence[Sequence[int]],
-        teacher_shapes: Sequence[Sequence[int]],
+        student_shapes: Shapes,
+        teacher_shapes: Shapes,
         alpha: float = 3e-5,
         beta: float = 3e-6,
         hidden: float = 0.5,
@@ -74,8 +73,7 @@ class ViTKDLoss(FeatureLoss):
             nn.Conv2d(t_width, t_width, 3, padding=1),
         )
 
-    @staticmethod
-    def check_shapes(s_features: Sequence[Sequence[int]], t_features: Sequence[Sequence[int]]) -> None:
+    def check_shapes(self, s_features: Shapes, t_features: Shapes) -> None:
         """Refuse maps other than those of two plain transformers, given their shapes, ``D x H x W``.
 
         Raises:
@@ -112,21 +110,12 @@ class ViTKDLoss(FeatureLoss):
         Raises:
             SettingError: The maps cannot be compared.
         """
-        self.check_shapes([m.shape[1:] for m in s_features], [m.shape[1:] for m in t_features])
-        if len({len(m) for m in (*s_features, *t_features)}) > 1:
-            numbers = [[len(m) for m in maps] for maps in (s_features, t_features)]
-            raise SettingError(
-                f'ViTKDLoss compares maps of the same images, the batch sizes differ: s_features have {numbers[0]}, '
-                f't_features {numbers[1]}.'
-            )
-        with full_precision(*s_features, *t_features) as maps:
-            student, teacher = maps[: len(s_features)], [m.detach() for m in maps[len(s_features) :]]
-            if noise is None:
-                noise = torch.rand(len(student[-1]), student[-1][0, 0].numel(), device=student[-1].device)
-            return self.loss_weight * self.compare(student, teacher, noise)
+        return self._checked_loss(s_features, t_features, noise=noise)
 
-    def compare(self, student: Sequence[Tensor], teacher: Sequence[Tensor], noise: Tensor) -> Tensor:  # type: ignore[override]
+    def compare(self, student: list[Tensor], teacher: list[Tensor], noise: Tensor | None = None) -> Tensor:
         """Compute the loss without its weight, a scalar, of maps ``B x D x H x W`` of both networks."""
+        if noise is None:
+            noise = torch.rand(len(student[-1]), student[-1][0, 0].numel(), device=student[-1].device)
         *low, high = (_through(linear, m) for linear, m in zip(self.linears, student, strict=True))
         mimicking = torch.stack([(s - t).square().sum() for s, t in zip(low, teacher, strict=False)]).sum()
         mask = hidden_tokens(noise, self.hidden).view(-1, 1, *high.shape[2:])

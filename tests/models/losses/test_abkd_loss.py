@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from golden_logits import TOLERANCES, Golden, cases, divergence, logits, probabilities
+from logit_cases import TOLERANCES, Golden, cases, kl, logits, softmax
 from torch import Tensor
 
 from icd_mmrazor.errors import SettingError
@@ -54,7 +54,7 @@ def slow(p: list[float], q: list[float], alpha: float, beta: float) -> float:
 
 
 def softened(logits: Tensor, factor: float) -> list[list[float]]:
-    return [probabilities([factor * x for x in row]) for row in logits.tolist()]
+    return [softmax([factor * x for x in row]) for row in logits.tolist()]
 
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16]
@@ -77,9 +77,9 @@ def test_abdkd_equals_a_slow_rewrite(dtype: torch.dtype) -> None:
         student, teacher, labels = logits(dtype, images, classes)
         total = 0.0
         for s, t, k in zip(student.tolist(), teacher.tolist(), labels, strict=True):
-            p, q = (probabilities([x / 2 for x in row]) for row in (t, s))
-            total += 0.5 * divergence(*([x[k], math.fsum(x[:k] + x[k + 1 :])] for x in (p, q)))
-            p, q = (probabilities([x / 2 for x in row[:k] + row[k + 1 :]]) for row in (t, s))
+            p, q = (softmax([x / 2 for x in row]) for row in (t, s))
+            total += 0.5 * kl(*([x[k], math.fsum(x[:k] + x[k + 1 :])] for x in (p, q)))
+            p, q = (softmax([x / 2 for x in row[:k] + row[k + 1 :]]) for row in (t, s))
             total += 6 * slow(p, q, 0.7, 0.4)
         loss = ABDKDLoss(0.7, 0.4, dkd_alpha=0.5, dkd_beta=6.0, tau=2.0, loss_weight=3.0)
         got = loss(student, teacher, torch.tensor(labels)).item()
@@ -91,8 +91,8 @@ def test_known_divergences() -> None:
     p, q = softened(teacher, 1.0), softened(student, 1.0)
     pairs = list(zip(p, q, strict=True))
     for powers, want in {
-        (1, 0): sum(divergence(a, b) for a, b in pairs),
-        (0, 1): sum(divergence(b, a) for a, b in pairs),
+        (1, 0): sum(kl(a, b) for a, b in pairs),
+        (0, 1): sum(kl(b, a) for a, b in pairs),
         (0.5, 0.5): sum(2 * (math.sqrt(x) - math.sqrt(y)) ** 2 for a, b in pairs for x, y in zip(a, b, strict=True)),
         (1, 1): sum((x - y) ** 2 / 2 for a, b in pairs for x, y in zip(a, b, strict=True)),
         (0, 0): sum(math.log(x / y) ** 2 / 2 for a, b in pairs for x, y in zip(a, b, strict=True)),

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden_logits import TOLERANCES, Golden, cases, divergence, logits, probabilities
 from helpers import DATA
+from logit_cases import TOLERANCES, Golden, cases, kl, logits, softmax
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmrazor.registry import MODELS
@@ -60,12 +60,12 @@ def slow(student: Tensor, teacher: Tensor, labels: list[int] | None, theta: floa
     for i, rows in enumerate(zip(student.tolist(), teacher.tolist(), strict=True)):
         s, t = ([x / tau for x in row] for row in rows)
         if labels is None:
-            total += divergence(probabilities(t), probabilities(s))
+            total += kl(softmax(t), softmax(s))
             continue
         k = labels[i]
-        two = [[p[k], math.fsum(p[:k] + p[k + 1 :])] for p in map(probabilities, (t, s))]
-        others = [probabilities(row[:k] + row[k + 1 :]) for row in (t, s)]
-        total += divergence(*two) + 2 * divergence(*others)
+        two = [[p[k], math.fsum(p[:k] + p[k + 1 :])] for p in map(softmax, (t, s))]
+        others = [softmax(row[:k] + row[k + 1 :]) for row in (t, s)]
+        total += kl(*two) + 2 * kl(*others)
     return tau**2 * total / len(student)
 
 

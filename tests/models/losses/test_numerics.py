@@ -23,7 +23,7 @@ from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.losses import ComparativeLoss, ContrastiveRepresentationLoss, FeatureLoss, ICDLoss
 from icd_mmrazor.models.losses.abkd_loss import ABKDLoss
 from icd_mmrazor.models.losses.ctkd_loss import CTKDLoss
-from icd_mmrazor.models.losses.feature_lists import FeatureListLoss
+from icd_mmrazor.models.losses.feature_lists import ShapedListLoss
 from icd_mmrazor.models.losses.functional import kd, standardized, unit_vectors
 from icd_mmrazor.models.losses.srd_loss import SRDLoss
 from icd_mmrazor.models.losses.ttm_loss import TTMLoss
@@ -68,7 +68,7 @@ class OfOnePair(nn.Module):
         if getattr(loss, 'reads_views', False):  # the same features in another order for the strong views
             s, t, given['data_samples'] = torch.cat([s, s.flip(0)]), torch.cat([t, t.flip(0)]), two_views(samples)
         values = (s, t) if len(features) == 2 else (s, s.flip(1), t, t.flip(1))
-        if isinstance(loss, FeatureListLoss):
+        if isinstance(loss, ShapedListLoss):
             values = tuple([each, each[..., :1, :1]] for each in (s, t))
         elif takes_lists(type(loss)):
             values = [s, s.flip(1)], [t, t.flip(1)]
@@ -90,7 +90,7 @@ def shapes_of(cls: type[FeatureLoss]) -> tuple[tuple[int, ...], tuple[int, ...]]
     """Return shapes that a loss compares, the student's and the teacher's, without the batch."""
     if 'preds_S' in inspect.signature(cls.forward).parameters:  # logits of the same classes
         return VECTORS
-    if issubclass(cls, FeatureListLoss):
+    if issubclass(cls, ShapedListLoss):
         return (3, 4, 4), (2, 2, 2)
     if takes_lists(cls):
         return MAPS

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from golden_logits import TOLERANCES, Golden, cases, logits, probabilities
+from logit_cases import TOLERANCES, Golden, cases, logits, softmax
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import Tensor
@@ -26,7 +26,7 @@ def test_golden_numbers(case: str, dtype: torch.dtype) -> None:
 def slow(student: Tensor, teacher: Tensor, labels: list[int], eps: float, tau: float) -> float:
     total = 0.0
     for s, t, label in zip(student.tolist(), teacher.tolist(), labels, strict=True):
-        q, p = (probabilities([x / tau for x in row]) for row in (s, t))
+        q, p = (softmax([x / tau for x in row]) for row in (s, t))
         for c, (of_student, of_teacher) in enumerate(zip(q, p, strict=True)):
             target = (of_teacher + 1) ** eps - 1 if c == label else of_teacher**eps
             total -= target * math.log(of_student)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from golden_logits import TOLERANCES, Golden, cases, divergence, logits, probabilities
+from logit_cases import TOLERANCES, Golden, cases, kl, logits, softmax
 from torch import Tensor
 
 from icd_mmrazor import recipes
@@ -26,9 +26,9 @@ def test_golden_numbers(case: str, method: str, dtype: torch.dtype) -> None:
 def slow(student: Tensor, teacher: Tensor, gamma: float, weighted: bool) -> float:
     total = 0.0
     for s, t in zip(student.tolist(), teacher.tolist(), strict=True):
-        powers = [p**gamma for p in probabilities(t)]
+        powers = [p**gamma for p in softmax(t)]
         softened = [power / sum(powers) for power in powers]
-        total += (sum(powers) if weighted else 1) * divergence(softened, probabilities(s))
+        total += (sum(powers) if weighted else 1) * kl(softened, softmax(s))
     return total / len(student)
 
 
