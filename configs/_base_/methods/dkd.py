@@ -23,7 +23,7 @@ The authors' code ([megvii-research/mdistiller](https://github.com/megvii-resear
 | ImageNet, ResNet-34 / ResNet-18 | 1 | 0.5 | none |
 | ImageNet, ResNet-50 / MobileNet | 1 | 2 | none |
 
-- These are set by the pair. The authors have no settings for res110 / res20, which gets those of res110 / res32 here, or for ResNet-50 / VGG-8, which gets those of ResNet-50 / MobileNetV2. On ImageNet, their second student is the first MobileNet; `resnet50_mobilenet-v2` gets its settings, and other pairs those of ResNet-34 / ResNet-18.
+- These are set by the pair. The authors have no settings for res110 / res20, which gets those of res110 / res32 here, for res20 / res8, which gets those of res56 / res20, or for ResNet-50 / VGG-8, which gets those of ResNet-50 / MobileNetV2. On ImageNet, their second student is the first MobileNet; `resnet50_mobilenet-v2` gets its settings, and other pairs those of ResNet-34 / ResNet-18.
 - In the first 20 epochs, the loss is multiplied by $e / 20$, with $e$ from 1 (`weight_schedule`). **In a training of fewer epochs**, shorten it: `model.distiller.losses.dkd.weight_schedule.end=N`.
 - The run on ImageNet that the authors reported had $\alpha = 0.5$; they call the result of $\alpha = 1$ almost the same (issue 32 of their repository).
 - The last column of CIFAR-100 in their README is headed MobileNetV2, but its numbers are those of ShuffleNetV2.
@@ -64,6 +64,7 @@ dkd_pairs = {
     'vgg13_vgg8': {'losses.dkd.loss.beta': 6.0},
     'vgg13_mobilenetv2': {'losses.dkd.loss.beta': 6.0},
     'res56_res20': {'losses.dkd.loss.beta': 2.0},
+    'res20_res8': {'losses.dkd.loss.beta': 2.0},
     'res110_res32': {'losses.dkd.loss.beta': 2.0},
     'res110_res20': {'losses.dkd.loss.beta': 2.0},
     'in1k': {

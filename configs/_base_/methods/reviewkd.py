@@ -32,7 +32,7 @@ The pooled feature is the deepest level.
 | ImageNet, ResNet-34 with ResNet-18 | 1, pre-activations of both networks, no warm-up |
 | ImageNet, ResNet-50 with MobileNet | 8 and $M = 256$, pre-activations of both networks, no warm-up |
 
-- The authors published no weights for VGG and MobileNetV2 on CIFAR-100, so these pairs have 5. ResNet-110 with ResNet-20 has the weight 1 of ResNet-32, and MobileNetV2 on ImageNet the settings of MobileNet.
+- The authors published no weights for VGG and MobileNetV2 on CIFAR-100, so these pairs have 5. ResNet-110 with ResNet-20 has the weight 1 of ResNet-32, ResNet-20 with ResNet-8 that of ResNet-56 with ResNet-20, and MobileNetV2 on ImageNet the settings of MobileNet.
 - In the authors' CIFAR-100 script, the teacher stays in training mode: its batch norms use the statistics of the batch. Here it is in eval mode.
 - They train with Nesterov momentum, a learning rate of 0.1 and batches of 128; here the schedule is that of the pair, for every method.
 - If one network has more stages, those at equal distances are compared, the last one with the last one.
@@ -74,6 +74,7 @@ reviewkd_pairs = {
     'res56_res20': {'losses.reviewkd.loss.loss_weight': 0.6},
     'res110_res32': {'losses.reviewkd.loss.loss_weight': 1.0},
     # not published
+    'res20_res8': {'losses.reviewkd.loss.loss_weight': 0.6},
     'res110_res20': {'losses.reviewkd.loss.loss_weight': 1.0},
     'in1k': {
         'losses.reviewkd.loss.loss_weight': 1.0,

@@ -23,7 +23,7 @@ To soften is to raise the probabilities to the power $\gamma$, the transform in 
 | `res32x4_res8x4`, and where nothing else is known | 0.1 | 100 |
 | `wrn40-2_wrn16-2` | 0.1 | 101 |
 | `wrn40-2_wrn40-1` | 0.1 | 76 |
-| `res56_res20` | 0.3 | 7 |
+| `res56_res20`, and `res20_res8`, for which none are published | 0.3 | 7 |
 | `res110_res20` | 0.2 | 8 |
 | `res110_res32` | 0.1 | 33 |
 | `vgg13_vgg8` | 0.1 | 45 |
@@ -61,6 +61,7 @@ ttm_pairs = {
         ('wrn40-2_wrn16-2', 0.1, 101.0),
         ('wrn40-2_wrn40-1', 0.1, 76.0),
         ('res56_res20', 0.3, 7.0),
+        ('res20_res8', 0.3, 7.0),
         ('res110_res20', 0.2, 8.0),
         ('res110_res32', 0.1, 33.0),
         ('vgg13_vgg8', 0.1, 45.0),

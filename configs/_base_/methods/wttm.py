@@ -20,7 +20,7 @@ $$L_\text{WTTM} = \frac1B \sum_{i=1}^{B} U_i \, \mathrm{KL}(p_i \Vert q_i), \qqu
 |---|---:|---:|
 | `res32x4_res8x4`, `wrn40-2_wrn40-1`, and where nothing else is known | 0.1 | 3 |
 | `wrn40-2_wrn16-2` | 0.1 | 4 |
-| `res56_res20` | 0.3 | 1.5 |
+| `res56_res20`, and `res20_res8`, for which none are published | 0.3 | 1.5 |
 | `res110_res20` | 0.2 | 2 |
 | `res110_res32` | 0.1 | 1.5 |
 | `vgg13_vgg8` | 0.1 | 2.25 |
@@ -63,6 +63,7 @@ wttm_pairs = {
     for pair, gamma, weight in (
         ('wrn40-2_wrn16-2', 0.1, 4.0),
         ('res56_res20', 0.3, 1.5),
+        ('res20_res8', 0.3, 1.5),
         ('res110_res20', 0.2, 2.0),
         ('res110_res32', 0.1, 1.5),
         ('vgg13_vgg8', 0.1, 2.25),
