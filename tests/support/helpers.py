@@ -7,13 +7,16 @@ import os
 import runpy
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from unittest import mock
 
 import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
 from mmpretrain.structures import DataSample
 
 from icd_mmrazor import recipes
@@ -86,14 +89,19 @@ def run_python(*args: object, cwd: Path | None = None, **environment: str) -> su
 def exit_status(tool: Path, *arguments: object) -> int | str | None:
     """Run a tool in this process, without the seconds that a new one takes to import the stack.
 
-    mmengine names a run's logger by its config and the second it starts in: two runs within a second would share one,
-    and the later would write to the captured stream of the earlier test. So a tool's loggers end with it.
+    mmengine names a run's logger, scope and visualizer by its config and the second it starts in: two runs within a
+    second would share them, and the later would look in the scope of the earlier, or write to the captured stream of
+    another test. So what a tool has named ends with it.
     """
     status = None
     arguments = [str(tool), *map(str, arguments)]
     # as Python does for a program: its folder comes first
     path = mock.patch.object(sys, 'path', [str(tool.parent), *sys.path])
-    with path, mock.patch.object(sys, 'argv', arguments), mock.patch.dict(MMLogger._instance_dict):
+    with ExitStack() as stack:
+        stack.enter_context(path)
+        stack.enter_context(mock.patch.object(sys, 'argv', arguments))
+        for cls in (DefaultScope, MessageHub, MMLogger, Visualizer, *Visualizer.__subclasses__()):
+            stack.enter_context(mock.patch.object(cls, '_instance_dict', cls._instance_dict.copy()))
         try:
             runpy.run_path(str(tool), run_name='__main__')
         except SystemExit as end:
