@@ -1,7 +1,5 @@
 """Results of studies: collected from work folders, kept in one file, looked up by tables."""
 
-import csv
-import functools
 import json
 import statistics
 from datetime import datetime
@@ -13,7 +11,6 @@ from icd_mmrazor.errors import SettingError
 
 from studies import PUBLISHED, STUDIES, Point, Study, teacher_of
 
-PUBLISHED_TABLE = Path(__file__).with_name('published.csv')
 NOT_RUN = 'not run'
 KINDS = ('sessions', 'teachers', 'runs')  # what is known of a study
 
@@ -124,20 +121,3 @@ def studies_in(found: dict[str, Any]) -> dict[str, Results]:
         methods.sort(key=lambda methods: (methods != recipes.STUDENT_ALONE, methods.count('+'), methods))
         studies[name] = Study('', pairs, {PUBLISHED: Point(tuple(methods))}, seeds=seeds)
     return {name: Results(name, study, found.get(name, {})) for name, study in studies.items()}
-
-
-def published_accuracy(methods: str, pair: str) -> str:
-    """Format the published accuracy of a combination on a pair; ``-`` if there is none."""
-    value = published_accuracies().get(('+'.join(sorted(methods.split('+'))), pair))
-    return '-' if value is None else f'{value:.2f}'
-
-
-@functools.cache
-def published_accuracies() -> dict[tuple[str, str], float]:
-    """Read the published accuracies that compare with ours, by methods and pair; those of a combination are sorted."""
-    found: dict[tuple[str, str], float] = {}
-    for row in csv.DictReader(PUBLISHED_TABLE.read_text().splitlines()):
-        if not row['apart'] and ' ' not in row['method']:  # after a space come settings
-            methods = recipes.split_methods(row['method'].lower().replace('+ls', '_ls'))
-            found.setdefault(('+'.join(sorted(methods)), row['pair']), float(row['accuracy']))
-    return found

@@ -23,10 +23,11 @@ from icd_mmrazor import recipes
 from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
 from icd_mmrazor.errors import SettingError, UserError
 from icd_mmrazor.launch.command_line import run as run_tool
+from icd_mmrazor.models.networks.changed_student import changing_distiller
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from results import NOT_RUN, Results, dump, published_accuracy, read, studies_in
+from results import NOT_RUN, Results, dump, read, studies_in
 from studies import PUBLISHED, Axis, Study
 
 STUDENT = recipes.STUDENT_ALONE
@@ -41,9 +42,10 @@ def display_name(name: str) -> str:
         return 'student alone'
     if name in recipes.pair_names():
         return ' → '.join(name.split('_')[:2])
-    known = {*recipes.method_names()}
-    labels = [recipes.describe_method(each).partition(':')[0] if each in known else each for each in name.split('+')]
-    return '+'.join(labels)
+    methods, known = name.split('+'), {*recipes.method_names()}
+    labels = [recipes.describe_method(each).partition(':')[0] if each in known else each for each in methods]
+    changed = {*methods} <= known and changing_distiller(recipes.compose_distiller(methods))
+    return '+'.join(labels) + (' (larger student)' if changed else '')
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
@@ -78,7 +80,6 @@ def _methods_table(results: Results, details: bool, combinations: Sequence[str])
     for pair in results.study.pairs:
         teacher = results.teacher(pair)
         more = ['over the student alone', 'minutes'] if details else []
-        more += ['published'] if pair.endswith('_cifar100') else []
         head += [f'{display_name(pair)}, top-1 (%)', *more]
         teachers += [NOT_RUN if teacher is None else f'{teacher:.2f}', *([''] * len(more))]
     rows = [head, teachers]
@@ -91,8 +92,6 @@ def _methods_table(results: Results, details: bool, combinations: Sequence[str])
             if details:
                 gain = '' if None in (mean, alone) or methods == STUDENT else f'{mean - alone:+.2f}'
                 row += [gain, results.minutes(*cell)]
-            if pair.endswith('_cifar100'):
-                row.append(published_accuracy(methods, pair))
         rows.append(row)
     return markdown(rows)
 
@@ -175,8 +174,8 @@ def new_figure(panels: int, columns: int, width: float, height: float) -> tuple[
 
 
 def draw_methods(results: Results) -> Figure:
-    """Draw a panel for each pair: the seeds of each method, their mean and deviation."""
-    methods = results.study.points[PUBLISHED].methods
+    """Draw a panel for each pair: the seeds of each method of one view of each image, their mean and deviation."""
+    methods = [methods for methods in results.study.points[PUBLISHED].methods if not takes_two_views(methods)]
     pairs = [pair for pair in results.study.pairs if any(results.runs(PUBLISHED, name, pair) for name in methods)]
     figure, panels = new_figure(len(pairs), len(pairs), 4.2, 0.9 + 0.3 * len(methods))
     for panel, pair in zip(panels, pairs, strict=True):
