@@ -12,7 +12,7 @@ to resume. tools/benchmarks/table.py makes tables of what has finished.
 
 --cfg-options KEY=VALUE changes a setting of every training. The student alone gets the settings of its network,
 model.architecture.X, as model.X, and none of the teacher's and the distiller's. METHODS:KEY=VALUE changes a setting of
-the trainings of METHODS only, and takes precedence: ab:model.distiller.initial_epochs=2.
+the trainings of METHODS only, and takes precedence: crd:optim_wrapper.optimizer.lr=0.02.
 """
 
 import argparse

@@ -83,9 +83,10 @@ WITH_TASK = 'model.distiller.student_loss_weight=1'
 # RRD was measured in its form of February 2025, the loss's defaults; the method's config is now the form of 2024
 RRD_OF_2025 = tuple(f'rrd:model.distiller.losses.rrd.loss.{setting}' for setting in ('_delete_=True', 'type=RRDLoss'))
 # what the methods do in their first 30, 20 and 10 of 240 epochs: as shares of 8, or the least that there is
+ONE_INITIAL_EPOCH = 'model.distiller.initial_epochs=1', 'param_scheduler.begin=1', 'train_cfg.max_epochs=9'
 GROWING = ('dkd', 'dkd_ls', 'reviewkd', 'rld')
 BEGINNINGS = (
-    *(f'{name}:model.distiller.initial_epochs=1' for name in ('ab', 'fsp', 'ft')),
+    *(f'{name}:{setting}' for name in ('ab', 'fsp', 'ft') for setting in ONE_INITIAL_EPOCH),
     *(f'{name}:model.distiller.losses.{name}.weight_schedule.by_epoch=False' for name in GROWING),
     *(f'{name}:model.distiller.losses.{name}.weight_schedule.end=53' for name in GROWING),
     'ctkd:model.distiller.losses.ctkd.loss.ramp_epochs=1',

@@ -31,8 +31,8 @@ class LossScheduleHook(Hook):
     of the main stage.
 
     Raises:
-        SettingError: The training counts iterations and something counts epochs, or no epoch would be left for the
-            main stage.
+        SettingError: The training counts iterations and something counts epochs, no epoch would be left for the main
+            stage, or its schedule begins later than it.
 
     Config example::
 
@@ -46,35 +46,17 @@ class LossScheduleHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Check that there is a main stage, and that what counts epochs can."""
         epochs = getattr(_distiller(runner), 'initial_epochs', 0)
-        if epochs and counts_iterations(runner):
-            raise SettingError(
-                f'train_cfg counts iterations, but model.distiller.initial_epochs={epochs} counts epochs. Set '
-                'train_cfg=dict(by_epoch=True, max_epochs=...).'
-            )
-        if epochs and runner.max_epochs <= epochs:
+        if counts_iterations(runner):
+            _refuse_epochs(runner, epochs)
+        elif epochs and runner.max_epochs <= epochs:
             raise SettingError(
                 f'train_cfg.max_epochs={runner.max_epochs} leaves no epoch for the main stage: '
                 f'model.distiller.initial_epochs={epochs} count, too. Raise the one or lower the other.'
             )
-
-        by_epoch = [name for name, schedule in _schedules(runner) if schedule.by_epoch]
-        if by_epoch and counts_iterations(runner):
-            raise SettingError(
-                f'train_cfg counts iterations, but the weight_schedule of {", ".join(by_epoch)} counts epochs. Set its '
-                'by_epoch=False, with begin and end in iterations.'
-            )
+        elif epochs:
+            _refuse_late_schedule(runner, epochs)
         for name, schedule in _schedules(runner):
             _warn_of_end(runner, name, schedule)
-        losses = [
-            f'{name} ({type(loss).__name__})'
-            for name, loss in losses_of(_distiller(runner))
-            if getattr(loss, 'counts_epochs', False)
-        ]
-        if losses and counts_iterations(runner):
-            raise SettingError(
-                f'train_cfg counts iterations, but {", ".join(losses)} changes over the epochs. Set '
-                'train_cfg=dict(by_epoch=True, max_epochs=...).'
-            )
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Tell weights and losses that change how far the training is."""
@@ -116,6 +98,34 @@ def _schedules(runner: Runner) -> Iterator[tuple[str, WeightSchedule]]:
     for distiller in plain_distillers(_distiller(runner)):
         for name, weight in getattr(distiller, 'scheduled_weights', {}).items():
             yield name, weight.schedule
+
+
+def _refuse_late_schedule(runner: Runner, initial_epochs: int) -> None:
+    """Refuse a schedule that waits for the end of a longer initial stage, such as that of a composed config."""
+    schedules = runner.param_schedulers or []
+    groups = schedules.values() if isinstance(schedules, dict) else [schedules]
+    begin = min((each.begin for group in groups for each in group if each.by_epoch), default=0)
+    if begin > initial_epochs:
+        raise SettingError(
+            f'param_scheduler begins after {begin} epochs, but model.distiller.initial_epochs={initial_epochs}. Set '
+            f'param_scheduler.begin={initial_epochs}, and train_cfg.max_epochs to the sum of both stages.'
+        )
+
+
+def _refuse_epochs(runner: Runner, initial_epochs: int) -> None:
+    """Refuse whatever counts epochs, in a training that counts iterations."""
+    schedules = ', '.join(name for name, schedule in _schedules(runner) if schedule.by_epoch)
+    counting = ((name, loss) for name, loss in losses_of(_distiller(runner)) if getattr(loss, 'counts_epochs', False))
+    losses = ', '.join(f'{name} ({type(loss).__name__})' for name, loss in counting)
+    by_epoch = 'Set train_cfg=dict(by_epoch=True, max_epochs=...).'
+    by_iteration = 'Set its by_epoch=False, with begin and end in iterations.'
+    for found, problem, remedy in (
+        (initial_epochs, f'model.distiller.initial_epochs={initial_epochs} counts epochs', by_epoch),
+        (schedules, f'the weight_schedule of {schedules} counts epochs', by_iteration),
+        (losses, f'{losses} changes over the epochs', by_epoch),
+    ):
+        if found:
+            raise SettingError(f'train_cfg counts iterations, but {problem}. {remedy}')
 
 
 def _warn_of_end(runner: Runner, name: str, schedule: WeightSchedule) -> None:

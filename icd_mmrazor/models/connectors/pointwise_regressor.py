@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from mmrazor.models.architectures.connectors.base_connector import BaseConnector
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from icd_mmrazor import checks
-from icd_mmrazor.errors import SettingError
 
 
 @MODELS.register_module()
@@ -57,10 +57,12 @@ class PointwiseRegressor(BaseConnector):
         vectors = feature.ndim == 2
         feature = feature[:, :, None, None] if vectors else feature
         checks.feature_map(self, 'student_shape', (self.in_channels,), feature)
-        if self.training and feature.numel() == self.in_channels:
-            raise SettingError(
-                'PointwiseRegressor: its batch norm cannot be trained with a batch of one image. Set '
-                'train_dataloader.drop_last=True, or another batch size.'
-            )
-        out = self.layers(feature)
+        convolution, norm, *activation = self.layers
+        out = convolution(feature)
+        if out.numel() == norm.num_features:
+            # a single vector, such as the last batch of an epoch, has no statistics of its own
+            out = F.batch_norm(out, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+        else:
+            out = norm(out)
+        out = activation[0](out) if activation else out
         return out.flatten(1) if vectors else out

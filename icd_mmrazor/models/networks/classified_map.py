@@ -63,7 +63,7 @@ def classified_map(
         # of a tuple the last one, as mmpretrain's necks and heads take it
         several = isinstance(output, list | tuple) and len(output) > 0
         output = output[-1] if several else output
-        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[1] == layer.in_features:
+        if isinstance(output, Tensor) and output.ndim == 4:
             found.append((Point('ModuleOutputs', source, call, -1 if several else None), output.detach().clone()))
 
     handles = [
@@ -95,10 +95,22 @@ def classified_map(
 
 def _is_after_pooling(found: list[tuple[Point, Tensor]], place: int) -> bool:
     """Return whether a map of one position is a larger map that was pooled, and then changed, as by a norm."""
-    larger = next((i for i in reversed(range(place)) if _positions(found[i]) > 1), None)
-    if _positions(found[place]) > 1 or larger is None:
+    if _positions(found[place]) > 1:
         return False
-    return all(_is_average(each.flatten(1), found[larger][1]) for _, each in found[larger + 1 : place])
+    alike = [each for each in found[:place] if each[1].shape[1] == found[place][1].shape[1]]
+    # what pools need not be a module, but then nothing else lies between the two maps
+    # a shortcut may average, too, but comes second
+    return any(_averages(found[:place])[:1]) or (any(map(_is_large, alike)) and all(_averages(alike)))
+
+
+def _averages(found: list[tuple[Point, Tensor]]) -> list[bool]:
+    """Return which of the maps after the last one of several positions are its average."""
+    last = next((i for i in reversed(range(len(found))) if _is_large(found[i])), len(found))
+    return [_is_average(each.flatten(1), found[last][1]) for _, each in found[last + 1 :]]
+
+
+def _is_large(found: tuple[Point, Tensor]) -> bool:
+    return _positions(found) > 1
 
 
 def _positions(found: tuple[Point, Tensor]) -> int:

@@ -67,6 +67,18 @@ def test_golden_numbers(case: str, form: str) -> None:
         )
 
 
+def test_a_single_vector_is_normalised_by_the_running_statistics() -> None:
+    """The last batch of an epoch may be one image."""
+    connector, feature = PointwiseRegressor((6,), (4,), relu=True), torch.randn(1, 6)
+    connector(torch.randn(8, 6))
+    before, got = connector.layers[1].running_mean.clone(), connector(feature)
+    got.sum().backward()
+    assert connector.layers[0].weight.grad.isfinite().all()
+    assert torch.equal(connector.layers[1].running_mean, before)
+    torch.testing.assert_close(got, connector.eval()(feature))
+    assert got.any()
+
+
 def slow_srrl(student: list, teacher: list, weight: list, bias: list, logit_weight: float) -> float:
     def logits(feature: list) -> list:
         return [sum(w * x for w, x in zip(row, feature, strict=True)) + b for row, b in zip(weight, bias, strict=True)]

@@ -102,12 +102,19 @@ def test_a_map_of_a_network_that_ends_in_a_norm_has_negative_values() -> None:
     assert classified_map(model, 'head.fc', IMAGE).has_negatives
 
 
+def mobilenet() -> dict:
+    pytest.importorskip('timm')
+    return dict(type='TimmClassifier', model_name='mobilenetv3_small_050', num_classes=4)
+
+
 @pytest.mark.parametrize(
-    ('cfg', 'shape'), [(convnext(True), (3, 64, 64)), (vit(), IMAGE)], ids=['norm after pooling', 'class token']
+    ('cfg', 'shape'),
+    [(lambda: convnext(True), (3, 64, 64)), (vit, IMAGE), (mobilenet, (3, 64, 64))],
+    ids=['norm after pooling', 'class token', 'convolution after pooling'],
 )
-def test_a_network_that_classifies_something_else_is_refused(cfg: dict, shape: tuple[int, ...]) -> None:
-    model = MODELS.build(cfg)
-    with pytest.raises(SettingError, match=r'the teacher, (ConvNeXt|VisionTransformer), .*average of a map'):
+def test_a_network_that_classifies_something_else_is_refused(cfg: Callable, shape: tuple[int, ...]) -> None:
+    model = MODELS.build(cfg())
+    with pytest.raises(SettingError, match=r'the teacher, \w+, .*average of a map'):
         classified_map(model, find_classifier(model), shape, 'the teacher')
 
 
