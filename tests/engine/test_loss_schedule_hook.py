@@ -108,6 +108,14 @@ def test_no_epoch_left_for_the_main_stage(staged: Callable, runner: Callable) ->
 
 
 @pytest.mark.slow
+def test_a_schedule_that_waits_for_a_longer_initial_stage(staged: Callable, runner: Callable) -> None:
+    """The initial stage of a composed config was shortened, and nothing else."""
+    cfg = staged(**{'model.distiller.initial_epochs': 1})
+    with pytest.raises(SettingError, match=r'begins after 2 epochs, .*initial_epochs=1.*param_scheduler\.begin=1'):
+        runner(cfg).train()
+
+
+@pytest.mark.slow
 def test_a_training_that_counts_iterations_has_no_initial_stage(staged: Callable, runner: Callable) -> None:
     cfg = staged()
     cfg.train_cfg, cfg.param_scheduler = dict(by_epoch=False, max_iters=8), None
