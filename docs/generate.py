@@ -84,7 +84,7 @@ def page(root: Path, method: Method) -> str:
             '## How to use it\n\n'
             '```bash\n'
             f'python tools/train.py configs/{name}/{method.example}\n'
-            f'{front} {name} PAIR      # on any pair; that it fits; --list shows them\n'
+            f'{front} {name} PAIR      # on any pair that it fits; --list shows them\n'
             f'{front} {name}+{other} PAIR   # together with another method\n'
             '```\n\n'
             'Distillation needs a trained teacher: see [vanilla](../vanilla/README.md).\n'
@@ -109,7 +109,7 @@ def example(method: Method) -> str:
             ')',
         ]
     if method.variants:
-        lines.append('# settings for other pairs, or beside other methods')
+        lines.append('# settings for other pairs, or for use with other methods')
         lines += [f"_base_.pop('{variant}')" for variant in method.variants]
     if method.initial_epochs:
         lines += [
@@ -226,10 +226,10 @@ def needs_table(root: Path) -> str:
     columns = {key: name for key, name in NEEDS.items() if key in needed}
     rows = []
     for method, needs in needs_of.items():
-        mixes = 'yes' if not {'labels', 'views'} & needs else 'Mixup only' if 'scores' in needs else 'no'
-        fits = ['no' if needs & {'logits', 'classifier'} else 'yes', mixes]
+        mixes = 'no' if 'views' in needs or ('labels' in needs and 'scores' not in needs) else 'yes'
+        fits = ['no' if needs & {'logits', 'classifier'} else 'yes', mixes, 'no' if 'labels' in needs else 'yes']
         rows.append([f'`{method}`', *('x' if key in needs else '' for key in columns), *fits])
-    return table(['', *columns.values(), 'teacher without classifier', 'Mixup, images without labels'], rows)
+    return table(['', *columns.values(), 'teacher without classifier', 'Mixup', 'images without labels'], rows)
 
 
 def paper_table(root: Path, folder: Path) -> str:

@@ -3,9 +3,10 @@
 A pair is a file ``configs/_base_/pairs/PAIR.py`` that holds everything but the distiller. A method is a file
 ``configs/_base_/methods/METHOD.py`` that holds the config of its distiller in a variable of the same name; a variable
 ``METHOD_beside``, if there is one, is used instead when the method is combined with others. ``METHOD_pairs`` has the
-settings that its authors use for pairs of networks, ``{'res56_res20': {'losses.dkd.loss.beta': 2.0}}``, and for a whole
-dataset, ``'in1k'``, before those of a pair. ``METHOD_dataset`` has the wrapper that its training set needs:
-``dict(type='TwoViewDataset', ...)``. A pair may replace settings of a method in a variable ``override_METHOD``.
+settings for pairs of networks, ``{'res56_res20': {'losses.dkd.loss.beta': 2.0}}``, which are its authors' where they
+published any, and for a whole dataset, ``'in1k'``, before those of a pair. ``METHOD_dataset`` has the wrapper that its
+training set needs: ``dict(type='TwoViewDataset', ...)``. A pair may replace settings of a method in a variable
+``override_METHOD``.
 """
 
 import functools

@@ -1,5 +1,5 @@
 _base_ = ['../_base_/pairs/res32x4_res8x4_cifar100.py', '../_base_/methods/ctkd.py']
 model = dict(distiller=_base_.pop('ctkd'))
-# settings for other pairs, or beside other methods
+# settings for other pairs, or for use with other methods
 _base_.pop('ctkd_beside')
 _base_.pop('ctkd_pairs')

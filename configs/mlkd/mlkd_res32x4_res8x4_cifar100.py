@@ -4,5 +4,5 @@ model = dict(distiller=_base_.pop('mlkd'))
 train_dataloader = dict(
     dataset=dict(_delete_=True, dataset=_base_.train_dataloader.dataset, **_base_.pop('mlkd_dataset'))
 )
-# settings for other pairs, or beside other methods
+# settings for other pairs, or for use with other methods
 _base_.pop('mlkd_pairs')

@@ -1,4 +1,4 @@
 _base_ = ['../_base_/pairs/res32x4_res8x4_cifar100.py', '../_base_/methods/wttm.py']
 model = dict(distiller=_base_.pop('wttm'))
-# settings for other pairs, or beside other methods
+# settings for other pairs, or for use with other methods
 _base_.pop('wttm_pairs')

@@ -50,6 +50,8 @@ LOADER_SETTINGS = (
     'worker_init_fn',
     'multiprocessing_context',
 )
+# our default hooks that had another name in 0.1
+RENAMED = {'initial_stage': 'loss_schedule'}
 # hooks of mmengine and mmpretrain that watch, log or save
 WATCHING = (
     'CheckpointHook',
@@ -99,7 +101,7 @@ def _with_influence(cfg: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{section: cfg[section] for section in SECTIONS if section in cfg},
         **({'model': _without_exact_cache(cfg['model'])} if 'model' in cfg else {}),
-        'default_hooks': {name: hook for name, hook in hooks.items() if _changes_training(hook)},
+        'default_hooks': {RENAMED.get(name, name): hook for name, hook in hooks.items() if _changes_training(hook)},
         'custom_hooks': dict(enumerate(hook for hook in custom if _changes_training(hook))),
     }
 

@@ -1,4 +1,4 @@
-"""A dataset of whose images a batch has two views, weakly augmented ones before strongly augmented ones."""
+"""Two views of each image in a batch, the weakly augmented ones before the strongly augmented ones."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ NAME = 'TwoViewDataset'
 
 @DATASETS.register_module()
 class TwoViewDataset:
-    """Any dataset, of whose images a batch has two views: the weak ones of all images, then the strong ones.
+    """A dataset whose batches contain two views of each image: the weak ones of all images, then the strong ones.
 
     The weak view is what the dataset's pipeline gives, with its random crop and flip, for instance. The strong view is
     made by the pipeline too, with other random numbers, and then by further transforms. So a batch of ``batch_size``

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from icd_mmrazor import recipes
+from icd_mmrazor.configuration.changes import config_changes
 from icd_mmrazor.errors import SettingError
 
 
@@ -105,6 +106,22 @@ def test_no_epoch_left_for_the_main_stage(staged: Callable, runner: Callable) ->
     cfg = staged(**{'train_cfg.max_epochs': 2, 'param_scheduler.begin': 0})
     with pytest.raises(SettingError, match=r'max_epochs=2 .*initial_epochs=2'):
         runner(cfg).train()
+
+
+def test_configs_of_0_1_have_other_names_for_it() -> None:
+    former = dict(default_hooks=dict(initial_stage=dict(type='InitialStageHook')))
+    assert config_changes(former, dict(default_hooks=dict(loss_schedule=dict(type='LossScheduleHook')))) == []
+    assert config_changes(former, dict(default_hooks=dict())) != []
+
+
+@pytest.mark.slow
+def test_a_schedule_that_starts_within_the_initial_stage(
+    staged: Callable, runner: Callable, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = runner(staged(**{'param_scheduler.begin': 0}))
+    run.logger.addHandler(caplog.handler)
+    train(run, stop_after=0)
+    assert 'param_scheduler begins after 0 epochs, within the initial stage of 2' in caplog.text
 
 
 @pytest.mark.slow

@@ -75,6 +75,8 @@ def test_cached_steps_find_every_output(tool: ModuleType, images_file: Path, rep
         ('--pairs res20_res9_digits', "'res20_res9_digits'. Did you mean res20_res8_digits"),
         ('--methods idc', "'idc'. Did you mean"),
         ('--methods student', '--methods student'),
+        ('--methods mlkd', 'steps with two views of each image'),
+        ('--methods ab', 'steps with an initial stage'),
         ('--contender fast model.channels_last=False', '--contender fast'),
         ('--contender mine modle.channels_last=False', 'modle'),
     ],

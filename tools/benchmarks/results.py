@@ -106,10 +106,8 @@ class Results:
 
     def notes(self) -> list[str]:
         """Return the options of the runs, for a study whose points do not say them."""
-        return sorted(
-            {f'- {run["methods"]} on {run["pair"]}: --cfg-options {" ".join(run["options"])}'
-             for runs in self._runs.values() for run in runs if run['options'] and self.name not in STUDIES}
-        )  # fmt: skip
+        runs = [run for runs in self._runs.values() for run in runs if run['options'] and self.name not in STUDIES]
+        return sorted({f'- {r["methods"]} on {r["pair"]}: --cfg-options {" ".join(r["options"])}' for r in runs})
 
 
 def studies_in(found: dict[str, Any]) -> dict[str, Results]:

@@ -283,7 +283,11 @@ def contenders_of(pair: str, args: argparse.Namespace) -> dict[str, Config | Non
     base, ours = recipes.compose(pair, args.methods), [[DEFAULTS], [FAST, *fast, *compiled]]
     if 'teacher' not in base.model:
         raise SettingError(f'--methods {"+".join(args.methods)}: a student alone has no distillation to measure.')
-    if not any(recipes.needs_of(each) & {'maps', 'tokens', 'preactivations', 'blocks'} for each in args.methods):
+    needs = set().union(*map(recipes.needs_of, args.methods))
+    if 'views' in needs or base.param_scheduler.get('begin'):
+        found = 'two views of each image' if 'views' in needs else 'an initial stage'
+        raise SettingError(f'--methods {"+".join(args.methods)}: steps with {found} are not measured. Give others.')
+    if not needs & {'maps', 'tokens', 'preactivations', 'blocks'}:
         ours += [[CACHED, *cached], [f'{CACHED} {FAST}', *cached, *fast, *graphs], [STUDENT, *cached]]
     contenders: dict[str, Config | None] = {PLAIN: None} if args.methods == ['icd'] else {}
     for name, *options in (*ours, *args.contender):

@@ -72,8 +72,7 @@ def few_calls(images: int, *changes: str, methods: tuple[str, ...] = OF_FEW_CALL
 
 
 COMPARED = ('student', 'kd', 'at', 'sp', 'crd', 'rrd', 'icd', 'icd+kd')
-# the others are for students with a distillation token, for images with several labels, and for two views of each
-# image, whose results do not belong in one table with these
+# the others are for a distillation token, for several labels, and for two views, and belong in other tables
 OF_BENCHMARK = tuple(name for name in recipes.method_names() if name not in ('deit', 'mld', 'mlkd'))
 CIFAR100_TEACHERS = ('res32x4', 'res50', 'res56', 'res110', 'vgg13', 'wrn40-2')
 CIFAR100_PAIRS = tuple(pair for pair in recipes.pair_names() if pair.endswith('_cifar100'))
@@ -170,7 +169,7 @@ STUDIES = {
         axes={
             'calls': Axis('number of teacher calls', {f'{images:,}': f'calls-{images}' for images in CALLS}),
             'calls-task': Axis(
-                'number of teacher calls, CKD beside cross-entropy',
+                'number of teacher calls, CKD with cross-entropy',
                 {f'{images:,}': f'calls-{images}-task' for images in CALLS},
             ),
         },

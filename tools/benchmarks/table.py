@@ -137,9 +137,8 @@ def parts_of(study: Study) -> list[str]:
 def part(results: Results, name: str) -> str:
     """Return a part of a page."""
     study = results.study
-    recipes.check_name(
-        'part', name, [*parts_of(study), 'sessions', *(['summary'] if PUBLISHED in study.points else [])]
-    )
+    summary = ['summary'] if PUBLISHED in study.points else []
+    recipes.check_name('part', name, [*parts_of(study), 'sessions', *summary])
     if name in study.axes:
         return axis_table(results, study.axes[name])
     if name == 'sessions':

@@ -17,7 +17,7 @@ $\alpha = 1, \beta = 0$ is $\mathrm{KL}(p \Vert q)$; $\alpha = 0, \beta = 1$ is 
 
 - $\alpha = 0.8$, $\beta = 0.3$, $T = 4$, weight 32, cross-entropy with weight 1: the authors' setting for `res56_res20` (ghwang-s/abkd, commit df81318). They have not published those of the other pairs, which have the same here.
 - No square of the temperature multiplies the loss.
-- Where $\alpha$, $\beta$ or their sum is 0, the formula is a limit. The release multiplies it by $\alpha$ (or by $\beta$, if $\alpha = 0$), which is not what the paper says. The loss here follows the release, and none of the published settings is concerned: the KL divergences are the same either way.
+- Where $\alpha$, $\beta$ or their sum is 0, the formula is a limit. The release multiplies it by $\alpha$ (or by $\beta$, if $\alpha = 0$), which is not what the paper says. The loss here follows the release, and none of the published settings is affected: the KL divergences are the same either way. In the release's variants below, any zero but $\alpha = 1, \beta = 0$ is a division by zero.
 
 The release puts the divergence into three other methods, too:
 

@@ -17,11 +17,11 @@ $$L_\text{AFD} = \frac1B \sum_{b=1}^{B} \sum_{t,s} \alpha_{bts} \, \mathrm{MSE} 
 
 ## The benchmark's form
 
-- The form of the [authors' code](https://github.com/clovaai/attention-feature-distillation) (commit dd990d0): weight 200, $d = 128$, together with cross-entropy of weight 1 and KD of weight 0.9 ($T = 4$). Combined with another method (`afd+icd`), only AFD counts.
+- The form of the [authors' code](https://github.com/clovaai/attention-feature-distillation) (commit dd990d0): weight 200, $d = 128$, together with cross-entropy of weight 1 and KD of weight 0.9 ($T = 4$). Combined with another method (`afd+icd`), KD is left out; `+kd` adds it with weight 1.
 - Blocks are all residual blocks after their activation, without the stem; those of wide ResNets after the next batch norm and ReLU. Of ResNet-110, every second block: the tools choose `block2`, `block4`, ..., `block54`.
 - The authors have ResNets and wide ResNets only. Elsewhere, blocks are the units of ShuffleNets and MobileNets, the convolutions of VGG and the blocks of transformers; this is ours.
 - Keys: linear, batch norm, ReLU, then linear and batch norm over all images and blocks together. Queries: linear and batch norm.
-- In the authors' wide ResNet, the first batch norm of each block is called twice per image, so its running statistics move twice per step. Here they move once.
+- In the authors' wide ResNet, the first batch norm of each block is called twice per forward pass, so its running statistics move twice per step. Here they move once.
 
 ## When to choose it
 

@@ -17,9 +17,9 @@ $$\lambda(e) = \tfrac12 \left( 1 - \cos \left( \pi \min(e / E, 1) \right) \right
 
 ## The benchmark's form
 
-- On its own, the training loss is 0.1 cross-entropy + 0.9 CTKD with $E = 10$ (zhengli97/CTKD, commit 7d52522). On ImageNet, both weights are 1 and $E = 5$ (theirs for ResNet-34 / ResNet-18).
+- On its own, the training loss is 0.1 cross-entropy + 0.9 CTKD with $E = 10$ (zhengli97/CTKD, commit 7d52522). On ImageNet, both weights are 1 and $E = 5$ (theirs for ResNet-34 / ResNet-18, in 120 epochs).
 - Together with another method, cross-entropy and CTKD both have weight 1.
-- $\theta$ is trained by the optimizer of the student, with the same weight decay, as released. It pulls $\theta$ to 0, so $T$ to 11. $T$ starts at 15.6, and the log has it as `distill.ctkd_tau`.
+- $\theta$ is trained by the optimizer of the student, with the same weight decay, as released. The decay pulls $\theta$ towards 0, and $T$ towards 11. $T$ starts at 15.6, and the log has it as `distill.ctkd_tau`.
 - With several processes, all share one temperature. In the release, each process learns its own.
 - The release reverses the gradient by a factor from 0 to -1 without any other change of sign: the same as $-\lambda$.
 - The paper also has a temperature for each image. The network that predicts it is not in the release, and not here.

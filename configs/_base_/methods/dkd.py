@@ -64,8 +64,10 @@ dkd_pairs = {
     'vgg13_vgg8': {'losses.dkd.loss.beta': 6.0},
     'vgg13_mobilenetv2': {'losses.dkd.loss.beta': 6.0},
     'res56_res20': {'losses.dkd.loss.beta': 2.0},
+    # not published
     'res20_res8': {'losses.dkd.loss.beta': 2.0},
     'res110_res32': {'losses.dkd.loss.beta': 2.0},
+    # not published
     'res110_res20': {'losses.dkd.loss.beta': 2.0},
     'in1k': {
         'losses.dkd.loss.tau': 1.0,

@@ -27,7 +27,7 @@ The authors' code ([sunshangquan/logit-standardization-KD](https://github.com/su
 | ImageNet, ResNet-50 / MobileNet | 2 | 9 | 9 | 18 |
 
 - These are set by the pair. The authors have no settings for WRN-40-2 / ShuffleNetV1, res32x4 / ShuffleNetV1 and ResNet-50 / VGG-8, which get the first row here, or for res20 / res8, which gets those of res56 / res20.
-- The settings that were used on ImageNet are not published. The authors advise $T = 2$ and weight 9 (issue 31 of their repository). The table has these, times the $\beta$ of DKD, and no warm-up as DKD on ImageNet.
+- The settings that were used on ImageNet are not published. The authors advise $T = 2$ and weight 9 (issue 31 of their repository). The table has these, times the $\beta$ of DKD, and, as for DKD on ImageNet, no warm-up.
 - On CIFAR-100, the loss is multiplied by $e / 20$ in the first 20 epochs, with $e$ from 1 (`weight_schedule`). **In a training of fewer epochs**, shorten it: `model.distiller.losses.dkd_ls.weight_schedule.end=N`.
 - The deviation is that of a sample, with $C - 1$, as in the code; the paper has $C$.
 
@@ -71,6 +71,7 @@ dkd_ls_pairs = {
         'losses.dkd_ls.loss.alpha': 18.0,
         'losses.dkd_ls.loss.beta': 36.0,
     },
+    # not published
     'res20_res8': {
         'losses.dkd_ls.loss.tau': 3.0,
         'losses.dkd_ls.loss.alpha': 18.0,

@@ -26,7 +26,7 @@ An image whose embedding is constant correlates with none. The releases give NaN
 
 ## When to choose it
 
-For a teacher without a classifier, such as a self-supervised one: it needs pooled features only, of any widths, and neither labels nor positions. It compares the images of a batch within a process, and a batch of one image teaches nothing. The norms grow with the number of images, so the weights belong to a batch size.
+Choose it for a teacher without a classifier, such as a self-supervised one. It needs pooled features only, of any widths, and neither labels nor positions. It compares the images of a batch within a process, and a batch of one image teaches nothing. The norms grow with the number of images, so the weights belong to a batch size.
 
 ```bibtex
 @inproceedings{ma2022distilling,

@@ -15,14 +15,14 @@ where $G_{st}$ is the elementwise product of the matrices of both networks.
 
 ## The benchmark's form
 
-- The authors' commands for their table: weight 2 for the correlation, 1 for the mutual information, no KD; $\alpha = 1.01$ for the seven pairs of one family of networks and $1.5$ for the six of two. The presets follow this by the pair. The defaults of their parser, 0.05 and 1.5, are not what they ran.
-- As released ([roymiles/ITRD](https://github.com/roymiles/ITRD), 5d08c6b), the deviations divide by $B - 1$, but $c_k$ by $B$. So $c_k$ stays below $1 - 1/B$, and the first term above $\log_2 D - 2 \alpha \log_2 B$ for $D$ units, and may be negative.
+- The authors' commands for their table: weight 2 for the correlation, 1 for the mutual information, no KD; $\alpha = 1.01$ for the seven pairs of one family of networks and $1.5$ for the six of two. The presets follow this by the pair. Their parser has other defaults: `lambda_mutual` 0.05, and $\alpha = 1.5$ for every pair. They give no settings for ImageNet, where ResNet-50 / MobileNetV2 has 1.5 here, and ResNet-34 / ResNet-18 1.01.
+- As released ([roymiles/ITRD](https://github.com/roymiles/ITRD), 5d08c6b), the deviations divide by $B - 1$, but $c_k$ by $B$. So $c_k$ is at most $1 - 1/B$, and the first term at least $\log_2 D - 2 \alpha \log_2 B$ for $D$ units, and may be negative.
 - $G_s$ is that of the student's own feature if the widths are equal, otherwise that of the projected one.
 - A unit that is constant in a batch (a dead ReLU) counts as uncorrelated. The release gives NaN.
 
 ## When to choose it
 
-For a small extra cost without a memory: it needs pooled features only, which may have different widths, and neither labels nor positions. It compares the images of a batch within a process, so small batches weaken it, and a batch of one image teaches nothing.
+Choose it for a small extra cost without a memory. It needs pooled features only, which may have different widths, and neither labels nor positions. It compares the images of a batch within a process, so small batches weaken it, and a batch of one image teaches nothing.
 The gradient of the logarithm grows as the correlations approach 1. If that makes a training unstable, lower `correlation_weight`.
 
 ```bibtex

@@ -19,10 +19,10 @@ $$L = 0.1 \left( \mathrm{CE}^\text{weak} + \mathrm{CE}^\text{strong} \right) + 0
 
 Here $m$ is the share of the batch's images whose largest teacher probability is at most the median, and $m_c$ the share of the classes whose summed teacher probability is; both are about a half.
 
-## Not to be put next to rows of one view
+## Not comparable with methods of one view
 
 The published accuracies have twice the views, strong augmentation, and 480 epochs (ShuffleNet: 960) where the other methods of the benchmark have 240. The learning rate falls after 150, 180 and 210 epochs all the same, so that more than half of the training runs at the lowest. They are also the best accuracies of all epochs, not the last.
-Do not compare MLKD with methods of one view: neither the published numbers nor a run of this config says anything about the loss alone. A student that is trained alone, or by KD, with the same `TwoViewDataset` and the same epochs would be a fair comparison. Our study has a separate table for it.
+Do not compare MLKD with methods of one view: neither the published numbers nor a run of this config says anything about the loss alone. A student that is trained alone, or by KD, with the same `TwoViewDataset` and the same epochs would be a fair comparison. Our tables keep such methods apart.
 
 ## What the released code does
 

@@ -18,11 +18,11 @@ where $\hat t$ and $\hat g(s)$ are standardised over the images of the batch. Th
 - Weight 0.1, $\kappa = 0.01$, and the projector's ratio 2, with cross-entropy and without KD, as in [VISION-SJTU/RSD](https://github.com/VISION-SJTU/RSD) (be825ae). The loss is a sum over the units, so its size grows with the teacher's width.
 - The authors' pairs have teachers and students of different architectures (Swin, ViT, Mixer, ConvNeXt to CNNs, and others) with 224 x 224 pixels, 300 epochs, and label smoothing 0.1 in the cross-entropy. None of the pairs here is among them, and their repository has no accuracies of RSD. The schedule here is that of the pair, for every method.
 - The command in their README trains another method: it has `--distiller ofa`.
-- A unit that is constant in a batch gets no gradient. The release divides it by 1e-5.
+- A unit that is constant in a batch gets no gradient. The release multiplies its gradient by $10^5$.
 
 ## When to choose it
 
-Across families of networks: CNNs, transformers and MLPs, whose maps do not correspond. It needs pooled features only, of any widths, and neither labels nor positions. The matrix has the square of the teacher's width, and is estimated from the images of a batch in one process, so batches should not be small (the authors have 128 per process), and a batch of one image teaches nothing.
+Choose it across families of networks (CNNs, transformers and MLPs), whose maps do not correspond. It needs pooled features only, of any widths, and neither labels nor positions. The matrix has the square of the teacher's width, and is estimated from the images of a batch in one process, so batches should not be small (the authors have 128 per process), and a batch of one image teaches nothing.
 
 ```bibtex
 @inproceedings{zhang2025cross,

@@ -7,7 +7,7 @@ features: the pooled feature, the student's projected, and logits
 ## Introduction
 
 A linear projector, a batch norm and a soft maximum of the errors are enough: the student's projected feature should equal the teacher's after both are normalised over the batch.
-The logarithm makes the gradient independent of the size of the errors, and the fourth power favours the largest ones. With $\hat s = \mathrm{BN}(W s + b)$ and $\hat t = \mathrm{BN}(t)$, both without scale and shift:
+Because of the logarithm, the gradient grows as the errors shrink: half the error, twice the gradient. The fourth power favours the largest ones. With $\hat s = \mathrm{BN}(W s + b)$ and $\hat t = \mathrm{BN}(t)$, both without scale and shift:
 
 $$L_\text{SRD} = \log \sum_{i=1}^{B} \sum_{k=1}^{D} |\hat s_{ik} - \hat t_{ik}|^4$$
 
@@ -24,12 +24,12 @@ The code of the authors ([roymiles/Simple-Recipe-Distillation](https://github.co
 - The config of the first form still names the second (`loss_fn: log_bn_corr_4`), which is ignored. The third does not run as released: it names a class and a variable that do not exist.
 - For the second form add `--cfg-options model.distiller.losses.srd.loss.compares=correlations model.distiller.losses.srd_kd.loss.loss_weight=0`, and for the third instead of the latter `model.distiller.losses.srd.loss.bn_eps=0 model.distiller.losses.srd.loss.log_eps=1e-5 model.distiller.losses.srd.loss.loss_weight=1`.
 - The authors trained on ImageNet for 100 epochs with batches of 256. Their repository has no code, settings or table for CIFAR-100; the preset has those of ImageNet.
-- Without an epsilon in the logarithm, perfect agreement gives minus infinity in the first two forms. Ours is 1e-12, which changes no other value. In the third, a unit that is constant in a batch would give NaN; it counts as uncorrelated.
-- Together with another method (`srd+icd`), KD is left out: add it by name. This combination is ours.
+- Without an epsilon in the logarithm, perfect agreement gives minus infinity in the first two forms. Ours is 1e-12, which matters only near it. In the third, a unit that is constant in a batch would give NaN; it counts as uncorrelated.
+- Together with another method (`srd+icd`), KD is left out: add it by name (`+kd`), at $T = 4$ rather than 1. These combinations are ours.
 
 ## When to choose it
 
-As a regression of the teacher's feature with one extra layer and no memory: it needs pooled features of any widths, and logits for KD. It uses the statistics of a batch within a process, so a batch of one image teaches nothing, and small batches make noisy targets.
+Choose it to regress the teacher's feature with one extra layer and no memory. It needs pooled features of any widths, and logits for KD. It uses the statistics of a batch within a process, so a batch of one image teaches nothing, and small batches make noisy targets.
 The loss of the first form is a sum over the images: a batch twice as large adds $\log 2$, which has no gradient. So do not compare its values between batch sizes.
 
 ```bibtex

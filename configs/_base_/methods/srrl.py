@@ -19,10 +19,10 @@ There are two forms. The connector is a 1 x 1 convolution, batch norm and ReLU i
 | form | code | the connector gets | its initial weights | results |
 |---|---|---|---|---|
 | SimKD's, the preset `srrl` on CIFAR | DefangChen/SimKD 2b389c3 | the pooled feature | torch's | CIFAR-100, **with KD** at weight 1: `srrl+kd` |
-| the authors', the preset on ImageNet | jingyang2017/KD_SRRL d2e802f | the last map, averaged after it | normal, variance $2 / D$ | ImageNet |
+| the authors', the preset on ImageNet | jingyang2017/KD_SRRL d2e802f | the map whose average is classified, averaged after it | normal, variance $2 / D$ | ImageNet |
 
 - Both terms have weight 1, and so has cross-entropy.
-- The authors' form on any pair: `--cfg-options model.distiller.losses.srrl.inputs.s_feature.feature=last_map model.distiller.losses.srrl.inputs.s_feature.connector.initialization=fan_out`.
+- The authors' form on any pair: `--cfg-options model.distiller.losses.srrl.inputs.s_feature.feature=classified_map model.distiller.losses.srrl.inputs.s_feature.connector.initialization=fan_out`.
 - The authors train 100 epochs on ImageNet with a learning rate of 0.2 for 512 images, and report the best epoch. Their settings for CIFAR-100 are not known to us.
 
 ## When to choose it

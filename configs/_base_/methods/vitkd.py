@@ -20,7 +20,7 @@ A learned token stands in for the hidden ones.
 - $\alpha = 3 \cdot 10^{-5}$, $\beta = 3 \cdot 10^{-6}$, $\lambda = 0.5$ for all pairs of the authors (yzd-v/cls_KD 1e5d48f): DeiT III-S to DeiT-T, DeiT III-B to DeiT-S, DeiT III-L to DeiT-B.
 - The terms are sums over tokens and channels, so these weights belong to 14 x 14 tokens. For other numbers of tokens, scale them by 196 / N.
 - Class tokens are left out. The linear layers are left out if both widths are equal; the convolutions and the learned token remain.
-- The authors' configs also switch NKD on; the published "ViTKD" is without it.
+- The authors' configs also switch NKD on; the published "ViTKD" is without it, and `vitkd+nkd` is with it.
 
 ## When to choose it
 
@@ -32,10 +32,10 @@ A learned token stands in for the hidden ones.
 
 ```bash
 python tools/train.py configs/vitkd/vitkd_deit3-small_deit-tiny_in1k.py
-python tools/benchmarks/train.py vitkd+kd deit3-small_deit-tiny_in1k   # together with another method
+python tools/benchmarks/train.py vitkd+nkd deit3-small_deit-tiny_in1k   # as in the authors' configs
 ```
 
-The teacher's published weights are downloaded, the student is trained for 300 epochs as mmpretrain's DeiT-T.
+The teacher's published weights are downloaded, and the student is trained for 300 epochs as mmpretrain's DeiT-T.
 
 ```bibtex
 @article{yang2022vitkd,

@@ -16,7 +16,7 @@ $$L_\text{VkD} = \frac1{BD} \sum_{i=1}^{B} \sum_{k=1}^{D} \ell \left( (P s_i)_k 
 - Weights 1 for the cross-entropy, VkD, and KD at $\tau = 1$, as in the authors' training of DeiT on ImageNet ([roymiles/VkD](https://github.com/roymiles/VkD), 6f8a507), which has 78.3 % for RegNetY-16GF to DeiT-Ti and 82.3 % to DeiT-S. KD is on the distillation token if the student has one. Their repository has no settings for CNNs or CIFAR-100; the preset has those of DeiT.
 - The authors train with AdamW (5e-4, weight decay 0.05, batches of 512, 300 epochs with a cosine to 5e-6, no warm-up). A learning rate scaled by the batch size is computed and not used.
 - $P$ is torch's parametrisation, a product of reflections unless it is square. **In the release, weight decay kills it**: torch reads the signs of the columns from a diagonal of parameters as integers, and -0.9999 becomes 0. In our trials, the first step with weight decay, of AdamW or SGD, made the whole projection 0 (its norm fell from 3.46 to 0). Our `OrthogonalProjection` has the same values and gradients, but no such diagonal, so it survives any weight decay. The authors moved the projection to torch's parametrisation for the release; what the published accuracies were trained with is not in it.
-- Together with another method (`vkd+icd`), KD is left out: add it by name. This combination is ours.
+- Together with another method (`vkd+icd`), KD is left out: add it by name (`+kd`), at $T = 4$ rather than 1. These combinations are ours.
 
 ## Transformers and detection
 
@@ -34,11 +34,13 @@ losses = dict(
 )
 ```
 
+`deit3-small_deit-tiny` averages the patch tokens of both networks, which is ours: the teacher of the authors is a convolutional network.
+
 Their loss for detection is `dict(type='VkDLoss', normalize='batch', loss_weight=4.0)` with `dict(type='OrthogonalProjection', affine=True)`: every unit is standardised over all tokens of the batch. Both networks need the same number of tokens. Whitening, which the paper has for other tasks, is not in the release, and not here.
 
 ## When to choose it
 
-For batches of any size, and across families of networks: it compares each image by itself, needs pooled features of any widths, and neither labels nor positions.
+Choose it for batches of any size, and across families of networks. It compares each image by itself, needs pooled features of any widths, and neither labels nor positions.
 The projection takes matrix products of the larger width in each step, which counts for widths in the thousands on a CPU (three seconds a step from 1280 to 2048 on one core).
 
 ```bibtex
@@ -68,5 +70,5 @@ vkd = dict(
 )
 # together with another method, which may be KD
 vkd_beside = dict(_scope_='mmrazor', type='FeatureDistiller', losses=dict(vkd=vkd['losses']['vkd']))
-# the authors average the patch tokens of such a student
+# the patch tokens of both networks are averaged instead of the class tokens
 vkd_pairs = {'deit3-small_deit-tiny': {'losses.vkd.features': 'patch_tokens'}}

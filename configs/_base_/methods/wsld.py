@@ -23,7 +23,7 @@ The authors' code ([bellymonster/Weighted-Soft-Label-Distillation](https://githu
 | ImageNet | 2 | 2.5 |
 
 - The loss is `WeightedSoftLabelLoss`. The authors' code works for 1000 classes only; mmrazor's `WSLD` gives the same numbers, but needs the number of classes in the config of each dataset.
-- The authors leave the teacher in training mode, so that its batch norms use the statistics of each batch, and drift. Here, the teacher is in eval mode, as for every method.
+- The authors leave the teacher in training mode, so that its batch norms use the statistics of each batch, and drift. Here, the teacher is in eval mode, as for every method. Their loop on ImageNet runs for 101 epochs.
 - Users of the authors' code report less than the paper on CIFAR-100: 75.07 instead of 76.05 for res32x4 / res8x4, and 72.91 instead of 74.12 for res110 / res32. The authors trained their own teachers (issues 2 and 6).
 
 ## When to choose it

@@ -63,6 +63,7 @@ wttm_pairs = {
     for pair, gamma, weight in (
         ('wrn40-2_wrn16-2', 0.1, 4.0),
         ('res56_res20', 0.3, 1.5),
+        # not published
         ('res20_res8', 0.3, 1.5),
         ('res110_res20', 0.2, 2.0),
         ('res110_res32', 0.1, 1.5),

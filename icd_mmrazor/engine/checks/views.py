@@ -1,4 +1,4 @@
-"""Two views of each image where they are wanted."""
+"""Checks of datasets with two views of each image."""
 
 from typing import Any
 

@@ -32,7 +32,7 @@ class LossScheduleHook(Hook):
 
     Raises:
         SettingError: The training counts iterations and something counts epochs, no epoch would be left for the main
-            stage, or its schedule begins later than it.
+            stage, or its schedule starts later than the stage.
 
     Config example::
 
@@ -54,7 +54,7 @@ class LossScheduleHook(Hook):
                 f'model.distiller.initial_epochs={epochs} count, too. Raise the one or lower the other.'
             )
         elif epochs:
-            _refuse_late_schedule(runner, epochs)
+            _check_begin(runner, epochs)
         for name, schedule in _schedules(runner):
             _warn_of_end(runner, name, schedule)
 
@@ -100,16 +100,23 @@ def _schedules(runner: Runner) -> Iterator[tuple[str, WeightSchedule]]:
             yield name, weight.schedule
 
 
-def _refuse_late_schedule(runner: Runner, initial_epochs: int) -> None:
-    """Refuse a schedule that waits for the end of a longer initial stage, such as that of a composed config."""
+def _check_begin(runner: Runner, initial_epochs: int) -> None:
+    """Check that the learning rate follows its schedule from the start of the main stage."""
     schedules = runner.param_schedulers or []
     groups = schedules.values() if isinstance(schedules, dict) else [schedules]
-    begin = min((each.begin for group in groups for each in group if each.by_epoch), default=0)
-    if begin > initial_epochs:
+    begins = [each.begin for group in groups for each in group if each.by_epoch]
+    if not begins or min(begins) == initial_epochs:
+        return
+    remedy = f'Set param_scheduler.begin={initial_epochs}, and train_cfg.max_epochs to the sum of both stages.'
+    if min(begins) > initial_epochs:
         raise SettingError(
-            f'param_scheduler begins after {begin} epochs, but model.distiller.initial_epochs={initial_epochs}. Set '
-            f'param_scheduler.begin={initial_epochs}, and train_cfg.max_epochs to the sum of both stages.'
+            f'param_scheduler begins after {min(begins)} epochs, but model.distiller.initial_epochs={initial_epochs}. '
+            f'{remedy}'
         )
+    runner.logger.warning(
+        f'LossScheduleHook: param_scheduler begins after {min(begins)} epochs, within the initial stage of '
+        f'{initial_epochs}. {remedy}'
+    )
 
 
 def _refuse_epochs(runner: Runner, initial_epochs: int) -> None:
@@ -130,10 +137,11 @@ def _refuse_epochs(runner: Runner, initial_epochs: int) -> None:
 
 def _warn_of_end(runner: Runner, name: str, schedule: WeightSchedule) -> None:
     """Warn of a weight that would still change when the training ends."""
+    epochs = getattr(_distiller(runner), 'initial_epochs', 0)
     if schedule.by_epoch:
-        unit, length = 'epochs', runner.max_epochs - getattr(_distiller(runner), 'initial_epochs', 0)
+        unit, length = 'epochs', runner.max_epochs - epochs
     else:
-        unit, length = 'iterations', runner.max_iters
+        unit, length = 'iterations', runner.max_iters - (epochs * len(runner.train_dataloader) if epochs else 0)
     if schedule.end is not None and length < schedule.end:
         runner.logger.warning(
             f'LossScheduleHook: the weight of {name} changes over {schedule.end} {unit}, but the training ends after '

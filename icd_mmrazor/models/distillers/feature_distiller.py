@@ -301,7 +301,7 @@ class FeatureDistiller(ConfigurableDistiller):
             raise SettingError(
                 f'{type(self).__name__}: an initial stage or a weight_schedule depends on the epoch, which nothing '
                 "tells it. Add default_hooks=dict(loss_schedule=dict(type='LossScheduleHook')) to the config, or call "
-                'set_stage() and set_progress() in a loop of your own.'
+                'set_stage() and set_progress() in your own loop.'
             )
         losses = super().compute_distill_losses()
         losses |= {name: weight(losses[name]) for name, weight in self.scheduled_weights.items() if name in losses}

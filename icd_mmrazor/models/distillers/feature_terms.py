@@ -134,6 +134,10 @@ def _checked_entry(name: str, cfg: Any, built: Mapping[str, nn.Module]) -> dict:
     if entry['weight_schedule'] and entry['stage'] == 'initial':
         raise SettingError(f"{owner}: a weight_schedule counts from the main stage, but stage='initial'. Remove it.")
     checks.positive(owner, 'decay', entry['decay'])
+    if entry['decay'] != 1 and (entry['inputs'] is not None or split_member(entry['features'])[1] not in SEVERAL):
+        raise SettingError(
+            f"{owner}: decay={entry['decay']!r} is for features of several stages, such as 'maps'. Remove it."
+        )
     return entry
 
 
@@ -302,13 +306,13 @@ def class_of(cfg: Any) -> Callable:
             return cls
     close = did_you_mean(kind.rpartition('.')[2], known_types())
     raise SettingError(
-        f'{OWNER}: type={kind!r} is not registered.{close} Modules of your own are found if the config imports them: '
+        f'{OWNER}: type={kind!r} is not registered.{close} Your own modules are found if the config imports them: '
         "custom_imports=dict(imports=['my_module'])."
     )
 
 
 def refuse_unknown(what: str, names: Iterable[str], known: Mapping[str, Any]) -> None:
-    """Refuse names of connectors that do not exist, and what is no list of names; ``what`` says where they are."""
+    """Refuse names of connectors that do not exist, and what is not a list of names; ``what`` says where they are."""
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise SettingError(f'{what}={names!r} must be a list of names of connectors.')
     if unknown := sorted(str(name) for name in names if name not in known):

@@ -58,8 +58,8 @@ class WeightSchedule:
         Raises:
             SettingError: Something in it is unknown, missing or out of range, or it ends before it begins.
         """
-        if cfg is None or isinstance(cfg, cls):
-            return cfg
+        if cfg is None:
+            return None
         owner = f'{owner}: weight_schedule'
         known = [field.name for field in fields(cls)]
         if not isinstance(cfg, dict) or 'type' not in cfg:

@@ -31,7 +31,7 @@ class AFDLoss(ShapedListLoss):
         student_shapes: Shapes of the student's maps, ``C x H x W``. A ``FeatureDistiller`` gives them.
         teacher_shapes: Shapes of the teacher's maps.
         attention_dims: Width of queries and keys.
-        loss_weight: Weight of the loss. Authors: 200.
+        loss_weight: Weight of the loss. The authors use 200.
 
     Raises:
         SettingError: A setting is out of range.

@@ -81,7 +81,7 @@ class CTKDLoss(LogitLoss):
             raise SettingError(
                 f'{type(self).__name__}: its temperature depends on the epoch, which nothing tells it. Use a '
                 "FeatureDistiller with default_hooks=dict(loss_schedule=dict(type='LossScheduleHook')), or call "
-                'set_progress(epoch, iteration) in a loop of your own.'
+                'set_progress(epoch, iteration) in your own loop.'
             )
         theta, factor = self.theta.double(), self.factor.double()
         # the value of theta and its gradient times the factor

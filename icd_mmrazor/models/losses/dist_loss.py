@@ -10,7 +10,7 @@ from icd_mmrazor.models.losses.base import LogitLoss
 
 @MODELS.register_module()
 class PearsonCorrelationLoss(LogitLoss):
-    r"""Correlation of the student's probabilities with the teacher's (DIST, Huang et al., NeurIPS 2022, 2205.10536).
+    r"""Correlation of the student's probabilities with the teacher's (DIST, Huang et al., NeurIPS 2022).
 
     With the matrix of the probabilities, images x classes, and Pearson's correlation ``r``::
 

@@ -19,9 +19,9 @@ class DecoupledKDLoss(LabelledLogitLoss):
 
     Equal to the authors' code (megvii-research/mdistiller, commit a08d46f1), as mmrazor's ``DKDLoss`` is. Both take the
     logarithm of summed probabilities, which is infinite in float32 once the student's logit of the label, divided by
-    ``tau``, is about 104 larger or smaller than all others, and mmrazor's warns of an argument that torch has
-    deprecated. Here, the logarithm is computed from the logits. The authors' warm-up is a ``weight_schedule`` of the
-    entry.
+    ``tau``, is about 104 above all others or below the largest of them, and mmrazor's warns of an argument that torch
+    has deprecated. Here, the logarithm is computed from the logits. The authors' warm-up is a ``weight_schedule`` of
+    the entry.
 
     Args:
         tau: Temperature, which divides the logits.

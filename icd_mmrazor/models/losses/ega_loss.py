@@ -22,7 +22,7 @@ class EGALoss(FeatureLoss):
 
     These are Frobenius norms, neither squared nor divided by the number of images. The authors (yccm/EGA, 0963f8e)
     compare the outputs of linear layers of width 256, and the CIFAR code of giakoumoglou/distillers (a2ee80b) the
-    pooled features themselves, which must have one width then, with weights 1 and 0.3.
+    pooled features themselves, which must then have the same width, with weights 1 and 0.3.
 
     An image whose embedding is a constant, where the releases give NaN, correlates with none. A batch of one image
     has no graph, and gives 0. With several processes, each compares the images in its batch.

@@ -38,7 +38,7 @@ class FeatureListLoss(FeatureLoss):
         return self._checked_loss(s_features, t_features)
 
     def _checked_loss(self, s_features: Sequence[Tensor], t_features: Sequence[Tensor], **given: Any) -> Tensor:
-        """Compute the loss; ``given`` is what ``compare`` takes besides."""
+        """Compute the loss; ``given`` are further arguments of ``compare``."""
         self.check_shapes(*([tuple(each.shape[1:]) for each in features] for features in (s_features, t_features)))
         numbers = [[len(each) for each in features] for features in (s_features, t_features)]
         if len({*numbers[0], *numbers[1]}) > 1 or 0 in numbers[0]:

@@ -34,8 +34,8 @@ class ITRDLoss(FeatureLoss):
 
     Args:
         student_shape, teacher_shape: Shapes of the pooled features, ``(C,)``. A ``FeatureDistiller`` finds them.
-        alpha: Half the exponent. The authors use 1.01 for networks of one family, 1.5 for those of two. (The default of
-            their parser, 1.5, is not what they ran.)
+        alpha: Half the exponent. The authors use 1.01 for networks of one family, 1.5 for those of two, which is
+            also the default of their parser.
         correlation_weight: Weight of the first term, 0 or greater; ``lambda_corr`` of the release.
         mutual_weight: Weight of the second term, 0 or greater; ``lambda_mutual``, 1 in the authors' commands and 0.05
             in their parser.

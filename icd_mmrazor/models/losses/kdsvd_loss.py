@@ -28,7 +28,7 @@ class KDSVDLoss(FeatureListLoss):
     one map and those of the next describes the flow between them. The loss is the squared difference of the student's
     from the teacher's, summed over everything but the images.
 
-    Four different losses have this name. The numbers of images are ``B``:
+    Four different losses have this name. With ``B`` images in a batch, they are:
 
     * HobbitLong/RepDistiller (b84f547), which is the one here;
     * megvii-research/mdistiller (a08d46f): ``vectors='width'``. It reshapes the map into rows of pixels, so that the
@@ -39,7 +39,8 @@ class KDSVDLoss(FeatureListLoss):
       candidates. A filter for infinities sets its gradient to 0 for maps of at least as many pixels as channels.
 
     A singular vector is only known up to its sign, on which the loss depends: here its largest component is positive.
-    The published code leaves this to the library, which changes nothing for ``k=1`` after a ReLU. Where singular values
+    The published code leaves this to the library. For ``k=1`` after a ReLU all components of a vector have one sign,
+    and the numbers agree if the library gives all maps the same one, as it nearly always does. Where singular values
     are equal, the vectors are undefined and the gradient is infinite: here the part of the gradient that turns one such
     vector into the other is left out, and vectors with the singular value 0 are left out, too. A dead channel or a dead
     map gives no NaN.

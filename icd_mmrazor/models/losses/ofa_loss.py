@@ -20,7 +20,7 @@ class OFALoss(LabelledLogitLoss):
     The paper calls ``eps`` gamma. With ``eps=1``, the default of the release (Hao840/OFAKD, commit f7bb896) and its
     setting on CIFAR-100, the label cancels, and the loss is the cross-entropy with the teacher's probabilities; its
     setting on ImageNet is 1.5. No square of the temperature multiplies the loss, and it is not 0 for a student equal to
-    its teacher. The loss is that of the release, but stays finite where its logarithm of a softmax overflows.
+    its teacher. The loss is that of the release, but stays finite where its softmax underflows to 0.
 
     This is one part of OFA-KD. In full, each of four stages of the student gets a head of its own, and the same loss
     between the logits of that head and those of the teacher.

@@ -29,16 +29,16 @@ class ReviewKDLoss(ShapedListLoss):
 
     As released (dvlab-research/ReviewKD, commit cede6ea): the fusion is resized to the teacher's map by nearest
     neighbours, which may also make it smaller, and goes on in that size; the student's maps follow an activation, the
-    teacher's precede it. Both networks have the same number of stages there; here, of the network with more maps those
-    at equal distances are compared. The release keeps the teacher in training mode; here it is in eval mode. The
-    modules are called as there: ``abfs.0`` is that of the deepest feature.
+    teacher's precede it (on ImageNet, those of both). Both networks have the same number of stages there; here, of the
+    network with more maps those at equal distances are compared. The CIFAR-100 script leaves the teacher in training
+    mode; here it is in eval mode. The modules are called as there: ``abfs.0`` is that of the deepest feature.
 
     Args:
         student_shapes: Shapes of the student's features, ``C x H x W``, the last one perhaps ``C`` (pooled). A
             ``FeatureDistiller`` gives them.
         teacher_shapes: Shapes of the teacher's features, with a pooled one if the student has one.
         mid_channels: Width of the fused features; by default that of the student's last feature, at most 512.
-        loss_weight: Weight of the loss. Authors: 0.6 to 8, depending on the pair of networks.
+        loss_weight: Weight of the loss. The authors use 0.6 to 8, depending on the pair of networks.
 
     Raises:
         SettingError: A setting is out of range, or only one of the networks has a pooled feature.

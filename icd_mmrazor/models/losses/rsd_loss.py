@@ -17,7 +17,7 @@ class RSDLoss(FeatureLoss):
     """Redundancy suppression distillation (RSD, Zhang et al., ICCV 2025, arXiv 2507.21844).
 
     The correlations over the batch between the teacher's units and those of the student's projected feature, ``C``,
-    a matrix ``D x D``, should be the identity: a unit is that of the teacher, and of no other one::
+    a matrix ``D x D``, should be the identity: each unit matches its counterpart in the teacher, and no other::
 
         sum_i (C_ii - 1) ** 2 + kappa * sum_i!=j C_ij ** 2
 
@@ -27,7 +27,7 @@ class RSDLoss(FeatureLoss):
 
     Args:
         kappa: Weight of the correlations between different units, 0 or greater.
-        loss_weight: Weight of the loss; published is 0.1.
+        loss_weight: Weight of the loss. The authors use 0.1.
 
     Raises:
         SettingError: A setting is out of range.

@@ -37,7 +37,7 @@ class SemCKDLoss(ShapedListLoss):
         teacher_shapes: Shapes of the teacher's maps.
         batch_size: Images in a batch of one process, at least 4. Our tools set it to ``train_dataloader.batch_size``
             (twice that with two views) unless the config has it.
-        loss_weight: Weight of the loss. Authors: 400, on ImageNet 50.
+        loss_weight: Weight of the loss. The authors use 400, and 50 on ImageNet.
 
     Raises:
         SettingError: A setting is out of range, or a batch is larger than ``batch_size``.

@@ -16,9 +16,8 @@ class SimKDLoss(FeatureLoss):
         mean((projected - teacher) ** 2)
 
     over images, channels and positions, as released (DefangChen/SimKD, commit 2b389c3). Maps of different sizes are
-    averaged to the smaller one; a larger map of the student is so before the projector
-    (:class:`icd_mmrazor.models.connectors.simkd_projector.SimKDProjector`). Each image counts for itself, in several
-    processes, too.
+    averaged to the smaller one; a larger map of the student is averaged before the projector
+    (:class:`icd_mmrazor.models.connectors.simkd_projector.SimKDProjector`). Images are not compared with each other.
 
     Args:
         loss_weight: Weight of the loss.

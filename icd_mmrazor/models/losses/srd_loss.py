@@ -30,7 +30,7 @@ class SRDLoss(FeatureLoss):
     * DeiT: ``compares='correlations', bn_eps=0.0, log_eps=1e-5``, weight 1, with KD at temperature 1 on the
       distillation token.
 
-    The first two have no ``log_eps``, and give minus infinity at perfect agreement; the default changes no other value.
+    The first two have no ``log_eps``, and give minus infinity at perfect agreement; the default matters only near it.
     With ``bn_eps=0``, which torch's batch norm refuses, a unit that is constant in a batch counts as uncorrelated.
     Nothing reads the running statistics that the release's batch norms keep, so there are none here. The sum over
     images adds a constant for a larger batch, which has no gradient. A batch of one image gives 0. With several

@@ -6,6 +6,7 @@ from mmrazor.registry import MODELS
 from torch import Tensor
 
 from icd_mmrazor import checks
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.losses.base import FeatureLoss
 from icd_mmrazor.models.losses.functional import deviations
 
@@ -30,7 +31,7 @@ class VkDLoss(FeatureLoss):
 
     Args:
         normalize: ``'images'`` or ``'batch'``.
-        loss_weight: Weight of the loss; published is 1 for classification, 4 for detection.
+        loss_weight: Weight of the loss. The authors use 1 for classification, and 4 for detection.
 
     Raises:
         SettingError: A setting is out of range.
@@ -62,8 +63,16 @@ class VkDLoss(FeatureLoss):
         Raises:
             SettingError: The two cannot be compared.
         """
-        rows = _averaged if self.normalize == 'images' else _all_tokens
-        return super().forward(rows(s_feature), rows(t_feature))
+        if self.normalize == 'images':
+            return super().forward(_averaged(s_feature), _averaged(t_feature))
+        tokens = [_as_tokens(feature) for feature in (s_feature, t_feature)]
+        if len({each.shape[1] for each in tokens if each.ndim == 3}) > 1:
+            shapes = f's_feature is {tuple(s_feature.shape)}, t_feature {tuple(t_feature.shape)}'
+            raise SettingError(
+                f"VkDLoss: normalize='batch' compares token with token, but their numbers differ: {shapes}. Record "
+                "maps or tokens of one size, or set normalize='images'."
+            )
+        return super().forward(*(each.flatten(0, 1) if each.ndim == 3 else each for each in tokens))
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Compute the loss of features or tokens, one a row."""
@@ -84,8 +93,3 @@ def _averaged(feature: Tensor) -> Tensor:
     # not rounded to half precision
     dtype = torch.promote_types(feature.dtype, torch.float32)
     return tokens.mean(dim=1, dtype=dtype) if tokens.ndim == 3 else feature
-
-
-def _all_tokens(feature: Tensor) -> Tensor:
-    tokens = _as_tokens(feature)
-    return tokens.flatten(0, 1) if tokens.ndim == 3 else feature

@@ -21,11 +21,11 @@ class WeightedSoftLabelLoss(LabelledLogitLoss):
         tau**2 * mean(weight * CE(student / tau, softmax(teacher / tau)))
 
     No gradient flows through the weight. Equal to the authors' code (bellymonster/Weighted-Soft-Label-Distillation,
-    commit 67820dd7), which works for 1000 classes only. So does mmrazor's ``WSLD``, unless its ``num_classes`` is set
-    for each dataset; its numbers are the same. Here, the number of classes is that of the logits.
+    commit 67820dd7), which works for 1000 classes only. mmrazor's ``WSLD`` gives the same numbers, but needs
+    ``num_classes``, 1000 by default. Here, the number of classes is that of the logits.
 
-    The authors' training differs in one point that is not reproduced: it leaves the teacher in training mode, so that
-    its batch norms use the statistics of the batch, and drift.
+    The authors' training leaves the teacher in training mode, so that its batch norms use the statistics of the batch,
+    and drift; this is not reproduced.
 
     Args:
         tau: Temperature of the soft labels.

@@ -208,7 +208,9 @@ def _teacher_in(model: Mapping[str, Any], settings: Mapping[str, Any]) -> nn.Mod
     number = settings.get('teacher_member')
     several = _teachers_in(model)
     one = several[_member(number, len(several))]
-    network = as_teacher(untrained(network_config(one['teacher'], 'model.teacher')), one.get('teacher_feature', 'auto'))
+    network = as_teacher(
+        untrained(network_config(one.get('teacher'), 'model.teacher')), one.get('teacher_feature', 'auto')
+    )
     published = None if one.get('random_teacher') else published_by_timm(network)
     size = tuple(published['input_size'][-2:]) if published else None
     tell_image_size(network, one.get('teacher_preprocessor', 'auto'), size)

@@ -94,7 +94,7 @@ def test_perfect_agreement_is_finite(form: str) -> None:
             assert gradient.abs().max() < 0.1
 
 
-def test_the_logarithm_makes_gradients_as_large_for_small_errors() -> None:
+def test_the_gradient_grows_as_the_errors_shrink() -> None:
     """Until its epsilon counts, which is far below any error of a training."""
     teacher, direction = torch.randn(2, 32, 8).double()
     norms = []

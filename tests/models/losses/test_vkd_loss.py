@@ -286,6 +286,12 @@ def test_bad_settings_are_refused(setting: dict) -> None:
         VkDLoss(**setting)
 
 
+def test_tokens_of_other_numbers_are_refused_where_each_is_compared() -> None:
+    with pytest.raises(SettingError, match=r"normalize='batch'.*numbers differ.*\(2, 4, 5\).*\(2, 5, 3, 3\)"):
+        VkDLoss('batch')(torch.randn(2, 4, 5), torch.randn(2, 5, 3, 3))
+    assert VkDLoss()(torch.randn(2, 4, 5), torch.randn(2, 5, 3, 3)) > 0
+
+
 @pytest.mark.parametrize(
     ('shapes', 'message'),
     [
