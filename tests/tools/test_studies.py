@@ -385,6 +385,19 @@ def test_methods_of_two_views_have_their_own_table(
     assert 'over the student alone' not in two
 
 
+def test_a_table_of_many_methods_has_the_best_first(tool: Callable) -> None:
+    parts, results = tool('studies'), tool('results')
+    methods = 'kd', 'at', 'sp', 'cc', 'rkd', 'pkt', 'nst', 'crd', 'icd', 'icd+kd', 'student'
+    facts = dict(point='published', pair=PAIR, epochs=8, options=[], seconds=1.0, resumed=False)
+    accuracies = (('crd', 0, 50.0), ('crd', 1, 60.0), ('icd', 0, 54.0), ('student', 0, 56.0))
+    runs = [dict(facts, methods=name, seed=seed, accuracy=accuracy) for name, seed, accuracy in accuracies]
+    for number in len(methods), 10:
+        study = parts.Study('', [PAIR], {'published': parts.Point(methods[:number])})
+        found = results.Results('own', study, dict(runs=runs)).study.points['published'].methods
+        assert found[:3] == (('student', 'crd', 'icd') if number == len(methods) else methods[:3])
+        assert sorted(found) == sorted(methods[:number])
+
+
 @pytest.mark.slow
 def test_teachers_are_trained_first(
     run: ModuleType, tool: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
