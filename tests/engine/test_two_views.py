@@ -171,7 +171,7 @@ def test_other_losses_take_two_views_for_two_images(config: Callable, runner: Ca
 
 def test_runs_without_such_a_loss_are_not_looked_at() -> None:
     class Run:
-        model, train_dataloader = torch.nn.Linear(2, 2), object()
+        model, train_dataloader, val_loop = torch.nn.Linear(2, 2), object(), None
 
     ViewCheck().before_train(Run())
 

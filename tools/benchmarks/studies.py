@@ -145,7 +145,7 @@ STUDIES = {
     ),
     'methods': Study(
         'all methods on one pair, 5,000 images of CIFAR-10, 8 epochs; for two CPU cores',
-        # in so few epochs a ResNet-56 is the weaker teacher, and it takes three times as long
+        # after so few epochs, a ResNet-56 is the weaker teacher
         ('res20_res8_cifar10-5k',),
         {PUBLISHED: Point((*OF_BENCHMARK, 'icd+kd'), BEGINNINGS)},
         ('res20_cifar10-16k',),

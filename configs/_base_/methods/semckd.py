@@ -26,7 +26,7 @@ $$L_\text{SemCKD} = \frac{1}{B S} \sum_{b=1}^{B} \sum_{i,j} \alpha_{bij} \, \mat
 ## When to choose it
 
 - For networks of different families, where it is not clear which stages correspond.
-- It has a regressor for each pair of maps: with four stages each, 16. They are trained with the student and dropped afterwards, but make a step slower. With a ResNet-50 as the teacher they have about 850 million weights, so choose another method for `res50_*`.
+- It has a regressor for each pair of maps: with four maps each, 16. They are trained with the student and dropped afterwards, but make a step slower. With a ResNet-50 as the teacher they have more than a billion weights, so choose another method for `res50_*`.
 - With several processes, the images of each are compared among themselves, and the embeddings have the width of its batch.
 
 ```bibtex

@@ -27,7 +27,7 @@ class ViewCheck(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Check the validation set, and the losses against the training set."""
-        if getattr(runner, 'val_loop', None) is not None:
+        if runner.val_loop is not None:
             _refuse_two_views('val_dataloader', runner.val_dataloader)
         dataset = getattr(runner.train_dataloader, 'dataset', None)
         if getattr(dataset, 'views', 1) == 2:

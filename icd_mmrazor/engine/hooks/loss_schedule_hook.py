@@ -45,7 +45,7 @@ class LossScheduleHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Check that there is a main stage, and that what counts epochs can."""
-        epochs = getattr(_distiller(runner), 'initial_epochs', 0)
+        epochs = _initial_epochs(runner)
         if counts_iterations(runner):
             _refuse_epochs(runner, epochs)
         elif epochs and runner.max_epochs <= epochs:
@@ -63,14 +63,12 @@ class LossScheduleHook(Hook):
         distiller = _distiller(runner)
         if not hasattr(distiller, 'set_progress'):
             return
-        epochs = getattr(distiller, 'initial_epochs', 0)
-        iterations = epochs * len(runner.train_dataloader) if epochs else 0
-        distiller.set_progress(max(0, runner.epoch - epochs), max(0, runner.iter - iterations))
+        epoch, iteration = runner.epoch - _initial_epochs(runner), runner.iter - _initial_iterations(runner)
+        distiller.set_progress(max(0, epoch), max(0, iteration))
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Set the stage; start the main one without the momentum of the initial one."""
-        distiller = _distiller(runner)
-        epochs = getattr(distiller, 'initial_epochs', 0)
+        distiller, epochs = _distiller(runner), _initial_epochs(runner)
         if not epochs:
             return
         optimizer, stage = runner.optim_wrapper.optimizer, 'initial' if runner.epoch < epochs else 'main'
@@ -137,11 +135,10 @@ def _refuse_epochs(runner: Runner, initial_epochs: int) -> None:
 
 def _warn_of_end(runner: Runner, name: str, schedule: WeightSchedule) -> None:
     """Warn of a weight that would still change when the training ends."""
-    epochs = getattr(_distiller(runner), 'initial_epochs', 0)
     if schedule.by_epoch:
-        unit, length = 'epochs', runner.max_epochs - epochs
+        unit, length = 'epochs', runner.max_epochs - _initial_epochs(runner)
     else:
-        unit, length = 'iterations', runner.max_iters - (epochs * len(runner.train_dataloader) if epochs else 0)
+        unit, length = 'iterations', runner.max_iters - _initial_iterations(runner)
     if schedule.end is not None and length < schedule.end:
         runner.logger.warning(
             f'LossScheduleHook: the weight of {name} changes over {schedule.end} {unit}, but the training ends after '
@@ -151,3 +148,13 @@ def _warn_of_end(runner: Runner, name: str, schedule: WeightSchedule) -> None:
 
 def _distiller(runner: Runner) -> Any:
     return getattr(model_of(runner), 'distiller', None)
+
+
+def _initial_epochs(runner: Runner) -> int:
+    return getattr(_distiller(runner), 'initial_epochs', 0)
+
+
+def _initial_iterations(runner: Runner) -> int:
+    epochs = _initial_epochs(runner)
+    # a dataset without a length has no epochs either
+    return epochs * len(runner.train_dataloader) if epochs else 0

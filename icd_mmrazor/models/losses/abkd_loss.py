@@ -37,8 +37,8 @@ class ABKDLoss(LogitLoss):
 
     Where ``alpha``, ``beta`` or their sum is 0, the paper extends the formula by continuity. The release, and so this
     loss, gives ``alpha`` times that limit for ``beta=0`` and for ``alpha + beta=0``, and ``beta`` times that limit for
-    ``alpha=0``. The two KL divergences are not affected, and none of the published settings is.
-    In the release's ABLSD, ABDKD and ABTTM any zero but ``alpha=1, beta=0`` is a division by zero.
+    ``alpha=0``. The two KL divergences are not affected, and none of the published settings is. In the release's ABLSD,
+    ABDKD and ABTTM, any zero but ``alpha=1, beta=0`` is a division by zero.
 
     Args:
         alpha: Power of the teacher's probabilities. With a negative one the loss is large where networks are sure.

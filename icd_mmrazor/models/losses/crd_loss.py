@@ -15,7 +15,7 @@ from icd_mmrazor.datasets.samples import sample_indices
 from icd_mmrazor.errors import CheckpointError, DatasetError, SettingError
 from icd_mmrazor.models.losses.base import MemoryLoss
 from icd_mmrazor.models.losses.functional import full_precision, unit_vectors
-from icd_mmrazor.models.losses.gather import gather_rows
+from icd_mmrazor.models.losses.gather import gather_rows, weight_of_image
 
 EPS = 1e-7
 # the lowest that the paper tries
@@ -196,8 +196,7 @@ class ContrastiveRepresentationLoss(MemoryLoss):
         with full_precision(s_feature, t_feature) as features:
             student, teacher = (unit_vectors(feature) for feature in features)
             everyone, _ = gather_rows(index, student.detach(), teacher.detach())
-            # DDP averages over ranks; this makes it the mean over images, however many each rank has
-            scale = get_world_size() / len(everyone[0])
+            scale = weight_of_image(len(everyone[0]))
             compared = ((student, self.teacher_memory), (teacher, self.student_memory))
             scores = torch.stack([self._scores(embeddings, memory, columns) for embeddings, memory in compared])
             p = scores / self._normalisers(scores.detach(), scale)[:, None, None]

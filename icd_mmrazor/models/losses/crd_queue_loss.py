@@ -2,13 +2,12 @@
 
 import torch
 import torch.nn.functional as F
-from mmengine.dist import get_world_size
 from mmrazor.registry import MODELS
 from torch import Tensor
 
 from icd_mmrazor import checks
 from icd_mmrazor.models.losses.functional import unit_vectors
-from icd_mmrazor.models.losses.gather import gather_rows
+from icd_mmrazor.models.losses.gather import gather_rows, weight_of_image
 from icd_mmrazor.models.losses.queue_loss import QueueLoss
 
 
@@ -62,5 +61,4 @@ class CRDQueueLoss(QueueLoss):
         similarities = torch.cat([positives, student @ self.copied_memory(student.dtype).T], dim=1)
         first = torch.zeros(len(student), dtype=torch.int64, device=student.device)
         loss = F.cross_entropy(similarities / self.temperature, first, reduction='sum')
-        # DDP averages over ranks; this makes it the mean over images, however many each rank has
-        return loss * get_world_size() / len(teachers)
+        return loss * weight_of_image(len(teachers))

@@ -45,3 +45,12 @@ def gather_rows(*tensors: Tensor) -> tuple[list[Tensor], int]:
         parts = zip(_AllGather.apply(padded), sizes, strict=True)
         gathered.append(torch.cat([part[:size] for part, size in parts]))
     return gathered, sum(sizes[:rank])
+
+
+def weight_of_image(images: int) -> float:
+    """Return the weight of an image in a sum over those of this rank, so that DDP's average is the mean over all.
+
+    Args:
+        images: The number of images of all ranks, which may have different numbers of them.
+    """
+    return get_world_size() / images

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from icd_mmrazor import checks
 from icd_mmrazor.models.losses.functional import unit_vectors
-from icd_mmrazor.models.losses.gather import gather_rows
+from icd_mmrazor.models.losses.gather import gather_rows, weight_of_image
 from icd_mmrazor.models.losses.queue_loss import QueueLoss
 
 
@@ -81,7 +81,6 @@ class RRDLoss(QueueLoss):
         loss = F.cross_entropy(student @ memory.T / self.student_temperature, targets, reduction='sum')
         if self.enqueue == 'after':
             self.enqueue_rows(teachers)
-        # DDP averages over ranks; this makes it the mean over images, however many each rank has
-        loss = loss * get_world_size() / len(teachers)
+        loss = loss * weight_of_image(len(teachers))
         # DDP waits for a gradient of every parameter
         return loss + 0.0 * teacher.sum() if get_world_size() > 1 else loss

@@ -1,5 +1,6 @@
 """The map whose average a network classifies."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +54,7 @@ def classified_map(
         missing = 'is not in memory: its outputs are stored' if getattr(network, 'is_stored', False) else 'has none'
         raise SettingError(f'{name} needs a classifier, but it {missing}. Give model.teacher_ckpt, of a classifier.')
     layer, inputs = linear_layer(network, classifier, 'the classifying layer'), []
-    found: list[tuple[Point, Tensor]] = []
+    found: list[tuple[ClassifiedMap, Tensor]] = []  # each map of the pass, and its average
     counts: dict[str, int] = {}
     parameter = next(network.parameters())
     image = torch.rand(1, *(image_shape or usual_image_shape(network)), generator=torch.Generator().manual_seed(0))
@@ -64,7 +65,9 @@ def classified_map(
         several = isinstance(output, list | tuple) and len(output) > 0
         output = output[-1] if several else output
         if isinstance(output, Tensor) and output.ndim == 4:
-            found.append((Point('ModuleOutputs', source, call, -1 if several else None), output.detach().clone()))
+            point = Point('ModuleOutputs', source, call, -1 if several else None)
+            shown = ClassifiedMap(point, tuple(output.shape[1:]), bool((output < 0).any()))
+            found.append((shown, output.detach().mean((2, 3))))
 
     handles = [
         module.register_forward_hook(lambda _module, _inputs, output, name=name: record(name, output))
@@ -84,41 +87,35 @@ def classified_map(
     finally:
         for handle in handles:
             handle.remove()
-    places = [i for i, (_, each) in enumerate(found) if len(inputs) == 1 and _is_average(inputs[0], each)]
+    places = [i for i, (_, average) in enumerate(found) if len(inputs) == 1 and _agree(inputs[0], average)]
     # what pools it may return a map of one position
     place = max(reversed(places), key=lambda i: _positions(found[i]), default=None)
     if place is None or _is_after_pooling(found, place):
         raise SettingError(f'{name} does not classify the average of a map (input of {classifier}). {REMEDY}')
-    point, features = found[place]
-    return ClassifiedMap(point, tuple(features.shape[1:]), bool((features < 0).any()))
+    return found[place][0]
 
 
-def _is_after_pooling(found: list[tuple[Point, Tensor]], place: int) -> bool:
+def _is_after_pooling(found: list[tuple[ClassifiedMap, Tensor]], place: int) -> bool:
     """Return whether a map of one position is a larger map that was pooled, and then changed, as by a norm."""
     if _positions(found[place]) > 1:
         return False
-    alike = [each for each in found[:place] if each[1].shape[1] == found[place][1].shape[1]]
-    # what pools need not be a module, but then nothing else lies between the two maps
-    # a shortcut may average, too, but comes second
-    return any(_averages(found[:place])[:1]) or (any(map(_is_large, alike)) and all(_averages(alike)))
+    before = found[:place]
+    alike = [each for each in before if each[0].shape[0] == found[place][0].shape[0]]
+    # what pools comes first, a shortcut that averages second; or it is not a module, and nothing else lies between
+    return any(_pooled(before)[:1]) or (any(_positions(each) > 1 for each in alike) and all(_pooled(alike)))
 
 
-def _averages(found: list[tuple[Point, Tensor]]) -> list[bool]:
+def _pooled(found: list[tuple[ClassifiedMap, Tensor]]) -> list[bool]:
     """Return which of the maps after the last one of several positions are its average."""
-    last = next((i for i in reversed(range(len(found))) if _is_large(found[i])), len(found))
-    return [_is_average(each.flatten(1), found[last][1]) for _, each in found[last + 1 :]]
+    last = next((i for i in reversed(range(len(found))) if _positions(found[i]) > 1), len(found))
+    return [_agree(average, found[last][1]) for _, average in found[last + 1 :]]
 
 
-def _is_large(found: tuple[Point, Tensor]) -> bool:
-    return _positions(found) > 1
+def _positions(found: tuple[ClassifiedMap, Tensor]) -> int:
+    return math.prod(found[0].shape[1:])
 
 
-def _positions(found: tuple[Point, Tensor]) -> int:
-    return found[1].shape[2:].numel()
-
-
-def _is_average(pooled: Tensor, features: Tensor) -> bool:
-    average = features.mean((2, 3))
+def _agree(pooled: Tensor, average: Tensor) -> bool:
     if average.shape != pooled.shape:
         return False
     # an untrained network may overflow
