@@ -9,6 +9,7 @@ training set needs: ``dict(type='TwoViewDataset', ...)``. A pair may replace set
 ``override_METHOD``.
 """
 
+import copy
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -70,7 +71,7 @@ def describe_method(method: str) -> str:
 
 def describe_pair(pair: str) -> str:
     """Describe which teacher checkpoint a pair needs, and whether it exists."""
-    teacher = Config.fromfile(BASE / 'pairs' / f'{pair}.py').model.teacher_ckpt
+    teacher = _read(BASE / 'pairs' / f'{pair}.py').model.teacher_ckpt
     exists = teacher.startswith('https://') or Path(teacher).is_file()
     return f'teacher {teacher}' + ('' if exists else ' (missing)')
 
@@ -100,7 +101,7 @@ def compose(pair: str, methods: Sequence[str]) -> Config:
         check_name('method', method, method_names())
     if not methods or len(set(methods)) < len(methods):
         raise SettingError(f'methods={"+".join(methods)!r} must be one or more methods, each of them once.')
-    cfg = Config.fromfile(BASE / 'pairs' / f'{pair}.py')
+    cfg = _read(BASE / 'pairs' / f'{pair}.py')
     name_networks_in_full(cfg.model)
     overrides = {key: cfg.pop(key) for key in list(cfg) if key.startswith('override_')}
     if STUDENT_ALONE in methods:
@@ -204,8 +205,16 @@ def _kind_of_feature(name: str) -> str:
     return next((kind for kind in ('preactivations', 'tokens', 'blocks') if kind[:-1] in name), 'maps')
 
 
+def _read(file: Path) -> Config:
+    """Read a file of the package once: mmengine writes temporary files to read one, which takes most of ``compose``."""
+    return copy.deepcopy(_parsed(file))
+
+
+_parsed = functools.cache(Config.fromfile)
+
+
 def _config(method: str) -> Config:
-    return Config.fromfile(BASE / 'methods' / f'{method}.py')
+    return _read(BASE / 'methods' / f'{method}.py')
 
 
 def _distiller(method: str, alone: bool, pair: str | None = None) -> dict:
@@ -249,6 +258,6 @@ def _initial_epochs(pair: str, model: Config) -> int:
 
 @functools.cache
 def _untrained(pair: str) -> dict[str, nn.Module]:
-    model = Config.fromfile(BASE / 'pairs' / f'{pair}.py').model
+    model = _read(BASE / 'pairs' / f'{pair}.py').model
     name_networks_in_full(model)
     return {name: MODELS.build(model[name]) for name in ('architecture', 'teacher')}

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -98,6 +99,13 @@ def _mmrazor_scope(request: pytest.FixtureRequest) -> None:
     scope = DefaultScope.get_current_instance()
     if scope is None or scope.scope_name != 'mmpretrain':
         DefaultScope.get_instance(request.node.nodeid, scope_name='mmpretrain')
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Let no test depend on those before it."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
     torch.manual_seed(0)
 
 

@@ -5,6 +5,7 @@ What is tested here is generated from the configs in a copy, so a new method nee
 """
 
 import csv
+import functools
 import json
 import re
 import shutil
@@ -69,9 +70,13 @@ def tables(page: Path) -> list[Table]:
     return [[[cell.strip() for cell in row.strip('|').split('|')] for row in rows] for rows in rows_of]
 
 
+# to read it takes half a second
+_loaded = functools.cache(load)
+
+
 def metafile(root: Path, folder: str) -> dict:
     """Return what the metafile says of a folder of configs."""
-    content = load(root / 'configs' / 'metafile.yml')
+    content = _loaded(root / 'configs' / 'metafile.yml')
     collections = [about for about in content['Collections'] if about['README'] == f'configs/{folder}/README.md']
     models = [model for model in content['Models'] if Path(model['Config']).parent == Path('configs', folder)]
     return dict(Collections=collections, Models=models)

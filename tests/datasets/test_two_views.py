@@ -313,6 +313,8 @@ def test_strong_views_of_mlkd_are_those_of_its_authors() -> None:
                 difference = difference[1:-1, 1:-1]
             if name.startswith('Shear'):  # about another half pixel
                 assert np.mean(difference > 2) < 0.2
+            elif name == 'Rotate':  # between two pixels, a tie may fall to either
+                assert np.mean(difference > 1) < 0.01
             else:
                 assert difference.max() <= 1, name
     assert sorted(found) == sorted(PILLOW)

@@ -17,8 +17,6 @@ from icd_mmrazor.export.formats import FORMATS, check_files, export, files_of
 from icd_mmrazor.export.running import network_in
 from icd_mmrazor.export.trained import TrainedStudent, read_student
 
-pytestmark = pytest.mark.stack
-
 CLASSES = list('abcdefghij')
 POOLING = dict(type='GlobalAveragePooling')
 SIZE = (16, 16)
@@ -110,7 +108,9 @@ def used(exported: object, images: torch.Tensor, onnx: bool) -> Mapping:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['ours', 'mmpretrain', 'timm', 'vit', 'swin', 'deit'])
+@pytest.mark.parametrize(
+    'name', ['ours', pytest.param('mmpretrain', marks=pytest.mark.stack), 'timm', 'vit', 'swin', 'deit']
+)
 @pytest.mark.filterwarnings('ignore::FutureWarning')  # of torch.jit
 def test_files_give_the_logits_of_the_network_and_say_what_they_take(
     name: str, network: Callable[..., dict], trained: Callable[..., TrainedStudent], tmp_path: Path

@@ -21,8 +21,6 @@ from icd_mmrazor.export.int8 import Calibration, calibration_images
 from icd_mmrazor.export.student import plain_student
 from icd_mmrazor.export.trained import TrainedStudent, read_student
 
-pytestmark = pytest.mark.stack
-
 
 @pytest.fixture
 def student(images_file: Path, demo_config: Callable[..., Config], tmp_path: Path) -> Callable[[int], TrainedStudent]:
