@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 from icd_mmrazor import compat  # first: mmengine.runner imports OpenCV, which it sets a limit for
 
@@ -16,6 +17,7 @@ import torch
 from helpers import DATA, shipped
 from hypothesis import HealthCheck, settings
 from mmengine.config import Config
+from mmengine.dataset import base_dataset
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
@@ -47,6 +49,8 @@ STACK = (
     'models/distillers',
     'models/networks',
 )
+# the slow ones of most of them would take the second family as long as all the others do
+STACK_SLOW = ('compat', 'engine/resuming')
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -55,7 +59,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     no_gpu = pytest.mark.skip(reason='needs a GPU')
     for item in items:
         folder = item.path.parent.relative_to(tests)
-        if any(folder.is_relative_to(room) for room in STACK):
+        rooms = STACK_SLOW if item.get_closest_marker('slow') else STACK
+        if any(folder.is_relative_to(room) for room in rooms):
             item.add_marker(pytest.mark.stack)
         if item.get_closest_marker('gpu') and not torch.cuda.is_available():
             item.add_marker(no_gpu)
@@ -75,6 +80,8 @@ def _as_in_our_tools() -> None:
     """Let runs behave as those of our tools; what a plain import does is tested in processes of their own."""
     compat.runtime()
     gc.freeze()
+    # mmengine collects garbage for each dataset that it builds: in a process of thousands of tests, half a second
+    base_dataset.gc = SimpleNamespace(collect=lambda: 0)
 
 
 @pytest.fixture(scope='session', autouse=True)

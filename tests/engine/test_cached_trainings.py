@@ -57,6 +57,7 @@ def _partly_labeled(cfg: Config) -> None:
     cfg.train_dataloader.batch_size = 24
 
 
+@pytest.mark.stack
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'change',

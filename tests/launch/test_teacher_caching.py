@@ -22,7 +22,7 @@ from icd_mmrazor.launch.teacher_caching import BATCH_SIZE, Filling, check_config
 from icd_mmrazor.models.teacher_cache.store import OutputStore
 from icd_mmrazor.models.teacher_cache.store_folder import ROWS
 
-pytestmark = [pytest.mark.slow, pytest.mark.stack]
+pytestmark = pytest.mark.slow
 
 ONE = {'views': 1, 'verify': 0}
 ERASE = dict(type='RandomErasing', erase_prob=0.5, mode='rand')

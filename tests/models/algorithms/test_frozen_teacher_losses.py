@@ -17,6 +17,7 @@ from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.algorithms.records import recorders_of
 
 
+@pytest.mark.stack
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'settings',
