@@ -49,7 +49,7 @@ STACK = (
     'models/distillers',
     'models/networks',
 )
-# the slow ones of most of them would take the second family as long as all the others do
+# of their slow tests, those that depend on the family most; all would make the second family's run three times as long
 STACK_SLOW = ('compat', 'engine/resuming')
 
 
