@@ -90,6 +90,8 @@ BEGINNINGS = (
     *(f'{name}:model.distiller.losses.{name}.weight_schedule.{end}' for name in GROWING for end in AT_ITERATION_53),
     'ctkd:model.distiller.losses.ctkd.loss.ramp_epochs=1',
 )
+BEGINNING_OF_DKD = tuple(option for option in BEGINNINGS if option.startswith('dkd:'))
+CORRUPTED = ('noise20', 'noise40', 'noise60', 'tail1', 'tail2')
 
 ABLATIONS = {
     PUBLISHED: Point(('student', 'icd', 'icd+kd')),
@@ -149,6 +151,12 @@ STUDIES = {
         ('res20_res8_cifar10-5k',),
         {PUBLISHED: Point((*OF_BENCHMARK, 'icd+kd'), BEGINNINGS)},
         ('res20_cifar10-16k',),
+    ),
+    'noise': Study(
+        'nine methods with wrong labels, or with classes of different sizes, CIFAR-10, 8 epochs; for two CPU cores',
+        ('res20_res8_cifar10-5k', *(f'res20_res8_cifar10-{data}' for data in CORRUPTED)),
+        {PUBLISHED: Point(('student', 'kd', 'at', 'sp', 'rkd', 'dist', 'dkd', 'icd', 'icd+kd'), BEGINNING_OF_DKD)},
+        ('res20_cifar10-16k', *(f'res20_cifar10-{data}' for data in CORRUPTED)),
     ),
     'ablations': Study(
         "ICD's settings on a small pair, 5,000 images of CIFAR-10, 8 epochs; for two CPU cores",
