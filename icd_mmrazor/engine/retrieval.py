@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from mmengine.registry import METRICS
 from torch import Tensor
@@ -26,10 +27,9 @@ class RetrievalPrecision(BankMetric):
       precision at 11 levels of recall, 0, 0.1, ..., 1, each at the first rank whose recall is nearest;
     * ``retrieval/top100_euclidean``: mean of the interpolated precision at rank 100.
 
-    As released (passalis/pkth, commit 5766e63), the precision of a rank is interpolated, which makes it the maximum of
-    its own and those of later ranks, only in the first ``batch_size`` ranks, and only over these. The authors' loop runs
-    over the queries of a batch where it should run over the ranks, so their numbers depend on its size, 128. The last
-    batch may have fewer queries.
+    As released (passalis/pkth, commit 5766e63), precision is interpolated, which makes it the maximum of that of a rank
+    and of later ones, in the first ``batch_size`` ranks alone. The authors' loop runs over the queries of a batch where
+    it should run over the ranks, so their numbers depend on its size, 128. The last batch may have fewer queries.
 
     Args:
         distances: One or both of ``'euclidean'`` and ``'cosine'``.
@@ -81,13 +81,14 @@ class RetrievalPrecision(BankMetric):
 
 
 def _ranking(distance: str, queries: Tensor, bank: Tensor) -> Tensor:
-    """Return the images of the bank from the nearest to the farthest, ``Q x N``."""
+    """Return the images of the bank from the nearest to the farthest, ``Q x N``; ties are in any order."""
     queries, bank = queries.double(), bank.double()
     if distance == 'cosine':
         distances = -unit_vectors(queries) @ unit_vectors(bank).T
     else:  # squared, without the length of the query
         distances = bank.square().sum(1) - 2 * queries @ bank.T
-    return distances.argsort(dim=1, stable=True)
+    # three times as fast as torch's
+    return torch.from_numpy(np.argsort(distances.numpy(), axis=1))
 
 
 def precisions(relevant: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -100,11 +101,24 @@ def precisions(relevant: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     Returns:
         Both of each query, ``Q``, between 0 and 1. Those of a query without relevant images are 0.
     """
-    number = relevant.shape[1]
-    hits = relevant.cumsum(1).double()
-    precision = hits / torch.arange(1, number + 1, dtype=torch.double)
-    first = precision[:, : len(relevant)]
-    precision[:, : len(relevant)] = first.flip(1).cummax(dim=1).values.flip(1)
-    recall = hits / hits[:, -1:].clamp(min=1)
-    places = torch.stack([(recall - 0.1 * i).abs().argmin(dim=1) for i in range(LEVELS)], dim=1)
-    return precision.gather(1, places).mean(1), precision[:, min(rank, number) - 1]
+    hits = relevant.cumsum(1)
+    places = torch.cat([_places(hits), torch.full((len(hits), 1), min(rank, hits.shape[1]) - 1)], dim=1)
+    precision = hits.gather(1, places) / (places + 1).double()
+    # in the first ranks, as many as there are queries, the largest of theirs and of later ones among them
+    first = hits[:, : len(hits)] / torch.arange(1, min(hits.shape) + 1, dtype=torch.double)
+    first = first.flip(1).cummax(dim=1).values.flip(1)
+    last = first.shape[1] - 1
+    precision = torch.where(places <= last, first.gather(1, places.clamp(max=last)), precision)
+    return precision[:, :-1].mean(1), precision[:, -1]
+
+
+def _places(hits: Tensor) -> Tensor:
+    """Return the first place whose recall is nearest to each level, ``Q x 11``, by the hits up to each place."""
+    total, lowest = hits[:, -1:, None], hits[:, :1, None]
+    levels = 0.1 * torch.arange(LEVELS, dtype=torch.double)[:, None]
+    # the number of hits of a level, rounded in both directions
+    number = torch.round(levels * total) + torch.arange(-1, 2)
+    number = number.clamp(min=lowest, max=total)
+    # argmin takes the first one, which has fewer hits
+    nearest = (number / total.clamp(min=1) - levels).abs().argmin(dim=2, keepdim=True)
+    return torch.searchsorted(hits, number.gather(2, nearest).squeeze(2).long())

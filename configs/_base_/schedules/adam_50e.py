@@ -1,4 +1,4 @@
-# HKD's protocol: 50 epochs of Adam at batch 128, no weight decay. The last epoch counts.
+# HKD's protocol for a student: 50 epochs of Adam at batch 128, without weight decay. The last epoch counts.
 optim_wrapper = dict(optimizer=dict(type='Adam', lr=1e-3))
 train_cfg = dict(by_epoch=True, max_epochs=50, val_interval=50)
 val_cfg = dict()

@@ -11,7 +11,7 @@ from icd_mmrazor.models.algorithms.predictions import POOLED, add_feature, poole
 
 @MODELS.register_module()
 class FeatureClassifier(ImageClassifier):
-    """mmpretrain's ``ImageClassifier`` for metrics that compare pooled features: ``KNNAccuracy``, ``RetrievalPrecision``.
+    """mmpretrain's ``ImageClassifier`` for metrics of its pooled feature: ``KNNAccuracy``, ``RetrievalPrecision``.
 
     Arguments and weights are those of the base class. Each prediction also has ``feature``, what the classifier reads,
     as with ``predict_also=['pooled']`` of a ``FrozenTeacherDistill``.

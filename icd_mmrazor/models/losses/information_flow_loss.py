@@ -18,13 +18,13 @@ EPS = 1e-6
 class InformationFlowLoss(FeatureLoss):
     """Information flow divergence of one layer (HKD, Passalis, Tzelepi and Tefas, CVPR 2020, arXiv 2005.00727).
 
-    Two kernels compare the images of a batch: the cosine, moved to 0..1 (``K_c``), and Student's t of the distance
-    (``K_t``). Divided by the sum of its row, each gives the probabilities ``p(j|i)`` of the neighbours ``j`` of an image
-    ``i``. The loss is the sum over both kernels of Jeffreys' divergence ``(p_t - p_s) (log p_t - log p_s)`` between
-    teacher and student. Features are flattened, and their widths may differ.
+    Two kernels compare the images of a batch: the cosine, moved to 0..1, and Student's t of the distance ``d``,
+    ``1 / (1 + d)``. Divided by the sum of its row, each gives the probabilities ``p(j|i)`` of the neighbours ``j`` of
+    an image ``i``. The loss is Jeffreys' divergence of teacher and student, ``(p_t - p_s) (log p_t - log p_s)``, summed
+    over both kernels. Features are flattened, and their widths may differ.
 
-    As released (passalis/pkth, commit 5766e63), with each image among its own neighbours. The paper's sums leave it out.
-    Features of length 0, as a ReLU may give, get no gradient from the cosine; the release's is NaN.
+    As released (passalis/pkth, commit 5766e63), an image is one of its own neighbours; the paper's sums leave it out.
+    A feature of length 0, as a ReLU may give, gets no gradient from the cosine; the release's is NaN.
 
     Args:
         loss_weight: Weight of the loss.
