@@ -70,6 +70,40 @@ def test_protocol(name: str) -> None:
 
 
 @pytest.mark.stack
+@pytest.mark.parametrize(
+    ('name', 'epochs', 'milestones', 'fresh'),
+    [
+        ('vanilla/preact18', 80, [50], [50]),
+        ('vanilla/cnn1-a', 80, [50], [50]),
+        ('vanilla/cnn1', 50, None, None),
+        ('hkd/hkd_preact18_cnn1-a', 40, [30], [30]),
+        ('hkd/hkd_cnn1-a_cnn1', 50, None, True),
+    ],
+)
+def test_protocol_of_hkd(name: str, epochs: int, milestones: list | None, fresh: object) -> None:
+    """As in passalis/pkth, commit 5766e63: cifar10/exp0, exp1 and exp2."""
+    cfg = load(f'{name}_cifar10')
+    assert cfg.optim_wrapper == {'optimizer': {'type': 'Adam', 'lr': 0.001}}
+    assert (cfg.train_cfg.max_epochs, cfg.train_cfg.val_interval, cfg.train_dataloader.batch_size) == (
+        epochs,
+        epochs,
+        128,
+    )
+    schedule = milestones and {'type': 'MultiStepLR', 'by_epoch': True, 'milestones': milestones, 'gamma': 0.1}
+    assert cfg.get('param_scheduler') == schedule
+    assert cfg.default_hooks.loss_schedule.get('fresh_optimizer') == fresh
+    assert (cfg.data_preprocessor.mean, cfg.data_preprocessor.std) == ([125.3, 123.0, 113.9], [63.0, 62.1, 66.7])
+    assert {step.type for step in cfg.train_dataloader.dataset.pipeline} == {'RandomCrop', 'RandomFlip', 'PackInputs'}
+    assert (cfg.val_dataloader.dataset.bank.split, cfg.val_dataloader.dataset.queries.split) == ('train', 'test')
+    if 'distiller' in cfg.model:
+        terms = cfg.model.distiller.losses
+        assert not cfg.model.calculate_student_loss
+        assert {term.loss.reduction for term in terms.values()} == {'mean'}
+        assert 'loss_weight' not in terms['last'].loss
+        assert ('flow' in terms) == (name == 'hkd/hkd_cnn1-a_cnn1')
+
+
+@pytest.mark.stack
 @pytest.mark.parametrize(('teacher', 'student'), PAIRS)
 def test_pair(teacher: str, student: str) -> None:
     name = f'icd/icd_{teacher}_{student}_cifar100'

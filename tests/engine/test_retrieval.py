@@ -10,6 +10,7 @@ from helpers import DATA, scalars, shipped
 from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.config import Config
+from mmrazor.registry import MODELS
 
 from icd_mmrazor.engine.retrieval import RetrievalPrecision, precisions
 from icd_mmrazor.errors import SettingError
@@ -134,6 +135,14 @@ def test_a_network_alone_and_a_distillation(small: Callable, runner: Callable) -
         )
         == 4
     )
+
+    cfg = small('hkd/hkd_preact18_cnn1-a_cifar10')
+    cfg.model.update(teacher_ckpt=None, random_teacher=True)
+    cfg.model.architecture.init_cfg.checkpoint = 'work/epoch_1.pth'
+    auxiliary = MODELS.build(cfg.model)
+    auxiliary.init_weights()
+    for name, weight in run.model.state_dict().items():
+        assert torch.equal(auxiliary.student.state_dict()[name], weight), name
 
     cfg = small('hkd/hkd_cnn1-a_cnn1_cifar10')
     cfg.model.teacher_ckpt, cfg.work_dir = 'work/epoch_1.pth', 'work_of_student'
