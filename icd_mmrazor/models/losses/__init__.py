@@ -11,6 +11,7 @@ from icd_mmrazor.models.losses.base import FeatureLoss, LabelledLogitLoss, Logit
 from icd_mmrazor.models.losses.binary_kd_loss import BinaryKDLoss
 from icd_mmrazor.models.losses.cc_loss import CCLoss
 from icd_mmrazor.models.losses.comparative_loss import ComparativeLoss
+from icd_mmrazor.models.losses.correlation_distance_loss import CorrelationDistanceLoss
 from icd_mmrazor.models.losses.crd_loss import ContrastiveRepresentationLoss
 from icd_mmrazor.models.losses.crd_queue_loss import CRDQueueLoss
 from icd_mmrazor.models.losses.ctkd_loss import CTKDDKDLoss, CTKDLoss
@@ -61,6 +62,7 @@ __all__ = [
     'CTKDLoss',
     'ComparativeLoss',
     'ContrastiveRepresentationLoss',
+    'CorrelationDistanceLoss',
     'DecoupledKDLoss',
     'EGALoss',
     'FSPLoss',
