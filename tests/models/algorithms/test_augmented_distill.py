@@ -11,15 +11,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import TORCH_VERSION
+from launches import in_processes
+from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
+from icd_mmrazor import recipes
 from icd_mmrazor.datasets.randomness import seed_all
 from icd_mmrazor.datasets.view_numbers import FirstView
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.models.algorithms.chosen_losses import why_not_augmented
 from icd_mmrazor.models.algorithms.records import recorders_of
+from icd_mmrazor.models.losses import FeatureLoss
 
 MIXUP = dict(type='Mixup', alpha=0.4)
 KD = dict(type='FeatureDistiller', losses=dict(kd=dict(loss=dict(type='KLDivergence', tau=4.0), features='logits')))
@@ -232,17 +237,6 @@ def test_losses_that_read_labels_count_on_the_originals(build: Callable, batch: 
     assert {*losses} == {'student.loss', 'distill.dkd.loss_dkd', 'distill.kd.loss_kd', 'augmented.distill.kd.loss_kd'}
 
 
-RRD = dict(
-    type='FeatureDistiller',
-    losses=dict(
-        rrd=dict(
-            loss=dict(type='RRDMemoryLoss', num_samples=20, num_negatives=4),
-            features='pooled',
-            student_connector=dict(type='LinearProjection'),
-            teacher_connector=dict(type='LinearProjection'),
-        )
-    ),
-)
 MLKD = dict(type='FeatureDistiller', losses=dict(mlkd=dict(loss=dict(type='MultiLevelLogitLoss'), features='logits')))
 DELIVERY = dict(it=dict(type='FunctionOutputs', func_path='torch.nn.functional.relu', max_keep_data=9))
 
@@ -252,7 +246,6 @@ DELIVERY = dict(it=dict(type='FunctionOutputs', func_path='torch.nn.functional.r
     [
         (dict(distiller=DKD), r'DecoupledKDLoss \(loss_dkd\) reads one label.*Mixup mixes.*augmented_losses'),
         (dict(distiller=mixed(dkd=DKD, kd=KD), augmented_losses=['dkd.loss_dkd']), r'dkd\.loss_dkd\) reads one label'),
-        (dict(distiller=RRD), r'loss_rrd\) reads the data samples.*position'),
         (dict(distiller=MLKD), r'MultiLevelLogitLoss \(loss_mlkd\) compares two views'),
         (dict(distiller={**KD, 'student_recorders': {}, 'distill_deliveries': DELIVERY}), 'deliveries of Feature'),
         (dict(augment=dict(type='Mixupp', alpha=1.0)), "augment.type='Mixupp'.*Mixup"),
@@ -275,6 +268,23 @@ DELIVERY = dict(it=dict(type='FunctionOutputs', func_path='torch.nn.functional.r
 def test_refusals(settings: dict, message: str, build: Callable) -> None:
     with pytest.raises(SettingError, match=f'(Augmented|FrozenTeacher)Distill: .*{message}'):
         build(**copy.deepcopy(settings))
+
+
+class OfPositions(FeatureLoss):
+    """Reads where an image is in the training set."""
+
+    def forward(self, s_feature: Tensor, t_feature: Tensor, data_samples: list) -> Tensor:
+        raise NotImplementedError
+
+
+class OfScores(OfPositions):
+    reads_scores = True
+
+
+def test_mixed_images_have_no_position() -> None:
+    assert 'position' in why_not_augmented(OfPositions(), mixes=True)
+    assert why_not_augmented(OfPositions(), mixes=False) is None
+    assert why_not_augmented(OfScores(), mixes=True) is None
 
 
 def test_hard_labels_of_mixed_images_are_refused(build: Callable, network: Callable) -> None:
@@ -399,3 +409,60 @@ def test_compiled_it_is_the_same(build: Callable, batch: Callable) -> None:
     assert compiled.torch_compile
     # the shares and orders are not a part of it
     assert len(graphs) == 1
+
+
+def of_pair(*methods: str) -> nn.Module:
+    cfg = recipes.compose('res20_res8_digits', methods)
+    torch.manual_seed(0)
+    return MODELS.build({**cfg.model, 'teacher_ckpt': None, 'random_teacher': True}).train()
+
+
+def batch_of(first: int = 0) -> tuple[Tensor, list[DataSample]]:
+    generator = torch.Generator().manual_seed(first)
+    samples = [DataSample().set_gt_label(i % 10) for i in range(8)]
+    return torch.randn(8, 3, 16, 16, generator=generator), samples
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('methods', [('r2kd', 'icd'), ('mixkd',)], ids='+'.join)
+def test_under_bf16_autocast(methods: tuple) -> None:
+    losses = []
+    for enabled in (False, True):
+        model = of_pair(*methods)
+        seed_all(1)
+        with torch.autocast('cpu', torch.bfloat16, enabled=enabled):
+            found = model.loss(*batch_of())
+        total, _ = model.parse_losses(found)
+        total.backward()
+        assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+        losses.append({name: value.item() for name, value in found.items() if 'loss' in name})
+    assert losses[1] == pytest.approx(losses[0], rel=0.1, abs=0.02)
+
+
+def step(rank: int, methods: tuple) -> dict[str, Tensor]:
+    """Train a step with a batch of its own; return the weights and what was learned from."""
+    model = MMDistributedDataParallel(of_pair(*methods))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    seed_all(rank)
+    losses = model(*batch_of(10 * rank), mode='loss')
+    model.module.parse_losses(losses)[0].backward()
+    optimizer.step()
+    return {name: tensor.clone() for name, tensor in model.module.named_parameters() if tensor.requires_grad}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('methods', [('r2kd', 'icd'), ('mixkd',)], ids='+'.join)
+def test_over_two_processes(methods: tuple, tmp_path: Path) -> None:
+    """Each augments its own images; the weights are the mean of what one process would do with each batch."""
+    one, two = in_processes(step, 2, tmp_path, methods)
+    model, gradients = of_pair(*methods), []
+    before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+    for rank in range(2):
+        alone = copy.deepcopy(model)
+        seed_all(rank)
+        alone.parse_losses(alone.loss(*batch_of(10 * rank)))[0].backward()
+        gradients.append({name: p.grad for name, p in alone.named_parameters()})
+    for name, weight in one.items():
+        assert torch.equal(weight, two[name]), name
+        mean = (gradients[0][name] + gradients[1][name]) / 2
+        torch.testing.assert_close(weight, before[name] - 0.01 * mean, rtol=1e-4, atol=1e-5, msg=name)
