@@ -205,7 +205,7 @@ def test_mixed_images(method: str, mixes: bool, data: str, monkeypatch: pytest.M
     assert Config.fromfile('work/student_alone.py').data_preprocessor.batch_augments
     assert bool(Config.fromfile('work/distilled.py').data_preprocessor.batch_augments) == mixes
     assert student.distillation.baseline_accuracy is not None
-    assert found[1::2] == [0, 0]
+    assert not any(found[1::2])
     assert all(found[::2])
 
 
