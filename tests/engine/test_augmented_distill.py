@@ -38,6 +38,7 @@ def test_one_command(methods: str, images_file: Path, teacher_file: Callable, tm
         assert line['loss'] == pytest.approx(sum(terms), rel=1e-4)
     report = logged(cfg)
     assert 'makes a second batch for' in report
+    assert f'+ augmented.distill.{names[methods]}: as above, of the batch by ' in report
     assert ('MeanLogits(weights=0.7, 0.3) of 0, 1' in report) == ('r2kd' in methods)
     student = torch.load('work/student_last.pth', weights_only=True)
     assert not any('teacher' in name for name in student['state_dict'])

@@ -107,6 +107,14 @@ class AugmentedDistill(FrozenTeacherDistill):
         unused = f' Not there: {"; ".join(unfit)}.' if unfit else ''
         print_log(f'{owner}: {names_of(self.augment)} makes a second batch for {of_augmented}.{unused}', 'current')
 
+    @property
+    def augmented_terms(self) -> list[str]:
+        """The terms of the loss that are those of the augmented batch, for the report."""
+        weight = self.augmented_student_weight
+        student = [f'augmented.student.loss: as above, with weight {weight}'] if weight else []
+        of = f'as above, of the batch by {names_of(self.augment)}'
+        return [*student, *(f'augmented.distill.{name}: {of}' for name in self.augmented_losses)]
+
     def _refuse_mixed_batches(self, owner: str) -> None:
         augments = getattr(self.data_preprocessor, 'batch_augments', None)
         if augments is not None:
