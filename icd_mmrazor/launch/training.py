@@ -22,6 +22,7 @@ def _complete_distillation(model: ConfigDict) -> None:
 
 
 COMPLETE = {
+    'ExpertSelectionDistill': _complete_distillation,
     'FrozenTeacherDistill': _complete_distillation,
     'LinearProbe': name_student_in_full,
     'TeacherProbe': name_teacher_in_full,
@@ -54,7 +55,7 @@ def use_mixed_precision(cfg: Config, precision: str) -> None:
     cfg.optim_wrapper.type = OPTIM_WRAPPERS[precision]
     if precision == 'fp16':
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    if model_type(cfg) == 'FrozenTeacherDistill':
+    if COMPLETE.get(model_type(cfg)) is _complete_distillation:
         cfg.model.setdefault('teacher_precision', precision)
 
 
