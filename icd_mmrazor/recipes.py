@@ -7,8 +7,8 @@ settings for pairs of networks, ``{'res56_res20': {'losses.dkd.loss.beta': 2.0}}
 published any, and for a whole dataset, ``'in1k'``, before those of a pair. ``METHOD_dataset`` has the wrapper that its
 training set needs: ``dict(type='TwoViewDataset', ...)``, and ``METHOD_settings`` what else of a run it changes:
 ``dict(model=dict(type='AugmentedDistill'))``. Keys of ``METHOD_pairs`` that start with ``model.`` are of the run, too.
-``METHOD_assistants``, ``{'res56_res20': ['res44', 'res32']}``, names the networks that teach besides the teacher. A pair
-may replace settings of a method in a variable ``override_METHOD``.
+``METHOD_assistants``, ``{'res56_res20': ['res44', 'res32']}``, names the networks that teach besides the teacher. A
+pair may replace settings of a method in a variable ``override_METHOD``.
 """
 
 import copy

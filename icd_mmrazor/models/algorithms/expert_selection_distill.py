@@ -189,7 +189,7 @@ class ExpertSelectionDistill(FrozenTeacherDistill):
             if len(rows):
                 images = batch_inputs.index_select(0, rows)
                 images = laid_out(images, self.channels_last) if images.ndim == 4 else images
-                outputs.append(self.teacher.run_member(i, images).float())
+                outputs.append(self.teacher.run_member(i, images))
         logits = torch.cat(outputs)
         # what records the logits of the teacher records this
         return self.teacher.head([torch.empty_like(logits).index_copy_(0, order, logits)])
