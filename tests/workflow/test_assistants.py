@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from mmengine.config import Config
 
 from icd_mmrazor import recipes
 from icd_mmrazor.errors import SettingError, UserError
+from icd_mmrazor.workflow import assistants
 from icd_mmrazor.workflow.assistants import options_for_assistants, train_assistants
 
 PAIR, CHAIN = 'res110_res20_cifar100', ['res110-res56', 'res110-res56-res44', 'res110-res56-res44-res32']
