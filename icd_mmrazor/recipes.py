@@ -189,12 +189,9 @@ def settings_of(methods: Sequence[str], pair: str | None = None) -> dict[str, An
 
 
 def assistants_of(method: str, pair: str | None) -> list[dict[str, Any]]:
-    """Return the teaching assistants that a method needs for a pair, in falling capacity.
+    """Return the teaching assistants that a method needs for a pair, in falling capacity, as in ``model.teachers``.
 
     Each learns from the one before it, the first one from the pair's teacher.
-
-    Returns:
-        Entries of ``model.teachers``: ``dict(teacher=..., teacher_ckpt=...)``. Empty if the method needs none.
 
     Raises:
         SettingError: The method needs some, and none are known for the pair.
@@ -232,9 +229,12 @@ def needs_of(method: str, alone: bool = True) -> set[str]:
         the student's own loss reads (with ``'scores'``, if those of mixed images do as well), ``'positions'`` in the
         training set, and two ``'views'`` of each in a batch.
     """
+    method = ALIASES.get(method, method)
     with MODELS.switch_scope_and_registry('mmrazor'):
-        distiller = MODELS.build(_distiller(ALIASES.get(method, method), alone))
-    needs = {'classifier'} if getattr(distiller, 'changes_student', False) else set()
+        distiller = MODELS.build(_distiller(method, alone))
+        kind = _config(method).get(f'{method}_settings', {}).get('model', {}).get('type', 'FrozenTeacherDistill')
+        needs = {*getattr(MODELS.get(kind), 'needs', ())}
+    needs |= {'classifier'} if getattr(distiller, 'changes_student', False) else set()
     for entry in distiller.entries.values():
         loss = entry['loss']
         cls = type(loss) if isinstance(loss, nn.Module) else class_of(loss)

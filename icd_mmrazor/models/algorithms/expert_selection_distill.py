@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from mmengine.logging import print_log
@@ -70,6 +70,8 @@ class ExpertSelectionDistill(FrozenTeacherDistill):
         default_hooks = dict(difficulty=dict(type='DifficultyHook'))
     """
 
+    # of the training images, besides what the losses need: the labels of mixed images are not read
+    needs: ClassVar[tuple[str, ...]] = ('positions', 'labels', 'scores')
     difficulty: Tensor
     experts: Tensor
 
