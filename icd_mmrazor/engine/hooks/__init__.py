@@ -8,6 +8,7 @@ from mmengine.registry import HOOKS
 
 from icd_mmrazor.engine.hooks.checkpoint_hook import IntactCheckpointHook as IntactCheckpointHook
 from icd_mmrazor.engine.hooks.deferred_runtime_info_hook import DeferredRuntimeInfoHook as DeferredRuntimeInfoHook
+from icd_mmrazor.engine.hooks.difficulty_hook import DifficultyHook as DifficultyHook
 from icd_mmrazor.engine.hooks.distillation_report_hook import DistillationReportHook as DistillationReportHook
 from icd_mmrazor.engine.hooks.exact_resume_hook import ExactResumeHook as ExactResumeHook
 from icd_mmrazor.engine.hooks.export_student_hook import ExportStudentHook as ExportStudentHook

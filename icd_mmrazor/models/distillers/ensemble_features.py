@@ -66,9 +66,16 @@ class EnsembleFeatures:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.points: dict[str, Point] = {}
         wanted: dict[str, list[str]] = {}
+        names = list(names)
         for name in names:
             prefix, feature = split_member(name)
             wanted.setdefault(prefix, []).append(feature)
+        if model.head is not None and not model.head.sees_all_images and {*names} != {LOGITS}:
+            others = ', '.join(sorted({*names} - {LOGITS}))
+            raise SettingError(
+                f'{owner}: {others} of the teachers are compared, but each image goes through one of them, and only '
+                'their logits are put together. Use a method that compares logits, such as kd, or FrozenTeacherDistill.'
+            )
         main = getattr(model, 'main_member', None)
         self._main = '' if main is None else f'{main}.'
         if self._main:
