@@ -95,7 +95,7 @@ BEGINNINGS = (
 BEGINNING_OF_DKD = tuple(option for option in BEGINNINGS if option.startswith('dkd:'))
 CORRUPTED = {
     **{f'noise{percent}': f'{percent} % random labels' for percent in (20, 40, 60)},
-    **{f'tail{gamma}': f'long tail, γ = {gamma}' for gamma in (1, 2)},
+    **{f'tail{gamma}': f'long tail, gamma {gamma}' for gamma in (1, 2)},
 }
 
 ABLATIONS = {

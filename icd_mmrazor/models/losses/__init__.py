@@ -24,6 +24,7 @@ from icd_mmrazor.models.losses.fsp_loss import FSPLoss
 from icd_mmrazor.models.losses.hard_distillation_loss import HardDistillationLoss
 from icd_mmrazor.models.losses.icd_loss import ICDLoss
 from icd_mmrazor.models.losses.ickd_loss import ICKDLoss
+from icd_mmrazor.models.losses.information_flow_loss import InformationFlowLoss
 from icd_mmrazor.models.losses.itrd_loss import ITRDLoss
 from icd_mmrazor.models.losses.kdsvd_loss import KDSVDLoss
 from icd_mmrazor.models.losses.multi_level_logit_loss import MultiLevelLogitLoss
@@ -73,6 +74,7 @@ __all__ = [
     'ICDLoss',
     'ICKDLoss',
     'ITRDLoss',
+    'InformationFlowLoss',
     'KDSVDLoss',
     'LabelledLogitLoss',
     'LogitLoss',

@@ -186,6 +186,17 @@ def test_the_average_of_a_recipe(config: Callable, trained: Callable) -> None:
 
 
 @pytest.mark.slow
+def test_epochs_with_a_fresh_optimizer(config: Callable, trained: Callable) -> None:
+    """Stopped between the epochs and within the second, which keeps its momentum then, and the weight of a loss."""
+    options = {'default_hooks.checkpoint.by_epoch': False, 'default_hooks.loss_schedule.fresh_optimizer': True}
+    cfg = config('hkd', **options, **{'optim_wrapper.optimizer': dict(_delete_=True, type='Adam', lr=1e-2)})
+    whole, _ = trained(cfg)
+    for stops in ([3], [4], [2, 5]):
+        resumed, _ = trained(cfg, *stops)
+        assert differences(whole, resumed) == [], stops
+
+
+@pytest.mark.slow
 def test_a_drawn_seed_and_images_from_workers(config: Callable, trained: Callable) -> None:
     """Stopped within epochs, and resumed with other workers."""
     workers = {'train_dataloader.num_workers': 2, 'train_dataloader.persistent_workers': True}
