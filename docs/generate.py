@@ -38,7 +38,7 @@ from icd_mmrazor.models.networks.resolve import network_config
 from icd_mmrazor.workflow.config_text import Expression, as_code
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAINING_DATA = {'cifar100': 'CIFAR-100', 'cifar10': 'CIFAR-10', 'cifar10-16k': 'CIFAR-10', 'in1k': 'ImageNet-1k'}
+TRAINING_DATA = {'cifar100': 'CIFAR-100', 'cifar10': 'CIFAR-10', 'in1k': 'ImageNet-1k'}
 METAFILE_HEADER = '# Written by docs/generate.py. No Results or Weights: we have not trained any of these configs.\n'
 
 
@@ -150,7 +150,7 @@ def model_entry(root: Path, config: str, collection: str, changer: dict | None =
     """Return the entry of a config in the metafile; a student that a distiller changes is counted as it is then."""
     stem = Path(config).stem
     *named, data = stem.split('_')
-    metadata = {'Training Data': TRAINING_DATA[data]}
+    metadata = {'Training Data': TRAINING_DATA[data.partition('-')[0]]}
     if data == 'in1k':
         # an example that is yet to be written has the networks of its pair
         pair = root / 'configs' / '_base_' / 'pairs' / f'{stem.partition("_")[2]}.py'
