@@ -202,6 +202,8 @@ def needs_of(method: str, alone: bool = True) -> set[str]:
     with MODELS.switch_scope_and_registry('mmrazor'):
         distiller = MODELS.build(_distiller(ALIASES.get(method, method), alone))
     needs = {'classifier'} if getattr(distiller, 'changes_student', False) else set()
+    if any(getattr(loss, 'reads_labels', False) for loss in distiller.distill_losses.values()):
+        needs.add('labels')  # a loss that its algorithm computes
     for entry in distiller.entries.values():
         loss = entry['loss']
         cls = type(loss) if isinstance(loss, nn.Module) else class_of(loss)
