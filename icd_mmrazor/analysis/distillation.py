@@ -42,7 +42,7 @@ def build_algorithm(cfg: Config, checkpoint: Mapping[str, Any] | None = None) ->
     elif getattr(algorithm, 'teacher_trainable', False):
         raise SettingError(
             f'{name} trains the teacher, too (teacher_trainable=True), and an exported student is without it. Give the '
-            'checkpoint of the run, such as epoch_1.pth.'
+            'checkpoint of the run, such as epoch_1.pth, or the config of the student alone.'
         )
     return algorithm
 
