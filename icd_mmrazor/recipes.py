@@ -235,6 +235,8 @@ def needs_of(method: str, alone: bool = True) -> set[str]:
         kind = _config(method).get(f'{method}_settings', {}).get('model', {}).get('type', 'FrozenTeacherDistill')
         needs = {*getattr(MODELS.get(kind), 'needs', ())}
     needs |= {'classifier'} if getattr(distiller, 'changes_student', False) else set()
+    if any(getattr(loss, 'reads_labels', False) for loss in distiller.distill_losses.values()):
+        needs.add('labels')  # a loss that its algorithm computes
     for entry in distiller.entries.values():
         loss = entry['loss']
         cls = type(loss) if isinstance(loss, nn.Module) else class_of(loss)

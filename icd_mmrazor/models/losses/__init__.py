@@ -9,6 +9,7 @@ from icd_mmrazor.models.losses.afd_loss import AFDLoss
 from icd_mmrazor.models.losses.attention_transfer_loss import AttentionTransferLoss
 from icd_mmrazor.models.losses.base import FeatureLoss, LabelledLogitLoss, LogitLoss
 from icd_mmrazor.models.losses.binary_kd_loss import BinaryKDLoss
+from icd_mmrazor.models.losses.boundary_sample_loss import BoundarySampleLoss
 from icd_mmrazor.models.losses.cc_loss import CCLoss
 from icd_mmrazor.models.losses.comparative_loss import ComparativeLoss
 from icd_mmrazor.models.losses.correlation_distance_loss import CorrelationDistanceLoss
@@ -57,6 +58,7 @@ __all__ = [
     'ActivationBoundaryLoss',
     'AttentionTransferLoss',
     'BinaryKDLoss',
+    'BoundarySampleLoss',
     'CCLoss',
     'CRDQueueLoss',
     'CTKDDKDLoss',
