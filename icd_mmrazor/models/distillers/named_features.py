@@ -24,10 +24,11 @@ from icd_mmrazor.models.networks.features import (
     usual_image_shape,
 )
 from icd_mmrazor.models.networks.image_size import image_shape_seen
+from icd_mmrazor.models.networks.retrieval import embedding_of
 
 AUTO = 'auto'
 # features that every classifier has, whatever its backbone
-OF_CLASSIFIER = ('pooled', 'logits', 'distillation_logits')
+OF_CLASSIFIER = ('pooled', 'embedding', 'logits', 'distillation_logits')
 # the map whose average is the pooled feature, in whatever backbone
 CLASSIFIED_MAP = 'classified_map'
 
@@ -58,13 +59,14 @@ class NamedFeatures:
         self.classifier: nn.Linear | None = None
         if pooling:
             self.source, classifier = pooling, None
-            self.shapes = {'pooled': feature_shapes(model, [output_of(pooling)])[0]}
+            self.shapes = {'pooled': feature_shapes(model, [embedding_of(model, pooling)])[0]}
         else:
             self.source = find_classifier(model, f'{network}_source') if source == AUTO else source
             layer, classifier = linear_layer(model, self.source, f'{network}_source'), self.source
             self.classifier = None if getattr(model, 'is_stored', False) else layer
             self.shapes = {'pooled': (layer.in_features,)}
             self.shapes |= dict.fromkeys(('logits', 'distillation_logits'), (layer.out_features,))
+        self.shapes['embedding'] = self.shapes['pooled']
         if pooling or source == AUTO:
             classes = 'no classifier' if pooling else f'{layer.out_features} classes'
             place = f'{"output" if pooling else "input"} of {self.source}, {self.shapes["pooled"][0]} wide, {classes}'
@@ -80,6 +82,8 @@ class NamedFeatures:
             **{f'preactivation{i}': point for i, point in enumerate(known.preactivations, start=1)},
             **{f'block{i}': point for i, point in enumerate(known.blocks, start=1)},
             **(_of_last_map(known.maps[-1]) if known.maps else {}),
+            # what is compared to search images
+            'embedding': known.pooled,
             'pooled': known.pooled,
             **(self._logits(known.logits) if known.logits else {}),
         }
