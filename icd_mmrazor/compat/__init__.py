@@ -40,6 +40,7 @@ def prepare() -> None:
     recording.record_what_is_there()
     retrieval.compare_with_a_gallery_at_once()
     retrieval.encode_galleries_of_students()
+    retrieval.keep_galleries_out_of_buffers()
 
 
 @functools.cache

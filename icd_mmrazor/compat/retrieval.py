@@ -15,6 +15,8 @@ SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     'cosine_similarity': lambda queries, gallery: F.normalize(queries, dim=-1) @ F.normalize(gallery, dim=-1).T,
     'dot_product': lambda queries, gallery: queries @ gallery.T,
 }
+# where a retriever keeps the embeddings
+GALLERY = 'prototype_vecs'
 
 
 def compare_with_a_gallery_at_once() -> None:
@@ -40,12 +42,13 @@ def compare_with_a_gallery_at_once() -> None:
 
 
 def encode_galleries_of_students() -> None:
-    """Let ``PrepareProtoBeforeValLoopHook`` serve a retriever that is the student of a distillation, and averaged one.
+    """Let ``PrepareProtoBeforeValLoopHook`` serve a retriever that is the student of a distillation, and averaged ones.
 
     Where: mmpretrain 1.2 and 1.3.6, ``PrepareProtoBeforeValLoopHook``: it knows a retriever that is the whole model.
     Inside an algorithm of mmrazor it only warns: the gallery is encoded in the first validation, and is stale in all
-    others. It encodes before an ``EMAHook`` puts the averaged weights in, so these search in a gallery of others. And
-    the loader of the gallery is built again each time.
+    others. Its images are prepared by the student's own data preprocessor, which no config of an algorithm sets. It
+    encodes before an ``EMAHook`` puts the averaged weights in, so these search in a gallery of others. And the loader
+    of the gallery is built again each time.
 
     The gallery is marked as stale instead, and the first prediction of the validation encodes it.
     """
@@ -62,6 +65,28 @@ def encode_galleries_of_students() -> None:
             return
         if isinstance(retriever.prototype, dict):
             retriever.prototype = Runner.build_dataloader(retriever.prototype, seed=0)
+        if retriever is not model and hasattr(model, 'data_preprocessor'):
+            retriever.data_preprocessor = model.data_preprocessor
         retriever.prototype_inited = False
 
     PrepareProtoBeforeValLoopHook.before_val = before_val
+
+
+def keep_galleries_out_of_buffers() -> None:
+    """Let the weights of a retriever be averaged.
+
+    Where: mmpretrain 1.2 and 1.3.6, ``ImageToImageRetriever.prepare_prototype``: it registers the gallery as a buffer
+    once it is known. mmengine's ``AveragedModel`` (``EMAHook``) pairs the buffers of its earlier copy with those of the
+    model by their places, so all after it are averaged with others, or their shapes differ.
+    """
+    prepare = ImageToImageRetriever.prepare_prototype
+
+    def prepare_prototype(self: ImageToImageRetriever) -> None:
+        """Encode the gallery, or take its embeddings; keep them as a plain attribute."""
+        vars(self).pop(GALLERY, None)
+        prepare(self)
+        gallery = self._buffers.pop(GALLERY)
+        self._non_persistent_buffers_set.discard(GALLERY)
+        setattr(self, GALLERY, gallery)
+
+    ImageToImageRetriever.prepare_prototype = prepare_prototype

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.model import ExponentialMovingAverage
 from mmpretrain.engine.hooks import PrepareProtoBeforeValLoopHook
 from mmpretrain.models import ImageToImageRetriever
 from torch import Tensor, nn
@@ -63,3 +64,16 @@ def test_what_is_not_a_retriever_is_said(caplog: pytest.LogCaptureFixture) -> No
     runner = SimpleNamespace(model=nn.Linear(1, 1), logger=logging.getLogger('of this test'))
     PrepareProtoBeforeValLoopHook().before_val(runner)
     assert 'Linear' in caplog.text
+
+
+def test_averages_of_a_retriever() -> None:
+    network = retriever()
+    network.extra = nn.BatchNorm1d(4)
+    averaged = ExponentialMovingAverage(network)
+    network.prepare_prototype()
+    network.extra.running_mean.fill_(7.0)
+    averaged.update_parameters(network)
+    assert averaged.module.extra.running_mean.tolist() == [7.0] * 4
+    network.prepare_prototype()
+    assert network.prototype_vecs.tolist() == torch.ones(3, 5).tolist()
+    assert 'prototype_vecs' not in dict(network.named_buffers())

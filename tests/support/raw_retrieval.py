@@ -1,5 +1,6 @@
 """The stack without this package, second part: mmpretrain's retrievers."""
 
+import contextlib
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,3 +53,20 @@ def encode_galleries_of_students(folder: Path) -> bool:
         warnings.simplefilter('ignore')
         PrepareProtoBeforeValLoopHook().before_val(SimpleNamespace(model=model))
     return not model.architecture.prototype_inited
+
+
+@try_break
+def keep_galleries_out_of_buffers(folder: Path) -> bool:
+    """Average a retriever with a batch norm, which has buffers."""
+    import torch
+    from mmengine.model import ExponentialMovingAverage
+
+    network = retriever()
+    network.extra = torch.nn.BatchNorm1d(4)
+    averaged = ExponentialMovingAverage(network, update_buffers=False)
+    network.prepare_prototype()
+    network.extra.running_mean.fill_(7.0)
+    with contextlib.suppress(RuntimeError):
+        averaged.update_parameters(network)
+        averaged.update_parameters(network)
+    return averaged.module.extra.running_mean.mean() != 7.0

@@ -1,6 +1,7 @@
 """The teacher's gallery for a student that searches in it."""
 
 import io
+import math
 from pathlib import Path
 
 import torch
@@ -58,14 +59,9 @@ class TeacherGalleryHook(Hook):
         if isinstance(student.prototype, Tensor):  # of an earlier run of this runner
             return
         loader = gallery_loader(student)
-        shape, of_teacher = tuple(loader.dataset[0]['inputs'].shape), getattr(algorithm.distiller, 'teacher_source', None)
-        (own,), (width,) = (
-            feature_shapes(network, [embedding_point(network, source)], image_shape_seen(network, shape))[0]
-            for network, source in (
-                (student, None),
-                (algorithm.teacher, getattr(algorithm.distiller, 'teacher_source', None)),
-            )
-        )
+        shape, source = tuple(loader.dataset[0]['inputs'].shape), getattr(algorithm.distiller, 'teacher_source', None)
+        own = _width(student, None, shape)
+        width = _width(algorithm.teacher, source, image_shape_seen(algorithm.teacher, shape))
         if own != width:
             raise SettingError(
                 f'TeacherGalleryHook: the student embeds queries {own} wide, and the teacher images {width} wide, so '
@@ -108,6 +104,10 @@ class TeacherGalleryHook(Hook):
             )
         student.prototype, student.prototype_inited = gallery.clone(), False
         return student.prototype
+
+
+def _width(network: nn.Module, classifier: str | None, shape: tuple[int, ...]) -> int:
+    return math.prod(feature_shapes(network, [embedding_point(network, classifier)], shape)[0])
 
 
 def _keepers(algorithm: nn.Module) -> list[nn.Module]:
