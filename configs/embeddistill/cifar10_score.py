@@ -6,7 +6,7 @@ model = dict(
     type='FrozenTeacherDistill',
     architecture=dict(_scope_='mmpretrain', **_base_.pop('model')),
     teacher='icd_mmrazor::embeddistill/cifar10_teacher.py',
-    teacher_ckpt='work_dirs/cifar10_teacher/epoch_40.pth',
+    teacher_ckpt='work_dirs/cifar10_teacher/epoch_10.pth',
     distiller=dict(type='FeatureDistiller', losses=dict(scores=_base_.pop('scores'))),
 )
 # the student's own loss is the one-hot term

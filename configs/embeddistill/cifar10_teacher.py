@@ -3,7 +3,14 @@ _base_ = [
     '../_base_/retrieval/teacher.py',
     '../_base_/datasets/cifar10_retrieval.py',
     '../_base_/retrieval/runtime.py',
-    '../_base_/schedules/retrieval_40e.py',
+    '../_base_/schedules/retrieval_10e.py',
 ]
-model = dict(prototype=_base_.pop('gallery'))
+model = dict(
+    image_encoder=[
+        dict(type='CIFARResNet', depth=14),
+        dict(type='GlobalAveragePooling'),
+        dict(type='LinearNeck', in_channels=64, out_channels=128, norm_cfg=None),
+    ],
+    prototype=_base_.pop('gallery'),
+)
 train_dataloader = dict(dataset=dict(with_documents=True, seed=None))

@@ -69,4 +69,4 @@ def keep_galleries_out_of_buffers(folder: Path) -> bool:
     with contextlib.suppress(RuntimeError):
         averaged.update_parameters(network)
         averaged.update_parameters(network)
-    return averaged.module.extra.running_mean.mean() != 7.0
+    return averaged.module.extra.running_mean.mean().item() != 7.0
