@@ -66,7 +66,6 @@ class NamedFeatures:
             self.classifier = None if getattr(model, 'is_stored', False) else layer
             self.shapes = {'pooled': (layer.in_features,)}
             self.shapes |= dict.fromkeys(('logits', 'distillation_logits'), (layer.out_features,))
-        self.shapes['embedding'] = self.shapes['pooled']
         if pooling or source == AUTO:
             classes = 'no classifier' if pooling else f'{layer.out_features} classes'
             place = f'{"output" if pooling else "input"} of {self.source}, {self.shapes["pooled"][0]} wide, {classes}'
@@ -115,6 +114,8 @@ class NamedFeatures:
             if name not in self._known:
                 has = ', '.join(_in_short(self._known))
                 raise SettingError(f'{self._owner}: the {self._network} has no feature {name!r}. It has {has}.')
+        if 'embedding' in names:
+            self.shapes['embedding'] = self.shapes['pooled']
         self.points.update((name, _for_images(self._known[name], shape)) for name in names)
         maps = {name: point for name, point in self.points.items() if name not in OF_CLASSIFIER}
         if not maps:
