@@ -35,9 +35,10 @@ from published_values import alone
 from icd_mmrazor import recipes
 from icd_mmrazor.models.networks.changed_student import changed_config
 from icd_mmrazor.models.networks.resolve import network_config
+from icd_mmrazor.workflow.config_text import Expression, as_code
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAINING_DATA = {'cifar100': 'CIFAR-100', 'cifar10': 'CIFAR-10', 'cifar10-16k': 'CIFAR-10', 'in1k': 'ImageNet-1k'}
+TRAINING_DATA = {'cifar100': 'CIFAR-100', 'cifar10': 'CIFAR-10', 'in1k': 'ImageNet-1k'}
 METAFILE_HEADER = '# Written by docs/generate.py. No Results or Weights: we have not trained any of these configs.\n'
 
 
@@ -100,7 +101,9 @@ def example(method: Method) -> str:
     """Return the example config of a method, ``configs/METHOD/METHOD_res32x4_res8x4_cifar100.py``."""
     name, lines = method.name, []
     lines.append(f"_base_ = ['../_base_/pairs/{method.pair}.py', '../_base_/methods/{name}.py']")
-    lines.append(f"model = dict(distiller=_base_.pop('{name}'))")
+    settings = recipes.settings_of([name], method.pair)
+    model = {**settings.pop('model', {}), 'distiller': Expression(f"_base_.pop('{name}')")}
+    lines += [f'{key} = {as_code(value, len(key) + 3)}' for key, value in {'model': model, **settings}.items()]
     if method.dataset:
         lines += [
             '# the method needs another training set, around that of the pair',
@@ -108,9 +111,10 @@ def example(method: Method) -> str:
             f"    dataset=dict(_delete_=True, dataset=_base_.train_dataloader.dataset, **_base_.pop('{name}_dataset'))",
             ')',
         ]
-    if method.variants:
+    others = [*method.variants, *([f'{name}_settings'] if method.settings else [])]
+    if others:
         lines.append('# settings for other pairs, or for use with other methods')
-        lines += [f"_base_.pop('{variant}')" for variant in method.variants]
+        lines += [f"_base_.pop('{other}')" for other in others]
     if method.initial_epochs:
         lines += [
             f'# an initial stage of {method.initial_epochs} epochs comes before the schedule',
@@ -146,7 +150,7 @@ def model_entry(root: Path, config: str, collection: str, changer: dict | None =
     """Return the entry of a config in the metafile; a student that a distiller changes is counted as it is then."""
     stem = Path(config).stem
     *named, data = stem.split('_')
-    metadata = {'Training Data': TRAINING_DATA[data]}
+    metadata = {'Training Data': TRAINING_DATA[data.partition('-')[0]]}
     if data == 'in1k':
         # an example that is yet to be written has the networks of its pair
         pair = root / 'configs' / '_base_' / 'pairs' / f'{stem.partition("_")[2]}.py'

@@ -36,7 +36,9 @@ class Method:
         # one that changes the student
         self.changer = cfg[self.name] if changing_distiller(cfg[self.name]) else None
         self.dataset = f'{self.name}_dataset' in cfg
-        self.variants = [name for name in cfg if name not in (self.name, f'{self.name}_dataset')]
+        # whether it changes other settings of the run, too
+        self.settings = f'{self.name}_settings' in cfg
+        self.variants = [name for name in cfg if name.removeprefix(self.name) not in ('', '_dataset', '_settings')]
         # one that does not fit the usual pair names another
         self.pair = facts.get('example_pair', EXAMPLE_PAIR)
         self.example = f'{self.name}_{self.pair}.py'

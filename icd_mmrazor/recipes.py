@@ -5,8 +5,9 @@ A pair is a file ``configs/_base_/pairs/PAIR.py`` that holds everything but the 
 ``METHOD_beside``, if there is one, is used instead when the method is combined with others. ``METHOD_pairs`` has the
 settings for pairs of networks, ``{'res56_res20': {'losses.dkd.loss.beta': 2.0}}``, which are its authors' where they
 published any, and for a whole dataset, ``'in1k'``, before those of a pair. ``METHOD_dataset`` has the wrapper that its
-training set needs: ``dict(type='TwoViewDataset', ...)``. A pair may replace settings of a method in a variable
-``override_METHOD``.
+training set needs: ``dict(type='TwoViewDataset', ...)``, and ``METHOD_settings`` what else of a run it changes:
+``dict(model=dict(type='AugmentedDistill'))``. Keys of ``METHOD_pairs`` that start with ``model.`` are of the run, too.
+A pair may replace settings of a method in a variable ``override_METHOD``.
 """
 
 import copy
@@ -37,6 +38,8 @@ from icd_mmrazor.models.networks.untrained import untrained
 BASE = Path(__file__).resolve().parent / '.mim' / 'configs' / '_base_'
 # the student trained without a teacher: a row of every table
 STUDENT_ALONE = 'student'
+# how settings of a method for a pair start that are not the distiller's
+OF_RUN = 'model.'
 # the authors of ICD have called it DCD since November 2024
 ALIASES = {'dcd': 'icd'}
 
@@ -111,6 +114,7 @@ def compose(pair: str, methods: Sequence[str]) -> Config:
         return cfg
     wrapper = dataset_of(methods)
     cfg.model.distiller = compose_distiller(methods, overrides, pair)
+    cfg.merge_from_dict(settings_of(methods, pair))
     if wrapper is not None:
         cfg.train_dataloader.dataset = dict(wrapper, dataset=cfg.train_dataloader.dataset)
     tell_distillers(cfg)
@@ -155,6 +159,31 @@ def dataset_of(methods: Sequence[str]) -> dict | None:
             'take them for different images. Train them separately.'
         )
     return wrapper
+
+
+def settings_of(methods: Sequence[str], pair: str | None = None) -> dict[str, Any]:
+    """Return the settings of a run that one or more methods change besides its distiller, nested as in a config.
+
+    Args:
+        methods: Names of methods, not of the student alone.
+        pair: The pair whose settings count, if a method has settings for some.
+
+    Raises:
+        SettingError: Two of the methods need different values of one setting.
+    """
+    settings, owners = Config(), {}
+    for name in methods:
+        own = Config(_config(name).get(f'{name}_settings', {}))
+        own.merge_from_dict({key: value for key, value in _of_pair(name, pair).items() if key.startswith(OF_RUN)})
+        for key, value in _flattened(own).items():
+            other, found = owners.setdefault(key, (name, value))
+            if found != value:
+                raise SettingError(
+                    f'{"+".join(methods)}: {other} needs {key}={found!r}, and {name} needs {key}={value!r}. Train '
+                    'them separately.'
+                )
+        settings.merge_from_dict(own.to_dict())
+    return settings.to_dict()
 
 
 def needs_of(method: str, alone: bool = True) -> set[str]:
@@ -223,11 +252,24 @@ def _distiller(method: str, alone: bool, pair: str | None = None) -> dict:
         raise SettingError(f'{cfg.filename} must define the distiller as {method}; it defines {", ".join(cfg)}.')
     combined = cfg.get(f'{method}_beside')
     distiller = Config(dict(distiller=cfg[method] if alone or combined is None else combined))
-    networks, _, dataset = (pair or '').rpartition('_')
-    for key in (dataset, networks):
-        settings = cfg.get(f'{method}_pairs', {}).get(key, {})
-        distiller.merge_from_dict({f'distiller.{name}': value for name, value in settings.items()})
+    settings = {name: value for name, value in _of_pair(method, pair).items() if not name.startswith(OF_RUN)}
+    distiller.merge_from_dict({f'distiller.{name}': value for name, value in settings.items()})
     return distiller.distiller
+
+
+def _of_pair(method: str, pair: str | None) -> dict[str, Any]:
+    """Return the settings that a method has for a pair, those for its networks before those for its dataset."""
+    networks, _, dataset = (pair or '').rpartition('_')
+    settings = _config(method).get(f'{method}_pairs', {})
+    return {**settings.get(dataset, {}), **settings.get(networks, {})}
+
+
+def _flattened(cfg: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    """Return the values of a config by their full names: ``{'model.type': 'AugmentedDistill'}``."""
+    flat: dict[str, Any] = {}
+    for key, value in cfg.items():
+        flat |= _flattened(value, f'{prefix}{key}.') if isinstance(value, Mapping) else {f'{prefix}{key}': value}
+    return flat
 
 
 def _delay_schedule(cfg: Config, epochs: int) -> None:

@@ -221,6 +221,26 @@ def test_a_schedule_that_counts_iterations(tmp_path: Path, monkeypatch: pytest.M
         recipes.compose('mine', ['ft'])
 
 
+def test_a_method_may_change_other_settings_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_pair(tmp_path, monkeypatch, '')
+    kd = "dict(_scope_='mmrazor', type='FeatureDistiller', losses=dict(kd=dict(loss=dict(type='KLDivergence'), "
+    for name, settings in (('slow', 'teacher_precision="bf16"'), ('exact', 'teacher_precision="fp32"')):
+        (tmp_path / f'configs/_base_/methods/{name}.py').write_text(
+            f"{name} = {kd}features='logits')))\n"
+            f'{name}_settings = dict(model=dict({settings}), find_unused_parameters=True)\n'
+            f"{name}_pairs = {{'res56_res20': {{'model.channels_last': False, 'student_loss_weight': 0.5}}}}\n"
+        )
+    cfg = recipes.compose('res56_res20_cifar100', ['slow'])
+    assert (cfg.model.teacher_precision, cfg.model.channels_last, cfg.find_unused_parameters) == ('bf16', False, True)
+    assert cfg.model.distiller.student_loss_weight == 0.5
+    assert cfg.model.teacher_ckpt == recipes.compose('res56_res20_cifar100', ['kd']).model.teacher_ckpt
+    # another pair has none of its own, and a method beside it changes nothing
+    cfg = recipes.compose('mine', ['icd', 'exact'])
+    assert (cfg.model.teacher_precision, 'channels_last' in cfg.model) == ('fp32', False)
+    with pytest.raises(SettingError, match=r"slow needs model.teacher_precision='bf16', and exact .*='fp32'. Train"):
+        recipes.compose('mine', ['slow', 'exact'])
+
+
 def test_the_student_alone() -> None:
     assert recipes.compose('res56_res20_cifar100', ['student']).model.type == 'ImageClassifier'
 
@@ -249,7 +269,7 @@ def test_settings_for_pairs_name_pairs_and_settings_that_exist() -> None:
         for name, settings in cfg.get(f'{method}_pairs', {}).items():
             assert name in known, method
             for distiller in (cfg[method], cfg.get(f'{method}_beside', cfg[method])):
-                for path in settings:
+                for path in (path for path in settings if not path.startswith('model.')):
                     *parents, setting = path.split('.')
                     part = distiller
                     for parent in parents:

@@ -7,6 +7,8 @@ from icd_mmrazor.datasets.image_as_in_dataset import ImageAsInDataset
 from icd_mmrazor.datasets.in_memory import InMemoryBatches, crop_and_flip
 from icd_mmrazor.datasets.indexed import IndexedDataset
 from icd_mmrazor.datasets.knn import KNNDataset
+from icd_mmrazor.datasets.long_tailed import LongTailed
+from icd_mmrazor.datasets.noisy_labels import NoisyLabels
 from icd_mmrazor.datasets.npz import NPZDataset
 from icd_mmrazor.datasets.partly_labeled import PartlyLabeledDataset, UnlabeledDataset
 from icd_mmrazor.datasets.partly_labeled_sampler import PartlyLabeledBatchSampler
@@ -25,7 +27,9 @@ __all__ = [
     'InMemoryBatches',
     'IndexedDataset',
     'KNNDataset',
+    'LongTailed',
     'NPZDataset',
+    'NoisyLabels',
     'NotInMemoryError',
     'PartlyLabeledBatchSampler',
     'PartlyLabeledDataset',

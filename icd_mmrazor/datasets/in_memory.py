@@ -63,7 +63,8 @@ class InMemoryBatches:
 
     Args:
         dataset: A dataset of mmpretrain, or one of our wrappers of such datasets: :class:`IndexedDataset`,
-            :class:`UnlabeledDataset`, :class:`PartlyLabeledDataset`, :class:`TwoViewDataset`.
+            :class:`UnlabeledDataset`, :class:`PartlyLabeledDataset`, :class:`TwoViewDataset`, :class:`NoisyLabels`,
+            :class:`LongTailed`.
         device: Where images and labels stay.
         seed: Seed of the run.
         rank: Rank of this process.

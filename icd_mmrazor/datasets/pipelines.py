@@ -12,6 +12,7 @@ from mmpretrain.datasets.transforms import EfficientNetCenterCrop, PackInputs, R
 from icd_mmrazor.datasets.indexed import IndexedDataset
 from icd_mmrazor.datasets.labels import plain_datasets
 from icd_mmrazor.datasets.partly_labeled import PartlyLabeledDataset, UnlabeledDataset
+from icd_mmrazor.datasets.selected import SelectedDataset
 from icd_mmrazor.datasets.two_views import TwoViewDataset
 
 # transforms that do the same to an image every time
@@ -45,7 +46,7 @@ def parts_of(dataset: Any) -> list[Any]:
     """Return the datasets of a ``PartlyLabeledDataset``, or the one in a wrapper that leaves its pipeline alone."""
     if isinstance(dataset, PartlyLabeledDataset):
         return [part for each in dataset.datasets for part in parts_of(each)]
-    if isinstance(dataset, IndexedDataset | TwoViewDataset):
+    if isinstance(dataset, IndexedDataset | SelectedDataset | TwoViewDataset):
         return parts_of(dataset.dataset)
     if isinstance(dataset, UnlabeledDataset):
         return parts_of(dataset.images)

@@ -298,8 +298,10 @@ def _distilled(plan: Plan, folder: Path, images: Images, initial_epochs: int = 0
         settings['param_scheduler'] = dict(by_epoch=True, begin=initial_epochs)
         settings['train_cfg'] = dict(max_epochs=plan.epochs + initial_epochs)
         settings['find_unused_parameters'] = True  # some are idle in each stage
+    cfg = Config(settings)
+    cfg.merge_from_dict(recipes.settings_of(plan.request.methods))
     title = f'{WRITTEN_BY}: the student with its teacher'
-    return config_text(title, [f'./{ALONE}'], settings)
+    return config_text(title, [f'./{ALONE}'], cfg.to_dict())
 
 
 def distiller_of(plan: Plan) -> dict:

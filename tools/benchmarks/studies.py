@@ -37,6 +37,7 @@ class Study:
     teachers: Sequence[str] = ()  # their configs in configs/vanilla
     seeds: Sequence[int] = (0, 1, 2)
     axes: Mapping[str, Axis] = field(default_factory=dict)  # by the names of their tables
+    labels: Mapping[str, str] = field(default_factory=dict)  # of pairs, if their networks do not tell them apart
 
 
 def teacher_of(pair: str) -> str:
@@ -90,6 +91,11 @@ BEGINNINGS = (
     *(f'{name}:model.distiller.losses.{name}.weight_schedule.{end}' for name in GROWING for end in AT_ITERATION_53),
     'ctkd:model.distiller.losses.ctkd.loss.ramp_epochs=1',
 )
+BEGINNING_OF_DKD = tuple(option for option in BEGINNINGS if option.startswith('dkd:'))
+CORRUPTED = {
+    **{f'noise{percent}': f'{percent} % random labels' for percent in (20, 40, 60)},
+    **{f'tail{gamma}': f'long tail, γ = {gamma}' for gamma in (1, 2)},
+}
 
 ABLATIONS = {
     PUBLISHED: Point(('student', 'icd', 'icd+kd')),
@@ -149,6 +155,16 @@ STUDIES = {
         ('res20_res8_cifar10-5k',),
         {PUBLISHED: Point((*OF_BENCHMARK, 'icd+kd'), BEGINNINGS)},
         ('res20_cifar10-16k',),
+    ),
+    'noise': Study(
+        'nine methods with wrong labels, or with classes of different sizes, CIFAR-10, 8 epochs; for two CPU cores',
+        ('res20_res8_cifar10-5k', *(f'res20_res8_cifar10-{data}' for data in CORRUPTED)),
+        {PUBLISHED: Point(('student', 'kd', 'at', 'sp', 'rkd', 'dist', 'dkd', 'icd', 'icd+kd'), BEGINNING_OF_DKD)},
+        ('res20_cifar10-16k', *(f'res20_cifar10-{data}' for data in CORRUPTED)),
+        labels={
+            'res20_res8_cifar10-5k': 'as they are',
+            **{f'res20_res8_cifar10-{data}': label for data, label in CORRUPTED.items()},
+        },
     ),
     'ablations': Study(
         "ICD's settings on a small pair, 5,000 images of CIFAR-10, 8 epochs; for two CPU cores",

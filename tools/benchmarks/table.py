@@ -80,7 +80,7 @@ def _methods_table(results: Results, details: bool, combinations: Sequence[str])
     for pair in results.study.pairs:
         teacher = results.teacher(pair)
         more = ['over the student alone', 'minutes'] if details else []
-        head += [f'{display_name(pair)}, top-1 (%)', *more]
+        head += [f'{results.study.labels.get(pair) or display_name(pair)}, top-1 (%)', *more]
         teachers += [NOT_RUN if teacher is None else f'{teacher:.2f}', *([''] * len(more))]
     rows = [head, teachers]
     for methods in combinations:
@@ -176,10 +176,10 @@ def draw_methods(results: Results) -> Figure:
     """Draw a panel for each pair: the seeds of each method of one view of each image, their mean and deviation."""
     methods = [methods for methods in results.study.points[PUBLISHED].methods if not takes_two_views(methods)]
     pairs = [pair for pair in results.study.pairs if any(results.runs(PUBLISHED, name, pair) for name in methods)]
-    figure, panels = new_figure(len(pairs), len(pairs), 4.2, 0.9 + 0.3 * len(methods))
+    figure, panels = new_figure(len(pairs), min(3, len(pairs)), 4.2, 0.9 + 0.3 * len(methods))
     for panel, pair in zip(panels, pairs, strict=True):
         teacher = results.teacher(pair)
-        title = display_name(pair)
+        title = results.study.labels.get(pair) or display_name(pair)
         panel.set_title(title if teacher is None else f'{title} (teacher {teacher:.1f} %)', fontsize=10)
         panel.set_yticks(range(len(methods)), [display_name(name) for name in methods])
         panel.set_ylim(len(methods) - 0.5, -0.5)

@@ -50,6 +50,7 @@ def show_list() -> None:
 def data_of(pair: str) -> str:
     """Describe the file or folder of the images, and whether it exists."""
     dataset = recipes.compose(pair, ['student']).train_dataloader.dataset
+    dataset = dataset.get('dataset', dataset)  # in a wrapper
     path = dataset.get('data_file') or dataset.get('data_root')
     return f'data {path}' + ('' if Path(path).exists() else ' (missing)')
 
