@@ -265,7 +265,7 @@ def _built(loss: Any, cls: Callable) -> Any:
 
 def _kind_of_feature(name: str) -> str:
     if name in OF_CLASSIFIER:
-        return 'pooled' if name == 'pooled' else 'logits'
+        return 'pooled' if name in ('pooled', 'embedding') else 'logits'
     return next((kind for kind in ('preactivations', 'tokens', 'blocks') if kind[:-1] in name), 'maps')
 
 

@@ -6,6 +6,7 @@ from icd_mmrazor.models.classifiers import LinearProbe
 from icd_mmrazor.models.connectors import LinearProjection
 from icd_mmrazor.models.distillers import FeatureDistiller, ICDDistiller, MixedDistiller
 from icd_mmrazor.models.losses import FeatureLoss, ICDLoss
+from icd_mmrazor.models.retrievers import InBatchRetrievalHead
 
 __all__ = [
     'AugmentedDistill',
@@ -15,6 +16,7 @@ __all__ = [
     'FrozenTeacherDistill',
     'ICDDistiller',
     'ICDLoss',
+    'InBatchRetrievalHead',
     'LinearProbe',
     'LinearProjection',
     'MixedDistiller',

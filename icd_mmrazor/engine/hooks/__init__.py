@@ -18,6 +18,7 @@ from icd_mmrazor.engine.hooks.in_memory_augmentation_hook import (
 from icd_mmrazor.engine.hooks.loss_schedule_hook import LossScheduleHook as LossScheduleHook
 from icd_mmrazor.engine.hooks.sample_memory_hook import SampleMemoryHook as SampleMemoryHook
 from icd_mmrazor.engine.hooks.sanity_check_hook import SanityCheckHook as SanityCheckHook
+from icd_mmrazor.engine.hooks.teacher_gallery_hook import TeacherGalleryHook as TeacherGalleryHook
 
 # importing a module registers its classes: a new hook needs no line here
 for _module in pkgutil.iter_modules(__path__, f'{__name__}.'):

@@ -121,11 +121,11 @@ def freeze_unread_classifier(algorithm: nn.Module) -> None:
 
     DDP would wait for its gradient.
     """
-    if classifier_is_used(algorithm):
+    if classifier_is_used(algorithm) or is_headless(algorithm.architecture):
         return
     name = getattr(algorithm.distiller, 'student_source', 'auto')
     if name in ('auto', None):
-        found = [] if is_headless(algorithm.architecture) else classifying_layers(algorithm.architecture)
+        found = classifying_layers(algorithm.architecture)
         if len(found) != 1:
             return
         (name,) = found

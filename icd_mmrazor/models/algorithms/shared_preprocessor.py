@@ -15,6 +15,7 @@ from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.algorithms.student_losses import losses_of, losses_of_labels
 from icd_mmrazor.models.networks.classifier_layer import number_of_classes
 from icd_mmrazor.models.networks.preparation import Preparation, preparation_by
+from icd_mmrazor.models.networks.retrieval import is_retriever
 
 # these normalise alike
 USUAL_KINDS = {
@@ -49,6 +50,8 @@ def adopt_student_settings(student: nn.Module, preprocessor: nn.Module, names_au
     One that has augmentations keeps them. ``names_augmentations``: its config has ``batch_augments``, perhaps None.
     """
     own = getattr(student, 'data_preprocessor', None)
+    if is_retriever(student):  # with which it prepares the images of its gallery
+        student.data_preprocessor = preprocessor
     augments = None if names_augmentations else lost_augmentations(student, preprocessor)
     if augments is not None:
         if not hasattr(preprocessor, 'batch_augments'):
