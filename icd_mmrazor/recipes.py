@@ -227,7 +227,7 @@ def needs_of(method: str, alone: bool = True) -> set[str]:
         Of the two networks ``'logits'``, ``'pooled'``, ``'maps'``, ``'tokens'``, ``'preactivations'`` and ``'blocks'``;
         of the teacher its ``'classifier'``, if the weights are read; of the images ``'labels'``, apart from those that
         the student's own loss reads (with ``'scores'``, if those of mixed images do as well), ``'positions'`` in the
-        training set, and two ``'views'`` of each in a batch.
+        training set, two ``'views'`` of each in a batch, and that they are ``'unmixed'``.
     """
     method = ALIASES.get(method, method)
     with MODELS.switch_scope_and_registry('mmrazor'):

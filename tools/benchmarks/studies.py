@@ -73,7 +73,7 @@ def few_calls(images: int, *changes: str, methods: tuple[str, ...] = OF_FEW_CALL
 
 
 COMPARED = ('student', 'kd', 'at', 'sp', 'crd', 'rrd', 'icd', 'icd+kd')
-# the others are for transformers, for several labels, for two views or batches, attack the teacher, or have a form of ours
+# the others are for transformers, several labels, two views or batches, attack the teacher, or have a form of ours
 LEFT_OUT = ('deit', 'vitkd', 'mld', 'mlkd', 'r2kd', 'mixkd', 'bss', 'ceskd', 'hkd', 'rtk')
 OF_BENCHMARK = tuple(name for name in recipes.method_names() if name not in LEFT_OUT)
 CIFAR100_TEACHERS = ('res32x4', 'res50', 'res56', 'res110', 'vgg13', 'wrn40-2')

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from mmengine.logging import print_log
@@ -65,6 +65,9 @@ class AugmentedDistill(FrozenTeacherDistill):
                     loss=dict(type='CorrelationDistanceLoss', loss_weight=2.0), features='logits'))),
             ...)
     """
+
+    # what it needs of networks and images: icd_mmrazor.recipes.needs_of
+    needs: ClassVar[tuple[str, ...]] = ('unmixed',)
 
     def __init__(
         self,
