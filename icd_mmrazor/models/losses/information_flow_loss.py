@@ -52,8 +52,8 @@ class InformationFlowLoss(FeatureLoss):
 
     def compare(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Compute the loss of features ``B x D_s`` and ``B x D_t``; a batch of one image gives 0."""
-        total = sum(_jeffreys(kernel(student), kernel(teacher)) for kernel in (_cosine, _student_t))
-        return total / len(student) ** (2 if self.reduction == 'mean' else 1)
+        of_cosine, of_distance = (_jeffreys(kernel(student), kernel(teacher)) for kernel in (_cosine, _student_t))
+        return (of_cosine + of_distance) / len(student) ** (2 if self.reduction == 'mean' else 1)
 
 
 def _cosine(feature: Tensor) -> Tensor:
