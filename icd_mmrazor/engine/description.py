@@ -132,7 +132,7 @@ def loss_terms(algorithm: nn.Module) -> list[str]:
         term = f'student.loss: {_weighted(task_loss)}' if task_loss is not None else "the student's own loss"
         factor = getattr(algorithm.distiller, 'student_loss_weight', 1.0)
         terms.append(term if factor == 1.0 else f'{term}, times {factor}')
-    return terms + _distillation_terms(algorithm.distiller, 'distill')
+    return [*terms, *_distillation_terms(algorithm.distiller, 'distill'), *getattr(algorithm, 'augmented_terms', [])]
 
 
 def _distillation_terms(distiller: nn.Module, prefix: str) -> list[str]:

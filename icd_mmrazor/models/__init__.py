@@ -1,6 +1,6 @@
 """Algorithms, distillers, losses, connectors and backbones."""
 
-from icd_mmrazor.models.algorithms import FrozenTeacherDistill
+from icd_mmrazor.models.algorithms import AugmentedDistill, FrozenTeacherDistill, MixupDistill
 from icd_mmrazor.models.backbones import CIFARResNet
 from icd_mmrazor.models.classifiers import LinearProbe
 from icd_mmrazor.models.connectors import LinearProjection
@@ -8,6 +8,7 @@ from icd_mmrazor.models.distillers import FeatureDistiller, ICDDistiller, MixedD
 from icd_mmrazor.models.losses import FeatureLoss, ICDLoss
 
 __all__ = [
+    'AugmentedDistill',
     'CIFARResNet',
     'FeatureDistiller',
     'FeatureLoss',
@@ -17,4 +18,5 @@ __all__ = [
     'LinearProbe',
     'LinearProjection',
     'MixedDistiller',
+    'MixupDistill',
 ]

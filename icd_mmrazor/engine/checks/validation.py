@@ -81,11 +81,12 @@ def _check_predictions(metric: Any, model: nn.Module, dataset: Any) -> None:
     if needs not in getattr(model, 'predict_also', ()):
         raise SettingError(
             f'val_evaluator ({name}) compares what the predictions do not contain. Set '
-            f'model.predict_also=[{needs!r}] of a FrozenTeacherDistill.'
+            f'model.predict_also=[{needs!r}] of a FrozenTeacherDistill'
+            f'{", or use a FeatureClassifier" if needs == "pooled" else ""}.'
         )
     if needs == 'pooled' and not hasattr(dataset, 'bank'):
         raise SettingError(
-            f'val_evaluator ({name}) classifies images by a bank of labelled ones, and val_dataloader.dataset is a '
+            f'val_evaluator ({name}) compares images with a bank of labelled ones, and val_dataloader.dataset is a '
             f"{type(dataset).__name__}. Set dataset=dict(type='KNNDataset', bank=..., queries=...), with the training "
             'set as the bank.'
         )

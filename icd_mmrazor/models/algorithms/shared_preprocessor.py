@@ -91,13 +91,32 @@ def refuse_unmixed_labels(algorithm: nn.Module) -> None:
                 'gt_label is that of one.',
                 logging.WARNING,
             )
-    head = getattr(algorithm.architecture, 'head', None) if algorithm.calculate_student_loss else None
+    if algorithm.calculate_student_loss:
+        refuse_hard_labels(algorithm, augments, 'data_preprocessor.batch_augments=None')
+
+
+def refuse_hard_labels(algorithm: nn.Module, augments: Any, without: str) -> None:
+    """Refuse a student whose own loss, or accuracy in training, reads one label of each image, for mixed images.
+
+    Args:
+        algorithm: An algorithm with a student.
+        augments: What mixes images.
+        without: A setting without them, for messages.
+
+    Raises:
+        SettingError: It does.
+    """
+    owner, mixes = type(algorithm).__name__, f'{names_of(augments)} mixes images with their labels'
+    head = getattr(algorithm.architecture, 'head', None)
     if isinstance(getattr(head, 'loss_module', None), SeesawLoss):
-        raise SettingError(f"{owner}: the student's SeesawLoss reads one label for each image, but {mixes}. {remedy}")
+        raise SettingError(
+            f"{owner}: the student's SeesawLoss reads one label for each image, but {mixes}. Set {without}, or use "
+            'another loss.'
+        )
     if getattr(head, 'cal_acc', False):
         raise SettingError(
             f"{owner}: the student's head computes the accuracy on training images (cal_acc=True), but {mixes}. Set "
-            'model.architecture.head.cal_acc=False, or data_preprocessor.batch_augments=None.'
+            f'model.architecture.head.cal_acc=False, or {without}.'
         )
 
 

@@ -11,6 +11,7 @@ from icd_mmrazor.models.losses.base import FeatureLoss, LabelledLogitLoss, Logit
 from icd_mmrazor.models.losses.binary_kd_loss import BinaryKDLoss
 from icd_mmrazor.models.losses.cc_loss import CCLoss
 from icd_mmrazor.models.losses.comparative_loss import ComparativeLoss
+from icd_mmrazor.models.losses.correlation_distance_loss import CorrelationDistanceLoss
 from icd_mmrazor.models.losses.crd_loss import ContrastiveRepresentationLoss
 from icd_mmrazor.models.losses.crd_queue_loss import CRDQueueLoss
 from icd_mmrazor.models.losses.ctkd_loss import CTKDDKDLoss, CTKDLoss
@@ -23,6 +24,7 @@ from icd_mmrazor.models.losses.fsp_loss import FSPLoss
 from icd_mmrazor.models.losses.hard_distillation_loss import HardDistillationLoss
 from icd_mmrazor.models.losses.icd_loss import ICDLoss
 from icd_mmrazor.models.losses.ickd_loss import ICKDLoss
+from icd_mmrazor.models.losses.information_flow_loss import InformationFlowLoss
 from icd_mmrazor.models.losses.itrd_loss import ITRDLoss
 from icd_mmrazor.models.losses.kdsvd_loss import KDSVDLoss
 from icd_mmrazor.models.losses.multi_level_logit_loss import MultiLevelLogitLoss
@@ -61,6 +63,7 @@ __all__ = [
     'CTKDLoss',
     'ComparativeLoss',
     'ContrastiveRepresentationLoss',
+    'CorrelationDistanceLoss',
     'DecoupledKDLoss',
     'EGALoss',
     'FSPLoss',
@@ -71,6 +74,7 @@ __all__ = [
     'ICDLoss',
     'ICKDLoss',
     'ITRDLoss',
+    'InformationFlowLoss',
     'KDSVDLoss',
     'LabelledLogitLoss',
     'LogitLoss',
