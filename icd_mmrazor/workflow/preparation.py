@@ -51,6 +51,7 @@ def plan_of(request: Request) -> Plan:
         DatasetError: The images are not as they should be.
     """
     _check_views(request)
+    recipes.settings_of(request.methods)  # refuses methods that need teaching assistants, or do not go together
     folder = read_folder(request.data)
     unlabeled = read_unlabeled(request.unlabeled) if request.unlabeled else None
     if unlabeled:

@@ -270,6 +270,7 @@ def test_a_classifier_inside_the_backbone(data: str, capfd: pytest.CaptureFixtur
         (dict(student='deit-tiny_4xb256_in1k', image_size=32), '--image-size 32: the student .* 224 x 224'),
         (dict(method='idc'), "method 'idc'. Did you mean .*icd"),
         (dict(method='kd+kd'), 'kd.kd'),
+        (dict(method='ceskd'), 'ceskd does not fit these networks.*teaching assistants'),
         (dict(method='mlkd'), '--method mlkd[^$]*two views of each image[^$]*TwoViewDataset'),
         (dict(recipe='quick'), "recipe 'quick'"),
         (dict(export='onxx'), "export='onxx'.*Did you mean onnx"),
