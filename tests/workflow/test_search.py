@@ -1,6 +1,7 @@
 """A search in a folder of images: what is planned, refused, trained and written."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from icd_mmrazor.errors import DatasetError, SettingError
 from icd_mmrazor.workflow import search, stages
 from icd_mmrazor.workflow.request import Request
 
+PAGE = ROOT / 'docs' / 'howto' / 'image_search.md'
 SMALL = dict(
     task='retrieval', teacher='res14', teacher_ckpt='random', student='res8', epochs=1, batch_size=8, image_size=16
 )
@@ -72,7 +74,7 @@ def test_refusals(folder: Path, settings: dict, error: type, named: str) -> None
 
 
 def test_too_few_images(image_folder: Callable) -> None:
-    with pytest.raises(DatasetError, match='has 19 images.*20 images or more'):
+    with pytest.raises(DatasetError, match=r'has 19 images.*20 images or more'):
         search.plan_of(request(image_folder({'a': 19}), batch_size=4))
     with pytest.raises(DatasetError, match='no images'):
         search.plan_of(request(image_folder({'b': 0}, 'empty')))
@@ -84,7 +86,9 @@ def test_from_a_folder_to_searches(folder: Path, capfd: pytest.CaptureFixture, m
     options = [f'--{name.replace("_", "-")}={value}' for name, value in arguments.items()]
     assert exit_status(ROOT / 'tools' / 'distill.py', *options) in (0, None)
     printed = capfd.readouterr().out
-    rows = {line.split()[0]: line.split()[1:] for line in printed.splitlines() if line.startswith(('teacher  ', 'stud'))}
+    rows = {
+        line.split()[0]: line.split()[1:] for line in printed.splitlines() if line.startswith(('teacher  ', 'stud'))
+    }
     assert {'Recall@1', 'Recall@5', 'Recall@20', 'MRR@10'} <= {*printed.split()}
     assert [float(value) for value in rows['student'][:3]] == sorted(map(float, rows['student'][:3]))
 
@@ -106,7 +110,7 @@ def test_from_a_folder_to_searches(folder: Path, capfd: pytest.CaptureFixture, m
     usage = printed.partition('Search with the student:\n')[2]
     code = '\n'.join(line[2:] for line in usage.splitlines() if line.startswith('  '))
     names: dict = {}
-    exec(code.replace('IMAGE_FILE', str(folder / 'cats' / '03.png')), names)  # noqa: S102
+    exec(code.replace('IMAGE_FILE', str(folder / 'cats' / '03.png')), names)
     assert len(names['scores']) == 30
     assert capfd.readouterr().out.count('.png') + 1 >= 5
     import onnxruntime
@@ -114,6 +118,13 @@ def test_from_a_folder_to_searches(folder: Path, capfd: pytest.CaptureFixture, m
     session = onnxruntime.InferenceSession('work/student.onnx')
     found = session.run(None, {'images': names['image'].numpy()})[0][0]
     np.testing.assert_allclose(found, names['query'], rtol=1e-3, atol=1e-4)
+
+    # as the page says
+    (example,) = re.findall(r'```python\n(.*?)```', PAGE.read_text(), re.DOTALL)
+    exec(example.replace('WORK_DIR', 'work'), names)
+    found = names['search'](str(folder / 'cats' / '03.png'))
+    assert len(found) == 5
+    assert [name for name, _ in found] == gallery['names'][names['scores'].argsort()[:-6:-1]].tolist()
 
     # again: nothing is trained
     monkeypatch.setattr(stages, 'train', SimpleNamespace())
