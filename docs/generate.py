@@ -237,7 +237,7 @@ def needs_table(root: Path) -> str:
     columns = {key: name for key, name in NEEDS.items() if key in needed}
     rows = []
     for method, needs in needs_of.items():
-        mixes = 'no' if 'views' in needs or ('labels' in needs and 'scores' not in needs) else 'yes'
+        mixes = 'no' if needs & {'views', 'unmixed'} or ('labels' in needs and 'scores' not in needs) else 'yes'
         fits = ['no' if needs & {'logits', 'classifier'} else 'yes', mixes, 'no' if 'labels' in needs else 'yes']
         rows.append([f'`{method}`', *('x' if key in needs else '' for key in columns), *fits])
     return table(['', *columns.values(), 'teacher without classifier', 'Mixup', 'images without labels'], rows)

@@ -263,7 +263,8 @@ def test_page(root: Path, page: str) -> None:
 @pytest.mark.parametrize('method', METHODS)
 def test_example_is_what_the_benchmark_composes(root: Path, method: str) -> None:
     facts = generate.Method(root / 'configs' / '_base_' / 'methods' / f'{method}.py')
-    assert facts.pair == ('deit3-small_deit-tiny_in1k' if method == 'vitkd' else 'res32x4_res8x4_cifar100')
+    others = {'vitkd': 'deit3-small_deit-tiny_in1k', 'ceskd': 'res56_res20_cifar100'}
+    assert facts.pair == others.get(method, 'res32x4_res8x4_cifar100')
     example = Config.fromfile(root / 'configs' / method / f'{method}_{facts.pair}.py')
     # as the tools do
     name_networks_in_full(example.model)

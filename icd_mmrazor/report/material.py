@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 from mmpretrain.registry import DATASETS
 from torch import nn
 
+from icd_mmrazor.analysis.distillation import build_algorithm
 from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.engine.description import why_not_evaluated
 from icd_mmrazor.errors import first_line
 from icd_mmrazor.export.trained import TrainedStudent, read_student
-from icd_mmrazor.report.predictions import Cost, Predictions, build_algorithm, cost, predict, trains_classifier
+from icd_mmrazor.report.predictions import Cost, Predictions, cost, predict, trains_classifier
 from icd_mmrazor.report.run_folder import RunFolder
 
 Found = TypeVar('Found')

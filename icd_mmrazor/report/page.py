@@ -13,6 +13,7 @@ from icd_mmrazor.export.formats import FORMATS
 from icd_mmrazor.report import sections
 from icd_mmrazor.report.drawing import escape, number
 from icd_mmrazor.report.material import Material, collect
+from icd_mmrazor.report.robustness import sections as beyond_accuracy
 from icd_mmrazor.report.run_folder import RunFolder, read_run
 from icd_mmrazor.report.style import STYLE
 from icd_mmrazor.version import __version__
@@ -66,7 +67,8 @@ def write_report(
     checkpoint = exported if whole else run.checkpoint()
     material = Material(run, None if baseline is None else read_run(Path(baseline)), checkpoint)
     collect(material, max_images)
-    atomic_write(_page(material, _files(folder, material.checkpoint)), out)
+    beyond = material.attempt('Nothing is said beyond accuracy', beyond_accuracy, [run_folder, folder]) or ''
+    atomic_write(_page(material, _files(folder, material.checkpoint), beyond), out)
     return out
 
 
@@ -76,7 +78,7 @@ def _files(folder: Path, checkpoint: Path | None) -> dict[str, str]:
     return {file.name: f'{file.stat().st_size / 1e6:.2f} MB' for file in files}
 
 
-def _page(found: Material, files: Mapping[str, str]) -> str:
+def _page(found: Material, files: Mapping[str, str], beyond: str) -> str:
     run = found.run
     teacher = _teachers(found)
     rows = [('teacher', teacher, ''), *_students(found)]
@@ -108,6 +110,7 @@ def _page(found: Material, files: Mapping[str, str]) -> str:
         parts += ['<h2>Confusion</h2>', drawn, sections.confusion(some)]
         title = 'Where teacher and student disagree' if some.teacher is not None else 'Mistakes of the student'
         parts += [f'<h2>{title}</h2>', sections.examples(some)]
+    parts.append(beyond)
     parts += ['<h2>Cost</h2>', sections.costs(run, found.costs, found.shape, files)]
     parts += ['<h2>Use the student</h2>', _usage(found)]
     parts.append(f'<footer>Written by icd-mmrazor {__version__} on {date.today():%d %B %Y}.</footer>')

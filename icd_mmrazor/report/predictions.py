@@ -10,19 +10,15 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.registry import DefaultScope
-from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from icd_mmrazor.configuration.building import explained_settings
-from icd_mmrazor.configuration.image_size import tell_distillers
+from icd_mmrazor.analysis.distillation import way_to_run_teacher
 from icd_mmrazor.datasets.class_names import class_names
 from icd_mmrazor.datasets.labels import images_are_gray
 from icd_mmrazor.engine.description import why_not_evaluated
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.export.evaluation import build_loader_of_some
 from icd_mmrazor.export.latency import multiply_adds
-from icd_mmrazor.export.network import quiet
 from icd_mmrazor.export.plain_test import plain_dataset
 from icd_mmrazor.export.trained import TrainedStudent
 from icd_mmrazor.models.algorithms.records import reads_logits
@@ -78,33 +74,14 @@ class Predictions:
         return wrong[np.argsort(-self.student.max(1)[wrong], kind='stable')][:at_most].tolist()
 
 
-def build_algorithm(cfg: Config) -> nn.Module:
-    """Build a distillation from the config of its run, with the weights of its teacher.
-
-    Raises:
-        UserError: The weights are not where the config says, or the config cannot be built.
-    """
-    model = cfg.model.copy()
-    model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
-    scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmpretrain')
-    with scope, quiet(), explained_settings():  # the log of the run has what it says
-        tell_distillers({**cfg, 'model': model})
-        algorithm = MODELS.build(model)
-    if not hasattr(algorithm, 'teacher'):
-        raise SettingError(
-            f'{type(algorithm).__name__} has no single teacher (model.teacher), so this page shows none.'
-        )
-    return algorithm
-
-
 def predict(cfg: Config, student: TrainedStudent, algorithm: nn.Module | None, at_most: int) -> Predictions:
     """Run student and teacher on the validation images of a run, without its training.
 
     Args:
         cfg: The config of the run.
         student: Its student.
-        algorithm: Its distillation, from :func:`build_algorithm`, which knows how the teacher sees images; None
-            leaves the teacher out.
+        algorithm: Its distillation, from :func:`icd_mmrazor.analysis.distillation.build_algorithm`, which knows how
+            the teacher sees images; None leaves the teacher out.
         at_most: The number of images; of more, some are drawn with a fixed seed.
 
     Raises:
@@ -124,7 +101,7 @@ def predict(cfg: Config, student: TrainedStudent, algorithm: nn.Module | None, a
     with_teacher = algorithm is not None and why_not_evaluated(algorithm) is None
     if with_teacher:
         algorithm.to(get_device()).eval()
-        run_teacher = _way_to_run_teacher(algorithm)
+        run_teacher = way_to_run_teacher(algorithm)
         if hasattr(algorithm, 'check_order_of_channels'):
             algorithm.check_order_of_channels(source, lambda: images_are_gray(dataset))
     labels: list[Tensor] = []
@@ -164,7 +141,7 @@ def cost(student: TrainedStudent, algorithm: nn.Module | None, shape: tuple[int,
     networks: dict[str, tuple[nn.Module, Callable]] = {'student': (student.model.cpu().eval(), student.logits())}
     if algorithm is not None and not getattr(algorithm.teacher, 'is_stored', False):
         algorithm.cpu().eval()
-        networks['teacher'] = (algorithm.teacher, _way_to_run_teacher(algorithm))
+        networks['teacher'] = (algorithm.teacher, way_to_run_teacher(algorithm))
     return {
         name: Cost(
             sum(parameter.numel() for parameter in network.parameters()),
@@ -173,11 +150,6 @@ def cost(student: TrainedStudent, algorithm: nn.Module | None, shape: tuple[int,
         )
         for name, (network, whole) in networks.items()
     }
-
-
-def _way_to_run_teacher(algorithm: nn.Module) -> Callable[..., Any]:
-    """Return how a distillation runs its teacher; one of mmrazor shows it the student's images."""
-    return getattr(algorithm, 'run_teacher', algorithm.teacher)
 
 
 def _scores(samples: list) -> list[Tensor]:

@@ -28,7 +28,7 @@ figure { margin: 0; min-width: 0; } figcaption, caption { font-size: .875rem; te
 svg text { fill: var(--soft); font: 15px system-ui, sans-serif; } .grid { stroke: var(--rule); fill: none; }
 .line { stroke: var(--own); fill: none; stroke-width: 2; stroke-linejoin: round; }
 .sample { width: 26px; height: 8px; margin-right: .4rem; }
-.dot { fill: var(--own); } .c0 { --own: var(--c0); } .c1 { --own: var(--c1); } .c2 { --own: var(--c2); }
+.dot, .column { fill: var(--own); } .c0 { --own: var(--c0); } .c1 { --own: var(--c1); } .c2 { --own: var(--c2); }
 .c3 { --own: var(--c3); } .c4 { --own: var(--c4); } .c5 { --own: var(--c5); } .c6 { --own: var(--c6); }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: .1rem 1.1rem; margin: .3rem 0 0; padding: 0;
   font-size: .875rem; }

@@ -1,163 +1,250 @@
-"""Precision of retrieval against golden numbers of PKT's and HKD's code, and a rewrite by its loops."""
+"""Distillations for a search of images, from runs to their galleries, against encodings made here."""
 
-import math
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from helpers import DATA, scalars, shipped
-from hypothesis import given
-from hypothesis import strategies as st
+from helpers import logged, scalars, shipped
 from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmpretrain.registry import MODELS as NETWORKS
 from mmrazor.registry import MODELS
+from torch import Tensor, nn
 
-from icd_mmrazor.engine.retrieval import RetrievalPrecision, precisions
-from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.classifiers import FeatureClassifier
+from icd_mmrazor.engine import galleries
+from icd_mmrazor.engine.hooks import teacher_gallery_hook
+from icd_mmrazor.errors import CheckpointError, SettingError
 
-GOLDEN = np.load(DATA / 'hkd_retrieval_metrics.npz')
-
-
-def metric(features: dict[bool, np.ndarray], labels: dict[bool, np.ndarray], **settings: object) -> dict[str, float]:
-    found = RetrievalPrecision(**settings)
-    for in_bank in (True, False):
-        for feature, label in zip(features[in_bank], labels[in_bank], strict=True):
-            sample = {'feature': torch.from_numpy(feature), 'gt_label': torch.tensor([label]), 'in_bank': in_bank}
-            found.process({}, [sample])
-    return found.evaluate(len(found.results))
+ROWS = ('direct', 'score', 'gallery', 'matching', 'generated')
+SEARCH = 'retrieval/MRR@10'
 
 
-@pytest.mark.parametrize('batch_size', [1, 4, 12])
-@pytest.mark.parametrize('rank', [1, 10, 40])
-def test_golden_numbers(batch_size: int, rank: int) -> None:
-    """They depend on the size of a batch of queries, as the published ones do."""
-    features = {True: GOLDEN['database'], False: GOLDEN['queries']}
-    labels = {True: GOLDEN['database_labels'], False: GOLDEN['query_labels']}
-    found = metric(features, labels, batch_size=batch_size, rank=rank)
-    assert len(found) == 4
-    for ours, theirs in (('euclidean', 'l2'), ('cosine', 'cosine')):
-        golden = {name: GOLDEN[f'{theirs}.batch{batch_size}.{name}'] for name in ('map', 'raw_precision')}
-        assert found[f'retrieval/map_{ours}'] == pytest.approx(100 * golden['map'].item(), rel=1e-8)
-        assert found[f'retrieval/top{rank}_{ours}'] == pytest.approx(100 * golden['raw_precision'][rank - 1], rel=1e-8)
-    assert metric(features, labels, distances='cosine', batch_size=batch_size, rank=rank) == {
-        name: value for name, value in found.items() if 'cosine' in name
-    }
-
-
-def by_loops(relevant: list[list[bool]], rank: int) -> tuple[list[float], list[float]]:
-    averages, at_rank = [], []
-    for row in relevant:
-        precision, recall = [], []
-        for i in range(len(row)):
-            hits = sum(row[: i + 1])
-            precision.append(hits / (i + 1))
-            recall.append(hits / max(sum(row), 1))
-        # over as many ranks as there are queries
-        for i in reversed(range(min(len(relevant), len(row)) - 1)):
-            precision[i] = max(precision[i], precision[i + 1])
-        levels = []
-        for level in range(11):
-            distances = [abs(each - 0.1 * level) for each in recall]
-            levels.append(precision[distances.index(min(distances))])
-        averages.append(sum(levels) / 11)
-        at_rank.append(precision[min(rank, len(row)) - 1])
-    return averages, at_rank
-
-
-@given(data=st.data(), number=st.integers(1, 25), queries=st.integers(1, 12), rank=st.integers(1, 30))
-def test_against_loops(data: st.DataObject, number: int, queries: int, rank: int) -> None:
-    rows = st.lists(st.booleans(), min_size=number, max_size=number)
-    relevant = data.draw(st.lists(rows, min_size=queries, max_size=queries))
-    for found, expected in zip(precisions(torch.tensor(relevant), rank), by_loops(relevant, rank), strict=True):
-        assert found.tolist() == pytest.approx(expected, abs=1e-12)
-
-
-def test_distances() -> None:
-    """A long vector in the same direction, and a zero vector, which has no direction: half way to the opposite one."""
-    bank = np.array([[9.0, 0.0], [0.0, 0.0], [-1.0, 0.0]])
-    labels = {True: np.array([0, 1, 2]), False: np.array([0, 1, 2, 3])}
-    for rank, euclidean, cosine in ((1, [0, 1, 0, 0], [1, 0, 0, 0]), (2, [0, 1, 1, 0], [1, 1, 0, 0])):
-        for distance, hits in (('euclidean', euclidean), ('cosine', cosine)):
-            found = metric({True: bank, False: np.array([[1.0, 0.0]] * 4)}, labels, batch_size=1, rank=rank)
-            assert found[f'retrieval/top{rank}_{distance}'] == pytest.approx(100 * sum(hits) / rank / 4)
-
-
-def test_no_query_as_in_a_check_of_one_image() -> None:
-    found = metric({True: np.ones((1, 2)), False: np.ones((0, 2))}, {True: np.array([0]), False: np.array([])})
-    assert [math.isnan(value) for value in found.values()] == [True] * 4
-
-
-@pytest.mark.parametrize(
-    'settings', [dict(distances='l2'), dict(distances=[]), dict(distances=3), dict(batch_size=0), dict(rank=1.5)]
-)
-def test_settings_out_of_range(settings: dict) -> None:
-    with pytest.raises(SettingError, match=f'RetrievalPrecision: {next(iter(settings))}='):
-        RetrievalPrecision(**settings)
-
-
-def test_a_prediction_without_feature() -> None:
-    with pytest.raises(SettingError, match=r'RetrievalPrecision: .*predict_also=.*FeatureClassifier'):
-        RetrievalPrecision().process({}, [{'in_bank': True}])
+def dicts(value: object) -> Iterator[dict]:
+    if isinstance(value, dict):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ():
+        yield from dicts(item)
 
 
 @pytest.fixture
-def small(images_file: object) -> Callable[[str], Config]:
-    """Return a shipped config of CIFAR-10 for the small problem: one epoch of images of 16 x 16, enlarged."""
+def retriever_file(tmp_path: Path) -> str:
+    """Write seeded random weights of the teacher."""
+    file = tmp_path / 'retriever.pth'
+    if not file.is_file():
+        torch.save({'state_dict': NETWORKS.build(teacher_config()).state_dict()}, file)
+    return str(file)
 
-    def config(name: str) -> Config:
-        cfg = shipped(f'{name}.py')
-        images = dict(type='NPZDataset', data_file=str(images_file))
-        enlarged = [dict(type='Resize', scale=32), dict(type='PackInputs')]
-        train = dict(images, images_key='train_images', labels_key='train_labels', pipeline=enlarged)
-        queries = dict(train, images_key='test_images', labels_key='test_labels')
-        cfg.train_dataloader.dataset, cfg.train_dataloader.batch_size = train, 16
-        for split in ('val', 'test'):
-            cfg[f'{split}_dataloader'].dataset.bank = train
-            cfg[f'{split}_dataloader'].dataset.queries = queries
-        for split in ('train', 'val', 'test'):
-            cfg[f'{split}_dataloader'].num_workers = 0
-        cfg.merge_from_dict({'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 1, 'work_dir': 'work'})
+
+def teacher_config() -> dict:
+    cfg = copy.deepcopy(shipped('embeddistill/digits_teacher.py').model)
+    cfg.image_encoder[0].depth = 14
+    cfg.prototype = torch.zeros(1, 128)
+    return cfg
+
+
+@pytest.fixture
+def search_config(images_file: Path, retriever_file: str, tmp_path: Path) -> Callable[..., Config]:
+    """Return a config of ``configs/embeddistill`` on a gallery of 104 small images."""
+
+    def config(row: str, **options: object) -> Config:
+        cfg = shipped(f'embeddistill/digits_{row}.py')
+        for each in dicts(cfg._cfg_dict):
+            if 'data_file' in each:
+                each.data_file = str(images_file)
+        cfg.work_dir = str(tmp_path / 'work')
+        cfg.train_dataloader.batch_size = 16
+        if 'batch_sampler' in cfg.train_dataloader:
+            cfg.train_dataloader.batch_sampler.unlabeled = 8
+        if 'teacher' in cfg.model:
+            teacher = teacher_config()
+            teacher.prototype = 'unused.pth'
+            cfg.model.update(teacher=teacher, teacher_ckpt=retriever_file)
+        settings = {'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 1, 'randomness.seed': 0}
+        cfg.merge_from_dict({**settings, **options})
         return cfg
 
     return config
 
 
+def pictures(file: Path) -> Tensor:
+    """All images of the gallery, as the data preprocessor of the digits prepares them."""
+    arrays = np.load(file)
+    images = np.concatenate([arrays['train_images'], arrays['test_images']])
+    return ((torch.from_numpy(images).float() - 78) / 81)[:, None].expand(-1, 3, -1, -1)
+
+
+@torch.no_grad()
+def encoded(encoder: nn.Module, images: Tensor) -> Tensor:
+    encoder = copy.deepcopy(encoder).eval()
+    return torch.cat([encoder(part)[-1] for part in images.split(20)])
+
+
 @pytest.mark.slow
-def test_a_network_alone_and_a_distillation(small: Callable, runner: Callable) -> None:
-    """HKD's protocol: the auxiliary teacher, trained alone, is the teacher of the student."""
-    run = runner(small('vanilla/cnn1-a_cifar10'))
-    run.train()
-    assert isinstance(run.model, FeatureClassifier)
-    assert (
-        len(
-            scalars(run)[-1].keys() & {f'retrieval/{m}_{d}' for m in ('map', 'top100') for d in ('euclidean', 'cosine')}
-        )
-        == 4
-    )
-
-    cfg = small('hkd/hkd_preact18_cnn1-a_cifar10')
-    cfg.model.update(teacher_ckpt=None, random_teacher=True)
-    cfg.model.architecture.init_cfg.checkpoint = 'work/epoch_1.pth'
-    auxiliary = MODELS.build(cfg.model)
-    auxiliary.init_weights()
-    for name, weight in run.model.state_dict().items():
-        assert torch.equal(auxiliary.student.state_dict()[name], weight), name
-
-    cfg = small('hkd/hkd_cnn1-a_cnn1_cifar10')
-    cfg.model.teacher_ckpt, cfg.work_dir = 'work/epoch_1.pth', 'work_of_student'
-    cfg.val_evaluator.rank = 10
+@pytest.mark.parametrize('row', ROWS)
+def test_every_row_trains_and_searches(row: str, search_config: Callable, runner: Callable, images_file: Path) -> None:
+    cfg = search_config(row)
     run = runner(cfg)
+    model = run.train()
+    student = getattr(model, 'architecture', model)
+    asymmetric = row in ROWS[2:]
+    encoder = model.teacher.image_encoder if asymmetric else student.image_encoder
+    want = encoded(encoder, pictures(images_file))
+    torch.testing.assert_close(student.prototype_vecs, want, rtol=1e-4, atol=1e-5)
+    # the metric, query by query
+    found = run.message_hub.log_scalars[f'val/{SEARCH}'].current()
+    ranks = []
+    for i in range(len(run.val_dataloader.dataset)):
+        image = (run.val_dataloader.dataset[i]['inputs'].float() - 78) / 81
+        scores = torch.cosine_similarity(encoded(student.image_encoder, image[None]), want)
+        ranks.append(1 + int((scores > scores[64 + i]).sum()))
+    assert found == pytest.approx(100 * sum(1 / each for each in ranks if each <= 10) / 40, abs=2)
+    if row != 'direct':
+        teacher = run.message_hub.get_info('teacher_metrics')
+        assert {SEARCH, 'retrieval/Recall@1', 'retrieval/Recall@5', 'retrieval/Recall@20'} <= teacher.keys()
+    losses = {name for line in scalars(run) for name in line if 'loss' in name}
+    assert ('distill.loss_matching' in losses) == (row in ROWS[3:])
+    assert ('student.loss' in losses) == (row == 'score')
+
+
+class Galleries(Hook):
+    """Keep what the student searches in, and the weights, at the end of each validation."""
+
+    priority = 'NORMAL'
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Tensor, nn.Module]] = []
+
+    def after_val_iter(self, runner: object, batch_idx: int, **_: object) -> None:
+        model = runner.model
+        student = getattr(model, 'architecture', model)
+        self.seen.append((student.prototype_vecs.clone(), copy.deepcopy(student.image_encoder)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('averaged', [False, True])
+def test_a_symmetric_student_embeds_the_gallery_before_each_validation(
+    averaged: bool, search_config: Callable, runner: Callable, images_file: Path
+) -> None:
+    cfg = search_config('score', **{'train_cfg.max_epochs': 2})
+    if averaged:  # the first of the two hooks, as in a user's config
+        cfg.custom_hooks = [*cfg.custom_hooks, dict(type='EMAHook', momentum=0.5)]
+    run, hook = runner(cfg), Galleries()
+    run.register_hook(hook)
     run.train()
-    assert run.model.distiller.distill_losses.loss_flow3.reduction == 'mean'
-    found = scalars(run)[-1]
-    # by a plain loop over the network
-    model, features, labels = run.model.eval(), {}, {}
+    assert len(hook.seen) == 2
+    for gallery, encoder in hook.seen:
+        torch.testing.assert_close(gallery, encoded(encoder, pictures(images_file)), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(hook.seen[0][0], hook.seen[1][0], atol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_keeps_the_gallery(search_config: Callable, runner: Callable) -> None:
+    cfg = search_config('matching')
+    first = runner(cfg).train()
+    gallery = first.distiller.distill_losses['loss_scores'].gallery
+    assert gallery.any()
+    stored = torch.load(Path(cfg.work_dir, 'epoch_1.pth'), weights_only=True)['state_dict']
+    assert torch.equal(stored['distiller.distill_losses.loss_scores.gallery'], gallery)
+    continued = {'train_cfg.max_epochs': 2, 'resume': True, 'default_hooks.sanity_check.resume_changes': 'list'}
+    with mock.patch.object(teacher_gallery_hook, 'teacher_gallery', side_effect=AssertionError('embedded again')):
+        model = runner(search_config('matching', **continued)).train()
+        tested = runner(search_config('matching', load_from=str(Path(cfg.work_dir, 'epoch_1.pth'))))
+        assert tested.test()[SEARCH] > 0
+    for each in (model, tested.model):
+        assert torch.equal(each.distiller.distill_losses['loss_scores'].gallery, gallery)
+        assert torch.equal(each.architecture.prototype_vecs, gallery)
+    # of fewer images
+    changed = search_config('matching', **continued)
+    changed.model.architecture.prototype.dataset.dataset.datasets[0].indices = 10
+    with pytest.raises(CheckpointError, match=r'another shape.*loss_scores\.gallery'):
+        runner(changed).train()
+
+
+@pytest.mark.slow
+def test_the_exported_student_searches_in_the_teachers_gallery(search_config: Callable, runner: Callable) -> None:
+    cfg = search_config('matching')
+    model = runner(cfg).train()
+    exported = Config.fromfile(Path(cfg.work_dir, 'student.py'))
+    student = NETWORKS.build(exported.model).eval()
+    student.load_state_dict(torch.load(Path(cfg.work_dir, 'student_last.pth'), weights_only=True)['state_dict'])
+    images = torch.randn(3, 3, 16, 16)
+    found, want = (network.predict(images) for network in (student, model.architecture.eval()))
+    for ours, theirs in zip(found, want, strict=True):
+        torch.testing.assert_close(ours.pred_score, theirs.pred_score)
+    assert torch.equal(student.prototype_vecs, model.architecture.prototype)
+
+
+@pytest.mark.slow
+def test_a_classifier_as_teacher(
+    search_config: Callable, runner: Callable, network: Callable, teacher_file: Callable, images_file: Path
+) -> None:
+    """The gallery has what it classifies."""
+    cfg = search_config('gallery')
+    cfg.model.teacher, cfg.model.teacher_ckpt = network('res20'), teacher_file('res20')
+    cfg.model.architecture.image_encoder[2].out_channels = 64
+    run = runner(cfg)
+    model = run.train()
     with torch.no_grad():
-        batches = [model.data_preprocessor(batch) for batch in run.val_dataloader]
-        feature = torch.cat([model.student.backbone(batch['inputs'])[0] for batch in batches]).numpy()
-    label = np.array([sample.gt_label.item() for batch in batches for sample in batch['data_samples']])
-    for in_bank, part in ((True, slice(64)), (False, slice(64, None))):
-        features[in_bank], labels[in_bank] = feature[part], label[part]
-    expected = metric(features, labels, rank=10)
-    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-6)
+        maps = model.teacher.backbone(pictures(images_file))
+        want = model.teacher.neck(maps)[-1]
+    torch.testing.assert_close(model.architecture.prototype, want, rtol=1e-4, atol=1e-5)
+    assert run.message_hub.get_info('teacher_metrics')[SEARCH] >= 0
+
+
+@pytest.mark.slow
+def test_refusals_before_training(search_config: Callable, runner: Callable, network: Callable) -> None:
+    narrow = search_config('gallery')
+    narrow.model.architecture.image_encoder[2].out_channels = 96
+    with pytest.raises(SettingError, match=r'LinearProjection|out_channels=128'):
+        runner(narrow).train()
+    narrow.model.architecture.image_encoder.pop()
+    narrow.model.distiller.losses.scores.inputs.s_query.connector = dict(type='LinearProjection', out_features=128)
+    with pytest.raises(SettingError, match=r"dict\(type='LinearNeck', in_channels=64, out_channels=128"):
+        runner(narrow).train()
+    few = search_config('gallery')
+    few.val_evaluator[0].topk = (1, 105)
+    with pytest.raises(SettingError, match='topk=105, and the gallery has 104 images'):
+        runner(few).train()
+    classifier = search_config('gallery')
+    classifier.model.architecture = network('res8')
+    with pytest.raises(SettingError, match='ImageToImageRetriever'):
+        runner(classifier).train()
+    file = search_config('gallery')
+    file.model.architecture.prototype = 'gallery.pth'
+    with pytest.raises(SettingError, match='GalleryDataset'):
+        runner(file).train()
+    assert 'Traceback' not in logged(file)
+
+
+def test_images_without_positions_are_refused(images_file: Path) -> None:
+    """A loader whose samples do not say which image they are."""
+    algorithm = mock.Mock(data_preprocessor=lambda batch, _: batch, distiller=None)
+    algorithm.teacher = NETWORKS.build(teacher_config())
+    algorithm.run_teacher = algorithm.teacher
+    sample = mock.Mock(get=lambda _: None)
+    loader = mock.MagicMock(dataset=[0])
+    loader.__iter__.return_value = iter([dict(inputs=torch.zeros(1, 3, 16, 16), data_samples=[sample])])
+    with pytest.raises(SettingError, match='sample_idx'):
+        galleries.teacher_gallery(algorithm, loader)
+
+
+def test_a_retriever_named_by_its_file() -> None:
+    """As a teacher, with its preparation of images."""
+    settings = dict(
+        _scope_='mmrazor',
+        type='FrozenTeacherDistill',
+        architecture='icd_mmrazor::embeddistill/digits_direct.py',
+        teacher='icd_mmrazor::embeddistill/digits_teacher.py',
+        random_teacher=True,
+        distiller=dict(
+            type='FeatureDistiller',
+            losses=dict(matching=dict(loss=dict(type='EmbeddingMatchingLoss'), features='embedding')),
+        ),
+    )
+    algorithm = MODELS.build(settings)
+    assert algorithm.teacher.data_preprocessor.mean.flatten().tolist() == [78.0] * 3
+    assert not algorithm.teacher_view.changes

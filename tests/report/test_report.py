@@ -203,6 +203,23 @@ def test_student_alone_as_a_baseline(run: Path, tmp_path: Path) -> None:
         write_report(alone)
 
 
+def test_what_accuracy_does_not_tell(changed: Callable[..., Path], capsys: pytest.CaptureFixture) -> None:
+    folder = changed()
+    assert 'Beyond accuracy' not in write_report(folder).read_text()
+    tool, config = TOOLS / 'analysis' / 'robustness.py', next(folder.glob('*/vis_data/config.py'))
+    short = ['--corruptions', 'fog', 'contrast', '--attacked', 3]
+    assert exit_status(tool, config, folder / 'student_best.pth', *short) is None
+    page = Page(write_report(folder))
+    assert not page.notes
+    titles = ['Calibration', 'Agreement with the teacher', 'Corrupted images', 'Adversarial examples', 'Unknown images']
+    assert all(title in page.text for title in titles)
+    agreement = re.search(r'agreement with the teacher: ([\d.]+) %', capsys.readouterr().out)[1]
+    assert f'<b>{agreement} %</b>' in page.source
+    (folder / 'robustness.json').write_text('{"checkpoint": 1, "images": 1, "total": 1, "ood": {}}')
+    (note,) = Page(write_report(folder)).notes
+    assert 'beyond accuracy' in note
+
+
 def test_folder_of_the_whole_workflow(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / 'distilled')
     assert write_report(tmp_path) == tmp_path / 'report.html'

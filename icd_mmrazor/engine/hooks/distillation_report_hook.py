@@ -54,6 +54,7 @@ class DistillationReportHook(Hook):
 
     Args:
         evaluate_teacher: Whether to evaluate the teacher before training, which takes as long as one validation by it.
+            One that is trained along with the student (``teacher_trainable``) is not evaluated.
         gradient_norms: Whether to measure the gradients of the first batch, which takes a backward pass for each term;
             or, as a number of iterations, how often to measure them.
 
@@ -113,7 +114,7 @@ class DistillationReportHook(Hook):
         else:
             lines += [
                 f'  teacher  {describe(algorithm.teacher, cfg.get("teacher"))}{self._accuracy(runner, algorithm)}',
-                f'           weights {weights}',
+                f'           weights {"trained along with the student" if _is_trained(algorithm) else weights}',
                 f'           images  {of_teacher}',
             ]
         lines += [
@@ -191,7 +192,8 @@ class DistillationReportHook(Hook):
         self._reset()
 
     def _accuracy(self, runner: Runner, algorithm: nn.Module, member: int | None = None) -> str:
-        if runner.val_loop is None or not self.evaluate_teacher:
+        # one that is trained, too, soon has another
+        if runner.val_loop is None or not self.evaluate_teacher or _is_trained(algorithm):
             return ''
         metrics = evaluate(algorithm, runner, member)
         # not kept in checkpoints: a resumed run evaluates its own teacher
@@ -217,6 +219,10 @@ def _kind(runner: Runner) -> str:
 
 def _saver(runner: Runner) -> CheckpointHook | None:
     return next((hook for hook in hooks_of(runner, CheckpointHook) if hook.save_best), None)
+
+
+def _is_trained(algorithm: nn.Module) -> bool:
+    return getattr(algorithm, 'teacher_trainable', False)
 
 
 def _watched(runner: Runner, metrics: Mapping[str, Any]) -> str | None:

@@ -141,10 +141,10 @@ class FeatureDistiller(ConfigurableDistiller):
         self.own_mappings = checks.settings(self, 'loss_forward_mappings', loss_forward_mappings)
         self.entries = checked_entries(losses, {**self.distill_losses})
         named = {*self.own_mappings, *(f'loss_{name}' for name in self.entries)}
+        named |= {name for name, loss in self.distill_losses.items() if hasattr(loss, 'computed_by')}
         if idle := [name for name in self.distill_losses if name not in named]:
             raise SettingError(
-                f'{owner}: nothing computes {", ".join(idle)} in distill_losses. Give it an entry in losses or in '
-                'loss_forward_mappings, or remove it.'
+                f'{owner}: nothing computes {", ".join(idle)} in distill_losses. Name it in losses, or remove it.'
             )
         shared = {name for entry in self.entries.values() for name in connector_names(entry)}
         refuse_unknown(f'{owner}: connector', shared, connectors)

@@ -13,7 +13,7 @@ from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.networks.classifier_layer import is_headless, number_of_classes
 from icd_mmrazor.models.networks.combinations import COMBINATIONS, Combination
-from icd_mmrazor.models.networks.frozen import run_frozen
+from icd_mmrazor.models.networks.frozen import run_in_view
 
 
 class TeacherEnsemble(BaseClassifier):
@@ -74,7 +74,7 @@ class TeacherEnsemble(BaseClassifier):
     def run_member(self, i: int, images: Tensor, data_samples: list | None = None, mode: str = 'tensor') -> Any:
         """Run one member on images, ``B x C x H x W``, as the run's data preprocessor gives them."""
         view = self.views[i] if len(self.views) else None
-        return run_frozen(self.get_submodule(str(i)), images, data_samples, mode, view, self.dtypes[i])
+        return run_in_view(self.get_submodule(str(i)), images, data_samples, mode, view, self.dtypes[i])
 
     def forward(self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor') -> Any:
         """Return the combined logits (``mode='tensor'``; a list of outputs if there are none), or predictions."""

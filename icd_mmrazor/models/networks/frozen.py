@@ -9,8 +9,7 @@ from icd_mmrazor.compat.layout import laid_out
 from icd_mmrazor.models.networks.view import TeacherView
 
 
-@torch.no_grad()
-def run_frozen(
+def run_in_view(
     network: nn.Module,
     images: Tensor,
     data_samples: list | None,
@@ -18,7 +17,7 @@ def run_frozen(
     view: TeacherView | None = None,
     dtype: torch.dtype | None = None,
 ) -> Any:
-    """Run a network in its own view and precision, whatever those around are.
+    """Run a network in its own view and precision, whatever those around are, with the gradients of the images.
 
     Args:
         network: The network.
@@ -33,3 +32,9 @@ def run_frozen(
         images = laid_out(view(images), channels_last)
     with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
         return network(images, data_samples, mode=mode)
+
+
+@torch.no_grad()
+def run_frozen(*args: Any, **kwargs: Any) -> Any:
+    """Run a network as :func:`run_in_view` does, without gradients."""
+    return run_in_view(*args, **kwargs)

@@ -14,6 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from same_checkpoints import differences
 
+from icd_mmrazor import recipes
 from icd_mmrazor.checkpoints.reading import read_checkpoint
 from icd_mmrazor.engine.resuming import DueValidation
 
@@ -111,6 +112,19 @@ def test_a_student_with_its_teachers_classifier(config: Callable, trained: Calla
     whole, run = trained(cfg)
     assert type(run.model.architecture).__name__ == 'ProjectedClassifier'
     resumed, _ = trained(cfg, 4)
+    assert differences(whole, resumed) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('augment', ['CutMix', 'BatchAutoAugment'])
+def test_a_second_batch(augment: str, config: Callable, trained: Callable) -> None:
+    """Stopped within an epoch; the batch norms of the pruned teacher have other statistics than before."""
+    cfg = config('r2kd', 'icd', **{'default_hooks.checkpoint.by_epoch': False})
+    cfg.merge_from_dict(recipes.settings_of(['r2kd']))
+    cfg.model.augment = dict(type=augment, **(dict(alpha=1.0) if augment == 'CutMix' else {}))
+    cfg.model.pruned_teacher.norm_eval = False
+    whole, _ = trained(cfg)
+    resumed, _ = trained(cfg, 2, 4)
     assert differences(whole, resumed) == []
 
 
