@@ -9,7 +9,7 @@ from icd_mmrazor.datasets.parts import TwoParts, built_dataset, data_samples_of
 
 @DATASETS.register_module()
 class KNNDataset(TwoParts):
-    """A bank of labelled images, then the images that ``KNNAccuracy`` classifies by it.
+    """A bank of labelled images, then those that a metric compares with them: ``KNNAccuracy``, ``RetrievalPrecision``.
 
     Args:
         bank: The dataset of the bank, or its config: the training set, with the pipeline of a test. ``indices=5000``

@@ -44,7 +44,7 @@ class ValidationCheck(Hook):
             if isinstance(metric, (*OF_LABELS, TeacherAgreement)) and not classifier_is_used(model):
                 runner.logger.warning(
                     f'val_evaluator ({type(metric).__name__}) measures the classifier of the student, which no loss '
-                    'trains. KNNAccuracy measures its feature, with labelled images.'
+                    'trains. KNNAccuracy and RetrievalPrecision measure its feature, with labelled images.'
                 )
         of_labels = next((metric for metric in metrics if isinstance(metric, OF_LABELS)), None)
         if of_labels is not None and any(has_labels(part) is False for part in plain_datasets(dataset)):

@@ -103,7 +103,8 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
             ``dict(views='all')``, see :class:`~icd_mmrazor.models.teacher_cache.cache.TeacherCache`. Once it is
             complete, ``teacher_ckpt=None`` is enough. None: the teacher runs in every step.
         predict_also: What predictions contain besides those of the student, for metrics: ``'teacher'``
-            (``TeacherAgreement``) runs the teacher too, ``'pooled'`` (``KNNAccuracy``) keeps the student's feature.
+            (``TeacherAgreement``) runs the teacher too, ``'pooled'`` keeps the student's feature (``KNNAccuracy``,
+            ``RetrievalPrecision``).
         fold_teacher_norms: Has no effect; accepted for configs of version 0.1.
         **kwargs: Other arguments of the base class.
 
