@@ -1,6 +1,5 @@
 """Galleries of images as a teacher embeds them."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,9 +9,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.networks.classifier_layer import find_classifier, pooling_layer
+from icd_mmrazor.models.algorithms.predictions import pooled_feature
 from icd_mmrazor.models.networks.ensemble import TeacherEnsemble
-from icd_mmrazor.models.networks.features import Point, feature_points
 from icd_mmrazor.models.networks.passes import explained_pass
 from icd_mmrazor.models.networks.retrieval import is_retriever
 
@@ -35,29 +33,6 @@ def gallery_loader(retriever: nn.Module) -> DataLoader:
     return retriever.prototype
 
 
-def embedding_point(network: nn.Module, classifier: str | None = None) -> Point:
-    """Return the place of a network's embedding: the output of a retriever, or what a classifier classifies."""
-    layer = None if pooling_layer(network) else classifier or find_classifier(network)
-    return feature_points(network, maps=False, classifier=layer).pooled
-
-
-def embed(network: nn.Module, point: Point, run: Callable[[], Any]) -> Tensor:
-    """Return the embeddings, ``B x D``, of the images that ``run`` runs a network on."""
-    found: list[Tensor] = []
-
-    def record(_module: nn.Module, inputs: tuple, output: Any) -> None:
-        data = inputs if point.type == 'ModuleInputs' else output
-        data = data if point.data_idx is None else data[point.data_idx]
-        found.append((data if point.layout is None else point.layout(data)).flatten(1).float())
-
-    handle = network.get_submodule(point.source).register_forward_hook(record)
-    try:
-        run()
-    finally:
-        handle.remove()
-    return found[-1]
-
-
 @torch.no_grad()
 def teacher_gallery(algorithm: nn.Module, loader: DataLoader) -> Tensor:
     """Embed the images of a gallery with the teacher of a ``FrozenTeacherDistill``, in eval mode.
@@ -73,13 +48,12 @@ def teacher_gallery(algorithm: nn.Module, loader: DataLoader) -> Tensor:
         SettingError: The data samples have no positions, or the teacher does not take the images.
     """
     teacher, number = algorithm.teacher, len(loader.dataset)
-    point = embedding_point(teacher, getattr(algorithm.distiller, 'teacher_source', None))
     gallery, seen = None, None
     for batch in loader:
         data = algorithm.data_preprocessor(batch, False)
         images, samples = data['inputs'], data['data_samples']
         with explained_pass("the teacher's gallery", images, **{'model.teacher': teacher}):
-            embeddings = embed(teacher, point, lambda images=images: algorithm.run_teacher(images))
+            embeddings = _embedded(algorithm, images)
         index = [sample.get('sample_idx') for sample in samples]
         if None in index:
             raise SettingError(
@@ -110,17 +84,23 @@ def evaluate_search(algorithm: nn.Module, runner: Runner) -> dict[str, Any]:
         algorithm: The distillation, for which :func:`searches` is true. Its teacher may be any network.
         runner: The run.
     """
-    student, teacher = algorithm.architecture, algorithm.teacher
+    student = algorithm.architecture
     loader, evaluator = runner.val_loop.dataloader, runner.val_loop.evaluator
-    point = embedding_point(teacher, getattr(algorithm.distiller, 'teacher_source', None))
     gallery = student.prototype
     if not isinstance(gallery, Tensor):
         gallery = teacher_gallery(algorithm, gallery_loader(student))
     for batch in loader:
         data = algorithm.data_preprocessor(batch, False)
         images, samples = data['inputs'], data['data_samples']
-        queries = embed(teacher, point, lambda images=images: algorithm.run_teacher(images))
-        for sample, scores in zip(samples, student.similarity_fn(queries, gallery), strict=True):
+        scores_of_queries = student.similarity_fn(_embedded(algorithm, images), gallery)
+        for sample, scores in zip(samples, scores_of_queries, strict=True):
             sample.set_pred_score(scores)
         evaluator.process(data_samples=samples, data_batch=batch)
     return evaluator.evaluate(len(loader.dataset))
+
+
+def _embedded(algorithm: nn.Module, images: Tensor) -> Tensor:
+    """Embed a batch of images with the teacher, ``B x D``."""
+    with pooled_feature(algorithm.teacher, getattr(algorithm.distiller, 'teacher_source', None)) as found:
+        algorithm.run_teacher(images)
+    return found[-1].flatten(1).float()

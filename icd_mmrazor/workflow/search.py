@@ -11,10 +11,10 @@ from torch import nn
 
 from icd_mmrazor.checkpoints.writing import atomic_write
 from icd_mmrazor.configuration.type_names import type_name
-from icd_mmrazor.engine.galleries import embedding_point
 from icd_mmrazor.errors import DatasetError, SettingError
 from icd_mmrazor.export.formats import FORMATS
 from icd_mmrazor.machine import cores
+from icd_mmrazor.models.algorithms.predictions import pooled_point
 from icd_mmrazor.models.networks.classifier_layer import number_of_channels
 from icd_mmrazor.models.networks.features import feature_shapes, usual_image_shape
 from icd_mmrazor.models.networks.headless import as_teacher
@@ -249,7 +249,7 @@ def _split(folder: ImageFolder, request: Request) -> ImageFolder:
 def _embedded_width(teacher: Network) -> int:
     network: nn.Module = as_teacher(build(teacher.cfg, 'teacher'))
     shape = (usual_image_shape(network)[0], *(teacher.published_size or usual_image_shape(network)[1:]))
-    (features,) = feature_shapes(network, [embedding_point(network)], shape)
+    (features,) = feature_shapes(network, [pooled_point(network)], shape)
     return features[0]
 
 

@@ -12,10 +12,11 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from icd_mmrazor.checkpoints.writing import write_checkpoint_file
-from icd_mmrazor.engine.galleries import embedding_point, gallery_loader, teacher_gallery
+from icd_mmrazor.engine.galleries import gallery_loader, teacher_gallery
 from icd_mmrazor.engine.runs import model_of
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.export.student import GALLERY
+from icd_mmrazor.models.algorithms.predictions import pooled_point
 from icd_mmrazor.models.networks.features import feature_shapes
 from icd_mmrazor.models.networks.image_size import image_shape_seen
 from icd_mmrazor.models.networks.retrieval import is_retriever
@@ -107,7 +108,7 @@ class TeacherGalleryHook(Hook):
 
 
 def _width(network: nn.Module, classifier: str | None, shape: tuple[int, ...]) -> int:
-    return math.prod(feature_shapes(network, [embedding_point(network, classifier)], shape)[0])
+    return math.prod(feature_shapes(network, [pooled_point(network, classifier)], shape)[0])
 
 
 def _keepers(algorithm: nn.Module) -> list[nn.Module]:

@@ -75,13 +75,14 @@ def add_feature(predictions: list, found: list[Tensor]) -> None:
 def has_pooled_feature(network: nn.Module, source: str | None = None) -> bool:
     """Return whether :func:`pooled_feature` finds a feature; there is none of several teachers at once, for example."""
     try:
-        _pooled_point(network, source)
+        pooled_point(network, source)
     except SettingError:
         return False
     return True
 
 
-def _pooled_point(network: nn.Module, source: str | None) -> Point:
+def pooled_point(network: nn.Module, source: str | None = None) -> Point:
+    """Return the place of the pooled feature of a network, of a retriever its embedding; arguments as below."""
     classifier = None if source == 'auto' or is_headless(network) else source
     return feature_points(network, maps=False, classifier=classifier).pooled
 
@@ -94,7 +95,7 @@ def pooled_feature(network: nn.Module, source: str | None = None) -> Iterator[li
         network: The network.
         source: Name of its classifying layer, if it has one; found if it is ``'auto'`` or None.
     """
-    point = _pooled_point(network, source)
+    point = pooled_point(network, source)
     found: list[Tensor] = []
 
     def record(_module: nn.Module, inputs: tuple, output: Any) -> None:

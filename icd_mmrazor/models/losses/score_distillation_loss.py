@@ -78,10 +78,13 @@ class ScoreDistillationLoss(FeatureLoss):
         self.one_hot_weight = checks.not_negative(self, 'one_hot_weight', one_hot_weight)
         self.normalize = checks.boolean(self, 'normalize', normalize)
         self.register_buffer('gallery', torch.empty(0, 0))
+        # whether the documents of a batch were found in it
+        self._fits = False
 
     def set_gallery(self, embeddings: Tensor) -> None:
         """Keep the teacher's embeddings of all documents, ``N x D``; ``TeacherGalleryHook`` calls it."""
         self.gallery = embeddings.detach().to(self.gallery.device, self.gallery.dtype).clone()
+        self._fits = False
 
     def forward(
         self,
@@ -136,11 +139,14 @@ class ScoreDistillationLoss(FeatureLoss):
                 f"{name} does not know the teacher's gallery. Add custom_hooks=[dict(type='TeacherGalleryHook')]; in "
                 'your own loop call set_gallery(), or pass t_document.'
             )
-        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(self.gallery):
+        # on a GPU in the first batch alone: later ones must not wait for it
+        looked_at = len(index) and not (self._fits and index.is_cuda)
+        if looked_at and not 0 <= int(index.min()) <= int(index.max()) < len(self.gallery):
             raise SettingError(
                 f'{name}: documents {int(index.min())} to {int(index.max())}, but the gallery has {len(self.gallery)}. '
                 'Use one gallery for prototype of the student and for QueryDataset.'
             )
+        self._fits = self._fits or len(index) > 0
         return index
 
     def _check_scores(self, query: Tensor, document: Tensor, network: str) -> None:
