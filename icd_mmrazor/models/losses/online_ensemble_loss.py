@@ -1,4 +1,4 @@
-"""Loss between a branch of a network and the ensemble of all its branches."""
+"""Divergence of the branches of a network from their ensemble."""
 
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
