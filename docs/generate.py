@@ -49,6 +49,7 @@ class Family(NamedTuple):
     name: str
     url: str
     title: str
+    data: str = 'CIFAR-100'
 
 
 ARXIV = 'https://arxiv.org/abs'
@@ -57,6 +58,8 @@ VGG = 'Very Deep Convolutional Networks for Large-Scale Image Recognition'
 MOBILENET = 'MobileNetV2: Inverted Residuals and Linear Bottlenecks'
 SHUFFLENET = 'ShuffleNet: An Extremely Efficient Convolutional Neural Network for Mobile Devices'
 SHUFFLENET_V2 = 'ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design'
+HKD = 'Heterogeneous Knowledge Distillation using Information Flow Modeling'
+PREACT = 'Identity Mappings in Deep Residual Networks'
 # in the order of the tables
 FAMILIES = (
     Family(r'res(?!50$).*', 'CIFAR ResNet', *RESNET),
@@ -66,6 +69,8 @@ FAMILIES = (
     Family(r'mobilenetv2', 'MobileNetV2', f'{ARXIV}/1801.04381', MOBILENET),
     Family(r'shufflenetv1', 'ShuffleNetV1', f'{ARXIV}/1707.01083', SHUFFLENET),
     Family(r'shufflenetv2', 'ShuffleNetV2', f'{ARXIV}/1807.11164', SHUFFLENET_V2),
+    Family(r'cnn1.*', 'CNN-1', f'{ARXIV}/2005.00727', HKD, 'CIFAR-10'),
+    Family(r'preact18', 'Pre-activation ResNet', f'{ARXIV}/1603.05027', PREACT, 'CIFAR-10'),
 )
 
 
@@ -171,9 +176,9 @@ def model_entry(root: Path, config: str, collection: str, changer: dict | None =
     return {'Name': stem, 'In Collection': collection, 'Metadata': metadata, 'Config': config}
 
 
-def collection(name: str, title: str, url: str, folder: str, also_called: str = '') -> dict:
+def collection(name: str, title: str, url: str, folder: str, also_called: str = '', data: str = 'CIFAR-100') -> dict:
     """Return the entry of a method, or of a family of networks, in the metafile."""
-    entry: dict = {'Name': name, 'Metadata': {'Training Data': 'CIFAR-100'}}
+    entry: dict = {'Name': name, 'Metadata': {'Training Data': data}}
     if also_called:
         entry['Metadata']['Also Called'] = also_called
     if url:
@@ -183,7 +188,9 @@ def collection(name: str, title: str, url: str, folder: str, also_called: str = 
 
 def metafile(root: Path) -> str:
     """Return ``configs/metafile.yml``: the families of networks and the methods, then the configs of each."""
-    collections = [collection(family.name, family.title, family.url, 'vanilla') for family in FAMILIES]
+    collections = [
+        collection(family.name, family.title, family.url, 'vanilla', data=family.data) for family in FAMILIES
+    ]
     models = [
         model_entry(root, f'configs/vanilla/{file.name}', family_of(network).name)
         for network in networks(root)
@@ -230,7 +237,7 @@ def needs_table(root: Path) -> str:
     columns = {key: name for key, name in NEEDS.items() if key in needed}
     rows = []
     for method, needs in needs_of.items():
-        mixes = 'no' if 'views' in needs or ('labels' in needs and 'scores' not in needs) else 'yes'
+        mixes = 'no' if needs & {'views', 'unmixed'} or ('labels' in needs and 'scores' not in needs) else 'yes'
         fits = ['no' if needs & {'logits', 'classifier'} else 'yes', mixes, 'no' if 'labels' in needs else 'yes']
         rows.append([f'`{method}`', *('x' if key in needs else '' for key in columns), *fits])
     return table(['', *columns.values(), 'teacher without classifier', 'Mixup', 'images without labels'], rows)
@@ -248,7 +255,7 @@ def paper_table(root: Path, folder: Path) -> str:
 
 
 def network_table(root: Path, folder: Path) -> str:
-    """Return the table ``networks``: the CIFAR networks, their sizes and published accuracies."""
+    """Return the table ``networks``: the networks of CIFAR-100, their sizes and published accuracies."""
     accuracies = {}
     for role, place in (('teacher', 0), ('student', 1)):
         for pair, value in alone(root, role).items():
@@ -259,6 +266,8 @@ def network_table(root: Path, folder: Path) -> str:
     published_names = {ours: name for name, ours in converter['ARCHITECTURES'].items()}
     rows = []
     for network in networks(root):
+        if not (root / 'configs' / 'vanilla' / f'{network}_cifar100.py').is_file():
+            continue
         cfg, parameters = vanilla(root, network, 'cifar100')
         link = os.path.relpath(root / 'configs' / 'vanilla' / f'{network}_cifar100.py', folder)
         numbers = [f'{parameters:,}', str(cfg.model.head.in_channels), str(cfg.optim_wrapper.optimizer.lr)]

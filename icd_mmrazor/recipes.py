@@ -7,7 +7,8 @@ settings for pairs of networks, ``{'res56_res20': {'losses.dkd.loss.beta': 2.0}}
 published any, and for a whole dataset, ``'in1k'``, before those of a pair. ``METHOD_dataset`` has the wrapper that its
 training set needs: ``dict(type='TwoViewDataset', ...)``, and ``METHOD_settings`` what else of a run it changes:
 ``dict(model=dict(type='AugmentedDistill'))``. Keys of ``METHOD_pairs`` that start with ``model.`` are of the run, too.
-A pair may replace settings of a method in a variable ``override_METHOD``.
+``METHOD_assistants``, ``{'res56_res20': ['res44', 'res32']}``, names the networks that teach besides the teacher. A
+pair may replace settings of a method in a variable ``override_METHOD``.
 """
 
 import copy
@@ -175,6 +176,7 @@ def settings_of(methods: Sequence[str], pair: str | None = None) -> dict[str, An
     for name in methods:
         own = Config(_config(name).get(f'{name}_settings', {}))
         own.merge_from_dict({key: value for key, value in _of_pair(name, pair).items() if key.startswith(OF_RUN)})
+        own.merge_from_dict(_experts(name, pair))
         for key, value in _flattened(own).items():
             other, found = owners.setdefault(key, (name, value))
             if found != value:
@@ -184,6 +186,34 @@ def settings_of(methods: Sequence[str], pair: str | None = None) -> dict[str, An
                 )
         settings.merge_from_dict(own.to_dict())
     return settings.to_dict()
+
+
+def assistants_of(method: str, pair: str | None) -> list[dict[str, Any]]:
+    """Return the teaching assistants that a method needs for a pair, in falling capacity, as in ``model.teachers``.
+
+    Each learns from the one before it, the first one from the pair's teacher.
+
+    Raises:
+        SettingError: The method needs some, and none are known for the pair.
+    """
+    known = _config(method).get(f'{method}_assistants')
+    if known is None:
+        return []
+    networks, _, data = (pair or '').rpartition('_')
+    if networks not in known:
+        raise SettingError(
+            f'{method} does not fit {pair or "these networks"}. It needs teaching assistants, which are known for '
+            f'{", ".join(known)}. Train some, and name them in model.teachers of your own config.'
+        )
+    classes = _read(BASE / 'pairs' / f'{pair}.py').model.architecture.head.num_classes
+    chain, assistants = [networks.partition('_')[0]], []
+    for name in known[networks]:
+        chain.append(name)
+        network = _read(BASE / 'models' / f'{name}.py')[name.replace('-', '_')]
+        network.head.num_classes = classes
+        file = f'work_dirs/assistants/{"-".join(chain)}_{data}.pth'
+        assistants.append(dict(teacher=network, teacher_ckpt=file))
+    return assistants
 
 
 def needs_of(method: str, alone: bool = True) -> set[str]:
@@ -197,11 +227,14 @@ def needs_of(method: str, alone: bool = True) -> set[str]:
         Of the two networks ``'logits'``, ``'pooled'``, ``'maps'``, ``'tokens'``, ``'preactivations'`` and ``'blocks'``;
         of the teacher its ``'classifier'``, if the weights are read; of the images ``'labels'``, apart from those that
         the student's own loss reads (with ``'scores'``, if those of mixed images do as well), ``'positions'`` in the
-        training set, and two ``'views'`` of each in a batch.
+        training set, two ``'views'`` of each in a batch, and that they are ``'unmixed'``.
     """
+    method = ALIASES.get(method, method)
     with MODELS.switch_scope_and_registry('mmrazor'):
-        distiller = MODELS.build(_distiller(ALIASES.get(method, method), alone))
-    needs = {'classifier'} if getattr(distiller, 'changes_student', False) else set()
+        distiller = MODELS.build(_distiller(method, alone))
+        kind = _config(method).get(f'{method}_settings', {}).get('model', {}).get('type', 'FrozenTeacherDistill')
+        needs = {*getattr(MODELS.get(kind), 'needs', ())}
+    needs |= {'classifier'} if getattr(distiller, 'changes_student', False) else set()
     if any(getattr(loss, 'reads_labels', False) for loss in distiller.distill_losses.values()):
         needs.add('labels')  # a loss that its algorithm computes
     for entry in distiller.entries.values():
@@ -232,7 +265,7 @@ def _built(loss: Any, cls: Callable) -> Any:
 
 def _kind_of_feature(name: str) -> str:
     if name in OF_CLASSIFIER:
-        return 'pooled' if name == 'pooled' else 'logits'
+        return 'pooled' if name in ('pooled', 'embedding') else 'logits'
     return next((kind for kind in ('preactivations', 'tokens', 'blocks') if kind[:-1] in name), 'maps')
 
 
@@ -264,6 +297,16 @@ def _of_pair(method: str, pair: str | None) -> dict[str, Any]:
     networks, _, dataset = (pair or '').rpartition('_')
     settings = _config(method).get(f'{method}_pairs', {})
     return {**settings.get(dataset, {}), **settings.get(networks, {})}
+
+
+def _experts(method: str, pair: str | None) -> dict[str, Any]:
+    """Return the settings of a method's teachers for a pair: its assistants, in rising capacity, then its teacher."""
+    assistants = assistants_of(method, pair)
+    if not assistants:
+        return {}
+    model = _read(BASE / 'pairs' / f'{pair}.py').model
+    teacher = dict(teacher=model.teacher, teacher_ckpt=model.teacher_ckpt)
+    return {'model.teacher': None, 'model.teacher_ckpt': None, 'model.teachers': [*assistants[::-1], teacher]}
 
 
 def _flattened(cfg: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:

@@ -255,6 +255,7 @@ def test_the_student_alone() -> None:
         ('ab', {'preactivations'}),
         ('crd', {'pooled', 'labels', 'positions'}),
         ('mlkd', {'logits', 'views'}),
+        ('ceskd', {'logits', 'labels', 'scores', 'positions'}),
     ],
 )
 def test_what_a_method_needs(method: str, needs: set[str]) -> None:
@@ -318,4 +319,5 @@ def test_needs_of_lists_of_features(features: list[str], needs: set[str], monkey
     entry = dict(loss=dict(type=ReadsTheClassifier), inputs=inputs)
     distiller = dict(type='FeatureDistiller', losses=dict(listed=entry))
     monkeypatch.setattr(recipes, '_distiller', lambda *_: distiller)
+    monkeypatch.setattr(recipes, '_config', lambda _: {})
     assert recipes.needs_of('listed') == needs | {'classifier', 'views'}

@@ -17,6 +17,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--teacher', required=True, help=f'{names}, or a checkpoint with its config inside')
     parser.add_argument('--student', required=True, help=f'{names}; its classifier is set to the classes of the folder')
     parser.add_argument('--data', required=True, metavar='FOLDER', help='the images, in folders of classes')
+    parser.add_argument('--task', default='classification', help='or retrieval: search a folder of images by image')
     parser.add_argument('--unlabeled', metavar='FOLDER', help='more images, without classes')
     parser.add_argument('--method', default='icd+kd', help='a method, or several with + (default: icd+kd)')
     recipe = 'fast (10 epochs), standard (100, the default) or patient (300)'
@@ -34,8 +35,7 @@ def parse_args() -> argparse.Namespace:
     fraction = 'fraction of each class to validate on if there is no val folder (default: 0.2)'
     parser.add_argument('--val-fraction', type=float, default=0.2, metavar='F', help=fraction)
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='of split and trainings (default: 0)')
-    unreadable = 'leave out images that cannot be read'
-    parser.add_argument('--skip-unreadable', action='store_true', help=unreadable)
+    parser.add_argument('--skip-unreadable', action='store_true', help='leave out images that cannot be read')
     formats = "formats besides mmpretrain's, with commas: onnx,onnx-int8,torchscript,..."
     parser.add_argument('--export', default='', metavar='FORMATS', help=formats)
     parser.add_argument('--work-dir', metavar='DIR', help='default: work_dirs/DATA_TEACHER_STUDENT_METHOD')

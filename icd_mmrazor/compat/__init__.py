@@ -23,7 +23,7 @@ def prepare() -> None:
     imports.register_config_package()
 
     # they import the stack, which must be there first
-    from icd_mmrazor.compat import loading, mmrazor_fixes, optimizers, recording
+    from icd_mmrazor.compat import loading, mmrazor_fixes, optimizers, recording, retrieval
 
     loading.load_checkpoints_as_plain_weights()
     loading.load_own_checkpoints()
@@ -38,6 +38,9 @@ def prepare() -> None:
     optimizers.let_lamb_train_scalars()
     recording.record_what_modules_compute()
     recording.record_what_is_there()
+    retrieval.compare_with_a_gallery_at_once()
+    retrieval.encode_galleries_of_students()
+    retrieval.keep_galleries_out_of_buffers()
 
 
 @functools.cache

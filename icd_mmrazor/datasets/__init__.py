@@ -1,6 +1,8 @@
 """Datasets that mmpretrain and mmrazor lack."""
 
 from icd_mmrazor.datasets.cifar import VerifiedCIFAR10, VerifiedCIFAR100
+from icd_mmrazor.datasets.degraded_view import DegradedView
+from icd_mmrazor.datasets.gallery import GalleryDataset
 from icd_mmrazor.datasets.image_as_in_dataset import ImageAsInDataset
 from icd_mmrazor.datasets.in_memory import InMemoryBatches, crop_and_flip
 from icd_mmrazor.datasets.indexed import IndexedDataset
@@ -11,6 +13,7 @@ from icd_mmrazor.datasets.npz import NPZDataset
 from icd_mmrazor.datasets.partly_labeled import PartlyLabeledDataset, UnlabeledDataset
 from icd_mmrazor.datasets.partly_labeled_sampler import PartlyLabeledBatchSampler
 from icd_mmrazor.datasets.pipelines import NotInMemoryError
+from icd_mmrazor.datasets.queries import QueryDataset
 from icd_mmrazor.datasets.square_cutout import SquareCutout
 from icd_mmrazor.datasets.stl10 import STL10
 from icd_mmrazor.datasets.tiny_imagenet import TinyImageNet
@@ -18,6 +21,8 @@ from icd_mmrazor.datasets.two_views import TwoViewDataset
 
 __all__ = [
     'STL10',
+    'DegradedView',
+    'GalleryDataset',
     'ImageAsInDataset',
     'InMemoryBatches',
     'IndexedDataset',
@@ -28,6 +33,7 @@ __all__ = [
     'NotInMemoryError',
     'PartlyLabeledBatchSampler',
     'PartlyLabeledDataset',
+    'QueryDataset',
     'SquareCutout',
     'TinyImageNet',
     'TwoViewDataset',

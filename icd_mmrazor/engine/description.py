@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from icd_mmrazor.datasets.labels import has_labels, plain_datasets
+from icd_mmrazor.engine.galleries import evaluate_search, searches
 from icd_mmrazor.models.algorithms.predictions import POOLED, add_feature, has_pooled_feature, pooled_feature
 from icd_mmrazor.models.networks.classifier_layer import is_headless, number_of_classes
 from icd_mmrazor.models.networks.ensemble import TeacherEnsemble
@@ -23,13 +24,16 @@ def evaluate(algorithm: nn.Module, runner: Runner, member: int | None = None) ->
     """Evaluate a teacher on a run's validation set, without hooks and log; return the metrics of ``val_evaluator``.
 
     Metrics that compare a student with its teacher are left out. Those of features (``KNNAccuracy``) are computed for
-    any teacher, those of predictions unless :func:`why_not_evaluated` says why not.
+    any teacher, those of predictions unless :func:`why_not_evaluated` says why not. For a student that is a retriever,
+    the teacher searches its own gallery.
 
     Args:
         algorithm: A distillation of ours or of mmrazor; its teacher is left in eval mode.
         runner: The run.
         member: The one of several teachers to evaluate; by default all together, of whose features there is none.
     """
+    if searches(algorithm):
+        return evaluate_search(algorithm, runner)
     dataloader, whole = runner.val_loop.dataloader, runner.val_loop.evaluator
     predicts = why_not_evaluated(algorithm, member) is None
     teacher, source = algorithm.teacher.eval(), getattr(algorithm.distiller, 'teacher_source', None)
@@ -132,7 +136,7 @@ def loss_terms(algorithm: nn.Module) -> list[str]:
         term = f'student.loss: {_weighted(task_loss)}' if task_loss is not None else "the student's own loss"
         factor = getattr(algorithm.distiller, 'student_loss_weight', 1.0)
         terms.append(term if factor == 1.0 else f'{term}, times {factor}')
-    return terms + _distillation_terms(algorithm.distiller, 'distill')
+    return [*terms, *_distillation_terms(algorithm.distiller, 'distill'), *getattr(algorithm, 'augmented_terms', [])]
 
 
 def _distillation_terms(distiller: nn.Module, prefix: str) -> list[str]:

@@ -18,8 +18,49 @@ from icd_mmrazor.errors import SettingError
 CHUNK = 256
 
 
+class BankMetric(BaseMetric):
+    """Metric of the student's pooled features of images and of a bank of labelled ones.
+
+    The dataset is a :class:`~icd_mmrazor.datasets.knn.KNNDataset`, which has both; the predictions contain the feature.
+    """
+
+    needs = 'pooled'
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Keep the features of a batch.
+
+        Args:
+            data_batch: The batch; not read.
+            data_samples: The predictions, with ``feature``, ``gt_label`` and ``in_bank``.
+
+        Raises:
+            SettingError: The predictions lack one of them, or an image does not have one label.
+        """
+        name = type(self).__name__
+        for sample in data_samples:
+            for field, remedy in (
+                ('feature', "model.predict_also=['pooled'] of a FrozenTeacherDistill, or use a FeatureClassifier"),
+                ('in_bank', "the dataset, dict(type='KNNDataset', bank=..., queries=...)"),
+            ):
+                if field not in sample:
+                    raise SettingError(f'{name}: a prediction has no {field}. Set {remedy}.')
+            label = sample.get('gt_label')
+            if label is None or label.numel() != 1:
+                raise SettingError(f'{name}: an image does not have one label. Use labelled images.')
+            self.results.append((sample['in_bank'], int(label), sample['feature'].detach().cpu()))
+
+
+def bank_and_queries(results: Sequence[tuple[bool, int, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """Return features, ``N x D``, and labels, ``N``, of the bank, then those of the other images."""
+    parts = [[result for result in results if result[0] is which] for which in (True, False)]
+    return [
+        (torch.stack([each[2] for each in part]) if part else torch.empty(0), torch.tensor([each[1] for each in part]))
+        for part in parts
+    ]
+
+
 @METRICS.register_module()
-class KNNAccuracy(BaseMetric):
+class KNNAccuracy(BankMetric):
     """Accuracy of classifying by the nearest neighbours of the student's pooled feature among labelled images.
 
     The weighted vote of Wu et al. (CVPR 2018, arXiv 1805.01978, section 3.4), as it is usual for features without a
@@ -47,7 +88,6 @@ class KNNAccuracy(BaseMetric):
     """
 
     default_prefix = 'knn'
-    needs = 'pooled'
 
     def __init__(
         self, k: int = 20, temperature: float = 0.07, collect_device: str = 'cpu', prefix: str | None = None
@@ -56,34 +96,13 @@ class KNNAccuracy(BaseMetric):
         self.k = checks.positive_int(self, 'k', k)
         self.temperature = checks.positive(self, 'temperature', temperature)
 
-    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Keep the features of a batch.
-
-        Args:
-            data_batch: The batch; not read.
-            data_samples: The predictions, with ``feature``, ``gt_label`` and ``in_bank``.
-        """
-        for sample in data_samples:
-            for name, remedy in (
-                ('feature', "model.predict_also=['pooled'] of a FrozenTeacherDistill"),
-                ('in_bank', "val_dataloader.dataset=dict(type='KNNDataset', bank=..., queries=...)"),
-            ):
-                if name not in sample:
-                    raise SettingError(f'KNNAccuracy: a prediction has no {name}. Set {remedy}.')
-            label = sample.get('gt_label')
-            if label is None or label.numel() != 1:
-                raise SettingError('KNNAccuracy: an image does not have one label. Use labelled images.')
-            feature = F.normalize(sample['feature'].detach().float(), dim=0).cpu()
-            self.results.append((sample['in_bank'], int(label), feature))
-
     def compute_metrics(self, results: list[tuple[bool, int, Tensor]]) -> dict[str, float]:
         """Classify the queries by the bank; NaN if there is none of either, as in a check of one image."""
-        bank, queries = ([result for result in results if result[0] is which] for which in (True, False))
-        if not bank or not queries:
+        (bank, labels), (asked, truth) = bank_and_queries(results)
+        if not len(bank) or not len(asked):
             return {'top1': float('nan')}
-        features, labels = torch.stack([each[2] for each in bank]), torch.tensor([each[1] for each in bank])
-        asked, truth = torch.stack([each[2] for each in queries]), torch.tensor([each[1] for each in queries])
-        found = [self._classify(part, features, labels) for part in asked.split(CHUNK)]
+        bank, asked = F.normalize(bank.float()), F.normalize(asked.float())
+        found = [self._classify(part, bank, labels) for part in asked.split(CHUNK)]
         return {'top1': 100 * (torch.cat(found) == truth).double().mean().item()}
 
     def _classify(self, asked: Tensor, bank: Tensor, labels: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 from icd_mmrazor.configuration.type_names import type_name
 
 # compare the student with its teacher, or read more than its predictions
-OF_DISTILLATIONS = ('TeacherAgreement', 'KNNAccuracy')
+OF_DISTILLATIONS = ('TeacherAgreement', 'KNNAccuracy', 'RetrievalPrecision')
 # wrappers of the images that they are computed on, each with the setting that names these
 WRAPPERS = {'KNNDataset': 'queries', 'UnlabeledDataset': 'dataset'}
 

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from icd_mmrazor.export.plain_test import plain_dataset, plain_evaluator
 from icd_mmrazor.models.networks.pruned import unpruned
 from icd_mmrazor.models.networks.student import SCOPE, student_of
 
+# the teacher's embeddings that a student searches in, in the work folder (TeacherGalleryHook)
+GALLERY = 'gallery.pth'
 # entries of a checkpoint's meta that are kept, with their types
 META = {'dataset_meta': Mapping, 'epoch': int, 'iter': int, 'metrics': Mapping}
 
@@ -36,6 +39,8 @@ def plain_student(cfg: Config) -> Config:
         'default_hooks': dict(visualization=dict(type='VisualizationHook', enable=False)),
         'visualizer': dict(type='UniversalVisualizer', vis_backends=[dict(type='LocalVisBackend')]),
     }
+    if _searches_teachers_gallery(cfg):
+        plain['model'].prototype = str(Path(cfg.get('work_dir') or '.', GALLERY))
     split = 'test' if cfg.get('test_dataloader') else 'val'
     if cfg.get(f'{split}_dataloader') and cfg.get(f'{split}_evaluator'):
         plain['test_dataloader'] = copy.deepcopy(cfg[f'{split}_dataloader'])
@@ -52,6 +57,11 @@ def plain_student(cfg: Config) -> Config:
     plain = by_names(Config(plain)).to_dict()
     imports = sorted(_imports(plain, SCOPE) - {''})
     return Config({**plain, 'custom_imports': dict(imports=imports)} if imports else plain)
+
+
+def _searches_teachers_gallery(cfg: Config) -> bool:
+    hooks = [*(cfg.get('custom_hooks') or []), *(cfg.get('default_hooks') or {}).values()]
+    return any(type_name(hook.get('type')) == 'TeacherGalleryHook' for hook in hooks if isinstance(hook, Mapping))
 
 
 def _for_image_files(pipeline: list[dict], student: dict, train_dataloader: dict | None) -> list[dict]:

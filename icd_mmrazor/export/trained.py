@@ -25,6 +25,7 @@ from icd_mmrazor.export.network import build_network
 from icd_mmrazor.export.student import plain_student, student_checkpoint
 from icd_mmrazor.models.networks.classifier_layer import number_of_channels
 from icd_mmrazor.models.networks.preparation import preparation_by
+from icd_mmrazor.models.networks.retrieval import is_retriever
 
 REMEDY = 'Give the config of the training, --config CONFIG; its custom_imports must name your own modules.'
 DUMMY_SIZES = ((97, 131), (256, 301))
@@ -73,7 +74,10 @@ class TrainedStudent:
         return self.cfg.get('test_dataloader', {}).get('dataset', {}).get('pipeline') or []
 
     def logits(self) -> nn.Module:
-        """Return the network that turns normalised images, ``B x C x H x W``, into logits, ``B x num_classes``."""
+        """Return the network that turns normalised images, ``B x C x H x W``, into logits, ``B x num_classes``.
+
+        Of a retriever, it is embeddings instead, ``B x D``.
+        """
         return _Logits(self.model).eval()
 
     def about(self) -> dict[str, Any]:
@@ -138,7 +142,9 @@ class _Logits(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(images, mode='tensor')
+        output = self.model(images, mode='tensor')
+        # a retriever of mmpretrain may return its embedding in a tuple
+        return output[-1] if isinstance(output, tuple) and is_retriever(self.model) else output
 
 
 def _normalisation(student: TrainedStudent) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """A training, from the config that a tool has read."""
 
-from mmengine.config import Config, ConfigDict
+import contextlib
+
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import Runner
+from mmrazor.registry import MODELS
 
 from icd_mmrazor.checkpoints.resuming import resume_after_restart
 from icd_mmrazor.configuration.type_names import type_name
@@ -11,18 +14,12 @@ from icd_mmrazor.engine.hooks import SanityCheckHook
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.run_config import count_iterations, use_intact_checkpoints
 from icd_mmrazor.launch.runner import ToolRunner
+from icd_mmrazor.models.algorithms import FrozenTeacherDistill
 from icd_mmrazor.models.classifiers import name_student_in_full, name_teacher_in_full
 from icd_mmrazor.models.networks.changed_student import record_changed_student
 from icd_mmrazor.models.networks.resolve import name_networks_in_full
 
-
-def _complete_distillation(model: ConfigDict) -> None:
-    name_networks_in_full(model)
-    record_changed_student(model)
-
-
 COMPLETE = {
-    'FrozenTeacherDistill': _complete_distillation,
     'LinearProbe': name_student_in_full,
     'TeacherProbe': name_teacher_in_full,
 }
@@ -34,9 +31,19 @@ def model_type(cfg: Config) -> str:
     return type_name(cfg.get('model', {}).get('type'))
 
 
+def is_of_frozen_teacher(cfg: Config) -> bool:
+    """Return whether a config's model is a ``FrozenTeacherDistill`` or of a class derived from it."""
+    with contextlib.suppress(Exception):  # one of the families raises if it does not find a name
+        return issubclass(MODELS.get(model_type(cfg)), FrozenTeacherDistill)
+    return False
+
+
 def name_networks(cfg: Config) -> None:
     """Write the networks of a config in full, so that what is stored with the run is complete."""
-    if model_type(cfg) in COMPLETE:
+    if is_of_frozen_teacher(cfg):
+        name_networks_in_full(cfg.model)
+        record_changed_student(cfg.model)
+    elif model_type(cfg) in COMPLETE:
         COMPLETE[model_type(cfg)](cfg.model)
 
 
@@ -54,7 +61,7 @@ def use_mixed_precision(cfg: Config, precision: str) -> None:
     cfg.optim_wrapper.type = OPTIM_WRAPPERS[precision]
     if precision == 'fp16':
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    if model_type(cfg) == 'FrozenTeacherDistill':
+    if is_of_frozen_teacher(cfg):
         cfg.model.setdefault('teacher_precision', precision)
 
 

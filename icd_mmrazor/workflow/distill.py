@@ -1,12 +1,14 @@
 """The distillation of a teacher on a folder of images."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from mmengine.config import Config
@@ -22,10 +24,12 @@ from icd_mmrazor.export.formats import Exported, check_files, export, files_of
 from icd_mmrazor.export.trained import TrainedStudent, read_student
 from icd_mmrazor.launch.watchdog import Watchdog
 from icd_mmrazor.report.page import write_report
+from icd_mmrazor.workflow import preparation, search, search_result
 from icd_mmrazor.workflow.folder import read_folder, read_unlabeled
 from icd_mmrazor.workflow.lock import WorkFolderLock
-from icd_mmrazor.workflow.preparation import ALONE, DISTILLED, TEACHER, plan_of, write_files
+from icd_mmrazor.workflow.preparation import ALONE, DISTILLED, TEACHER
 from icd_mmrazor.workflow.request import (
+    RETRIEVAL,
     Request,
     formats_as_export,
     read_settings,
@@ -82,6 +86,7 @@ def distill(
     student: str | os.PathLike | dict,
     data: str | os.PathLike,
     *,
+    task: str = 'classification',
     unlabeled: str | os.PathLike | None = None,
     method: str | Sequence[str] = 'icd+kd',
     recipe: str = 'standard',
@@ -112,6 +117,8 @@ def distill(
             config file, a config, or a checkpoint that has its config inside.
         student: The same, except for checkpoints. Its classifier is set to the classes of the folder.
         data: A folder of images, ``CLASS/*`` or ``train/CLASS/*`` and ``val/CLASS/*``.
+        task: ``'classification'``, or ``'retrieval'``: the student learns to find images in the folder, whose
+            subfolders have no meaning, among the embeddings of the teacher.
         unlabeled: A folder of more images, without classes.
         method: A method, or several with ``+`` or in a list: ``'icd'``, ``'icd+kd'``, ``['crd', 'kd']``.
         recipe: ``'fast'`` (10 epochs), ``'standard'`` (100) or ``'patient'`` (300).
@@ -135,7 +142,9 @@ def distill(
     Returns:
         The student, a classifier of mmpretrain in eval mode on the CPU: ``student(images)`` has its logits, for images
         normalised by ``student.data_preprocessor``. ``student.distillation`` is the :class:`Result`: ``classes``,
-        ``accuracy``, ``teacher_accuracy``, ``exported``, ... None in a dry run, and in all processes but the first.
+        ``accuracy``, ``teacher_accuracy``, ``exported``, ... Of a search, it is a retriever, which embeds queries, and
+        the result a :class:`~icd_mmrazor.workflow.search_result.SearchResult`. None in a dry run, and in all processes
+        but the first.
 
     Raises:
         SettingError: An argument is wrong, networks and method do not fit together, or the work folder is of another
@@ -170,10 +179,16 @@ def distill(
 def show_plan(request: Request) -> None:
     """Print what a request comes to; its files are written into a folder that is removed again."""
     _refuse_other_request(request)
-    plan = plan_of(request)
+    part = _part_for(request)
+    plan = part.plan_of(request)
     with tempfile.TemporaryDirectory() as folder:
-        write_files(plan, Path(folder))
+        part.write_files(plan, Path(folder))
     print(plan)
+
+
+def _part_for(request: Request) -> ModuleType:
+    """Return what plans the task of a request: ``plan_of`` and ``write_files``."""
+    return search if request.task == RETRIEVAL else preparation
 
 
 def _train(request: Request, lock: WorkFolderLock, wrapper: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
@@ -195,6 +210,12 @@ def student_files(request: Request) -> dict[str, Path]:
 
 def finished_student(request: Request, results: Mapping[str, Any]) -> nn.Module:
     """Export and evaluate the trained student; return it."""
+    if request.task == RETRIEVAL:
+        work_dir = request.work_dir.absolute()
+        parameters = (_read(work_dir / PREPARED) or {}).get('parameters', [0, 0])
+        model = search_result.finish(student_files(request), results, work_dir, parameters)
+        print(f'\n{model.distillation}')
+        return model
     student = read_student(results['distilled']['checkpoint'])
     result = finish(student, student_files(request), results, request.work_dir.absolute())
     print(f'\n{result}\n\nThe report, to look at or to send around: {_report(request)}')
@@ -224,13 +245,13 @@ def prepare(request: Request, work_dir: Path, lock: WorkFolderLock) -> None:
         lock.take()
         print(f'{work_dir} is of this request; what is finished there is not repeated.', flush=True)
         return
-    plan = plan_of(request)
+    part = _part_for(request)
+    plan = part.plan_of(request)
     lock.take()
     write_settings(work_dir, request.settings())
-    write_files(plan, work_dir)
+    part.write_files(plan, work_dir)
     print(f'{plan}\n', flush=True)
-    parameters = [plan.cost.teacher_parameters, plan.student.parameters]
-    write_json(dict(plan=str(plan), parameters=parameters, images=_images_in(request)), work_dir / PREPARED)
+    write_json(dict(plan=str(plan), parameters=plan.parameters, images=_images_in(request)), work_dir / PREPARED)
 
 
 def _refuse_other_request(request: Request) -> None:
@@ -288,7 +309,8 @@ def _refuse_other_images(request: Request, then: Mapping[str, Any]) -> None:
 
 def _images_in(request: Request) -> dict[str, list]:
     """Return number and digest of the images of a request, by their paths and sizes."""
-    folders = {'data': read_folder(request.data)}
+    read = functools.partial(read_unlabeled, setting='--data') if request.task == RETRIEVAL else read_folder
+    folders = {'data': read(request.data)}
     if request.unlabeled:
         folders['unlabeled'] = read_unlabeled(request.unlabeled)
     digest = {name: hashlib.sha256(repr(each.fingerprint()).encode()).hexdigest() for name, each in folders.items()}

@@ -70,6 +70,11 @@ class Plan:
         return round(self.epochs * self.steps_per_epoch / own)
 
     @property
+    def parameters(self) -> list[int]:
+        """The numbers of parameters of teacher and student."""
+        return [self.cost.teacher_parameters, self.student.parameters]
+
+    @property
     def gray(self) -> bool:
         """Whether all images are gray."""
         return self.found.gray and (self.unlabeled is None or self.unlabeled[1].gray)

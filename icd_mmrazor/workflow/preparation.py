@@ -51,6 +51,7 @@ def plan_of(request: Request) -> Plan:
         DatasetError: The images are not as they should be.
     """
     _check_views(request)
+    recipes.settings_of(request.methods)  # refuses methods that need teaching assistants, or do not go together
     folder = read_folder(request.data)
     unlabeled = read_unlabeled(request.unlabeled) if request.unlabeled else None
     if unlabeled:
@@ -67,7 +68,7 @@ def plan_of(request: Request) -> Plan:
     if not folder.val:
         folder = split_off_validation(folder, request.val_fraction, request.seed)
     without = check_readable(unlabeled, request.skip_unreadable, '--unlabeled') if unlabeled else None
-    image_size = _image_size(request, student, found)
+    image_size = image_size_of_student(request, student, found)
     recipe = read_recipe(request.recipe, image_size)
     processes = int(os.environ.get('WORLD_SIZE', 1))
     batch_size = request.batch_size or recipe.train_dataloader.batch_size
@@ -127,7 +128,7 @@ def config_files(plan: Plan, folder: Path) -> dict[str, str]:
     title = f'{WRITTEN_BY}: the images and the recipe'
     recipe = f'icd_mmrazor::_base_/recipes/{recipe_file(request.recipe, plan.image_size)}'
     files = {'data.py': config_text(title, [recipe], common, images.code)}
-    alone: dict[str, Any] = dict(model=_plain(plan.student.cfg))
+    alone: dict[str, Any] = dict(model=plain(plan.student.cfg))
     if plan.unlabeled:  # as many steps as with the teacher, on as many images with labels each
         alone['train_dataloader'] = dict(batch_size=plan.labeled)
         alone['train_cfg'] = dict(max_epochs=plan.alone_epochs)
@@ -225,7 +226,12 @@ def _other_classes(teacher: Network, folder: ImageFolder) -> str:
     return 'a classifier of classes with other names'
 
 
-def _image_size(request: Request, student: Network, found: Inspection) -> int:
+def image_size_of_student(request: Request, student: Network, found: Inspection) -> int:
+    """Return height and width of the images of a student: those asked for, its own, or what suits the images.
+
+    Raises:
+        SettingError: The student takes images of another size, or not square ones.
+    """
     own = student.size
     if own and own[0] != own[1]:
         raise SettingError(f'--student {student.name} is for images of {own[1]} x {own[0]}, which are not square.')
@@ -254,16 +260,16 @@ def _teacher(plan: Plan, folder: Path, images: Images) -> str:
     model = dict(
         type='TeacherProbe',
         num_classes=len(plan.folder.classes),
-        teacher=plan.teacher.entry or _plain(network),
-        teacher_ckpt=_weights(plan, folder),
+        teacher=plan.teacher.entry or plain(network),
+        teacher_ckpt=weights_of_teacher(plan.teacher, folder),
     )
     title = f'{WRITTEN_BY}: a linear classifier on the features of the teacher'
-    return config_text(title, ['./data.py'], probe_settings(images, model, _plain(preprocessor), plan.probe_epochs))
+    return config_text(title, ['./data.py'], probe_settings(images, model, plain(preprocessor), plan.probe_epochs))
 
 
-def _weights(plan: Plan, folder: Path) -> str | None:
-    weights = plan.teacher.weights
-    return {RANDOM: str(folder / RANDOM_WEIGHTS), PUBLISHED: None}.get(weights, weights)
+def weights_of_teacher(teacher: Network, folder: Path) -> str | None:
+    """Return the ``teacher_ckpt`` of a config for a work folder; None if the teacher has published weights."""
+    return {RANDOM: str(folder / RANDOM_WEIGHTS), PUBLISHED: None}.get(teacher.weights, teacher.weights)
 
 
 def _distilled(plan: Plan, folder: Path, images: Images, initial_epochs: int = 0) -> str:
@@ -271,7 +277,7 @@ def _distilled(plan: Plan, folder: Path, images: Images, initial_epochs: int = 0
         teacher: Any = dict(cfg_path=str(folder / TEACHER), cache=False)
         weights = str(folder / 'teacher' / f'epoch_{plan.probe_epochs}.pth')
     else:
-        teacher, weights = plan.teacher.entry or _plain(plan.teacher.cfg), _weights(plan, folder)
+        teacher, weights = plan.teacher.entry or plain(plan.teacher.cfg), weights_of_teacher(plan.teacher, folder)
     settings: dict[str, Any] = dict(
         model=dict(
             _scope_='mmrazor',
@@ -279,7 +285,7 @@ def _distilled(plan: Plan, folder: Path, images: Images, initial_epochs: int = 0
             architecture=Expression("_base_.pop('model')"),
             teacher=teacher,
             teacher_ckpt=weights,
-            distiller=_plain(distiller_of(plan)),
+            distiller=plain(distiller_of(plan)),
         )
     )
     turned = preparation_by(plan.teacher.cfg.get('data_preprocessor') or {}).turned
@@ -295,6 +301,8 @@ def _distilled(plan: Plan, folder: Path, images: Images, initial_epochs: int = 0
         settings['find_unused_parameters'] = True  # some are idle in each stage
     cfg = Config(settings)
     cfg.merge_from_dict(recipes.settings_of(plan.request.methods))
+    if 'augment' in cfg.model:  # the method mixes images itself, in a second batch
+        cfg.data_preprocessor = dict(batch_augments=None)
     title = f'{WRITTEN_BY}: the student with its teacher'
     return config_text(title, [f'./{ALONE}'], cfg.to_dict())
 
@@ -309,10 +317,10 @@ def distiller_of(plan: Plan) -> dict:
     return with_temperature(distiller, plan.temperature)
 
 
-def _plain(cfg: Any) -> Any:
+def plain(cfg: Any) -> Any:
     """Return a config as plain dictionaries, the scope that is the default one left out."""
     if isinstance(cfg, Mapping):
-        return {key: _plain(value) for key, value in cfg.items() if not (key == '_scope_' and value == 'mmpretrain')}
+        return {key: plain(value) for key, value in cfg.items() if not (key == '_scope_' and value == 'mmpretrain')}
     if isinstance(cfg, list | tuple):
-        return type(cfg)(map(_plain, cfg))
+        return type(cfg)(map(plain, cfg))
     return cfg

@@ -18,6 +18,7 @@ from icd_mmrazor.errors import SettingError, did_you_mean
 from icd_mmrazor.export.formats import FORMATS
 from icd_mmrazor.launch.run_config import LAUNCHERS
 
+CLASSIFICATION, RETRIEVAL = TASKS = ('classification', 'retrieval')
 RECIPES = ('fast', 'standard', 'patient')
 # smaller images have nothing to see, a batch of larger ones fits no memory
 IMAGE_SIZES = (8, 2048)
@@ -40,6 +41,7 @@ class Request:
     teacher: str | os.PathLike | dict
     student: str | os.PathLike | dict
     data: str | os.PathLike
+    task: str = CLASSIFICATION
     unlabeled: str | os.PathLike | None = None
     method: str | Sequence[str] = 'icd+kd'
     recipe: str = 'standard'
@@ -60,6 +62,10 @@ class Request:
 
     def __post_init__(self) -> None:
         self.teacher, self.student = _network(self.teacher, '--teacher'), _network(self.student, '--student')
+        if self.task not in TASKS:
+            raise SettingError(
+                f'--task {self.task}: there is no such task.{did_you_mean(self.task, TASKS)} Leave it out to classify.'
+            )
         for name in ('image_size', 'epochs', 'batch_size'):
             if getattr(self, name) is not None:
                 checks.positive_int('distill', name, getattr(self, name))
@@ -109,7 +115,8 @@ class Request:
 
     def name(self) -> str:
         """Return a name for the work folder: ``'digits_resnet50_resnet18_icd+kd'``."""
-        parts = (Path(self.data).name, _short(self.teacher), _short(self.student), self.method)
+        what = self.method if self.task == CLASSIFICATION else self.task
+        parts = (Path(self.data).name, _short(self.teacher), _short(self.student), what)
         return '_'.join(re.sub(r'[^\w.+-]+', '-', part) for part in parts if part)
 
     def settings(self) -> dict[str, Any]:

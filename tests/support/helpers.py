@@ -46,10 +46,19 @@ def distiller(*methods: str) -> dict:
     return copy.deepcopy(_composed('res20_res8_digits', methods).model.distiller)
 
 
+def has_algorithm(method: str) -> bool:
+    """Return whether a method changes the algorithm of a run, so that it cannot be mixed with all others."""
+    settings = _read(CONFIGS / '_base_' / 'methods' / f'{method}.py').get(f'{method}_settings', {})
+    return 'type' in settings.get('model', {})
+
+
 @functools.cache
 def methods_of_views(views: int = 1) -> list[str]:
-    """Return the methods that take so many views of each image in a batch, sorted; they train in separate batches."""
-    names = [name for name in recipes.method_names() if name != recipes.STUDENT_ALONE]
+    """Return the methods that take so many views of each image in a batch, sorted; they train in separate batches.
+
+    Those with an algorithm of their own have their own tests.
+    """
+    names = [name for name in recipes.method_names() if name != recipes.STUDENT_ALONE and not has_algorithm(name)]
     return [name for name in names if ('views' in recipes.needs_of(name)) == (views == 2)]
 
 

@@ -1,10 +1,10 @@
 """The stack without this package: which of the problems that ``icd_mmrazor`` works around are there.
 
 ``python raw_stack.py FOLDER`` tries them one by one in a process that has not imported icd_mmrazor and writes
-``FOLDER/breaks.json``: for each function here and in ``raw_mmrazor.py`` whether the problem is there, or a trace if it
-could not be tried. Each has the name of its workaround, a function of ``compat`` or one of the classes that replace
-mmengine's, followed by two underscores and a part of it if that solves several. They run in the order they are defined
-in, those of ``raw_mmrazor.py`` first.
+``FOLDER/breaks.json``: for each function here, in ``raw_mmrazor.py`` and in ``raw_retrieval.py`` whether the problem is
+there, or a trace if it could not be tried. Each has the name of its workaround, a function of ``compat`` or one of the
+classes that replace mmengine's, followed by two underscores and a part of it if that solves several. They run in the
+order they are defined in, those of ``raw_mmrazor.py`` and ``raw_retrieval.py`` first.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ import warnings
 from pathlib import Path
 from unittest import mock
 
+import raw_retrieval  # noqa: F401 its problems are listed, too
 from raw_mmrazor import BREAKS, raises, try_break
 
 

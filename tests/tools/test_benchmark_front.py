@@ -78,7 +78,8 @@ def test_dcd_is_icd(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('os.execv', lambda file, words: started.append(words[1:]))
     for methods in ('icd+kd', 'dcd+kd'):
         assert exit_status(FRONT, methods, 'res20_res8_digits') is None
-    assert started[:2] == started[2:]
+    first, second = started
+    assert first == second
     assert Path('work_dirs/icd+kd_res20_res8_digits/icd+kd_res20_res8_digits.py').is_file()
     assert [folder.name for folder in Path('work_dirs').iterdir()] == ['icd+kd_res20_res8_digits']
 

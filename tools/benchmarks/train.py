@@ -6,9 +6,11 @@
 
 Composes the config, writes it into the work folder and trains it with tools/train.py, or in several processes with
 tools/dist_train.sh. --dump only writes the config: for tools/slurm_train.sh, or as a starting point for your own.
+Teaching assistants that a method needs (ceskd) are trained first, in work_dirs/assistants, unless they are there.
 """
 
 import argparse
+import functools
 import os
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from icd_mmrazor import recipes
 from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import positive_int, run
+from icd_mmrazor.workflow.assistants import train_assistants
 
 TOOLS = Path(__file__).resolve().parents[1]
 
@@ -75,15 +78,21 @@ def main() -> None:
     work_dir = Path(args.work_dir or Path('work_dirs', name))
     if work_dir.is_file():
         raise SettingError(f'--work-dir {work_dir} is a file. Give a folder.')
+    words = functools.partial(command, args.processes)
+    train_assistants(args.pair, args.methods, options, words)
     config = work_dir / f'{name}.py'
     # atomically: another training in the same folder may be reading it
     atomic_write(cfg.pretty_text, config)
-    options = ['--work-dir', str(work_dir), *options]
-    if args.processes == 1:
-        os.execv(sys.executable, [sys.executable, str(TOOLS / 'train.py'), str(config), *options])
+    training = words(config, ['--work-dir', str(work_dir), *options])
+    os.execv(training[0], training)
+
+
+def command(processes: int, config: Path, options: list[str]) -> list[str]:
+    """Return the command that trains a config."""
+    if processes == 1:
+        return [sys.executable, str(TOOLS / 'train.py'), str(config), *options]
     os.environ['PYTHON'] = sys.executable
-    launch = str(TOOLS / 'dist_train.sh')
-    os.execv(launch, [launch, str(config), str(args.processes), *options])
+    return [str(TOOLS / 'dist_train.sh'), str(config), str(processes), *options]
 
 
 if __name__ == '__main__':

@@ -18,6 +18,8 @@ default_hooks = dict(
     # change over time
     sample_memory=dict(type='SampleMemoryHook'),
     loss_schedule=dict(type='LossScheduleHook'),
+    # for CES-KD: the difficulty of each training image
+    difficulty=dict(type='DifficultyHook'),
     # a distillation's student as a plain classifier: student_last.pth, student_best.pth, student.py
     export_student=dict(type='ExportStudentHook'),
     distillation_report=dict(type='DistillationReportHook'),

@@ -9,6 +9,7 @@ from torch import nn
 
 from icd_mmrazor.datasets.labels import has_labels, plain_datasets
 from icd_mmrazor.engine.evaluation import TeacherAgreement
+from icd_mmrazor.engine.retrieval_metrics import MeanReciprocalRank
 from icd_mmrazor.engine.runs import hooks_of, model_of
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.algorithms.records import classifier_is_used
@@ -39,6 +40,7 @@ class ValidationCheck(Hook):
         metrics = getattr(runner.val_loop.evaluator, 'metrics', [])
         for metric in metrics:
             _check_predictions(metric, model, dataset)
+            _check_gallery(metric, dataset)
             if isinstance(metric, (*OF_LABELS, TeacherAgreement)) and not classifier_is_used(model):
                 runner.logger.warning(
                     f'val_evaluator ({type(metric).__name__}) measures the classifier of the student, which no loss '
@@ -81,11 +83,26 @@ def _check_predictions(metric: Any, model: nn.Module, dataset: Any) -> None:
     if needs not in getattr(model, 'predict_also', ()):
         raise SettingError(
             f'val_evaluator ({name}) compares what the predictions do not contain. Set '
-            f'model.predict_also=[{needs!r}] of a FrozenTeacherDistill.'
+            f'model.predict_also=[{needs!r}] of a FrozenTeacherDistill'
+            f'{", or use a FeatureClassifier" if needs == "pooled" else ""}.'
         )
     if needs == 'pooled' and not hasattr(dataset, 'bank'):
         raise SettingError(
-            f'val_evaluator ({name}) classifies images by a bank of labelled ones, and val_dataloader.dataset is a '
+            f'val_evaluator ({name}) compares images with a bank of labelled ones, and val_dataloader.dataset is a '
             f"{type(dataset).__name__}. Set dataset=dict(type='KNNDataset', bank=..., queries=...), with the training "
             'set as the bank.'
+        )
+
+
+def _check_gallery(metric: Any, dataset: Any) -> None:
+    """Refuse a metric of the first ``topk`` images of a search in a gallery of fewer, of which torch says no word."""
+    size = getattr(dataset, 'gallery_size', None)
+    kinds = (evaluation.RetrievalRecall, evaluation.RetrievalAveragePrecision, MeanReciprocalRank)
+    if size is None or not isinstance(metric, kinds):
+        return
+    topk = metric.topk if isinstance(metric.topk, int) else max(metric.topk)
+    if topk > size:
+        raise SettingError(
+            f'val_evaluator ({type(metric).__name__}): topk={topk}, and the gallery has {size} images. Set it to at '
+            f'most {size}, or give a larger gallery.'
         )

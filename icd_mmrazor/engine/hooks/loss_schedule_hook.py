@@ -1,13 +1,13 @@
 """Losses of a distillation that change during the training."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from icd_mmrazor.engine.runs import counts_iterations, model_of
+from icd_mmrazor.engine.runs import counts_iterations, model_of, optimizers_of
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.algorithms.student_losses import losses_of
 from icd_mmrazor.models.distillers.mixed_distiller import plain_distillers
@@ -15,6 +15,7 @@ from icd_mmrazor.models.distillers.weight_schedule import WeightSchedule
 
 # in the message hub, which is resumed
 STAGE = 'distiller_stage'
+FRESH = 'fresh_optimizer_epoch'
 
 
 @HOOKS.register_module()
@@ -30,9 +31,13 @@ class LossScheduleHook(Hook):
     A ``weight_schedule`` of a loss, or a loss that changes by itself (CTKD), counts epochs or iterations from the start
     of the main stage.
 
+    Args:
+        fresh_optimizer: Whether each epoch starts without the optimizer's momentum, as HKD's training does, which makes
+            a new optimizer for each; or the epochs that do, counted from 0. The learning rate follows its schedule.
+
     Raises:
-        SettingError: The training counts iterations and something counts epochs, no epoch would be left for the main
-            stage, or its schedule starts later than the stage.
+        SettingError: ``fresh_optimizer`` is neither, the training counts iterations and something counts epochs, no
+            epoch would be left for the main stage, or its schedule starts later than the stage.
 
     Config example::
 
@@ -43,11 +48,20 @@ class LossScheduleHook(Hook):
     priority = 'HIGH'
     changes_training = True
 
+    def __init__(self, fresh_optimizer: bool | Sequence[int] = False) -> None:
+        every_epoch = isinstance(fresh_optimizer, bool)
+        if not every_epoch and not _are_epochs(fresh_optimizer):
+            raise SettingError(
+                f'LossScheduleHook: fresh_optimizer={fresh_optimizer!r} must be True, False or a list of epochs, '
+                'counted from 0.'
+            )
+        self.fresh_optimizer = fresh_optimizer if every_epoch else frozenset(fresh_optimizer)
+
     def before_train(self, runner: Runner) -> None:
         """Check that there is a main stage, and that what counts epochs can."""
         epochs = _initial_epochs(runner)
         if counts_iterations(runner):
-            _refuse_epochs(runner, epochs)
+            _refuse_epochs(runner, epochs, bool(self.fresh_optimizer))
         elif epochs and runner.max_epochs <= epochs:
             raise SettingError(
                 f'train_cfg.max_epochs={runner.max_epochs} leaves no epoch for the main stage: '
@@ -68,7 +82,8 @@ class LossScheduleHook(Hook):
         part.set_progress(max(0, epoch), max(0, iteration))
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Set the stage; start the main one without the momentum of the initial one."""
+        """Set the stage; start the main one, and epochs with a fresh optimizer, without momentum."""
+        self._forget_momentum(runner)
         distiller, epochs = _distiller(runner), _initial_epochs(runner)
         if not epochs:
             return
@@ -90,6 +105,18 @@ class LossScheduleHook(Hook):
             # mmengine's schedules keep the rate that a run starts with under this name
             group.setdefault('initial_lr', group['lr'])
             group['lr'] = distiller.initial_lr if stage == 'initial' else group['initial_lr']
+
+    def _forget_momentum(self, runner: Runner) -> None:
+        fresh, epoch = self.fresh_optimizer, runner.epoch
+        # a run that is resumed within an epoch starts it twice
+        if (fresh is True or (fresh and epoch in fresh)) and runner.message_hub.get_info(FRESH) != epoch:
+            for wrapper in optimizers_of(runner):
+                wrapper.optimizer.state.clear()
+            runner.message_hub.update_info(FRESH, epoch)
+
+
+def _are_epochs(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(type(epoch) is int and epoch >= 0 for epoch in value)
 
 
 def _schedules(runner: Runner) -> Iterator[tuple[str, WeightSchedule]]:
@@ -118,7 +145,7 @@ def _check_begin(runner: Runner, initial_epochs: int) -> None:
     )
 
 
-def _refuse_epochs(runner: Runner, initial_epochs: int) -> None:
+def _refuse_epochs(runner: Runner, initial_epochs: int, fresh_optimizer: bool) -> None:
     """Refuse whatever counts epochs, in a training that counts iterations."""
     schedules = ', '.join(name for name, schedule in _schedules(runner) if schedule.by_epoch)
     counting = ((name, loss) for name, loss in losses_of(_distiller(runner)) if getattr(loss, 'counts_epochs', False))
@@ -129,6 +156,7 @@ def _refuse_epochs(runner: Runner, initial_epochs: int) -> None:
         (initial_epochs, f'model.distiller.initial_epochs={initial_epochs} counts epochs', by_epoch),
         (schedules, f'the weight_schedule of {schedules} counts epochs', by_iteration),
         (losses, f'{losses} changes over the epochs', by_epoch),
+        (fresh_optimizer, 'default_hooks.loss_schedule.fresh_optimizer counts epochs', by_epoch),
     ):
         if found:
             raise SettingError(f'train_cfg counts iterations, but {problem}. {remedy}')

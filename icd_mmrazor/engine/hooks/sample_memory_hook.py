@@ -128,30 +128,44 @@ def _fingerprint(dataset: Any) -> int | None:
         return None
 
 
+def numbered_images(dataset: Any, wanted_by: str) -> Any:
+    """Return the dataset whose positions ``sample_idx`` counts: the training set, or the one that it repeats.
+
+    Args:
+        dataset: The training set.
+        wanted_by: What remembers each image, for the message.
+
+    Raises:
+        DatasetError: It does not number its images.
+    """
+    # an image keeps its index inside mmengine's RepeatDataset and ClassBalancedDataset
+    while not hasattr(dataset, 'get_gt_labels') and hasattr(dataset, 'dataset'):
+        dataset = dataset.dataset
+    if not hasattr(dataset, 'get_gt_labels'):
+        raise DatasetError(
+            f'{wanted_by} remembers every training image, but train_dataloader.dataset ({type(dataset).__name__}) does '
+            "not number its images. Wrap it: train_dataloader.dataset=dict(type='IndexedDataset', dataset=...)."
+        )
+    return dataset
+
+
 def training_labels(dataset: Any, wanted_by: str) -> Tensor:
     """Return the labels of a training set by ``sample_idx``.
 
     Args:
         dataset: The training set.
-        wanted_by: The loss that needs them, for the message.
+        wanted_by: What needs them, for the message.
 
     Raises:
         DatasetError: It does not number its images, or has no labels.
     """
-    # an image keeps its index inside mmengine's RepeatDataset and ClassBalancedDataset
-    while not hasattr(dataset, 'get_gt_labels') and hasattr(dataset, 'dataset'):
-        dataset = dataset.dataset
-    name = f'train_dataloader.dataset ({type(dataset).__name__})'
-    if not hasattr(dataset, 'get_gt_labels'):
-        raise DatasetError(
-            f'{wanted_by} remembers every training image, but {name} does not number its images. Wrap it: '
-            "train_dataloader.dataset=dict(type='IndexedDataset', dataset=...)."
-        )
+    dataset = numbered_images(dataset, wanted_by)
     labels = image_labels(dataset)
     if labels is None:
         raise DatasetError(
-            f'{wanted_by} needs the class of every training image, but {name} does not have one integer label per '
-            'image (get_gt_labels). Give a classification dataset with labels.'
+            f'{wanted_by} needs the class of every training image, but train_dataloader.dataset '
+            f'({type(dataset).__name__}) does not have one integer label per image (get_gt_labels). Give a '
+            'classification dataset with labels.'
         )
     if missing := int((labels < 0).sum()):
         raise DatasetError(

@@ -31,15 +31,13 @@ def check_compile_options(options: Any) -> None:
 def compiled_on_request(loss: Callable) -> Callable:
     """Decorate the loss of an algorithm so that it is compiled if ``torch_compile`` is set, and can be.
 
-    Its arguments are the images, their data samples and the stored outputs of the teacher, or None.
+    Its arguments are the images, their data samples, and others: the stored outputs of the teacher, or None.
     """
 
     @functools.wraps(loss)
-    def compiled(
-        self: Any, batch_inputs: Tensor, data_samples: list | None = None, stored: dict | None = None
-    ) -> dict[str, Tensor]:
+    def compiled(self: Any, batch_inputs: Tensor, data_samples: list | None = None, *others: Any) -> dict[str, Tensor]:
         if not self.torch_compile:
-            return loss(self, batch_inputs, data_samples, stored)
+            return loss(self, batch_inputs, data_samples, *others)
         # before tracing: a graph contains the hooks that its modules have at that time
         follow_modules(recorders_of(self.distiller))
         if accepts_merged_samples(self):
@@ -54,7 +52,7 @@ def compiled_on_request(loss: Callable) -> Callable:
                 # not dynamic: a smaller last batch gets its own graph, instead of one slower graph for all sizes. Not
                 # the bound method, which copies of this model would share
                 graph = self.compiled_loss = torch.compile(loss, **{'dynamic': False, **options})
-            return graph(self, batch_inputs, data_samples, stored)
+            return graph(self, batch_inputs, data_samples, *others)
         except Exception as error:
             if not _is_of_compiler(error) and not (graph is None and isinstance(error, RuntimeError)):
                 raise
@@ -66,7 +64,7 @@ def compiled_on_request(loss: Callable) -> Callable:
                 level=logging.WARNING,
             )
             self.torch_compile = False
-            return loss(self, batch_inputs, data_samples, stored)
+            return loss(self, batch_inputs, data_samples, *others)
 
     return compiled
 

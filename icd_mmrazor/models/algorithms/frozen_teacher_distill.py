@@ -18,7 +18,7 @@ from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.algorithms.compilation import check_compile_options, compiled_on_request
 from icd_mmrazor.models.algorithms.first_batch import checked_first_batch
 from icd_mmrazor.models.algorithms.predictions import checked_additions, predictions_of, refuse_missing_predictions
-from icd_mmrazor.models.algorithms.records import forget, freeze_unread_classifier, make_plain, reads_logits
+from icd_mmrazor.models.algorithms.records import forget, freeze_unread_classifier, make_plain, refuse_other_classes
 from icd_mmrazor.models.algorithms.separate_mixing import mixing_separately
 from icd_mmrazor.models.algorithms.several_teachers import (
     ReadyTeachers,
@@ -40,9 +40,9 @@ from icd_mmrazor.models.algorithms.token_students import class_token_scores
 from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher, networks_needed_by
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
 from icd_mmrazor.models.networks.changed_student import student_with_classifier
-from icd_mmrazor.models.networks.classifier_layer import number_of_classes
 from icd_mmrazor.models.networks.frozen import run_frozen
 from icd_mmrazor.models.networks.preparation import preparation_by
+from icd_mmrazor.models.networks.pruned_copy import Pruning
 from icd_mmrazor.models.networks.resolve import network_config
 from icd_mmrazor.models.networks.view import TeacherView
 from icd_mmrazor.models.teacher_cache.cache import TeacherCache
@@ -80,6 +80,9 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
             ``1.logits``.
         teacher_combination: How the logits of several teachers are combined: ``'mean'`` of the logits,
             ``'probabilities'``, ``'confident'``, or the config of a custom ``Combination``.
+        pruned_teacher: A pruned copy of a single teacher, which runs too (R2KD): ``dict(amount=0.1, weight=0.3)``, see
+            :class:`~icd_mmrazor.models.networks.pruned_copy.Pruning`. Combined like several teachers; ``logits`` are
+            those of both, and all other features those of the teacher itself.
         architecture: The student, in the same forms as the teacher. A distiller may change it (``SimKDDistiller``).
         data_preprocessor: Shared by both networks; a ``ClsDataPreprocessor`` by default. Defaults to that of the
             student, whose augmentations (``train_cfg.augments``) are used unless ``batch_augments`` is set here.
@@ -130,6 +133,7 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
         architecture: nn.Module | dict | str,
         teachers: Sequence[dict] | None = None,
         teacher_combination: str | dict = 'mean',
+        pruned_teacher: dict | None = None,
         data_preprocessor: nn.Module | dict | None = None,
         teacher_feature: str = 'auto',
         teacher_preprocessor: str | dict = 'auto',
@@ -156,7 +160,8 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
         shared |= dict(teacher_precision=teacher_precision, random_teacher=random_teacher)
         settings = checked_teachers({'teacher': teacher, 'teacher_ckpt': teacher_ckpt, **shared}, teachers)
         cache = TeacherCache.of(teacher_cache)
-        ready = ReadyTeachers(settings, teacher_combination, stored_teacher(cache, settings))
+        pruning = Pruning.of(pruned_teacher, teachers, cache)
+        ready = ReadyTeachers(settings, teacher_combination, stored_teacher(cache, settings), pruning)
         if not isinstance(architecture, nn.Module):
             architecture = network_config(architecture, 'model.architecture')
         if isinstance(data_preprocessor, dict):
@@ -188,7 +193,7 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
         self.class_scores = class_token_scores(self)
         freeze_unread_classifier(self)
         refuse_missing_predictions(self)
-        self._check_classes()
+        refuse_other_classes(self)
         names_augmentations = isinstance(data_preprocessor, dict) and 'batch_augments' in data_preprocessor
         adopt_student_settings(self.student, self.data_preprocessor, names_augmentations)
         self.data_preprocessor = mixing_separately(self.data_preprocessor)
@@ -210,15 +215,6 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
     def teacher_view(self) -> TeacherView:
         """What turns images, as the data preprocessor returns them, into those that the teacher gets."""
         return self.teacher_preparation.view
-
-    def _check_classes(self) -> None:
-        student, teacher = number_of_classes(self.student), number_of_classes(self.teacher)
-        if student and teacher and student != teacher and reads_logits(self.distiller, self.teacher):
-            raise SettingError(
-                f'FrozenTeacherDistill: the teacher has {teacher} classes, the student {student}, and their logits are '
-                'compared. Set model.teacher.head.num_classes and model.architecture.head.num_classes to those of the '
-                'dataset, or use a method that compares features, such as ICDDistiller without kd.'
-            )
 
     def _lay_out_networks(self, channels_last: bool) -> None:
         if flattens_by_view(self.architecture, self.teacher):
@@ -268,23 +264,28 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
     @compiled_on_request
     def _loss(self, batch_inputs: Tensor, data_samples: list | None, stored: dict | None) -> dict[str, Tensor]:
         """Compute the losses of a batch, with the outputs of the teacher that are stored, or with the teacher."""
-        distiller, needed = self.distiller, networks_needed_by(self.distiller)
+        self._record_teacher(batch_inputs, data_samples, stored)
+        return self._compare(batch_inputs, data_samples, self._student_losses)
 
-        # deliveries record from the teacher ...
+    def _record_teacher(self, batch_inputs: Tensor, data_samples: list | None, stored: dict | None = None) -> None:
+        """Let recorders and deliveries record from the teacher, unless its outputs are stored ..."""
+        distiller = self.distiller
         distiller.set_deliveries_override(False)
         if stored is not None:
             self.teacher_cache.fill_recorders(distiller, stored)
-        elif 'teacher' in needed:
+        elif 'teacher' in networks_needed_by(distiller):
             with distiller.teacher_recorders, distiller.deliveries:
                 self.run_teacher(batch_inputs, data_samples)
 
-        # ... and hand to the student
+    def _compare(self, batch_inputs: Tensor, data_samples: list | None, run_student: Callable) -> dict[str, Tensor]:
+        """... hand to the student, which ``run_student`` runs, and compute its losses and those of the distiller."""
+        distiller = self.distiller
         distiller.set_deliveries_override(True)
         losses: dict[str, Tensor] = {}
         with distiller.student_recorders, distiller.deliveries:
             if getattr(distiller, 'stage', None) != 'initial':
-                losses = self._student_losses(batch_inputs, data_samples)
-            elif 'student' in needed:
+                losses = run_student(batch_inputs, data_samples)
+            elif 'student' in networks_needed_by(distiller):
                 self.student(batch_inputs, data_samples, mode='tensor')
 
         make_plain(distiller)
@@ -319,9 +320,9 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
         return predictions_of(self, inputs, data_samples)
 
     def train(self, mode: bool = True) -> 'FrozenTeacherDistill':
-        """Set the mode of student and distiller; the teacher stays in eval mode."""
+        """Set the mode of student and distiller; the teacher stays in eval mode (see ``pruned_teacher.norm_eval``)."""
         super().train(mode)
-        self.teacher.eval()
+        self.teacher.train(mode and getattr(self.teacher, 'uses_batch_statistics', False))
         return self
 
     def get_layer_depth(self, param_name: str) -> tuple[int, int]:

@@ -99,7 +99,8 @@ def pooled_feature(network: nn.Module, source: str | None = None) -> Iterator[li
 
     def record(_module: nn.Module, inputs: tuple, output: Any) -> None:
         data = inputs if point.type == 'ModuleInputs' else output
-        found.append(data if point.data_idx is None else data[point.data_idx])
+        data = data if point.data_idx is None else data[point.data_idx]
+        found.append(data if point.layout is None else point.layout(data))
 
     handle = network.get_submodule(point.source).register_forward_hook(record)
     try:

@@ -1,6 +1,8 @@
 """Features that recorders hold from the forward passes to the losses."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
@@ -9,8 +11,9 @@ from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from torch import Tensor, nn
 
 from icd_mmrazor.compat.recording import map_tensors
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.distillers.mixed_distiller import plain_distillers
-from icd_mmrazor.models.networks.classifier_layer import classifying_layers, is_headless
+from icd_mmrazor.models.networks.classifier_layer import classifying_layers, is_headless, number_of_classes
 from icd_mmrazor.models.networks.ensemble import TeacherEnsemble
 
 
@@ -36,6 +39,42 @@ def forget(distiller: nn.Module) -> None:
     """Empty the recorders of a distiller, so that features do not stay in memory during the backward pass."""
     for recorder in recorders_of(distiller):
         recorder.reset_data_buffer()
+
+
+def teacher_records(distiller: nn.Module) -> list[list]:
+    """Return what the recorders of the teacher hold, for each of them."""
+    return [[*recorder.data_buffer] for recorder in recorders_of(distiller, 'teacher')]
+
+
+def restore_teacher_records(distiller: nn.Module, records: Sequence[list]) -> None:
+    """Let the recorders of the teacher hold what :func:`teacher_records` has returned."""
+    for recorder, kept in zip(recorders_of(distiller, 'teacher'), records, strict=True):
+        recorder.reset_data_buffer()
+        recorder.data_buffer[:] = kept
+
+
+def halves(records: Sequence[list], images: int) -> tuple[list[list], list[list]]:
+    """Split records of two batches that ran as one, of so many images together, into those of each batch.
+
+    A tensor whose rows are not those of the images, nor several of each, belongs to both.
+    """
+
+    def half(number: int, tensor: Tensor) -> Tensor:
+        return tensor.chunk(2)[number] if tensor.ndim and len(tensor) and len(tensor) % images == 0 else tensor
+
+    first, second = ([map_tensors(partial(half, number), kept) for kept in records] for number in range(2))
+    return first, second
+
+
+def refuse_other_classes(algorithm: Any) -> None:
+    """Refuse a ``FrozenTeacherDistill`` that compares logits of different numbers of classes."""
+    student, teacher = number_of_classes(algorithm.student), number_of_classes(algorithm.teacher)
+    if student and teacher and student != teacher and reads_logits(algorithm.distiller, algorithm.teacher):
+        raise SettingError(
+            f'FrozenTeacherDistill: the teacher has {teacher} classes, the student {student}, and their logits are '
+            'compared. Set model.teacher.head.num_classes and model.architecture.head.num_classes to those of the '
+            'dataset, or use a method that compares features, such as ICDDistiller without kd.'
+        )
 
 
 def reads_logits(distiller: nn.Module, network: nn.Module, name: str = 'teacher') -> bool:
@@ -82,11 +121,11 @@ def freeze_unread_classifier(algorithm: nn.Module) -> None:
 
     DDP would wait for its gradient.
     """
-    if classifier_is_used(algorithm):
+    if classifier_is_used(algorithm) or is_headless(algorithm.architecture):
         return
     name = getattr(algorithm.distiller, 'student_source', 'auto')
     if name in ('auto', None):
-        found = [] if is_headless(algorithm.architecture) else classifying_layers(algorithm.architecture)
+        found = classifying_layers(algorithm.architecture)
         if len(found) != 1:
             return
         (name,) = found

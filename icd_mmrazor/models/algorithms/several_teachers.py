@@ -19,6 +19,8 @@ from icd_mmrazor.models.networks.ensemble import TeacherEnsemble
 from icd_mmrazor.models.networks.image_size import tell_image_size
 from icd_mmrazor.models.networks.offload import Offload, blocks_of
 from icd_mmrazor.models.networks.preparation import preparation_by
+from icd_mmrazor.models.networks.pruned_copy import SETTING, Pruning, pruned_copy
+from icd_mmrazor.models.networks.pruned_pair import PrunedPair
 from icd_mmrazor.models.networks.view import TeacherView
 from icd_mmrazor.models.precision import FROZEN_PRECISIONS, TRUE, store_weights_in
 from icd_mmrazor.models.teacher_cache.stored_teacher import StoredTeacher
@@ -110,6 +112,7 @@ class ReadyTeachers:
         settings: Those of each, see :func:`checked_teachers`.
         combination: How the logits of several are combined.
         stored: The stand-in for a single teacher whose outputs are all stored, if it is to be used.
+        pruning: How a copy of a single teacher is pruned that counts, too; None: there is none.
 
     Attributes:
         network (nn.Module): The teacher, or a ``TeacherEnsemble``.
@@ -119,25 +122,34 @@ class ReadyTeachers:
         draws: States of torch's generator before and after they were built.
 
     Raises:
-        SettingError: A network does not exist, or has no weights.
+        SettingError: A network does not exist, has no weights, or cannot be pruned.
         CheckpointError: A checkpoint is missing, is not a plain weights file, or is of another network.
     """
 
     def __init__(
-        self, settings: Sequence[Mapping[str, Any]], combination: Any = 'mean', stored: StoredTeacher | None = None
+        self,
+        settings: Sequence[Mapping[str, Any]],
+        combination: Any = 'mean',
+        stored: StoredTeacher | None = None,
+        pruning: Pruning | None = None,
     ) -> None:
         self.settings, self._stored, before = settings, stored, torch.get_rng_state()
         self.teachers = [self._ready(i, each) for i, each in enumerate(settings)]
         self.draws = before, torch.get_rng_state()
-        dtypes = [FROZEN_PRECISIONS[each['teacher_precision']] for each in settings]
+        if pruning is not None:
+            self._add_pruned_copy(pruning)
+        dtypes = [FROZEN_PRECISIONS[each['teacher_precision']] for each in self.settings]
         if not self.several:
             (ready,), (self.dtype,) = self.teachers, dtypes
             self.network, self.weights, self.classes = ready.network, ready.weights, ready.classes
             return
-        networks, weights = [each.network for each in self.teachers], [each['weight'] for each in settings]
+        networks, weights = [each.network for each in self.teachers], [each['weight'] for each in self.settings]
         if len({*map(id, networks)}) < len(networks):
             raise SettingError(f'{OWNER}: a network is given twice in teachers. Leave one out, or raise its weight.')
-        self.network = TeacherEnsemble(networks, combination, weights, dtypes)
+        if pruning is None:
+            self.network = TeacherEnsemble(networks, combination, weights, dtypes)
+        else:
+            self.network = PrunedPair(networks, combination, pruning, dtypes)
         self.weights, self.classes = [each.weights for each in self.teachers], [each.classes for each in self.teachers]
         self.dtype = None
 
@@ -156,6 +168,16 @@ class ReadyTeachers:
             ready = ready_teacher(*(settings[name] for name in names))
         tell_image_size(ready.network, settings['teacher_preprocessor'], ready.size)
         return ready
+
+    def _add_pruned_copy(self, pruning: Pruning) -> None:
+        (teacher,), (settings,) = self.teachers, self.settings
+        if self._stored is not None:
+            raise SettingError(
+                f'{OWNER}: {SETTING} prunes the weights of the teacher, and only its outputs are known '
+                f'({self._stored.folder}). Set model.teacher_ckpt, or remove {SETTING}.'
+            )
+        self.settings = [settings, settings]
+        self.teachers.append(teacher._replace(network=pruned_copy(teacher.network, pruning.amount)))
 
     def store_weights(self) -> None:
         """Store weights in half precision where that is set, once nothing runs a network any more without autocast."""

@@ -15,6 +15,7 @@ from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.algorithms.student_losses import losses_of, losses_of_labels
 from icd_mmrazor.models.networks.classifier_layer import number_of_classes
 from icd_mmrazor.models.networks.preparation import Preparation, preparation_by
+from icd_mmrazor.models.networks.retrieval import is_retriever
 
 # these normalise alike
 USUAL_KINDS = {
@@ -49,6 +50,8 @@ def adopt_student_settings(student: nn.Module, preprocessor: nn.Module, names_au
     One that has augmentations keeps them. ``names_augmentations``: its config has ``batch_augments``, perhaps None.
     """
     own = getattr(student, 'data_preprocessor', None)
+    if is_retriever(student):  # with which it prepares the images of its gallery
+        student.data_preprocessor = preprocessor
     augments = None if names_augmentations else lost_augmentations(student, preprocessor)
     if augments is not None:
         if not hasattr(preprocessor, 'batch_augments'):
@@ -91,13 +94,32 @@ def refuse_unmixed_labels(algorithm: nn.Module) -> None:
                 'gt_label is that of one.',
                 logging.WARNING,
             )
-    head = getattr(algorithm.architecture, 'head', None) if algorithm.calculate_student_loss else None
+    if algorithm.calculate_student_loss:
+        refuse_hard_labels(algorithm, augments, 'data_preprocessor.batch_augments=None')
+
+
+def refuse_hard_labels(algorithm: nn.Module, augments: Any, without: str) -> None:
+    """Refuse a student whose own loss, or accuracy in training, reads one label of each image, for mixed images.
+
+    Args:
+        algorithm: An algorithm with a student.
+        augments: What mixes images.
+        without: A setting without them, for messages.
+
+    Raises:
+        SettingError: It does.
+    """
+    owner, mixes = type(algorithm).__name__, f'{names_of(augments)} mixes images with their labels'
+    head = getattr(algorithm.architecture, 'head', None)
     if isinstance(getattr(head, 'loss_module', None), SeesawLoss):
-        raise SettingError(f"{owner}: the student's SeesawLoss reads one label for each image, but {mixes}. {remedy}")
+        raise SettingError(
+            f"{owner}: the student's SeesawLoss reads one label for each image, but {mixes}. Set {without}, or use "
+            'another loss.'
+        )
     if getattr(head, 'cal_acc', False):
         raise SettingError(
             f"{owner}: the student's head computes the accuracy on training images (cal_acc=True), but {mixes}. Set "
-            'model.architecture.head.cal_acc=False, or data_preprocessor.batch_augments=None.'
+            f'model.architecture.head.cal_acc=False, or {without}.'
         )
 
 

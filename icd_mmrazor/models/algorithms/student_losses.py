@@ -112,9 +112,14 @@ def losses_of_labels(distiller: nn.Module, mixed: bool = False) -> Iterator[str]
     for name, loss in losses_of(distiller):
         if mixed and getattr(loss, 'reads_scores', False):
             continue
-        arguments = inspect.signature(loss.forward).parameters
-        if getattr(loss, 'reads_labels', False) or any('label' in argument for argument in arguments):
+        if reads_label(loss):
             yield f'{type(loss).__name__} ({name})'
+
+
+def reads_label(loss: nn.Module) -> bool:
+    """Return whether a loss reads a label for each image."""
+    arguments = inspect.signature(loss.forward).parameters
+    return getattr(loss, 'reads_labels', False) or any('label' in argument for argument in arguments)
 
 
 def losses_of(distiller: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import replace
 
+from torch import nn
+
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.distillers.feature_terms import split_member
 from icd_mmrazor.models.distillers.named_features import AUTO, NamedFeatures, of_stages
@@ -47,7 +49,7 @@ class MemberFeatures(NamedFeatures):
 class EnsembleFeatures:
     """The features of several teachers: ``0.pooled``, ``1.map2``, and their combined ``logits``.
 
-    It is used like :class:`NamedFeatures`.
+    It is used like :class:`NamedFeatures`. If one of them is the main one (``PrunedPair``), ``pooled`` is its feature.
 
     Args:
         owner: Class of the distiller, for messages.
@@ -64,11 +66,24 @@ class EnsembleFeatures:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.points: dict[str, Point] = {}
         wanted: dict[str, list[str]] = {}
+        names = list(names)
         for name in names:
             prefix, feature = split_member(name)
             wanted.setdefault(prefix, []).append(feature)
+        if model.head is not None and not model.head.sees_all_images and {*names} != {LOGITS}:
+            others = ', '.join(sorted({*names} - {LOGITS}))
+            raise SettingError(
+                f'{owner}: {others} of the teachers are compared, but each image goes through one of them, and only '
+                'their logits are put together. Use a method that compares logits, such as kd, or FrozenTeacherDistill.'
+            )
+        main = getattr(model, 'main_member', None)
+        self._main = '' if main is None else f'{main}.'
+        if self._main:
+            wanted.setdefault(self._main, [])
         for feature in wanted.pop('', []):
-            if feature != LOGITS:
+            if self._main and feature != LOGITS:
+                wanted.setdefault(self._main, []).append(feature)
+            elif feature != LOGITS:
                 raise SettingError(
                     f'{owner}: several teachers together have no feature {feature!r}. Name one of them, '
                     f"'0.{feature}', or set teacher_member=0 in a distiller for each (MixedDistiller)."
@@ -80,19 +95,34 @@ class EnsembleFeatures:
                 )
             self.shapes[LOGITS], self.points[LOGITS] = (model.head.num_classes,), output_of('head')
         self._members = {
-            prefix: MemberFeatures(owner, model, int(prefix[:-1]), source, of_stages(features))
+            prefix: MemberFeatures(owner, model, int(prefix[:-1]), self._source_of(prefix), of_stages(features))
             for prefix, features in wanted.items()
         }
+        if self._main:
+            self.shapes = {**self._members[self._main].shapes, **self.shapes}
+
+    def _source_of(self, prefix: str) -> str:
+        unnumbered = self.source != AUTO and not split_member(self.source)[0]
+        return f'{prefix}{self.source}' if unnumbered and prefix == self._main else self.source
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
         """The numbers of maps and pre-activations of the members that are used, as ``0.teacher``."""
-        return {f'{prefix}teacher': member.counts['teacher'] for prefix, member in self._members.items()}
+        counts = {f'{prefix}teacher': member.counts['teacher'] for prefix, member in self._members.items()}
+        return counts | ({'teacher': counts[f'{self._main}teacher']} if self._main else {})
+
+    @property
+    def classifier(self) -> nn.Linear | None:
+        """The classifying layer of the main one, if there is one."""
+        return self._members[self._main].classifier if self._main else None
 
     def use(self, names: Iterable[str], image_shape: tuple[int, ...] | None) -> None:
         """Find the places and shapes of features, see :meth:`NamedFeatures.use`."""
         names = list(names)
+        of_main = [name for name in names if self._main and name != LOGITS and not split_member(name)[0]]
         for prefix, member in self._members.items():
-            member.use([name.removeprefix(prefix) for name in names if name.startswith(prefix)], image_shape)
-            self.points.update({f'{prefix}{name}': point for name, point in member.points.items()})
-            self.shapes.update({f'{prefix}{name}': shape for name, shape in member.shapes.items()})
+            called = {name: name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+            called |= dict(zip(of_main, of_main, strict=True)) if prefix == self._main else {}
+            member.use(called.values(), image_shape)
+            self.points.update({name: member.points[own] for name, own in called.items()})
+            self.shapes.update({name: member.shapes[own] for name, own in called.items()})

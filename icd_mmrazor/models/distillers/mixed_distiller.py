@@ -28,6 +28,16 @@ def plain_distillers(distiller: nn.Module) -> list[nn.Module]:
     return [distiller] if inside is None else [each for part in inside.values() for each in plain_distillers(part)]
 
 
+def named_distillers(distiller: nn.Module, prefix: str = '') -> Iterator[tuple[str, nn.Module]]:
+    """Yield the same as :func:`plain_distillers`, each with what the names of its losses start with: ``'icd.'``."""
+    inside = getattr(distiller, 'distillers', None)
+    if inside is None:
+        yield prefix, distiller
+        return
+    for name, part in inside.items():
+        yield from named_distillers(part, f'{prefix}{name}.')
+
+
 @MODELS.register_module()
 class MixedDistiller(BaseDistiller):
     """Any registered distillers side by side on one teacher and student.

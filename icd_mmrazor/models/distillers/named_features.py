@@ -24,10 +24,11 @@ from icd_mmrazor.models.networks.features import (
     usual_image_shape,
 )
 from icd_mmrazor.models.networks.image_size import image_shape_seen
+from icd_mmrazor.models.networks.retrieval import embedding_of
 
 AUTO = 'auto'
 # features that every classifier has, whatever its backbone
-OF_CLASSIFIER = ('pooled', 'logits', 'distillation_logits')
+OF_CLASSIFIER = ('pooled', 'embedding', 'logits', 'distillation_logits')
 # the map whose average is the pooled feature, in whatever backbone
 CLASSIFIED_MAP = 'classified_map'
 
@@ -58,7 +59,7 @@ class NamedFeatures:
         self.classifier: nn.Linear | None = None
         if pooling:
             self.source, classifier = pooling, None
-            self.shapes = {'pooled': feature_shapes(model, [output_of(pooling)])[0]}
+            self.shapes = {'pooled': feature_shapes(model, [embedding_of(model, pooling)])[0]}
         else:
             self.source = find_classifier(model, f'{network}_source') if source == AUTO else source
             layer, classifier = linear_layer(model, self.source, f'{network}_source'), self.source
@@ -80,6 +81,8 @@ class NamedFeatures:
             **{f'preactivation{i}': point for i, point in enumerate(known.preactivations, start=1)},
             **{f'block{i}': point for i, point in enumerate(known.blocks, start=1)},
             **(_of_last_map(known.maps[-1]) if known.maps else {}),
+            # what is compared to search images
+            'embedding': known.pooled,
             'pooled': known.pooled,
             **(self._logits(known.logits) if known.logits else {}),
         }
@@ -111,6 +114,8 @@ class NamedFeatures:
             if name not in self._known:
                 has = ', '.join(_in_short(self._known))
                 raise SettingError(f'{self._owner}: the {self._network} has no feature {name!r}. It has {has}.')
+        if 'embedding' in names:
+            self.shapes['embedding'] = self.shapes['pooled']
         self.points.update((name, _for_images(self._known[name], shape)) for name in names)
         maps = {name: point for name, point in self.points.items() if name not in OF_CLASSIFIER}
         if not maps:

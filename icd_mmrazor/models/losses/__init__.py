@@ -12,18 +12,21 @@ from icd_mmrazor.models.losses.binary_kd_loss import BinaryKDLoss
 from icd_mmrazor.models.losses.boundary_sample_loss import BoundarySampleLoss
 from icd_mmrazor.models.losses.cc_loss import CCLoss
 from icd_mmrazor.models.losses.comparative_loss import ComparativeLoss
+from icd_mmrazor.models.losses.correlation_distance_loss import CorrelationDistanceLoss
 from icd_mmrazor.models.losses.crd_loss import ContrastiveRepresentationLoss
 from icd_mmrazor.models.losses.crd_queue_loss import CRDQueueLoss
 from icd_mmrazor.models.losses.ctkd_loss import CTKDDKDLoss, CTKDLoss
 from icd_mmrazor.models.losses.dist_loss import PearsonCorrelationLoss
 from icd_mmrazor.models.losses.dkd_loss import DecoupledKDLoss
 from icd_mmrazor.models.losses.ega_loss import EGALoss
+from icd_mmrazor.models.losses.embedding_matching_loss import EmbeddingMatchingLoss
 from icd_mmrazor.models.losses.factor_transfer_loss import FactorTransferLoss
 from icd_mmrazor.models.losses.feature_lists import FeatureListLoss, ShapedListLoss
 from icd_mmrazor.models.losses.fsp_loss import FSPLoss
 from icd_mmrazor.models.losses.hard_distillation_loss import HardDistillationLoss
 from icd_mmrazor.models.losses.icd_loss import ICDLoss
 from icd_mmrazor.models.losses.ickd_loss import ICKDLoss
+from icd_mmrazor.models.losses.information_flow_loss import InformationFlowLoss
 from icd_mmrazor.models.losses.itrd_loss import ITRDLoss
 from icd_mmrazor.models.losses.kdsvd_loss import KDSVDLoss
 from icd_mmrazor.models.losses.multi_level_logit_loss import MultiLevelLogitLoss
@@ -39,6 +42,7 @@ from icd_mmrazor.models.losses.rld_loss import RLDLoss
 from icd_mmrazor.models.losses.rrd_loss import RRDLoss
 from icd_mmrazor.models.losses.rrd_memory_loss import RRDMemoryLoss
 from icd_mmrazor.models.losses.rsd_loss import RSDLoss
+from icd_mmrazor.models.losses.score_distillation_loss import ScoreDistillationLoss
 from icd_mmrazor.models.losses.semckd_loss import SemCKDLoss
 from icd_mmrazor.models.losses.simkd_loss import SimKDLoss
 from icd_mmrazor.models.losses.sp_loss import SPLoss
@@ -64,8 +68,10 @@ __all__ = [
     'CTKDLoss',
     'ComparativeLoss',
     'ContrastiveRepresentationLoss',
+    'CorrelationDistanceLoss',
     'DecoupledKDLoss',
     'EGALoss',
+    'EmbeddingMatchingLoss',
     'FSPLoss',
     'FactorTransferLoss',
     'FeatureListLoss',
@@ -74,6 +80,7 @@ __all__ = [
     'ICDLoss',
     'ICKDLoss',
     'ITRDLoss',
+    'InformationFlowLoss',
     'KDSVDLoss',
     'LabelledLogitLoss',
     'LogitLoss',
@@ -94,6 +101,7 @@ __all__ = [
     'SPLoss',
     'SRDLoss',
     'SRRLLoss',
+    'ScoreDistillationLoss',
     'SemCKDLoss',
     'ShapedListLoss',
     'SimKDLoss',

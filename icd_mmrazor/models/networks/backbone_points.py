@@ -22,7 +22,7 @@ from mmpretrain.models.backbones import (
 from mmrazor.models.architectures.backbones import WideResNet
 from torch import nn
 
-from icd_mmrazor.models.backbones import CIFARShuffleNetV2
+from icd_mmrazor.models.backbones import CIFARConvNet, CIFARPreActResNet, CIFARShuffleNetV2
 from icd_mmrazor.models.networks.layouts import Layout
 from icd_mmrazor.models.networks.points import Point, evenly_spaced, input_of, output_of, points_of_backbone
 
@@ -56,6 +56,21 @@ def _vgg(backbone: VGG) -> tuple[list[Point], ...]:
     last = [max(i for i in layers if start <= i < end) for start, end in backbone.range_sub_modules]
     maps, blocks = ([output_of(f'features.{i}') for i in each] for each in (last, layers))
     return maps, [input_of(f'features.{i}.activate') for i in last[1:]], blocks
+
+
+@points_of_backbone.register
+def _cifar_convnet(backbone: CIFARConvNet) -> tuple[list[Point], ...]:
+    stages = [name for name, _ in backbone.named_children() if name.startswith('stage')]
+    maps = [output_of(name) for name in ('stage1.relu', *stages)]
+    return maps, [input_of(f'{name}.relu') for name in stages], maps[1:]
+
+
+@points_of_backbone.register
+def _cifar_preact_resnet(backbone: CIFARPreActResNet) -> tuple[list[Point], ...]:
+    maps = [output_of(name) for name in ('relu', *backbone.res_layers)]
+    # a stage ends in a sum, which the next one normalises; nothing follows the last one
+    next_norms = [output_of(f'{name}.0.bn1') for name in backbone.res_layers[1:]]
+    return maps, [*next_norms, maps[-1]], _in_stages(backbone, backbone.res_layers)
 
 
 @points_of_backbone.register

@@ -220,7 +220,8 @@ def _teacher_in(model: Mapping[str, Any], settings: Mapping[str, Any]) -> nn.Mod
 def _one_of(teacher: nn.Module, settings: Mapping[str, Any]) -> nn.Module:
     """Return the teacher whose map the student learns."""
     members = teacher.members if isinstance(teacher, TeacherEnsemble) else [teacher]
-    return members[_member(settings.get('teacher_member'), len(members))]
+    number = settings.get('teacher_member')
+    return members[_member(getattr(teacher, 'main_member', None) if number is None else number, len(members))]
 
 
 def _member(number: Any, teachers: int) -> int:

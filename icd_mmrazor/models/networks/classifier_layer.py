@@ -7,6 +7,7 @@ from torch import nn
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.networks.distillation_token import token_classifiers
 from icd_mmrazor.models.networks.pooled_feature import PooledFeature
+from icd_mmrazor.models.networks.retrieval import ENCODER, is_retriever
 
 NO_CLASSIFIER = (
     'has no classifier, and therefore no logits. Train a linear one on its feature first (TeacherProbe), or use a '
@@ -45,8 +46,8 @@ def find_classifier(model: nn.Module, setting: str | None = None) -> str:
 def is_headless(network: nn.Module) -> bool:
     """Return whether a network has no classifying layer, so that it has a pooled feature, but no logits.
 
-    So is mmpretrain's ``ImageClassifier`` without a head, a network of timm with ``num_classes=0``, and a network
-    without ``head`` and number of classes whose last layer is not linear.
+    So is mmpretrain's ``ImageClassifier`` without a head, its ``ImageToImageRetriever``, a network of timm with
+    ``num_classes=0``, and a network without ``head`` and number of classes whose last layer is not linear.
     """
     classes = getattr(network, 'num_classes', None)
     if pooling_layer(network) or (type(classes) is int and classes == 0):
@@ -65,7 +66,12 @@ def is_headless(network: nn.Module) -> bool:
 
 
 def pooling_layer(network: nn.Module) -> str | None:
-    """Return the name of the module that pools the feature of a network without a classifier, if it has one."""
+    """Return the name of the module that returns the feature of a network without a classifier, if it has one.
+
+    It is the ``image_encoder`` of mmpretrain's ``ImageToImageRetriever``.
+    """
+    if is_retriever(network):
+        return ENCODER
     return next((name for name, module in network.named_children() if isinstance(module, PooledFeature)), None)
 
 

@@ -1,6 +1,7 @@
 """Combinations of the logits of several teachers."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from mmrazor.registry import MODELS
@@ -19,6 +20,10 @@ class Combination(nn.Module):
     Args:
         weights: Weight of each teacher, at least 0; normalised to a sum of 1.
 
+    Attributes:
+        sees_all_images (bool): Whether each teacher runs on all images of a batch. If not, there are no features of
+            a single teacher to be compared.
+
     Raises:
         SettingError: A weight is negative, or all are 0.
 
@@ -35,6 +40,7 @@ class Combination(nn.Module):
     """
 
     weights: Tensor
+    sees_all_images: ClassVar[bool] = True
 
     def __init__(self, weights: Sequence[float]) -> None:
         super().__init__()
@@ -107,6 +113,24 @@ class MostConfident(Combination):
         """Return the logits of the chosen teachers, ``B x C``; of the first one among equals."""
         confidence = torch.stack([each.softmax(1).amax(1) for each in logits], 1) * self.weights.to(logits[0].dtype)
         return select(logits, confidence.argmax(1))
+
+
+@MODELS.register_module()
+class ExpertLogits(Combination):
+    """The logits of an ``ExpertSelectionDistill``, of one teacher for each image.
+
+    In training they are put together before. Other images have the logits of the last teacher.
+    """
+
+    sees_all_images = False
+
+    def combine(self, logits: list[Tensor], data_samples: list | None) -> Tensor:  # noqa: ARG002
+        """Return the last of the logits, ``B x C``."""
+        return logits[-1]
+
+    def extra_repr(self) -> str:
+        """Show the order of the teachers."""
+        return 'easy images to the first, hard ones to the last'
 
 
 def select(logits: Sequence[Tensor], chosen: Tensor) -> Tensor:

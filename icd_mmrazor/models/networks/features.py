@@ -32,6 +32,7 @@ from icd_mmrazor.models.networks.classifier_layer import find_classifier, number
 from icd_mmrazor.models.networks.image_size import image_size_of
 from icd_mmrazor.models.networks.layouts import Layout
 from icd_mmrazor.models.networks.points import Point, input_of, output_of, points_of_backbone, within
+from icd_mmrazor.models.networks.retrieval import embedding_of
 from icd_mmrazor.models.networks.timm_points import is_of_timm, points_of_timm
 
 __all__ = [
@@ -80,7 +81,7 @@ def feature_points(network: nn.Module, maps: bool = True, classifier: str | None
     classifier = classifier or pooling or find_classifier(network)
     of_maps, before, *others = _points_of_maps(network) if maps else ([], [])
     # the pooling layer is not a classifier
-    last = (output_of(pooling), None) if pooling else (input_of(classifier), output_of(classifier))
+    last = (embedding_of(network, pooling), None) if pooling else (input_of(classifier), output_of(classifier))
     return FeaturePoints(tuple(of_maps), tuple(before), *last, blocks=tuple(others[0]) if others else ())
 
 

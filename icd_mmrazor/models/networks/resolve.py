@@ -12,7 +12,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from mmpretrain import list_models
 from mmpretrain.apis.model import ModelHub
-from mmpretrain.models import BaseClassifier, BaseSelfSupervisor
+from mmpretrain.models import BaseClassifier, BaseRetriever, BaseSelfSupervisor
 from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from mmpretrain.registry import MODELS
 from mmrazor.registry import MODELS as MMRAZOR_MODELS
@@ -231,10 +231,11 @@ def _check_is_network(model: ConfigDict, what: str) -> None:
     kind = _registered(model)
     # an unregistered type is left to the registry; a function stands for a model whose packages are missing; a module
     # that is not a model of mmengine may be of the user's own
-    is_network = isinstance(kind, type) and (issubclass(kind, BaseClassifier) or not issubclass(kind, BaseModel))
+    networks = (BaseClassifier, BaseRetriever)
+    is_network = isinstance(kind, type) and (issubclass(kind, networks) or not issubclass(kind, BaseModel))
     if kind is not None and not is_network:
         name = model.type if isinstance(model.type, str) else kind.__name__
         raise SettingError(
             f'{what} is of type {name}, not a classifier or a backbone. Name the config of a plain network: an '
-            'ImageClassifier.'
+            'ImageClassifier, or an ImageToImageRetriever.'
         )

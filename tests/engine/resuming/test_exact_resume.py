@@ -14,6 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from same_checkpoints import differences
 
+from icd_mmrazor import recipes
 from icd_mmrazor.checkpoints.reading import read_checkpoint
 from icd_mmrazor.engine.resuming import DueValidation
 
@@ -115,6 +116,19 @@ def test_a_student_with_its_teachers_classifier(config: Callable, trained: Calla
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('augment', ['CutMix', 'BatchAutoAugment'])
+def test_a_second_batch(augment: str, config: Callable, trained: Callable) -> None:
+    """Stopped within an epoch; the batch norms of the pruned teacher have other statistics than before."""
+    cfg = config('r2kd', 'icd', **{'default_hooks.checkpoint.by_epoch': False})
+    cfg.merge_from_dict(recipes.settings_of(['r2kd']))
+    cfg.model.augment = dict(type=augment, **(dict(alpha=1.0) if augment == 'CutMix' else {}))
+    cfg.model.pruned_teacher.norm_eval = False
+    whole, _ = trained(cfg)
+    resumed, _ = trained(cfg, 2, 4)
+    assert differences(whole, resumed) == []
+
+
+@pytest.mark.slow
 def test_several_teachers(config: Callable, trained: Callable, network: Callable, teacher_file: Callable) -> None:
     """Each with its own classifier and normalisation; their combined logits are compared, and a feature of each."""
     cfg = config('icd')
@@ -169,6 +183,17 @@ def test_the_average_of_a_recipe(config: Callable, trained: Callable) -> None:
     whole, _ = trained(cfg)
     resumed, _ = trained(cfg, 2, 5)
     assert differences(whole, resumed) == []
+
+
+@pytest.mark.slow
+def test_epochs_with_a_fresh_optimizer(config: Callable, trained: Callable) -> None:
+    """Stopped between the epochs and within the second, which keeps its momentum then, and the weight of a loss."""
+    options = {'default_hooks.checkpoint.by_epoch': False, 'default_hooks.loss_schedule.fresh_optimizer': True}
+    cfg = config('hkd', **options, **{'optim_wrapper.optimizer': dict(_delete_=True, type='Adam', lr=1e-2)})
+    whole, _ = trained(cfg)
+    for stops in ([3], [4], [2, 5]):
+        resumed, _ = trained(cfg, *stops)
+        assert differences(whole, resumed) == [], stops
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from icd_mmrazor.models.losses import (
     CCLoss,
     ComparativeLoss,
     ContrastiveRepresentationLoss,
+    CorrelationDistanceLoss,
     PKTLoss,
     RKDLoss,
     RRDLoss,
@@ -139,9 +140,10 @@ APART = {
     'ega': EGALoss,
     'ckd of groups': lambda: ComparativeLoss('kl', label_weight=0.0, groups=(2, 1)),
     'dist': PearsonCorrelationLoss,
+    'r2kd': CorrelationDistanceLoss,
 }
 # they also compare the classes of each image
-LEARN_FROM_ONE = ('dist',)
+LEARN_FROM_ONE = ('dist', 'r2kd')
 
 
 class Student(nn.Module):

@@ -1,0 +1,72 @@
+"""The stack without this package, second part: mmpretrain's retrievers."""
+
+import contextlib
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+from raw_mmrazor import raises, try_break
+
+
+def retriever(**settings: object) -> 'mmpretrain.models.ImageToImageRetriever':  # noqa: F821
+    """Return a retriever of 2 x 2 images, whose gallery has three."""
+    import torch
+    from mmpretrain.models import ImageToImageRetriever
+
+    encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 5))
+    return ImageToImageRetriever(encoder, torch.ones(3, 5), **settings)
+
+
+@try_break
+def compare_with_a_gallery_at_once__names(folder: Path) -> bool:
+    import torch
+
+    return raises(RecursionError, retriever(similarity_fn='dot_product').predict, torch.ones(1, 1, 2, 2))
+
+
+@try_break
+def compare_with_a_gallery_at_once__memory(folder: Path) -> bool:
+    """A tensor of queries x gallery x width, by what torch allocates."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        retriever().similarity_fn(torch.ones(50, 40), torch.ones(60, 40))
+    return max(event.cpu_memory_usage for event in profiled.key_averages()) >= 50 * 60 * 40 * 4
+
+
+@try_break
+def encode_galleries_of_students(folder: Path) -> bool:
+    from mmengine.model import BaseModel
+    from mmpretrain.engine.hooks import PrepareProtoBeforeValLoopHook
+
+    class Algorithm(BaseModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.architecture = retriever()
+
+        def forward(self) -> None:
+            pass
+
+    model = Algorithm()
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        PrepareProtoBeforeValLoopHook().before_val(SimpleNamespace(model=model))
+    return not model.architecture.prototype_inited
+
+
+@try_break
+def keep_galleries_out_of_buffers(folder: Path) -> bool:
+    """Average a retriever with a batch norm, which has buffers."""
+    import torch
+    from mmengine.model import ExponentialMovingAverage
+
+    network = retriever()
+    network.extra = torch.nn.BatchNorm1d(4)
+    averaged = ExponentialMovingAverage(network, update_buffers=False)
+    network.prepare_prototype()
+    network.extra.running_mean.fill_(7.0)
+    with contextlib.suppress(RuntimeError):
+        averaged.update_parameters(network)
+        averaged.update_parameters(network)
+    return averaged.module.extra.running_mean.mean().item() != 7.0
