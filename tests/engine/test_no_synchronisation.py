@@ -124,8 +124,7 @@ def test_stored_outputs_of_the_teacher(unvalidated: Callable, runner: Callable, 
 @pytest.mark.parametrize(('stage', 'views'), [('initial', 1), ('main', 1), ('main', 2)])
 def test_every_other_method(stage: str, views: int) -> None:
     """All together that take as many views of an image, the step alone."""
-    # BSS looks for the images to attack
-    methods = [name for name in methods_of_views(views) if name not in ('icd', 'vitkd', 'bss')]
+    methods = [name for name in methods_of_views(views) if name not in ('icd', 'vitkd')]
     cfg = recipes.compose('res20_res8_digits', methods)
     cfg.model.update(teacher_ckpt=None, random_teacher=True, data_preprocessor=cfg.data_preprocessor)
     model = MODELS.build(cfg.model).train()
