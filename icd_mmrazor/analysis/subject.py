@@ -1,4 +1,4 @@
-"""The networks and images of an analysis."""
+"""What an analysis looks at: networks with their images."""
 
 import dataclasses
 import functools

@@ -21,7 +21,7 @@ with the teacher's logits $f$; $k$ is drawn by the teacher's probabilities of th
 
 ## When to choose it
 
-- For small networks and many epochs: a step takes 10 more passes through the teacher, forwards and backwards, on up to 64 images.
+- For small networks and many epochs: a step takes 10 more passes through the teacher, forwards and backwards, on up to 64 images, and the CPU waits for the GPU to find them.
 - Images need labels.
 
 ```bibtex

@@ -74,11 +74,12 @@ class LossScheduleHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Tell weights and losses that change how far the training is."""
-        distiller = _distiller(runner)
-        if not hasattr(distiller, 'set_progress'):
+        # a BranchedClassifier has no distiller
+        part = _distiller(runner) or model_of(runner)
+        if not hasattr(part, 'set_progress'):
             return
         epoch, iteration = runner.epoch - _initial_epochs(runner), runner.iter - _initial_iterations(runner)
-        distiller.set_progress(max(0, epoch), max(0, iteration))
+        part.set_progress(max(0, epoch), max(0, iteration))
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Set the stage; start the main one, and epochs with a fresh optimizer, without momentum."""

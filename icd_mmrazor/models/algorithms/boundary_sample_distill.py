@@ -97,7 +97,8 @@ class BoundarySampleDistill(FrozenTeacherDistill):
             batch_inputs: Images, ``B x C x H x W``, normalised.
             data_samples: Their labels, as mmpretrain packs them.
         """
-        if self.distillation_stopped or not self.boundary_loss.weight:
+        initial = getattr(self.distiller, 'stage', None) == 'initial'  # of another method
+        if initial or self.distillation_stopped or not self.boundary_loss.weight:
             return super().loss(batch_inputs, data_samples)
         with _outputs(self.student.get_submodule(self._classifier)) as logits:
             losses = super().loss(batch_inputs, data_samples)

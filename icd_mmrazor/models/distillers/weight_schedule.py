@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError, did_you_mean
 
-KINDS = ('Linear', 'Cosine', 'Exponential', 'Constant')
+KINDS = ('Linear', 'Cosine', 'Exponential', 'RampUp', 'Constant')
+STEEPNESS = 5.0  # of 'RampUp'
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class WeightSchedule:
     * ``'Linear'``: from ``start_factor`` to ``end_factor``, which is reached in the step before ``end``;
     * ``'Cosine'``: the same along half a cosine;
     * ``'Exponential'``: ``start_factor``, multiplied by ``gamma`` after each step;
+    * ``'RampUp'``: ``end_factor * exp(-5 (1 - t) ** 2)``, where ``t`` grows evenly from 0 at ``begin`` to 1 in the step
+      before ``end`` (Laine and Aila, arXiv 1610.02242);
     * ``'Constant'``: ``start_factor``, and from ``end`` on ``end_factor``. (mmengine's changes a step before.)
 
     Attributes:
@@ -70,6 +73,8 @@ class WeightSchedule:
         settings = {name: value for name, value in cfg.items() if name != '_scope_' and value is not None}
         if settings['type'] == 'Exponential' and 'end_factor' in settings:
             raise SettingError(f"{owner}: end_factor={cfg['end_factor']!r} is not for type='Exponential'. Remove it.")
+        if settings['type'] == 'RampUp' and 'start_factor' in settings:
+            raise SettingError(f"{owner}: start_factor={cfg['start_factor']!r} is not for type='RampUp'. Remove it.")
         if settings['type'] == 'Constant' and settings.get('begin'):
             raise SettingError(
                 f"{owner}: begin={cfg['begin']!r} is not for type='Constant', which begins at 0. Remove it."
@@ -110,6 +115,8 @@ class WeightSchedule:
             return self.start_factor * self.gamma**done
         # one step alone is the last one
         share = done / (last - self.begin) if last > self.begin else 1.0
+        if self.type == 'RampUp':
+            return self.end_factor * math.exp(-STEEPNESS * (1 - share) ** 2)
         if self.type == 'Cosine':
             share = (1 - math.cos(math.pi * share)) / 2
         return self.start_factor + share * (self.end_factor - self.start_factor)
@@ -122,6 +129,8 @@ class WeightSchedule:
         if self.type == 'Exponential':
             until = '' if self.end is None else f' to {self.end}'
             return f'{self.start_factor:g}, then times {self.gamma:g} each {unit} from {self.begin + 2}{until}'
+        if self.type == 'RampUp':
+            return f'ramp-up to {self.end_factor:g} in {unit}s {self.begin + 1} to {self.end}'
         change = f'{self.type} from {self.start_factor:g} to {self.end_factor:g}'
         return f'{change} in {unit}s {self.begin + 1} to {self.end}'
 

@@ -33,6 +33,7 @@ from icd_mmrazor.models.losses.multi_level_logit_loss import MultiLevelLogitLoss
 from icd_mmrazor.models.losses.nkd_loss import NKDLoss
 from icd_mmrazor.models.losses.nst_loss import NSTLoss
 from icd_mmrazor.models.losses.ofa_loss import OFALoss
+from icd_mmrazor.models.losses.online_ensemble_loss import OnlineEnsembleLoss
 from icd_mmrazor.models.losses.overhaul_loss import OverhaulLoss
 from icd_mmrazor.models.losses.pkt_loss import PKTLoss
 from icd_mmrazor.models.losses.reviewkd_loss import ReviewKDLoss
@@ -87,6 +88,7 @@ __all__ = [
     'NKDLoss',
     'NSTLoss',
     'OFALoss',
+    'OnlineEnsembleLoss',
     'OverhaulLoss',
     'PKTLoss',
     'PearsonCorrelationLoss',

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from helpers import logged, scalars
+from helpers import TORCH_VERSION, logged, scalars
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
@@ -107,6 +107,22 @@ def test_together_with_another_method(teacher_file: Callable[..., str], batch: C
 def test_the_distiller_works_alone(settings: dict, batch: Callable[..., Batch]) -> None:
     algorithm = built({**settings, 'type': 'FrozenTeacherDistill'})
     assert {*algorithm.loss(*batch())} == {'student.loss', 'distill.loss_kd'}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(TORCH_VERSION < (2, 14), reason='torch 2.10 does not trace recorders into one graph')
+def test_with_a_compiled_loss(settings: dict, batch: Callable[..., Batch]) -> None:
+    torch.compiler.reset()
+    plain, compiled = built(settings), built({**settings, 'torch_compile': dict(backend='eager')})
+    for seed in range(2):  # the logits are those of each batch
+        losses = []
+        for algorithm in (plain, compiled):
+            images, samples = as_the_teacher_says(algorithm, batch)
+            torch.manual_seed(seed)
+            losses.append(algorithm.loss(images + 0.1 * torch.randn(images.shape), samples)['distill.loss_boundary'])
+        assert losses[0] > 0
+        torch.testing.assert_close(*losses)
+    assert compiled.torch_compile
 
 
 def test_training(demo_config: Callable[..., Config], settings: dict, runner: Callable[[Config], Runner]) -> None:

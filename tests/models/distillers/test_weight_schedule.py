@@ -1,6 +1,7 @@
 """Weights of losses over time, against mmengine's own schedulers, and in whole trainings."""
 
 import contextlib
+import math
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -30,6 +31,15 @@ def factors_of(kind: type, steps: int, **settings: Any) -> list[float]:
         optimizer.step()
         scheduler.step()
     return factors
+
+
+def test_ramp_up() -> None:
+    ramp = schedule(type='RampUp', begin=2, end=13, end_factor=3.0)
+    expected = [3 * math.exp(-5 * (1 - min(max(step - 2, 0), 10) / 10) ** 2) for step in range(20)]
+    assert [ramp.factor(step) for step in range(20)] == pytest.approx(expected, rel=1e-12)
+    assert str(ramp) == 'ramp-up to 3 in epochs 3 to 13'
+    with pytest.raises(SettingError, match='start_factor'):
+        schedule(type='RampUp', end=3, start_factor=0.5)
 
 
 @pytest.mark.parametrize(
