@@ -22,7 +22,7 @@ FRESH = 'fresh_optimizer_epoch'
 # its name before weights could change, which stored configs have
 @HOOKS.register_module(name='InitialStageHook')
 class LossScheduleHook(Hook):
-    """Change the losses of a distillation over time: its initial stage (AB, FT, FSP), weights with a schedule.
+    """Change a distillation over time: an initial stage (AB, FT, FSP), weights with a schedule, fresh optimizers (HKD).
 
     The initial stage of a distiller that has one comes first, and then its main stage with a fresh optimizer. The
     epochs of both stages are counted together: ``train_cfg.max_epochs`` is their sum, and a schedule of the main stage

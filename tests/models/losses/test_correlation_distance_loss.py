@@ -157,4 +157,4 @@ def test_the_settings_of_the_authors() -> None:
     assert model.pruned_teacher.amount == golden('r2kd')['prune/rate'].item()
     assert model.pruned_teacher.weight == pytest.approx(1 - numbers['mix'])
     assert on_pair('r2kd', 'res56_res20_cifar100').get('student_loss_weight', 1.0) == 1.0
-    assert recipes.needs_of('r2kd') == {'logits'}
+    assert recipes.needs_of('r2kd') == {'logits', 'unmixed'}
