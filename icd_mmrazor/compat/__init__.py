@@ -40,17 +40,17 @@ def prepare() -> None:
     recording.record_what_is_there()
     retrieval.compare_with_a_gallery_at_once()
     retrieval.encode_galleries_of_students()
-    retrieval.keep_galleries_out_of_buffers()
 
 
 @functools.cache
 def runtime() -> None:
     """Let runs of this process store configs, read images and compile as those of our tools do; once."""
     prepare()
-    from icd_mmrazor.compat import layout, messages, runs
+    from icd_mmrazor.compat import layout, messages, retrieval, runs
 
     layout.compile_in_a_sound_layout()
     messages.explain_image_folders()
     messages.explain_images()
     messages.drop_warning_of_hsigmoid()
+    retrieval.keep_galleries_out_of_buffers()
     runs.format_a_config_once()
