@@ -158,7 +158,7 @@ STUDIES = {
         ('res20_cifar10-16k',),
     ),
     'noise': Study(
-        'nine methods with wrong labels, or with classes of different sizes, CIFAR-10, 8 epochs; for two CPU cores',
+        'eight methods with wrong labels, or with classes of different sizes, CIFAR-10, 8 epochs; for two CPU cores',
         ('res20_res8_cifar10-5k', *(f'res20_res8_cifar10-{data}' for data in CORRUPTED)),
         {PUBLISHED: Point(('student', 'kd', 'at', 'sp', 'rkd', 'dist', 'dkd', 'icd', 'icd+kd'), BEGINNING_OF_DKD)},
         ('res20_cifar10-16k', *(f'res20_cifar10-{data}' for data in CORRUPTED)),
