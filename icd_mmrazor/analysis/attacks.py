@@ -78,7 +78,7 @@ def transfer(
 ) -> dict[str, Any]:
     """Return how often an attack on the teacher also fools the student.
 
-    Counted are the images that both networks classify rightly, and whose attack fools the teacher.
+    Counted are the images that both networks classify correctly, and whose attack fools the teacher.
 
     Args:
         student: The student.

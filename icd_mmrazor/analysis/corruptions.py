@@ -17,6 +17,7 @@ from icd_mmrazor.errors import SettingError, did_you_mean
 STRENGTHS = (1, 2, 3, 4, 5)
 CHUNK = 64  # images at a time; a part of what the seed gives
 SIDE = 32  # of the images that the lengths are for
+SMALLEST = 5  # the Gaussian of 32 pixels and fewer reaches 4, and what lies outside is reflected
 
 # images of 0 to 1, B x C x H x W, the setting of a strength, and a generator
 Function = Callable[[Tensor, Any, torch.Generator], Tensor]
@@ -34,6 +35,19 @@ class Corruption(NamedTuple):
     function: Function
     settings: Sequence[Any]
     family: str
+
+
+def unfit(images: Tensor) -> str:
+    """Return what corruptions need if images are not like that, for a message; else an empty text.
+
+    Args:
+        images: ``N x C x H x W``.
+    """
+    channels, *size = images.shape[1:]
+    if channels in (1, 3) and min(size) >= SMALLEST:
+        return ''
+    found = ' x '.join(map(str, images.shape[1:]))
+    return f'gray or RGB images of at least {SMALLEST} x {SMALLEST} pixels, and these are {found}'
 
 
 def corrupt(images: Tensor, name: str, strength: int, seed: int = 0) -> Tensor:
@@ -54,14 +68,15 @@ def corrupt(images: Tensor, name: str, strength: int, seed: int = 0) -> Tensor:
         uint8, ``N x C x H x W``.
 
     Raises:
-        SettingError: The corruption or its strength is unknown, or the images have neither 1 nor 3 channels.
+        SettingError: The corruption or its strength is unknown, the images have neither 1 nor 3 channels, or they are
+            smaller than 5 x 5 pixels.
     """
     if name not in CORRUPTIONS:
         raise SettingError(f'corruption {name!r} is unknown.{did_you_mean(name, CORRUPTIONS)}')
     if strength not in STRENGTHS:
         raise SettingError(f'corruption {name}: strength={strength!r} must be one of {", ".join(map(str, STRENGTHS))}.')
-    if images.shape[1] not in (1, 3):
-        raise SettingError(f'corruptions are for gray and RGB images; these have {images.shape[1]} channels.')
+    if lacking := unfit(images):
+        raise SettingError(f'corruption {name} needs {lacking}. Leave corruptions out, or give other images.')
     corruption, generator = CORRUPTIONS[name], torch.Generator().manual_seed(seed)
     changed = [
         corruption.function(part.float() / 255, corruption.settings[strength - 1], generator)
@@ -135,7 +150,7 @@ def motion_blur(images: Tensor, setting: tuple[float, float], generator: torch.G
 
 def zoom_blur(images: Tensor, largest: float, _: torch.Generator) -> Tensor:
     """Average an image and its enlargements in steps of a hundredth."""
-    factors = torch.arange(1, largest - 1e-6, 0.01).tolist()
+    factors = np.arange(1, largest, 0.01).tolist()  # as released: by its rounding, 1.06 and 1.11 have their end, too
     total = images.clone()
     for factor in factors:
         zoom = torch.tensor([[[1 / factor, 0, 0], [0, 1 / factor, 0]]]).expand(len(images), -1, -1)

@@ -1,5 +1,6 @@
 """The distillation of a run, built again for its teacher."""
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -45,6 +46,19 @@ def build_algorithm(cfg: Config, checkpoint: Mapping[str, Any] | None = None) ->
             'checkpoint of the run, such as epoch_1.pth, or the config of the student alone.'
         )
     return algorithm
+
+
+def in_float32(cfg: Config) -> Config:
+    """Copy the config of a run, with its teachers in float32.
+
+    Args:
+        cfg: The config. Its ``teacher_precision`` is for speed; attacks need gradients that half precision rounds to 0.
+    """
+    cfg = copy.deepcopy(cfg)
+    for settings in (cfg.model, *(cfg.model.get('teachers') or ())):
+        if isinstance(settings, dict):  # what is not is refused later, with a message
+            settings.pop('teacher_precision', None)
+    return cfg
 
 
 def way_to_run_teacher(algorithm: nn.Module) -> Callable[..., Any]:

@@ -56,10 +56,7 @@ def read_images(loader: Mapping[str, Any], scope: str, at_most: int, seed: int =
     """
     checks.positive_int('analysis', 'max_images', at_most)
     setting = setting or 'test_dataloader.dataset'
-    with DefaultScope.overwrite_default_scope(scope), explained_settings():
-        dataset = DATASETS.build(loader['dataset'])
-    if not len(dataset):
-        raise DatasetError(f'{setting}: {type(dataset).__name__} has no images. Name a dataset that has some.')
+    dataset = _built(loader['dataset'], scope, setting)
     places = np.random.default_rng(seed).permutation(len(dataset))[:at_most]
     samples = [dataset[place] for place in sorted(places.tolist())]
     pixels = [sample['inputs'] for sample in samples]
@@ -78,3 +75,20 @@ def read_images(loader: Mapping[str, Any], scope: str, at_most: int, seed: int =
         classes=class_names(getattr(dataset, 'metainfo', None)),
         source=source_of_images({'test_dataloader': loader}, ('test',)),
     )
+
+
+def _built(settings: Mapping[str, Any], scope: str, setting: str) -> Any:
+    """Build a dataset that has images."""
+    empty = DatasetError(f'{setting}: {settings.get("type")} has no images. Name a dataset that has some.')
+    try:
+        with DefaultScope.overwrite_default_scope(scope), explained_settings():
+            dataset = DATASETS.build(settings)
+            number = len(dataset)
+    except ValueError as error:
+        # mmengine's own way to say that there are no annotations
+        if 'need at least one array to concatenate' not in str(error):
+            raise
+        raise empty from error
+    if not number:
+        raise empty
+    return dataset

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from icd_mmrazor.analysis.distillation import build_algorithm
+from icd_mmrazor.analysis.distillation import build_algorithm, in_float32
 from icd_mmrazor.analysis.images import Images, read_images
 from icd_mmrazor.analysis.networks import Network, logits_of, student_network, teacher_network
-from icd_mmrazor.checkpoints.reading import read_checkpoint
+from icd_mmrazor.checkpoints.reading import read_checkpoint, sha256
 from icd_mmrazor.datasets.class_names import check_class_names, choice_in
 from icd_mmrazor.datasets.labels import images_are_gray
 from icd_mmrazor.engine.description import why_not_evaluated
@@ -35,12 +35,22 @@ class Subject:
         images: The test images.
         classes: The names of the classes.
         why_no_teacher: Why there is no teacher to compare with; empty if there is one.
+        checkpoint: The name of the student's checkpoint.
+        sha256: Its SHA-256 sum, which tells it from others of that name.
     """
 
     networks: Mapping[str, Network]
     images: Images
     classes: Sequence[str]
     why_no_teacher: str = ''
+    checkpoint: str = ''
+    sha256: str = ''
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Checkpoint and numbers of images, for a file of results."""
+        of = {'checkpoint': self.checkpoint, 'sha256': self.sha256}
+        return {**of, 'images': len(self.images), 'total': self.images.total}
 
     def logits(self, images: Tensor) -> dict[str, Tensor]:
         """Return the logits of each network for images, ``N x C x H x W``."""
@@ -85,13 +95,13 @@ def read_subject(
     classes = _check_images(student, content, images, gray, str(checkpoint))
     networks, why = {STUDENT: student_network(student.model)}, 'the config has no teacher'
     if {'teacher', 'teachers'} & {*(student.run_cfg.get('model') or {})}:
-        algorithm = build_algorithm(student.run_cfg, content)
+        algorithm = build_algorithm(in_float32(student.run_cfg), content)
         why = why_not_evaluated(algorithm) or ''
         if hasattr(algorithm, 'check_order_of_channels'):
             algorithm.check_order_of_channels(images.source, gray)
         if not why:
             networks[TEACHER] = teacher_network(algorithm)
-    return Subject(networks, images, classes, why)
+    return Subject(networks, images, classes, why, Path(checkpoint).name, sha256(Path(checkpoint)))
 
 
 def _check_images(

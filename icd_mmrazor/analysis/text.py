@@ -63,7 +63,7 @@ def _attacks(found: Result) -> Iterator[str]:
 def _transfer(found: Result) -> Iterator[str]:
     yield from _attacks(found)
     rate = 'none to count' if found['rate'] is None else f'{found["rate"]:.2f} % of them fool the student, too'
-    yield f'  {found["counted"]} attacks fool the teacher on images that both classify rightly: {rate}'
+    yield f'  {found["counted"]} attacks fool the teacher on images that both classify correctly: {rate}'
 
 
 def _ood(found: Result) -> Iterator[str]:

@@ -143,7 +143,7 @@ def _download(url: str) -> Path:
         name = f'{Path(name).stem}-{digest[1][:8]}{Path(name).suffix}'
     file = Path(torch.hub.get_dir(), 'checkpoints', name)
     try:
-        if not (file.is_file() and _sha256(file).startswith(digest[1])):
+        if not (file.is_file() and sha256(file).startswith(digest[1])):
             download(address, file, digest[1])
     except OSError as error:
         raise CheckpointError(
@@ -153,7 +153,8 @@ def _download(url: str) -> Path:
     return file
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """Return the SHA-256 sum of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with file.open('rb') as opened:
         while chunk := opened.read(1 << 20):

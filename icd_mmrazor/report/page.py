@@ -67,7 +67,8 @@ def write_report(
     checkpoint = exported if whole else run.checkpoint()
     material = Material(run, None if baseline is None else read_run(Path(baseline)), checkpoint)
     collect(material, max_images)
-    beyond = material.attempt('Nothing is said beyond accuracy', beyond_accuracy, [run_folder, folder]) or ''
+    failed = 'The results beyond accuracy could not be shown'
+    beyond = material.attempt(failed, beyond_accuracy, [run_folder, folder]) or ''
     atomic_write(_page(material, _files(folder, material.checkpoint), beyond), out)
     return out
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from icd_mmrazor.analysis.text import networks_in
+from icd_mmrazor.checkpoints.reading import sha256
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.report.drawing import Line, escape, line_chart, number, table
 from icd_mmrazor.report.reliability import reliability_diagram
@@ -20,7 +21,7 @@ def read_results(folders: Sequence[Path]) -> dict[str, Any] | None:
     """Read the results that lie in the first of some folders; None if there are none.
 
     Raises:
-        SettingError: The file is not one of them.
+        SettingError: The file is not one of them, or not of a checkpoint that lies in one of the folders.
     """
     file = next((folder / RESULTS for folder in folders if (folder / RESULTS).is_file()), None)
     if file is None:
@@ -31,6 +32,11 @@ def read_results(folders: Sequence[Path]) -> dict[str, Any] | None:
         raise SettingError(f'{file} is not JSON. Write it again with tools/analysis/robustness.py.') from error
     if not isinstance(found, dict) or 'checkpoint' not in found:
         raise SettingError(f'{file} is not of tools/analysis/robustness.py. Move it, or write it again.')
+    name = str(found['checkpoint'])
+    if not any((each / name).is_file() and sha256(each / name) == found.get('sha256') for each in folders):
+        raise SettingError(
+            f'{file} is of a {name} that the folder no longer has. Run tools/analysis/robustness.py again.'
+        )
     return found
 
 
@@ -38,7 +44,8 @@ def sections(folders: Sequence[Path]) -> str:
     """Show the results that lie in the first of some folders, as HTML; empty if there are none.
 
     Raises:
-        SettingError: The file is not one of ``tools/analysis/robustness.py``.
+        SettingError: The file is not one of ``tools/analysis/robustness.py``, or not of a checkpoint in one of
+            the folders.
     """
     found = read_results(folders)
     if found is None:
@@ -59,10 +66,9 @@ def _calibration(found: Result) -> Iterator[str]:
     networks = networks_in(found)
     yield '<h3>Calibration</h3>'
     yield (
-        '<p>Can the confidence of a prediction be trusted? Of those with a confidence of 80 %, about 80 % should be '
-        'right: the columns should reach the dashed line. Below it, a network is too confident. Dark columns have many '
-        f'images. The expected calibration error is the mean distance over {found["bins"]} bins, weighted by their '
-        'images.</p>'
+        '<p>Of predictions with a confidence of 80 %, about 80 % should be right: the columns should reach the dashed '
+        'line. Below it, a network is too confident. Dark columns have many images. The expected calibration error is '
+        f'the mean distance over {found["bins"]} bins, weighted by their images.</p>'
     )
     drawn = [reliability_diagram(found[name]['reliability'], name, i) for i, name in enumerate(networks)]
     yield f'<div class="charts">{"".join(drawn)}</div>'
@@ -111,8 +117,8 @@ def _attacks(found: Result) -> Iterator[str]:
     (name,) = networks_in(found)
     yield '<h3>Adversarial examples</h3>'
     yield (
-        f'<p>How many of {found["images"]:,} images does the {name} still classify rightly if they are changed to fool '
-        f'it? The attack: {_attack(found)}.</p>'
+        f'<p>How many of {found["images"]:,} images does the {name} still classify correctly if they are changed to '
+        f'fool it? The attack: {_attack(found)}.</p>'
     )
     yield _numbers('accuracy (%)', found, {'clean': 'clean images', 'robust': 'attacked images'})
 
@@ -123,7 +129,7 @@ def _transfer(found: Result) -> Iterator[str]:
         'No attack on the teacher could be counted.'
         if found['rate'] is None
         else f'<b>{found["rate"]:.2f} %</b> of the attacks that fool the teacher fool the student, too: of '
-        f'{found["counted"]:,} images that both classify rightly without the attack.'
+        f'{found["counted"]:,} images that both classify correctly without the attack.'
     )
     yield f'<p>The attack is on the teacher ({_attack(found)}), and the student gets the same images. {fooled}</p>'
     yield _numbers('accuracy (%)', found, {'clean': 'clean images', 'robust': 'attacked images'})

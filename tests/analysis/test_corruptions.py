@@ -1,7 +1,9 @@
 """Corruptions: what all have in common, and some against other libraries."""
 
 import colorsys
+import itertools
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,28 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from icd_mmrazor.analysis.corruptions import CHUNK, CORRUPTIONS, STRENGTHS, corrupt
+from icd_mmrazor.analysis.corruptions import CHUNK, CORRUPTIONS, SMALLEST, STRENGTHS, corrupt
 from icd_mmrazor.errors import SettingError
 
 RANDOM = {name for name, corruption in CORRUPTIONS.items() if corruption.family == 'noise'} | {'motion_blur', 'fog'}
 NAMES = pytest.mark.parametrize('name', CORRUPTIONS)
+STRENGTH = pytest.mark.parametrize('strength', STRENGTHS)
+# of make_cifar_c.py in hendrycks/robustness at 8190fe3; for zoom_blur, the largest factor itself
+PUBLISHED = {
+    'gaussian_noise': [0.04, 0.06, 0.08, 0.09, 0.1],
+    'shot_noise': [500, 250, 100, 75, 50],
+    'impulse_noise': [0.01, 0.02, 0.03, 0.05, 0.07],
+    'speckle_noise': [0.06, 0.1, 0.12, 0.16, 0.2],
+    'gaussian_blur': [0.4, 0.6, 0.7, 0.8, 1],
+    'defocus_blur': [(0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)],
+    'motion_blur': [(6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)],
+    'zoom_blur': [1.06, 1.11, 1.15, 1.2, 1.25],
+    'fog': [(0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)],
+    'brightness': [0.05, 0.1, 0.15, 0.2, 0.3],
+    'contrast': [0.75, 0.5, 0.4, 0.3, 0.15],
+    'pixelate': [0.95, 0.9, 0.85, 0.75, 0.65],
+    'jpeg_compression': [80, 65, 58, 50, 40],
+}
 
 
 def pictures(number: int = 4, channels: int = 3, side: int = 32) -> Tensor:
@@ -40,7 +59,7 @@ def test_the_stronger_the_farther_from_the_original(name: str) -> None:
 
 @NAMES
 def test_images_keep_their_form_and_the_original_is_left_alone(name: str) -> None:
-    for images in (pictures(2), pictures(1, channels=1), pictures(1, side=48)[..., :40], pictures(1, side=16)):
+    for images in (pictures(2), pictures(1, channels=1), pictures(1, side=48)[..., :40], pictures(1, side=SMALLEST)):
         before = images.clone()
         found = corrupt(images, name, 5)
         assert found.dtype == torch.uint8
@@ -92,9 +111,77 @@ def test_gaussian_blur_is_that_of_scipy() -> None:
     assert np.abs(corrupt(images, 'gaussian_blur', 5).numpy() - expected).max() <= 0.51
 
 
+def test_strengths_are_the_published_ones() -> None:
+    assert {*CORRUPTIONS} == {*PUBLISHED}
+    # zoom_blur has the ends of ranges, and a rewrite of its own below
+    for name in {*PUBLISHED} - {'zoom_blur'}:
+        assert [*CORRUPTIONS[name].settings] == PUBLISHED[name], name
+
+
+@STRENGTH
+def test_defocus_blur_is_that_of_opencv(strength: int) -> None:
+    images = pictures(2)
+    radius, sigma = PUBLISHED['defocus_blur'][strength - 1]
+    disk = np.zeros((17, 17), np.float32)
+    for down, across in itertools.product(range(17), repeat=2):
+        disk[down, across] = (down - 8) ** 2 + (across - 8) ** 2 <= radius**2
+    kernel = cv2.GaussianBlur(disk / disk.sum(), (3, 3), sigma)
+    channels = images.numpy().astype(np.float32).reshape(-1, 32, 32)
+    expected = np.stack([cv2.filter2D(channel, -1, kernel) for channel in channels]).reshape(images.shape)
+    assert np.abs(corrupt(images, 'defocus_blur', strength).numpy() - expected).max() <= 0.51
+
+
+@STRENGTH
+def test_zoom_blur_is_the_mean_of_enlargements(strength: int) -> None:
+    images = pictures(2)
+    percent = round(100 * PUBLISHED['zoom_blur'][strength - 1])
+    seen = [images.double().numpy()]
+    for factor in np.arange(100, percent + 1) / 100:
+        # the centre of the image stays where it is
+        places = (np.arange(32) - 15.5) / factor + 15.5
+        grid = np.meshgrid(places, places, indexing='ij')
+        zoomed = [ndimage.map_coordinates(channel, grid, order=1) for channel in seen[0].reshape(-1, 32, 32)]
+        seen.append(np.stack(zoomed).reshape(images.shape))
+    assert np.abs(corrupt(images, 'zoom_blur', strength).numpy() - np.mean(seen, 0)).max() <= 0.51
+
+
+def boxed(rows: np.ndarray, number: int) -> np.ndarray:
+    """Resize the first axis: the mean of the old pixels whose centres lie in a new one, at least of the nearest."""
+    scale, found = len(rows) / number, []
+    for i in range(number):
+        reach = max(scale, 1) / 2
+        inside = [j for j in range(len(rows)) if -reach < j + 0.5 - (i + 0.5) * scale <= reach]
+        found.append(rows[inside].mean(0))
+    return np.floor(np.stack(found) + 0.5)
+
+
+@STRENGTH
+def test_pixels_of_pixelate_are_means(strength: int) -> None:
+    images = pictures(2)
+    side = int(32 * PUBLISHED['pixelate'][strength - 1])
+    for image, found in zip(images.double().numpy(), corrupt(images, 'pixelate', strength).numpy(), strict=True):
+        expected = image.transpose(2, 1, 0)  # the columns first, as Pillow does
+        for size in (side, 32):
+            expected = boxed(expected, size).transpose(1, 0, 2)
+            expected = boxed(expected, size).transpose(1, 0, 2)
+        np.testing.assert_allclose(found, expected.transpose(2, 1, 0), atol=1)
+        assert (found == expected.transpose(2, 1, 0)).mean() > 0.99  # Pillow's weights are integers
+
+
+@STRENGTH
+def test_fog_lightens_a_gray_image_between_two_bounds(strength: int) -> None:
+    gray = torch.full((3, 1, 32, 32), 128, dtype=torch.uint8)
+    amount, _ = PUBLISHED['fog'][strength - 1]
+    # where there is no cloud, and where there is most
+    bounds = [128 * 128 / 255 / (128 / 255 + amount), 128]
+    for image in corrupt(gray, 'fog', strength).double():
+        assert [image.min().item(), image.max().item()] == pytest.approx(bounds, abs=0.51)
+
+
 def test_brightness_is_added_to_the_value_of_a_colour() -> None:
     colours = torch.tensor([[200, 100, 50], [0, 0, 0], [255, 255, 0], [30, 30, 31]], dtype=torch.uint8)
-    found = corrupt(colours.view(4, 3, 1, 1), 'brightness', 5).view(4, 3)
+    images = colours.view(4, 3, 1, 1).expand(-1, -1, SMALLEST, SMALLEST)
+    found = corrupt(images, 'brightness', 5)[..., 2, 2]
     for colour, changed in zip(colours, found, strict=True):
         hue, saturation, value = colorsys.rgb_to_hsv(*(colour.double() / 255).tolist())
         expected = 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, min(value + 0.3, 1)))
@@ -153,5 +240,7 @@ def test_wrong_names_and_images_are_refused() -> None:
         corrupt(images, 'gausian_blur', 1)
     with pytest.raises(SettingError, match='strength=6'):
         corrupt(images, 'fog', 6)
-    with pytest.raises(SettingError, match='4 channels'):
+    with pytest.raises(SettingError, match=r'gray or RGB images .* 4 x 32 x 32'):
         corrupt(images[:, [0, 1, 2, 0]], 'fog', 1)
+    with pytest.raises(SettingError, match=r'at least 5 x 5 pixels.* 3 x 32 x 4'):
+        corrupt(images[..., :4], 'gaussian_blur', 1)

@@ -215,9 +215,17 @@ def test_what_accuracy_does_not_tell(changed: Callable[..., Path], capsys: pytes
     assert all(title in page.text for title in titles)
     agreement = re.search(r'agreement with the teacher: ([\d.]+) %', capsys.readouterr().out)[1]
     assert f'<b>{agreement} %</b>' in page.source
-    (folder / 'robustness.json').write_text('{"checkpoint": 1, "images": 1, "total": 1, "ood": {}}')
+    results = folder / 'robustness.json'
+    results.write_text(json.dumps(json.loads(results.read_text()) | {'ood': {}}))
     (note,) = Page(write_report(folder)).notes
     assert 'beyond accuracy' in note
+    # the folder was trained again
+    shutil.copy(folder / 'student_last.pth', folder / 'student_best.pth')
+    again = Page(write_report(folder))
+    (note,) = again.notes
+    assert 'beyond accuracy' in note
+    assert 'student_best.pth that the folder no longer has' in note
+    assert 'Calibration' not in again.text
 
 
 def test_folder_of_the_whole_workflow(run: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Sections of a report on what accuracy does not tell."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -10,11 +11,13 @@ from icd_mmrazor.errors import SettingError
 from icd_mmrazor.report.reliability import reliability_diagram
 from icd_mmrazor.report.robustness import sections
 
-HEADER = {'checkpoint': 'x<b>.pth', 'images': 1200, 'total': 10_000}
+WEIGHTS = b'weights'
+HEADER = {'checkpoint': 'x<b>.pth', 'images': 1200, 'total': 10_000, 'sha256': hashlib.sha256(WEIGHTS).hexdigest()}
 
 
 def written(folder: Path, **found: dict) -> list[Path]:
     (folder / 'robustness.json').write_text(json.dumps({**HEADER, **found}))
+    (folder / 'x<b>.pth').write_bytes(WEIGHTS)
     return [folder / 'none', folder]
 
 
@@ -50,6 +53,19 @@ def test_attacks_that_do_not_fool_the_teacher_cannot_be_counted(tmp_path: Path) 
     found = {'images': 5, 'eps': 0.031, 'step': 0.003, 'steps': 20, 'teacher': {'clean': 100.0, 'robust': 100.0}}
     assert 'No attack' in sections(written(tmp_path, transfer={**found, 'counted': 0, 'rate': None}))
     assert '<b>50.00 %</b>' in sections(written(tmp_path, transfer={**found, 'counted': 2, 'rate': 50.0}))
+
+
+def test_results_of_another_checkpoint_are_refused(tmp_path: Path) -> None:
+    folders = written(tmp_path)
+    (tmp_path / 'x<b>.pth').write_bytes(b'others')
+    with pytest.raises(SettingError, match=r'of a x<b>\.pth that the folder no longer has'):
+        sections(folders)
+    (tmp_path / 'x<b>.pth').unlink()
+    with pytest.raises(SettingError, match='no longer has'):
+        sections(folders)
+    written(tmp_path, sha256='')
+    with pytest.raises(SettingError, match='no longer has'):
+        sections(folders)
 
 
 @pytest.mark.parametrize('text', ['{', '[]', '{"images": 3}'])

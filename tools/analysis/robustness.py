@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config of the training; with a plain student, its teacher is left out')
     parser.add_argument('checkpoint', type=Path, help='checkpoint, of a distillation or of a plain classifier')
-    parser.add_argument('--checks', nargs='+', metavar='CHECK', help=f'{", ".join(CHECKS)} (default: all that can be)')
+    parser.add_argument('--checks', nargs='+', metavar='CHECK', help=f'{", ".join(CHECKS)} (default: all that apply)')
     parser.add_argument('--corruptions', nargs='+', metavar='NAME', help='default: all')
     parser.add_argument('--bins', type=positive_int, default=15, metavar='N', help='of the calibration (default: 15)')
     unknown = 'unknown images: noise (default), shuffled, a folder of images, or a config with a test set'
@@ -39,11 +39,11 @@ def main() -> None:
     check_writable(out, '--out', ['.json'])
     subject = read_subject(args.checkpoint, args.config, args.cfg_options, args.max_images, args.seed)
     print(f'{len(subject.images):,} of {subject.images.total:,} test images')
-    found = {'checkpoint': args.checkpoint.name, 'images': len(subject.images), 'total': subject.images.total}
+    found = subject.origin
     for name, result in measure(subject, settings):
         found[name] = result
+        atomic_write(json.dumps(found, indent=1), out)  # a later check may fail
         print(f'\n{describe(name, result)}', flush=True)
-    atomic_write(json.dumps(found, indent=1), out)
     print(f'\nwritten: {out}')
 
 
