@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Distil a teacher into a student on a folder of images, and export the student.
 
-The folder has the layout CLASS/*, or train/CLASS/* and val/CLASS/*. Repeat the command to continue an interrupted one.
+The folder has the layout CLASS/*, or train/CLASS/* and val/CLASS/*; for --task retrieval, any. Repeat the command to
+continue an interrupted one.
 """
 
 import argparse
@@ -15,8 +16,14 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = "a name of mmpretrain's model zoo, timm/NAME, hf/NAME, one of our networks, a config file"
     parser.add_argument('--teacher', required=True, help=f'{names}, or a checkpoint with its config inside')
-    parser.add_argument('--student', required=True, help=f'{names}; its classifier is set to the classes of the folder')
-    parser.add_argument('--data', required=True, metavar='FOLDER', help='the images, in folders of classes')
+    parser.add_argument(
+        '--student',
+        required=True,
+        help=f'{names}; its classifier is set to the classes of the folder, or for retrieval replaced by a projection',
+    )
+    parser.add_argument(
+        '--data', required=True, metavar='FOLDER', help='the images, in folders of classes; for retrieval, in any'
+    )
     parser.add_argument('--task', default='classification', help='or retrieval: search a folder of images by image')
     parser.add_argument('--unlabeled', metavar='FOLDER', help='more images, without classes')
     parser.add_argument('--method', default='icd+kd', help='a method, or several with + (default: icd+kd)')
@@ -32,13 +39,14 @@ def parse_args() -> argparse.Namespace:
     weights = "the teacher's weights (default: those published for it); random draws them, to try things out"
     parser.add_argument('--teacher-ckpt', metavar='FILE', help=weights)
     parser.add_argument('--baseline', action='store_true', help='train the student without a teacher, too')
-    fraction = 'fraction of each class to validate on if there is no val folder (default: 0.2)'
+    fraction = 'of each class to validate on if there is no val folder; for retrieval, of all images (default: 0.2)'
     parser.add_argument('--val-fraction', type=float, default=0.2, metavar='F', help=fraction)
     parser.add_argument('--seed', type=int, default=0, metavar='N', help='of split and trainings (default: 0)')
     parser.add_argument('--skip-unreadable', action='store_true', help='leave out images that cannot be read')
     formats = "formats besides mmpretrain's, with commas: onnx,onnx-int8,torchscript,..."
     parser.add_argument('--export', default='', metavar='FORMATS', help=formats)
-    parser.add_argument('--work-dir', metavar='DIR', help='default: work_dirs/DATA_TEACHER_STUDENT_METHOD')
+    folder = 'default: work_dirs/DATA_TEACHER_STUDENT_METHOD; for retrieval, it ends in _retrieval'
+    parser.add_argument('--work-dir', metavar='DIR', help=folder)
     parser.add_argument('--dry-run', action='store_true', help='show the plan alone: nothing is trained or written')
     add_launcher_arguments(parser)
     add_cfg_options(

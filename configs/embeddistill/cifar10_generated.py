@@ -1,4 +1,5 @@
-# + generated queries: new views of all images of the gallery in each epoch, on which only the matching counts
+# + generated queries: new views of all images of the gallery in each epoch, on which only the matching counts;
+# also of the images that the validation searches for, by other views
 _base_ = ['./cifar10_matching.py']
 images = _base_.model.architecture.prototype.dataset.dataset
 pipeline = _base_.train_dataloader.dataset.dataset.pipeline

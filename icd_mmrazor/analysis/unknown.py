@@ -9,12 +9,12 @@ from torch.nn.functional import interpolate
 
 from icd_mmrazor.analysis.images import Images, read_images
 from icd_mmrazor.configuration.files import read_config_file
+from icd_mmrazor.datasets.extensions import EXTENSIONS
 from icd_mmrazor.errors import DatasetError, SettingError
 
 NOISE, SHUFFLED = 'noise', 'shuffled'
 GENERATED = (NOISE, SHUFFLED)
 OTHER_ORDER = {'RGB', 'BGR'}
-EXTENSIONS = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 
 
 def unknown_images(what: str, known: Images, seed: int = 0) -> Tensor:

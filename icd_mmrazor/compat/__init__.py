@@ -40,6 +40,7 @@ def prepare() -> None:
     recording.record_what_is_there()
     retrieval.compare_with_a_gallery_at_once()
     retrieval.encode_galleries_of_students()
+    retrieval.embed_each_image_of_a_gallery_once()
 
 
 @functools.cache

@@ -18,7 +18,8 @@ LEAST_BLUR = 0.1
 class DegradedView(BaseTransform):
     """A view of an image as a poor photo of it would be: cropped, shifted, of other colours, blurred and noisy.
 
-    Each part is drawn anew for every image, uniformly up to its setting; those that are left out do nothing.
+    Each part is drawn anew for every image: crop, shift, colours and blur uniformly up to their settings, noise from a
+    normal distribution. Those that are left out do nothing.
     :class:`~icd_mmrazor.datasets.queries.QueryDataset` makes queries of such views, fixed ones with a ``seed``.
 
     Required keys: ``img``, ``H x W x C``, uint8. The size stays the same.

@@ -5,7 +5,7 @@ from typing import Any
 from mmpretrain.registry import DATASETS
 
 from icd_mmrazor.datasets.indexed import IndexedDataset
-from icd_mmrazor.errors import DatasetError
+from icd_mmrazor.datasets.parts import filled_dataset
 
 EMPTY = (
     'GalleryDataset: the gallery has no images, so nothing can be found in it. Correct data_root, ann_file or indices '
@@ -34,13 +34,4 @@ class GalleryDataset(IndexedDataset):
     """
 
     def __init__(self, dataset: Any) -> None:
-        try:
-            super().__init__(dataset)
-            self.full_init()
-        except ValueError as error:
-            # mmengine's own way to say that there are no annotations
-            if 'need at least one array to concatenate' not in str(error):
-                raise
-            raise DatasetError(EMPTY) from error
-        if not len(self.dataset):
-            raise DatasetError(EMPTY)
+        super().__init__(filled_dataset(dataset, 'GalleryDataset', 'dataset', EMPTY))

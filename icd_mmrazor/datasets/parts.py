@@ -51,6 +51,32 @@ def built_dataset(dataset: Any, owner: str, setting: str) -> Any:
     return built
 
 
+def filled_dataset(dataset: Any, owner: str, setting: str, empty: str) -> Any:
+    """Build a dataset from its config and read its annotations.
+
+    Args:
+        dataset: The dataset or its config.
+        owner: For the error if it is not one.
+        setting: Likewise.
+        empty: The error if it has no images.
+
+    Raises:
+        SettingError: It is neither a dataset nor a config.
+        DatasetError: It has no images.
+    """
+    try:
+        built = built_dataset(dataset, owner, setting)
+        built.full_init()
+    except ValueError as error:
+        # mmengine's own way to say that there are no annotations
+        if 'need at least one array to concatenate' not in str(error):
+            raise
+        raise DatasetError(empty) from error
+    if not len(built):
+        raise DatasetError(empty)
+    return built
+
+
 def data_samples_of(sample: Any, owner: str) -> list[Any]:
     """Return the data samples of an image, of which several views have one each."""
     found = sample.get('data_samples') if isinstance(sample, dict) else None

@@ -10,13 +10,25 @@ from mmpretrain.registry import DATASETS
 from torch import Tensor
 
 from icd_mmrazor import checks
-from icd_mmrazor.datasets.parts import built_dataset, data_samples_of
-from icd_mmrazor.datasets.randomness import VIEW, seed_all, undrawn
+from icd_mmrazor.datasets.parts import data_samples_of, filled_dataset
+from icd_mmrazor.datasets.randomness import VIEW, seed_cpu, undrawn
 from icd_mmrazor.datasets.samples import AUGMENTATION, STRONG, WEAK, number_labeled
 from icd_mmrazor.errors import DatasetError, SettingError
 
 NAME = 'QueryDataset'
 SAME_IMAGE, SAME_CLASS = 'same_image', 'same_class'
+EMPTY = f'{NAME}: {{}} has no images. Correct its data_root, ann_file or indices.'
+# what queries without relevant images lack, and the remedy
+WITHOUT = {
+    SAME_IMAGE: (
+        'are not in',
+        'Take them from its images (ann_file, indices), by the same data_root and data_prefix if the images are files.',
+    ),
+    SAME_CLASS: (
+        'have no other image of their class in',
+        "Add images of their classes to it, leave these queries out, or set relevant='same_image'.",
+    ),
+}
 
 
 @DATASETS.register_module()
@@ -43,7 +55,8 @@ class QueryDataset:
 
     Raises:
         SettingError: A setting is invalid.
-        DatasetError: A query has no relevant image in the gallery, or images have no classes to compare.
+        DatasetError: There are no queries, or no images in the gallery; a query has no relevant image in it; or images
+            have no classes to compare.
 
     Config example::
 
@@ -63,8 +76,10 @@ class QueryDataset:
         with_documents: bool = False,
         seed: int | None = None,
     ) -> None:
-        self.dataset = built_dataset(dataset, NAME, 'dataset')
-        self.gallery = None if gallery is None else built_dataset(gallery, NAME, 'gallery')
+        self.dataset = filled_dataset(dataset, NAME, 'dataset', EMPTY.format('dataset'))
+        self.gallery = gallery
+        if gallery is not None:
+            self.gallery = filled_dataset(gallery, NAME, 'gallery', EMPTY.format('gallery'))
         self.relevant = checks.one_of(self, 'relevant', relevant, (SAME_IMAGE, SAME_CLASS))
         self.with_documents = checks.boolean(self, 'with_documents', with_documents)
         if seed is not None and (type(seed) is not int or seed < 0):
@@ -72,7 +87,6 @@ class QueryDataset:
         if with_documents and gallery is None:
             raise SettingError(f'{NAME}: with_documents=True needs the images that are searched: set gallery.')
         self.seed = seed
-        self.full_init()
         self.positions = self._positions()
 
     @property
@@ -112,7 +126,7 @@ class QueryDataset:
             sample = self.dataset[index]
         else:
             with undrawn():
-                seed_all(self.seed, index, VIEW)
+                seed_cpu(self.seed, index, VIEW)
                 sample = self.dataset[index]
         return self._labelled(sample, index, STRONG)
 
@@ -146,11 +160,10 @@ class QueryDataset:
             same_class = _matches(queries, documents, _class)
             found = [sorted({*each} - {*image}) for each, image in zip(same_class, same_image, strict=True)]
         if without := sum(not each for each in found):
-            what = 'is not in' if self.relevant == SAME_IMAGE else 'has no other image of its class in'
+            what, remedy = WITHOUT[self.relevant]
             raise DatasetError(
-                f'{NAME}: each of {without:,} of the {len(found):,} queries {what} the gallery of {len(documents):,} '
-                'images, so it cannot be found. Take queries from the images of the gallery (data_root, ann_file, '
-                'indices), with the same data_root and data_prefix.'
+                f'{NAME}: {without:,} of {len(found):,} queries {what} the gallery of {len(documents):,} images. '
+                f'{remedy}'
             )
         return found
 
@@ -169,8 +182,9 @@ def _image(info: dict) -> Any:
     if isinstance(image := info.get('img'), np.ndarray):
         return image.shape, image.tobytes()
     raise DatasetError(
-        f'{NAME}: an image has neither a file (img_path) nor pixels (img) in its annotation, so it cannot be found in '
-        'another dataset. Leave out gallery: queries are then searched among themselves.'
+        f'{NAME}: queries and gallery are compared by the files or pixels of their images, and get_data_info() of a '
+        'dataset returns neither img_path nor img. Use a dataset that does, or leave out gallery: then each query '
+        'searches among all queries.'
     )
 
 

@@ -16,13 +16,19 @@ def seed_all(*key: int) -> None:
 
     Nothing drawn before has an influence, so a resumed run needs no stored generator states. Does not wait for the GPU.
     """
+    for_torch = seed_cpu(*key)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(for_torch)
+
+
+def seed_cpu(*key: int) -> int:
+    """Seed as :func:`seed_all` does, but on the CPU alone, as :func:`undrawn` restores it; return torch's seed."""
     for_python, for_numpy, for_torch = _seeds(key)
     random.seed(for_python)
     np.random.seed(for_numpy)  # noqa: NPY002 the transforms of mmcv and mmpretrain draw from it
     # not torch.manual_seed: without a GPU it records where it is called from, ten times the cost of all the rest
     torch.default_generator.manual_seed(for_torch)
-    if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(for_torch)
+    return for_torch
 
 
 def seed_numpy(*key: int) -> None:

@@ -19,10 +19,10 @@ def gallery_loader(retriever: nn.Module) -> DataLoader:
     """Return the loader of a retriever's images, which it keeps instead of its config.
 
     Raises:
-        SettingError: It has embeddings, or the name of their file, instead of images.
+        SettingError: It has embeddings, or the name of their file, instead of images; or some images are left out.
     """
     prototype = retriever.prototype
-    if not isinstance(prototype, dict | DataLoader):
+    if not _names_images(retriever):
         raise SettingError(
             f'model.architecture.prototype is a {type(prototype).__name__}; the teacher embeds images. Set '
             "prototype=dict(batch_size=256, dataset=dict(type='GalleryDataset', dataset=...))."
@@ -30,7 +30,27 @@ def gallery_loader(retriever: nn.Module) -> DataLoader:
     if isinstance(prototype, dict):
         settings = {'num_workers': 0, 'sampler': dict(type='DefaultSampler', shuffle=False), **prototype}
         retriever.prototype = Runner.build_dataloader(settings, seed=0)
+    if retriever.prototype.drop_last:
+        raise SettingError(
+            'model.architecture.prototype: with drop_last=True the last images of the gallery would have no '
+            'embeddings. Leave it out.'
+        )
     return retriever.prototype
+
+
+def has_teacher_gallery(retriever: nn.Module) -> bool:
+    """Return whether :func:`keep_teacher_gallery` was called; other embeddings may be of any network."""
+    return getattr(retriever, 'searches_teacher_gallery', False)
+
+
+def keep_teacher_gallery(retriever: nn.Module, gallery: Tensor) -> None:
+    """Let a retriever search in its teacher's embeddings, ``N x D``."""
+    retriever.prototype, retriever.prototype_inited = gallery, False
+    retriever.searches_teacher_gallery = True
+
+
+def _names_images(retriever: nn.Module) -> bool:
+    return isinstance(retriever.prototype, dict | DataLoader)
 
 
 @torch.no_grad()
@@ -45,7 +65,8 @@ def teacher_gallery(algorithm: nn.Module, loader: DataLoader) -> Tensor:
         The embeddings, ``N x D``, by their positions, on the device of the algorithm; those of all processes.
 
     Raises:
-        SettingError: The data samples have no positions, or the teacher does not take the images.
+        SettingError: The data samples have no positions, the sampler leaves images out, or the teacher does not take
+            the images.
     """
     teacher, number = algorithm.teacher, len(loader.dataset)
     gallery, seen = None, None
@@ -67,11 +88,16 @@ def teacher_gallery(algorithm: nn.Module, loader: DataLoader) -> Tensor:
     # a sampler may give an image to two processes
     all_reduce(gallery)
     all_reduce(seen)
-    return gallery / seen[:, None].clamp(min=1)
+    if missing := int((seen == 0).sum()):
+        raise SettingError(
+            f'model.architecture.prototype: its sampler leaves out {missing:,} of the {number:,} images of the '
+            "gallery. Set sampler=dict(type='DefaultSampler', shuffle=False)."
+        )
+    return gallery / seen[:, None]
 
 
 def searches(algorithm: nn.Module) -> bool:
-    """Return whether a distillation is validated by searches, in which its teacher can be evaluated, too."""
+    """Return whether a distillation is validated by searches, as which its teacher is evaluated, too."""
     one_teacher = hasattr(algorithm, 'run_teacher') and not isinstance(algorithm.teacher, TeacherEnsemble)
     return one_teacher and is_retriever(algorithm.architecture)
 
@@ -83,12 +109,18 @@ def evaluate_search(algorithm: nn.Module, runner: Runner) -> dict[str, Any]:
     Args:
         algorithm: The distillation, for which :func:`searches` is true. Its teacher may be any network.
         runner: The run.
+
+    Returns:
+        The metrics; none if ``prototype`` of the student is a file or a tensor of embeddings, not images.
     """
     student = algorithm.architecture
     loader, evaluator = runner.val_loop.dataloader, runner.val_loop.evaluator
-    gallery = student.prototype
-    if not isinstance(gallery, Tensor):
+    if has_teacher_gallery(student):
+        gallery = student.prototype
+    elif _names_images(student):
         gallery = teacher_gallery(algorithm, gallery_loader(student))
+    else:
+        return {}
     for batch in loader:
         data = algorithm.data_preprocessor(batch, False)
         images, samples = data['inputs'], data['data_samples']

@@ -40,7 +40,7 @@ def plain_student(cfg: Config) -> Config:
         'visualizer': dict(type='UniversalVisualizer', vis_backends=[dict(type='LocalVisBackend')]),
     }
     if _searches_teachers_gallery(cfg):
-        plain['model'].prototype = str(Path(cfg.get('work_dir') or '.', GALLERY))
+        plain['model'].prototype = str(Path(cfg.get('work_dir') or '.', GALLERY).absolute())
     split = 'test' if cfg.get('test_dataloader') else 'val'
     if cfg.get(f'{split}_dataloader') and cfg.get(f'{split}_evaluator'):
         plain['test_dataloader'] = copy.deepcopy(cfg[f'{split}_dataloader'])

@@ -115,8 +115,10 @@ def distill(
     Args:
         teacher: A name of mmpretrain's model zoo, ``timm/NAME``, ``hf/NAME``, one of our networks (``'res56'``), a
             config file, a config, or a checkpoint that has its config inside.
-        student: The same, except for checkpoints. Its classifier is set to the classes of the folder.
-        data: A folder of images, ``CLASS/*`` or ``train/CLASS/*`` and ``val/CLASS/*``.
+        student: The same, except for checkpoints. Its classifier is set to the classes of the folder; for a
+            retrieval, a projection to the width of the teacher's feature replaces it.
+        data: A folder of images, ``CLASS/*`` or ``train/CLASS/*`` and ``val/CLASS/*``; for a retrieval, in any
+            subfolders.
         task: ``'classification'``, or ``'retrieval'``: the student learns to find images in the folder, whose
             subfolders have no meaning, among the embeddings of the teacher.
         unlabeled: A folder of more images, without classes.
@@ -129,11 +131,13 @@ def distill(
         teacher_ckpt: The teacher's weights; ``'random'`` draws them, to try things out. By default those published for
             a network of a zoo.
         baseline: Whether to train the student without a teacher, too.
-        val_fraction: Fraction of each class to validate on, if the folder has no validation set.
+        val_fraction: Fraction of each class to validate on, if the folder has no validation set; for a retrieval, of
+            all images.
         seed: Seed of the split and of all trainings.
         skip_unreadable: Whether to leave out images that cannot be read.
         export: Formats besides mmpretrain's, such as ``'onnx'`` and ``'onnx-int8'``; a list, or names with commas.
-        work_dir: The folder of all files; by default ``work_dirs/DATA_TEACHER_STUDENT_METHOD``.
+        work_dir: The folder of all files; by default ``work_dirs/DATA_TEACHER_STUDENT_METHOD``, of a retrieval
+            ``work_dirs/DATA_TEACHER_STUDENT_retrieval``.
         dry_run: Whether to print the plan alone: nothing is trained or written.
         launcher: What started the processes, as in ``tools/train.py``.
         cfg_options: Settings of the distillation to change, by their dotted keys; those that are not of ``model`` also

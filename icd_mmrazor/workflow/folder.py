@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from icd_mmrazor.datasets.extensions import EXTENSIONS
 from icd_mmrazor.errors import DatasetError, SettingError, printable
-from icd_mmrazor.workflow.image_files import EXTENSIONS, Inspection, find_images, inspect_images
+from icd_mmrazor.workflow.image_files import Inspection, find_images, inspect_images
 
 TRAIN = 'train'
 UNLABELED = 'unlabeled'  # may lie next to them, for --unlabeled
@@ -78,13 +79,14 @@ def read_unlabeled(data: str | os.PathLike, setting: str = '--unlabeled') -> Ima
     """Read a folder of images without classes; folders inside it have no meaning.
 
     Raises:
-        DatasetError: It has no images.
+        DatasetError: It has no images, or the name of one has a line break.
         SettingError: There is no such folder.
     """
     root = _existing(data, setting)
     files, ignored = find_images(root)
     if not files:
         raise DatasetError(f'{setting} {root} has no images.{_of_other_files(ignored)}')
+    _refuse_line_breaks(files, f'{setting} {root}')
     return ImageFolder(root, (), tuple((file, -1) for file in files), ignored=ignored)
 
 
@@ -180,10 +182,15 @@ def _classes_in(root: Path, setting: str, of_val: bool = False) -> tuple[tuple[s
         files, others = find_images(root / name)
         images += [(f'{name}/{file}', label) for file in files]
         ignored += others
-    if unusable := [file for file, _ in images if {'\n', '\r'} & {*file}]:
-        raise DatasetError(f'{setting} {root}: the name {unusable[0]!r} contains a line break. Rename the file.')
+    _refuse_line_breaks([file for file, _ in images], f'{setting} {root}')
     _refuse_empty(classes, images, f'{setting} {root}', _of_other_files(ignored))
     return tuple(classes), images, ignored
+
+
+def _refuse_line_breaks(files: Sequence[str], where: str) -> None:
+    """Refuse names that a list of files, one a line, cannot hold."""
+    if unusable := [file for file in files if {'\n', '\r'} & {*file}]:
+        raise DatasetError(f'{where}: the name {unusable[0]!r} contains a line break. Rename the file.')
 
 
 def _refuse_empty(classes: Sequence[str], images: Sequence[tuple[str, int]], where: str, what: str) -> None:

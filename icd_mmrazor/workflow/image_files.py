@@ -12,10 +12,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from icd_mmrazor.datasets.extensions import EXTENSIONS
 from icd_mmrazor.machine import cores
 
-# what mmpretrain's CustomDataset finds in a folder, and two more that OpenCV reads
-EXTENSIONS = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 # formats that Pillow and OpenCV read alike; of a TIFF file it depends on what is inside
 COMMON_FORMATS = ('BMP', 'JPEG', 'MPO', 'PNG', 'PPM', 'WEBP')
 # Pillow's modes; a training reads every image with three channels of 8 bits

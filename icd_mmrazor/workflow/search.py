@@ -1,4 +1,4 @@
-"""The plan of a distillation for a search in a folder of images, with its files."""
+"""The plan of a search, with its files."""
 
 import dataclasses
 import os
@@ -39,6 +39,8 @@ from icd_mmrazor.workflow.splits import write_annotations
 
 # the first of a search that the metrics count
 RECALLS, RANKS = (1, 5, 20), 10
+# for as many queries in a batch of all processes as the recipe has images
+LEARNING_RATE = 2e-3
 GALLERY, TRAIN, VAL = 'gallery.txt', 'train.txt', 'val.txt'
 # of arguments that only a classification takes
 CLASSIFYING = ('unlabeled', 'method', 'flip', 'baseline')
@@ -187,6 +189,8 @@ def _config(plan: SearchPlan, folder: Path) -> str:
         ),
     )
     preprocessor = {k: v for k, v in recipe.data_preprocessor.items() if k not in ('batch_augments', 'num_classes')}
+    # the learning rate follows the size of the batch
+    rate = LEARNING_RATE * plan.batch_size * plan.processes / recipe.auto_scale_lr.base_batch_size
     loader = dict(batch_size=plan.batch_size, num_workers=plan.workers, persistent_workers=True)
 
     def search(name: str, **more: Any) -> dict[str, Any]:
@@ -224,7 +228,7 @@ def _config(plan: SearchPlan, folder: Path) -> str:
             distiller=dict(type='FeatureDistiller', losses=dict(scores=scores, matching=matching)),
         ),
         custom_hooks=[dict(type='TeacherGalleryHook')],
-        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=2e-3, weight_decay=1e-2), clip_grad=dict(max_norm=5.0)),
+        optim_wrapper=dict(optimizer=dict(type='AdamW', lr=rate, weight_decay=1e-2), clip_grad=dict(max_norm=5.0)),
         param_scheduler=dict(type='WarmupCosineLR', warmup=0.05, by_epoch=False),
         train_cfg=dict(by_epoch=True, max_epochs=plan.epochs, val_interval=max(1, plan.epochs // 10)),
         randomness=dict(seed=plan.request.seed),
@@ -277,4 +281,6 @@ def _refuse_other_students(student: Network) -> None:
 
 def names_of(plan_folder: Path) -> Sequence[str]:
     """Return the files of a gallery in its order, relative to the folder of images, from a work folder."""
-    return [line.removeprefix('./') for line in (plan_folder / GALLERY).read_text(encoding='utf-8').splitlines()]
+    text = (plan_folder / GALLERY).read_text(encoding='utf-8')
+    # not splitlines(): a name may have a U+2028
+    return [line.removeprefix('./') for line in text.removesuffix('\n').split('\n')]

@@ -1,4 +1,4 @@
-"""The outcome of a distillation for a search."""
+"""The result of a search."""
 
 import copy
 import dataclasses

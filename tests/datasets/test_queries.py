@@ -1,5 +1,6 @@
 """Galleries, the queries that search them, and the degraded views that these are."""
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,14 +80,28 @@ def test_all_others_of_a_class_are_relevant(images: Callable) -> None:
 
 def test_a_seed_fixes_each_query(images: Callable) -> None:
     fixed, again = (QueryDataset(images(NOISY, PACK), seed=3) for _ in range(2))
-    state = np.random.get_state()[1].copy()  # noqa: NPY002
     views = [fixed[i]['inputs'] for i in range(12)]
-    assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
     for i in (11, 4, 4, 0):
         assert torch.equal(again[i]['inputs'], views[i])
     assert not torch.equal(QueryDataset(images(NOISY, PACK), seed=4)[0]['inputs'], views[0])
     new = QueryDataset(images(NOISY, PACK))
     assert not torch.equal(new[0]['inputs'], new[0]['inputs'])
+
+
+def test_a_seeded_query_leaves_all_generators_alone(images: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of CUDA, too, which a loader without workers shares with the training."""
+    queries = QueryDataset(images(NOISY, PACK), seed=3)
+    reseeded = []
+    monkeypatch.setattr(torch.cuda, 'is_initialized', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'manual_seed_all', reseeded.append)
+
+    def states() -> tuple:
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+
+    before = states()
+    assert queries[4]['inputs'].shape == (3, 8, 8)
+    assert states() == before
+    assert not reseeded
 
 
 def test_a_batch_with_documents(images: Callable) -> None:
@@ -140,9 +155,9 @@ def test_wrong_settings(images: Callable, settings: dict, named: str) -> None:
 
 
 def test_queries_and_gallery_without_common_images(images: Callable) -> None:
-    with pytest.raises(DatasetError, match=r'each of 3 of the 3 queries is not in the gallery of 5 images'):
+    with pytest.raises(DatasetError, match=r'3 of 3 queries are not in the gallery of 5 images.*data_root'):
         QueryDataset(images(indices=3), images(indices=-5))
-    with pytest.raises(DatasetError, match='1 of the 2 queries has no other image of its class'):
+    with pytest.raises(DatasetError, match=r'1 of 2 queries have no other image of their class in .* Add images'):
         QueryDataset(images(indices=[0, 1]), images(indices=[5, 7]), relevant='same_class')
 
 
@@ -150,6 +165,29 @@ def test_an_empty_gallery(images: Callable) -> None:
     for serialized in (True, False):
         with pytest.raises(DatasetError, match='gallery has no images'):
             GalleryDataset(images(indices=0, serialize_data=serialized))
+        with pytest.raises(DatasetError, match='QueryDataset: dataset has no images'):
+            QueryDataset(images(indices=0, serialize_data=serialized), images())
+        with pytest.raises(DatasetError, match='QueryDataset: gallery has no images'):
+            QueryDataset(images(), images(indices=0, serialize_data=serialized))
+
+
+class Unknown:
+    """A dataset of our own, whose annotations say nothing of the images."""
+
+    def full_init(self) -> None:
+        pass
+
+    def __len__(self) -> int:
+        return 1
+
+    def get_data_info(self, idx: int) -> dict:
+        return {}
+
+
+def test_images_that_cannot_be_compared() -> None:
+    with pytest.raises(DatasetError, match='neither img_path nor img'):
+        QueryDataset(Unknown(), Unknown())
+    assert QueryDataset(Unknown()).positions == [[0]]
 
 
 def test_classes_are_needed_for_same_class(tmp_path: Path) -> None:

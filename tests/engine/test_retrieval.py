@@ -3,21 +3,26 @@
 import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from helpers import logged, scalars, shipped
+from launches import in_processes
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.registry import DATA_SAMPLERS, DefaultScope
 from mmpretrain.registry import MODELS as NETWORKS
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 
 from icd_mmrazor.engine import galleries
 from icd_mmrazor.engine.hooks import teacher_gallery_hook
 from icd_mmrazor.errors import CheckpointError, SettingError
+from icd_mmrazor.export.student import plain_student
 
 ROWS = ('direct', 'score', 'gallery', 'matching', 'generated')
 SEARCH = 'retrieval/MRR@10'
@@ -141,6 +146,13 @@ def test_a_symmetric_student_embeds_the_gallery_before_each_validation(
     assert not torch.allclose(hook.seen[0][0], hook.seen[1][0], atol=1e-3)
 
 
+class Keeper(nn.Module):
+    """Another reader of the gallery, which keeps no buffer."""
+
+    def set_gallery(self, embeddings: Tensor) -> None:
+        self.given = embeddings
+
+
 @pytest.mark.slow
 def test_a_resumed_run_keeps_the_gallery(search_config: Callable, runner: Callable) -> None:
     cfg = search_config('matching')
@@ -151,17 +163,129 @@ def test_a_resumed_run_keeps_the_gallery(search_config: Callable, runner: Callab
     assert torch.equal(stored['distiller.distill_losses.loss_scores.gallery'], gallery)
     continued = {'train_cfg.max_epochs': 2, 'resume': True, 'default_hooks.sanity_check.resume_changes': 'list'}
     with mock.patch.object(teacher_gallery_hook, 'teacher_gallery', side_effect=AssertionError('embedded again')):
-        model = runner(search_config('matching', **continued)).train()
-        tested = runner(search_config('matching', load_from=str(Path(cfg.work_dir, 'epoch_1.pth'))))
-        assert tested.test()[SEARCH] > 0
-    for each in (model, tested.model):
-        assert torch.equal(each.distiller.distill_losses['loss_scores'].gallery, gallery)
-        assert torch.equal(each.architecture.prototype_vecs, gallery)
+        resumed = runner(search_config('matching', **continued))
+        resumed.model.distiller.keeper = Keeper()
+        model = resumed.train()
+    assert torch.equal(model.distiller.distill_losses['loss_scores'].gallery, gallery)
+    assert torch.equal(model.distiller.keeper.given, gallery)
+    assert torch.equal(model.architecture.prototype_vecs, gallery)
     # of fewer images
     changed = search_config('matching', **continued)
     changed.model.architecture.prototype.dataset.dataset.datasets[0].indices = 10
     with pytest.raises(CheckpointError, match=r'another shape.*loss_scores\.gallery'):
         runner(changed).train()
+
+
+@pytest.mark.slow
+def test_a_checkpoint_in_another_gallery(
+    search_config: Callable, runner: Callable, images_file: Path, tmp_path: Path
+) -> None:
+    """A test, or a training that starts from a checkpoint, embeds its own images by its own teacher."""
+    cfg = search_config('matching')
+    cfg.custom_hooks = [*cfg.custom_hooks, dict(type='EMAHook', momentum=0.5)]
+    runner(cfg).train()
+    other = NETWORKS.build(teacher_config())
+    torch.save({'state_dict': other.state_dict()}, tmp_path / 'other.pth')
+    options = {'load_from': str(Path(cfg.work_dir, 'epoch_1.pth')), 'model.teacher_ckpt': str(tmp_path / 'other.pth')}
+    of_another_teacher = runner(search_config('matching', **options))
+    of_another_teacher.test()
+    changed = search_config('matching', **options, work_dir=str(tmp_path / 'changed'))
+    for gallery in (
+        changed.model.architecture.prototype.dataset.dataset,
+        changed.train_dataloader.dataset.gallery,
+        changed.val_dataloader.dataset.gallery,
+    ):  # twice the images to train on
+        gallery.datasets = [gallery.datasets[0], gallery.datasets[0], gallery.datasets[1]]
+    changed.custom_hooks = cfg.custom_hooks
+    model = runner(changed).train()
+    want = encoded(other.image_encoder, pictures(images_file))
+    for found, gallery in ((of_another_teacher.model, want), (model, torch.cat([want[:64], want]))):
+        torch.testing.assert_close(found.architecture.prototype_vecs, gallery, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found.distiller.distill_losses['loss_scores'].gallery, gallery, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_symmetric_student_becomes_asymmetric(
+    search_config: Callable, runner: Callable, images_file: Path, tmp_path: Path
+) -> None:
+    """Its checkpoint has an empty gallery."""
+    cfg = search_config('score')
+    runner(cfg).train()
+    file = str(Path(cfg.work_dir, 'epoch_1.pth'))
+    model = runner(search_config('gallery', load_from=file, work_dir=str(tmp_path / 'second'))).train()
+    want = encoded(model.teacher.image_encoder, pictures(images_file))
+    torch.testing.assert_close(model.architecture.prototype, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_gallery_in_a_file(search_config: Callable, runner: Callable, tmp_path: Path) -> None:
+    """mmpretrain's own way to search in another network's embeddings: nobody knows whose they are."""
+    embeddings = torch.randn(104, 128, generator=torch.Generator().manual_seed(0))
+    torch.save(embeddings, tmp_path / 'gallery.pth')
+    cfg = search_config('matching', custom_hooks=[])
+    cfg.model.architecture.prototype = str(tmp_path / 'gallery.pth')
+    cfg.model.distiller.losses.pop('scores')
+    run = runner(cfg)
+    model = run.train()
+    assert torch.equal(model.architecture.prototype_vecs, embeddings)
+    assert run.message_hub.get_info('teacher_metrics') == {}
+    assert 'not evaluated: prototype of the student does not name images' in logged(cfg)
+
+
+def test_embeddings_of_unknown_networks_are_not_the_teachers() -> None:
+    student = NETWORKS.build(teacher_config())  # its prototype is a tensor
+    algorithm = SimpleNamespace(architecture=student)
+    run = SimpleNamespace(val_loop=SimpleNamespace(dataloader=[], evaluator=None))
+    assert galleries.evaluate_search(algorithm, run) == {}
+    with pytest.raises(SettingError, match='prototype is a Tensor'):
+        galleries.gallery_loader(student)
+
+
+def embedded_here(_: int, settings: dict) -> Tensor:
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        algorithm = MODELS.build(settings)
+        algorithm.init_weights()
+        return galleries.teacher_gallery(algorithm, galleries.gallery_loader(algorithm.architecture))
+
+
+def test_two_processes_embed_a_gallery(search_config: Callable, images_file: Path, tmp_path: Path) -> None:
+    """Of an odd number of images, one goes to both."""
+    cfg = search_config('gallery')
+    cfg.model.architecture.prototype.batch_size = 20
+    cfg.model.architecture.prototype.dataset.dataset.datasets[0].indices = 63
+    cfg.model.data_preprocessor = cfg.data_preprocessor
+    teacher = NETWORKS.build(teacher_config())
+    teacher.load_state_dict(torch.load(cfg.model.teacher_ckpt, weights_only=True)['state_dict'])
+    images = pictures(images_file)
+    want = encoded(teacher.image_encoder, torch.cat([images[:63], images[64:]]))
+    for found in in_processes(embedded_here, 2, tmp_path, cfg.model.to_dict()):
+        torch.testing.assert_close(found, want, rtol=1e-4, atol=1e-5)
+
+
+def test_left_out_images_are_refused(search_config: Callable) -> None:
+    cfg = search_config('gallery')
+    cfg.model.data_preprocessor = cfg.data_preprocessor
+    settings = cfg.model.to_dict()
+    settings['architecture']['prototype']['drop_last'] = True
+    with pytest.raises(SettingError, match='drop_last=True'):
+        embedded_here(0, settings)
+    settings['architecture']['prototype'].update(drop_last=False, sampler=dict(type='HalfSampler'))
+    with pytest.raises(SettingError, match='leaves out 52 of the 104 images'):
+        embedded_here(0, settings)
+
+
+@DATA_SAMPLERS.register_module(force=True)
+class HalfSampler(Sampler):
+    """Every second image."""
+
+    def __init__(self, dataset: object, **_: object) -> None:
+        self.dataset = dataset
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(0, len(self.dataset), 2))
+
+    def __len__(self) -> int:
+        return len(self.dataset) // 2
 
 
 @pytest.mark.slow
@@ -176,6 +300,12 @@ def test_the_exported_student_searches_in_the_teachers_gallery(search_config: Ca
     for ours, theirs in zip(found, want, strict=True):
         torch.testing.assert_close(ours.pred_score, theirs.pred_score)
     assert torch.equal(student.prototype_vecs, model.architecture.prototype)
+
+
+def test_the_exported_student_knows_where_its_gallery_is(search_config: Callable) -> None:
+    """Wherever it is built."""
+    cfg = search_config('gallery', work_dir='work')
+    assert plain_student(cfg).model.prototype == str(Path.cwd() / 'work' / 'gallery.pth')
 
 
 @pytest.mark.slow
@@ -203,7 +333,7 @@ def test_refusals_before_training(search_config: Callable, runner: Callable, net
         runner(narrow).train()
     narrow.model.architecture.image_encoder.pop()
     narrow.model.distiller.losses.scores.inputs.s_query.connector = dict(type='LinearProjection', out_features=128)
-    with pytest.raises(SettingError, match=r"dict\(type='LinearNeck', in_channels=64, out_channels=128"):
+    with pytest.raises(SettingError, match=r"have 64 dimensions, the teacher's 128.*LinearNeck.*, in_channels=64"):
         runner(narrow).train()
     few = search_config('gallery')
     few.val_evaluator[0].topk = (1, 105)

@@ -1,6 +1,7 @@
 """The stack without this package, second part: mmpretrain's retrievers."""
 
 import contextlib
+import multiprocessing
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,6 +54,37 @@ def encode_galleries_of_students(folder: Path) -> bool:
         warnings.simplefilter('ignore')
         PrepareProtoBeforeValLoopHook().before_val(SimpleNamespace(model=model))
     return not model.architecture.prototype_inited
+
+
+def embed_in_two_processes(rank: int, folder: Path) -> None:
+    """Embed a gallery of three images, one of which goes to both processes; write the embeddings."""
+    import torch
+    import torch.distributed as dist
+    from mmengine.dataset import DefaultSampler, pseudo_collate
+    from mmpretrain.structures import DataSample
+
+    dist.init_process_group('gloo', init_method=(folder / 'gallery_store').as_uri(), rank=rank, world_size=2)
+    network = retriever()
+    torch.nn.init.ones_(network.image_encoder[1].weight)
+    torch.nn.init.zeros_(network.image_encoder[1].bias)
+    samples = [dict(inputs=torch.ones(1, 2, 2), data_samples=DataSample(metainfo=dict(sample_idx=i))) for i in range(3)]
+    sampler = DefaultSampler(samples, shuffle=False)
+    loader = torch.utils.data.DataLoader(samples, sampler=sampler, collate_fn=pseudo_collate)
+    with torch.no_grad():
+        torch.save(network._get_prototype_vecs_from_dataloader(loader), folder / f'gallery_{rank}.pth')
+
+
+@try_break
+def embed_each_image_of_a_gallery_once(folder: Path) -> bool:
+    import torch
+
+    context = multiprocessing.get_context('fork')
+    processes = [context.Process(target=embed_in_two_processes, args=(rank, folder)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    return torch.load(folder / 'gallery_0.pth').amax(dim=1).tolist() == [8.0, 4.0, 4.0]
 
 
 @try_break

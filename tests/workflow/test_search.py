@@ -80,6 +80,25 @@ def test_too_few_images(image_folder: Callable) -> None:
         search.plan_of(request(image_folder({'b': 0}, 'empty')))
 
 
+@pytest.mark.parametrize('size', [4, 8, 16])
+def test_the_learning_rate_follows_the_batch(folder: Path, tmp_path: Path, size: int) -> None:
+    search.write_files(search.plan_of(request(folder, batch_size=size)), tmp_path)
+    cfg = Config.fromfile(tmp_path / 'distilled.py')
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(2e-3 * size / 64)  # of the recipe
+
+
+def test_names_of_files(folder: Path, tmp_path: Path) -> None:
+    odd = 'line\u2028separator, next\x85line.png'
+    (folder / 'loose.jpg').rename(folder / odd)
+    search.write_files(search.plan_of(request(folder)), tmp_path)
+    names = search.names_of(tmp_path)
+    assert len(names) == 30
+    assert odd in names
+    (folder / odd).rename(folder / 'a\nbreak.jpg')
+    with pytest.raises(DatasetError, match=r"'a\\nbreak.jpg' contains a line break"):
+        search.plan_of(request(folder))
+
+
 @pytest.mark.slow
 def test_from_a_folder_to_searches(folder: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = dict(SMALL, data=str(folder), work_dir='work', seed=0, export='onnx')

@@ -1,5 +1,6 @@
 # Known-item search among 5,000 images of CIFAR-10: queries are degraded views of them, one for each of the first 2,500
 # training images to train on, one for each of the first 2,500 test images to validate on, always the same ones.
+# Of 2,500 queries in batches of 64, the last batch has 4, and as many fewer negatives: nothing is dropped.
 _base_ = ['./cifar10_npz.py']
 query = [
     dict(type='DegradedView', crop=0.6, shift=3, color=0.5, blur=1.5, noise=0.15),

@@ -1,5 +1,6 @@
 # Known-item search among scikit-learn's 1,797 digits: queries are degraded views of them, one for each of 1,297 images
 # to train on, one for each of the other 500 to validate on, always the same ones.
+# Of 1,297 queries in batches of 64, the last batch has 17, and as many fewer negatives: nothing is dropped.
 _base_ = ['./digits.py']
 query = [
     dict(type='DegradedView', crop=0.8, shift=1, color=0.3, blur=1.0, noise=0.1),

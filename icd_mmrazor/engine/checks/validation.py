@@ -95,7 +95,7 @@ def _check_predictions(metric: Any, model: nn.Module, dataset: Any) -> None:
 
 
 def _check_gallery(metric: Any, dataset: Any) -> None:
-    """Refuse a metric of the first ``topk`` images of a search in a gallery of fewer, of which torch says no word."""
+    """Refuse a metric of the first ``topk`` images of a search in a gallery of fewer, which torch does not explain."""
     size = getattr(dataset, 'gallery_size', None)
     kinds = (evaluation.RetrievalRecall, evaluation.RetrievalAveragePrecision, MeanReciprocalRank)
     if size is None or not isinstance(metric, kinds):

@@ -25,11 +25,14 @@ from icd_mmrazor.engine.description import (
     loss_terms,
     why_not_evaluated,
 )
+from icd_mmrazor.engine.galleries import searches
 from icd_mmrazor.engine.metrics import as_number, numbers_in
 from icd_mmrazor.engine.runs import counts_iterations, hooks_of, model_of, steps_done
 
 # in a clone a link to the folder at the top
 TEST_TOOL = Path(__file__).parents[2] / '.mim' / 'tools' / 'test.py'
+# why a teacher has not searched
+NO_IMAGES = 'prototype of the student does not name images'
 STUDENT_FILES = ('student_last.pth', 'student_best.pth', 'student.py')
 
 
@@ -200,7 +203,8 @@ class DistillationReportHook(Hook):
         name = 'teacher_metrics' if member is None else f'teacher_{member}_metrics'
         runner.message_hub.update_info(name, metrics, resumed=False)
         if not metrics:
-            return f', not evaluated: {reason}' if (reason := why_not_evaluated(algorithm, member)) else ''
+            reason = NO_IMAGES if searches(algorithm) else why_not_evaluated(algorithm, member)
+            return f', not evaluated: {reason}' if reason else ''
         # some are lists, such as an accuracy for each class
         return ', validation set: ' + ', '.join(f'{name} {value:.2f}' for name, value in numbers_in(metrics).items())
 

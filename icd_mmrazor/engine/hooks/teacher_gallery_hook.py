@@ -12,8 +12,8 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from icd_mmrazor.checkpoints.writing import write_checkpoint_file
-from icd_mmrazor.engine.galleries import gallery_loader, teacher_gallery
-from icd_mmrazor.engine.runs import model_of
+from icd_mmrazor.engine.galleries import gallery_loader, has_teacher_gallery, keep_teacher_gallery, teacher_gallery
+from icd_mmrazor.engine.runs import is_training, model_of
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.export.student import GALLERY
 from icd_mmrazor.models.algorithms.predictions import pooled_point
@@ -28,8 +28,10 @@ class TeacherGalleryHook(Hook):
 
     The student is an ``ImageToImageRetriever``, whose ``prototype`` names the images. Before a training, a validation
     or a test, the teacher embeds them once, prepared in its own way. The student gets these embeddings instead of its
-    own, and so does every module with a method ``set_gallery(embeddings)``, such as ``ScoreDistillationLoss``; a
-    resumed run has them from its checkpoint. ``gallery.pth`` in the work folder holds them for the exported student.
+    own, and so does every module with a method ``set_gallery(embeddings)``, such as ``ScoreDistillationLoss``. A
+    training that is resumed takes them from its checkpoint, if such a module keeps them as a buffer ``gallery``; a test
+    or ``load_from`` has them embedded again, since teacher and images may be others. ``gallery.pth`` in the work folder
+    holds them for the exported student.
 
     Without this hook, the student is symmetric: it embeds the gallery itself, and needs mmpretrain's
     ``PrepareProtoBeforeValLoopHook`` to do so again for each validation.
@@ -57,7 +59,7 @@ class TeacherGalleryHook(Hook):
                 f'TeacherGalleryHook: the model is a {type(algorithm).__name__}, its student a '
                 f'{type(student).__name__}. It needs a FrozenTeacherDistill with an ImageToImageRetriever.'
             )
-        if isinstance(student.prototype, Tensor):  # of an earlier run of this runner
+        if has_teacher_gallery(student):  # of an earlier run of this runner
             return
         loader = gallery_loader(student)
         shape, source = tuple(loader.dataset[0]['inputs'].shape), getattr(algorithm.distiller, 'teacher_source', None)
@@ -65,12 +67,22 @@ class TeacherGalleryHook(Hook):
         width = _width(algorithm.teacher, source, image_shape_seen(algorithm.teacher, shape))
         if own != width:
             raise SettingError(
-                f'TeacherGalleryHook: the student embeds queries {own} wide, and the teacher images {width} wide, so '
-                f"they cannot be compared. End image_encoder of the student with dict(type='LinearNeck', "
+                f"TeacherGalleryHook: the student's embeddings have {own} dimensions, the teacher's {width}, so they "
+                "cannot be compared. End image_encoder of the student with dict(type='LinearNeck', "
                 f'in_channels={own}, out_channels={width}, norm_cfg=None).'
             )
-        for module in _keepers(algorithm):
+        for module in _keepers(algorithm).values():
             module.set_gallery(torch.zeros(len(loader.dataset), width))
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Leave out the gallery of a checkpoint unless a training is resumed: it may be of other images or teachers."""
+        if runner._resume and is_training(runner):
+            return
+        # mmpretrain's EMAHook loads the averaged weights, or exchanges both
+        for weights in (checkpoint.get('state_dict', checkpoint), checkpoint.get('ema_state_dict', {})):
+            for name, module in _keepers(model_of(runner)).items():
+                for key in {f'{name}.gallery', f'module.{name}.gallery'} & weights.keys():
+                    weights[key] = module.gallery
 
     def before_train(self, runner: Runner) -> None:
         """Fill the gallery, unless it was in the checkpoint; write it for the exported student."""
@@ -90,20 +102,21 @@ class TeacherGalleryHook(Hook):
 
     def _prepare(self, runner: Runner) -> Tensor:
         algorithm = model_of(runner)
-        student, keepers = algorithm.architecture, _keepers(algorithm)
-        if isinstance(student.prototype, Tensor):
+        student, keepers = algorithm.architecture, _keepers(algorithm).values()
+        if has_teacher_gallery(student):
             return student.prototype
-        # zeros: there was none in a checkpoint
-        gallery = next((module.gallery for module in keepers if module.gallery.any()), None)
+        stored = (getattr(module, 'gallery', None) for module in keepers)
+        # zeros: no training was resumed
+        gallery = next((each for each in stored if isinstance(each, Tensor) and each.any()), None)
         if gallery is None:
             gallery = teacher_gallery(algorithm, gallery_loader(student))
-            for module in keepers:
-                module.set_gallery(gallery)
             runner.logger.info(
                 f'TeacherGalleryHook: the student searches among {len(gallery):,} images as the teacher embeds them, '
                 f'{gallery.shape[1]} wide.'
             )
-        student.prototype, student.prototype_inited = gallery.clone(), False
+        for module in keepers:
+            module.set_gallery(gallery)
+        keep_teacher_gallery(student, gallery.clone())
         return student.prototype
 
 
@@ -111,5 +124,5 @@ def _width(network: nn.Module, classifier: str | None, shape: tuple[int, ...]) -
     return math.prod(feature_shapes(network, [pooled_point(network, classifier)], shape)[0])
 
 
-def _keepers(algorithm: nn.Module) -> list[nn.Module]:
-    return [module for module in algorithm.modules() if hasattr(module, 'set_gallery')]
+def _keepers(algorithm: nn.Module) -> dict[str, nn.Module]:
+    return {name: module for name, module in algorithm.named_modules() if hasattr(module, 'set_gallery')}

@@ -23,9 +23,10 @@ class EmbeddingMatchingLoss(FeatureLoss):
     """Distance between the embeddings of student and teacher (EmbedDistill, Kim et al., arXiv 2301.12005).
 
     For queries, ``R_Q = mean_i || v_i - u_i ||`` (equation 7) with the student's embedding ``u`` and the teacher's
-    ``v``; for documents likewise (equation 8), if the student encodes them. Equations by a secondary account of the
-    paper; its own code was not found. mmrazor's ``L2Loss(dist=True)`` is another loss: it takes one root over the whole
-    batch.
+    ``v``; for documents likewise, ``R_D`` (equation 8), if the student encodes them. On a batch of documents and their
+    queries (``QueryDataset(with_documents=True)``) the loss is the mean over both, ``(R_Q + R_D) / 2``: for their sum
+    set ``loss_weight=2``. The equations follow a secondary account of the paper; its own code was not found. mmrazor's
+    ``L2Loss(dist=True)`` is another loss: it takes one root over the whole batch.
 
     It needs neither labels nor relevant documents, so it also counts for generated queries. A student without the
     teacher's width needs a connector, which it keeps for searching (``LinearNeck`` in its ``image_encoder``).

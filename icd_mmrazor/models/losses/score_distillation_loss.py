@@ -25,8 +25,8 @@ class ScoreDistillationLoss(FeatureLoss):
         one-hot (equation 9)              L_1 = - mean_i log softmax_j(S_ij / tau)_i
         score distillation (equation 11)  L_s = - mean_i sum_j softmax_j(T_ij / tau) log softmax_j(S_ij / tau)
 
-    ``L_s`` is a divergence plus the teacher's entropy, so it does not reach 0. Equations and weights (1 each) by a
-    secondary account of the paper; its temperature is not known.
+    ``L_s`` is a divergence plus the teacher's entropy, so it does not reach 0. Equations and weights (1 each)
+    follow a secondary account of the paper; its temperature is not known.
 
     An asymmetric student searches in the teacher's documents: it embeds queries alone. ``TeacherGalleryHook`` gives the
     loss the teacher's embeddings of all images of the gallery, once, and the ``gt_label`` of a query is the position of
@@ -35,6 +35,9 @@ class ScoreDistillationLoss(FeatureLoss):
 
     A symmetric student has batches of the documents, then their queries (``QueryDataset(with_documents=True)``): both
     networks embed both, and the gallery is not used.
+
+    The negatives of a query are the documents of the other queries in its batch, those of one process: a batch of one
+    query has none, and its loss and gradient are 0. Batches of several processes are not gathered.
 
     Args:
         tau: Temperature of both softmaxes.
@@ -160,7 +163,9 @@ class ScoreDistillationLoss(FeatureLoss):
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         """Load the gallery of a checkpoint, before its size is known too."""
         stored = state_dict.get(f'{prefix}gallery')
-        if isinstance(stored, Tensor) and stored.ndim == 2:
+        if isinstance(stored, Tensor) and not stored.numel():  # of a symmetric student
+            state_dict[f'{prefix}gallery'] = self.gallery
+        elif isinstance(stored, Tensor) and stored.ndim == 2:
             if len(self.gallery) and stored.shape != self.gallery.shape:
                 raise CheckpointError(
                     f'{type(self).__name__}: the checkpoint has a gallery of shape {tuple(stored.shape)}, this run one '

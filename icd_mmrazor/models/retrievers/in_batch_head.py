@@ -23,6 +23,9 @@ class InBatchRetrievalHead(BaseModule):
     encoders. A batch has the documents, then the queries
     (:class:`~icd_mmrazor.datasets.queries.QueryDataset` with ``with_documents=True``). It has no weights.
 
+    The negatives of a query are the documents of the other queries in its batch, those of one process: a batch of one
+    query has none, and its loss is 0. Batches of several processes are not gathered.
+
     Args:
         tau: Temperature.
         normalize: Whether to compare unit vectors, as a search by cosine similarity does.

@@ -168,6 +168,21 @@ def test_a_gallery_survives_a_checkpoint() -> None:
         other.load_state_dict(loss.state_dict())
 
 
+def test_an_empty_gallery_of_a_checkpoint_is_as_none() -> None:
+    loss = ScoreDistillationLoss()
+    loss.set_gallery(torch.ones(3, 2))
+    loss.load_state_dict(ScoreDistillationLoss().state_dict())
+    assert loss.gallery.tolist() == torch.ones(3, 2).tolist()
+
+
+def test_one_query_has_no_negatives() -> None:
+    query, document = torch.randn(2, 1, 4)
+    assert ScoreDistillationLoss()(query, query, document).item() == 0.0
+    head, sample = InBatchRetrievalHead(), DataSample(metainfo=dict(augmentation='weak'))
+    samples = [sample, DataSample(metainfo=dict(augmentation='strong'))]
+    assert head.loss(torch.cat([document, query]), samples)['loss'].item() == 0.0
+
+
 def test_refusals() -> None:
     loss, _ = gallery_loss()
     query, wide = torch.randn(2, WIDTH), torch.randn(2, WIDTH + 1)
