@@ -14,7 +14,7 @@ from icd_mmrazor.errors import DatasetError, SettingError
 class LongTailed(SelectedDataset):
     r"""Any dataset with class imbalance: each class keeps fewer images than the one before it, by a power law.
 
-    As in the code of the laboratory behind *Knowledge Distillation Beyond Model Compression* (Sarfraz et al., ICPR
+    As in the code of the lab behind *Knowledge Distillation Beyond Model Compression* (Sarfraz et al., ICPR
     2020, arXiv 2007.01922; NeurAI-Lab/InBiaseD): of class :math:`c = 1, \dots, C`, the first
     :math:`n_c = \mathrm{round}(a / (b + c^\gamma))` images are kept, with :math:`a` and :math:`b` such that
     :math:`n_1` is ``most`` and :math:`n_C` is ``fewest``. The larger :math:`\gamma`, the more images the classes in the
@@ -22,7 +22,7 @@ class LongTailed(SelectedDataset):
 
     Args:
         dataset: The dataset or its config. Each of its images has one label.
-        gamma: The exponent, greater than 0. Of CIFAR-10, 1 keeps 10,421 images and 2 keeps 14,402.
+        gamma: The exponent, greater than 0. On CIFAR-10, 1 keeps 10,421 images and 2 keeps 14,402.
         most: Number of images of the first class.
         fewest: Number of images of the last class.
 
@@ -39,7 +39,7 @@ class LongTailed(SelectedDataset):
         self.gamma = checks.positive(self, 'gamma', gamma)
         self.most, self.fewest = checks.positive_int(self, 'most', most), checks.positive_int(self, 'fewest', fewest)
         if fewest > most:
-            raise SettingError(f'LongTailed: fewest={fewest} is more than most={most}. Exchange them.')
+            raise SettingError(f'LongTailed: fewest={fewest} is more than most={most}. Swap them.')
         super().__init__(dataset)
         kept = []
         for label, number in enumerate(class_sizes(self.num_classes, gamma, most, fewest)):

@@ -15,9 +15,9 @@ from icd_mmrazor.errors import SettingError
 class NoisyLabels(SelectedDataset):
     """Any dataset with label noise: some of its labels are drawn at random.
 
-    Symmetric noise, as in the code of the laboratory behind *Knowledge Distillation Beyond Model Compression* (Sarfraz
+    Symmetric noise, as in the code of the lab behind *Knowledge Distillation Beyond Model Compression* (Sarfraz
     et al., ICPR 2020, arXiv 2007.01922; NeurAI-Lab/CURE): with this probability, the label of an image is replaced by
-    one drawn uniformly from **all** classes, the true one included. Of ten classes, 18 % of the labels are therefore
+    one drawn uniformly from **all** classes, the true one included. With ten classes, 18 % of the labels are therefore
     wrong at a probability of 0.2. The noise follows from the seed alone: teacher, students and resumed runs have the
     same wrong labels. Train on it, and validate on a dataset with true labels.
 

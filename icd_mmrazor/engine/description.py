@@ -12,6 +12,7 @@ from torch import nn
 from icd_mmrazor.datasets.labels import has_labels, plain_datasets
 from icd_mmrazor.engine.galleries import evaluate_search, searches
 from icd_mmrazor.models.algorithms.predictions import POOLED, add_feature, has_pooled_feature, pooled_feature
+from icd_mmrazor.models.algorithms.student_losses import idle_losses
 from icd_mmrazor.models.networks.classifier_layer import is_headless, number_of_classes
 from icd_mmrazor.models.networks.ensemble import TeacherEnsemble
 from icd_mmrazor.models.networks.headless import ImageNetwork
@@ -136,7 +137,9 @@ def loss_terms(algorithm: nn.Module) -> list[str]:
         term = f'student.loss: {_weighted(task_loss)}' if task_loss is not None else "the student's own loss"
         factor = getattr(algorithm.distiller, 'student_loss_weight', 1.0)
         terms.append(term if factor == 1.0 else f'{term}, times {factor}')
-    return [*terms, *_distillation_terms(algorithm.distiller, 'distill'), *getattr(algorithm, 'augmented_terms', [])]
+    idle = tuple(f'distill.{name}: ' for name in idle_losses(algorithm))
+    terms += [term for term in _distillation_terms(algorithm.distiller, 'distill') if not term.startswith(idle)]
+    return [*terms, *getattr(algorithm, 'augmented_terms', [])]
 
 
 def _distillation_terms(distiller: nn.Module, prefix: str) -> list[str]:

@@ -121,7 +121,7 @@ def test_batches_in_memory_are_those_of_the_dataset(data: Callable, kind: dict) 
         (dict(type='NoisyLabels', probability=0.2, indices=[60]), r'indices=\[60\]'),
         (dict(type='NoisyLabels', probability=0.2, indices=0), r'indices=0'),
         (dict(type='LongTailed', gamma=0), r'gamma=0'),
-        (dict(type='LongTailed', gamma=1.0, most=2, fewest=3), r'fewest=3 is more than most=2. Exchange them'),
+        (dict(type='LongTailed', gamma=1.0, most=2, fewest=3), r'fewest=3 is more than most=2. Swap them'),
         (dict(type='LongTailed', gamma=1.0, most=2.5), r'most=2.5'),
     ],
 )

@@ -72,6 +72,10 @@ def test_mixtures_instead_of_images(demo_config: Callable, runner: Callable) -> 
     seen = []
     run.model.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs['data_samples']), with_kwargs=True)
     run.train()
+    # what comes after the data preprocessor: scores of two classes in some batches, labels in the others
+    scores = [sample.gt_score for samples in seen for sample in samples if 'gt_score' in sample]
+    assert 0 < len(scores) < sum(map(len, seen))
+    assert any(0 < score.max() < 1 for score in scores)
     assert type(run.model).__name__ == 'FrozenTeacherDistill'
     assert run.model.data_preprocessor.batch_augments.probs == [0.5, 0.5]
     assert torch.isfinite(run.model.student.head.fc.weight).all()

@@ -123,6 +123,18 @@ def test_averaged_weights_repeated_images_and_a_ramp(config: Callable, runner: C
     }
     state = torch.load(Path(run.work_dir, 'epoch_3.pth'), weights_only=True)['state_dict']
     assert state['experts'].tolist() == experts
+    assert 'teaches no image' not in logged(run)
+
+
+@pytest.mark.slow
+def test_a_ramp_that_is_longer_than_the_training(config: Callable, runner: Callable) -> None:
+    run = runner(config(**{'model.ramp_epochs': 4, 'train_cfg.max_epochs': 2}))
+    watch = Watch()
+    run.register_hook(watch, priority='LOWEST')
+    run.train()
+    assert max(expert for _, _, expert in watch.images) < 2
+    assert 'the training ends after 2 epochs' in logged(run)
+    assert 'model.ramp_epochs=4: teachers[2] teaches no image' in logged(run)
 
 
 @pytest.mark.slow

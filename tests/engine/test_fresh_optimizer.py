@@ -94,3 +94,9 @@ def test_settings_out_of_range(setting: Any) -> None:
 def test_a_training_that_counts_iterations(train: Callable) -> None:
     with pytest.raises(SettingError, match=r'fresh_optimizer counts epochs.*by_epoch=True'):
         train(True, train_cfg=dict(by_epoch=False, max_iters=3))
+
+
+def test_epochs_after_the_last_one(train: Callable) -> None:
+    run = train([1, 4, 50])
+    log = '\n'.join(file.read_text() for file in Path(run.work_dir).glob('*/*.log'))
+    assert f'fresh_optimizer has 4, 50, but the training ends after {EPOCHS} epochs' in log

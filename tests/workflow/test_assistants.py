@@ -1,5 +1,6 @@
 """Teaching assistants: which ones, in which order, and by one command."""
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +64,45 @@ def test_those_that_are_there_stay() -> None:
     train_assistants(PAIR, 'ceskd', [], trainings)
     assert len(trainings.configs) == 2
     assert first.read_text() == ''
+
+
+def test_one_of_other_settings_is_refused() -> None:
+    """That of a trial, say. Seeds and what does not change a training may differ."""
+    trainings = Trainings()
+    short = ['--cfg-options', 'train_cfg.max_epochs=2', 'randomness.seed=1', 'model.ramp_epochs=2']
+    train_assistants(PAIR, 'ceskd', short, trainings)
+    assert len(trainings.configs) == 3
+    same = ['--cfg-options', 'train_cfg.max_epochs=2', 'randomness.seed=5', 'train_dataloader.num_workers=0']
+    train_assistants(PAIR, 'ceskd', same, trainings)
+    assert len(trainings.configs) == 3
+    file = re.escape(str(FOLDER / f'{CHAIN[0]}_cifar100'))
+    with pytest.raises(
+        SettingError, match=rf'{file}\.pth.* train_cfg\.max_epochs: 2 .* 240 now\. Remove it and {file} to'
+    ):
+        train_assistants(PAIR, 'ceskd', [], trainings)
+    for name in CHAIN:
+        (FOLDER / f'{name}_cifar100.pth').unlink()
+    train_assistants(PAIR, 'ceskd', [], trainings)
+    assert len(trainings.configs) == 6
+
+
+@pytest.mark.parametrize(
+    'setting',
+    ['model.ramp_epoch=3', 'model.ramp_epochs=0', 'model.teachers.9.teacher_ckpt=a.pth', 'model.teacher_ckpt=a.pth'],
+)
+def test_wrong_settings_of_the_student_come_before_any_training(setting: str) -> None:
+    trainings = Trainings()
+    with pytest.raises(SettingError, match=setting.partition('=')[0].rpartition('.')[2]):
+        train_assistants(PAIR, 'ceskd', ['--cfg-options', setting], trainings)
+    assert not trainings.configs
+
+
+def test_experts_of_ones_own() -> None:
+    trainings = Trainings()
+    own = ['model.teachers.3.teacher_ckpt=big.pth', 'model.teachers.1.teacher_ckpt=middle.pth']
+    train_assistants(PAIR, 'ceskd', ['--cfg-options', *own], trainings)
+    assert [cfg.model.architecture.backbone.depth for cfg in trainings.configs] == [56, 32]
+    assert [cfg.model.teacher_ckpt for cfg in trainings.configs] == ['big.pth', 'middle.pth']
 
 
 @pytest.mark.parametrize('methods', ['kd', 'dcd+kd', 'student'])

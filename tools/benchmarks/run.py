@@ -30,18 +30,15 @@ from typing import Any, NamedTuple
 from icd_mmrazor import recipes
 from icd_mmrazor.checkpoints.writing import write_json
 from icd_mmrazor.configuration.changes import settings_of
-from icd_mmrazor.configuration.files import apply_cfg_options
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.export.network import quiet
-from icd_mmrazor.launch.command_line import parse_options, positive_int
+from icd_mmrazor.launch.command_line import positive_int
 from icd_mmrazor.launch.command_line import run as run_tool
 from icd_mmrazor.machine import cores
+from icd_mmrazor.workflow.composition import configured
 from icd_mmrazor.workflow.lock import WorkFolderLock
 
-import torch
 from caches import OF_CACHE, share_caches
 from mmengine.config import Config
-from mmrazor.registry import MODELS
 from studies import PUBLISHED, STUDIES, Point, Study, teacher_of
 from trainings import ConfigTraining, Training, check_failures, machine, run_all, slots_for
 
@@ -153,25 +150,6 @@ def options_for(methods: str, options: Sequence[str]) -> list[str]:
                     continue
             found[key] = f'{key}={value}'
     return list(found.values())
-
-
-def configured(pair: str, methods: str, options: Sequence[str]) -> Config:
-    """Compose a config with its options; building the model checks those of the model."""
-    cfg = recipes.compose(pair, methods.split('+'))
-    apply_cfg_options(cfg, parse_options(options))
-    if any(option.startswith('model.') for option in options):
-        model = cfg.model.to_dict()
-        if 'teacher' in model:
-            model |= dict(teacher_ckpt=None, random_teacher=True)
-        if model.get('teacher_cache'):
-            model['teacher_cache'].pop('path', None)
-        try:
-            with torch.random.fork_rng(devices=[]), quiet(), MODELS.switch_scope_and_registry('mmrazor'):
-                MODELS.build(model)
-        except Exception as error:  # whatever a constructor raises
-            shown = ' '.join(options)
-            raise SettingError(f'--cfg-options {shown} do not fit {methods} on {pair}: {error}') from error
-    return cfg
 
 
 class Cell(NamedTuple):

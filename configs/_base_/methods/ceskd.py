@@ -23,7 +23,7 @@ $$L_\text{CES-KD} = \frac1B \sum_{i=1}^{B} \left[ 0.1 \, \mathrm{CE}(z^s_i, y_i)
 python tools/benchmarks/train.py ceskd res56_res20_cifar100
 ```
 
-This command first trains the missing teaching assistants, each by KD from the one before it, in `work_dirs/assistants`: ResNet-44 from ResNet-56, ResNet-32 from ResNet-44. Then the student learns from all three. Repeated, it continues with the assistant that it was stopped at; add `--resume` for the student. Distillation needs a trained teacher: see [vanilla](../vanilla/README.md).
+This command first trains the missing teaching assistants, each by KD from the one before it, in `work_dirs/assistants`: ResNet-44 from ResNet-56, ResNet-32 from ResNet-44. Then the student learns from all three. Repeated, it continues with the assistant that it was stopped at; add `--resume` for the student. An assistant of other settings than those of the command, of a trial with few epochs, say, is refused; an expert of your own is named by `model.teachers.0.teacher_ckpt=FILE`. Distillation needs a trained teacher: see [vanilla](../vanilla/README.md).
 
 | pair | teaching assistants |
 |---|---|

@@ -1,7 +1,7 @@
 # HKD: heterogeneous distillation by information flow (Passalis et al., CVPR 2020)
 r"""
 paper: https://arxiv.org/abs/2005.00727, Passalis, Tzelepi and Tefas, CVPR 2020
-loss: CE + HKD, on maps 100 times in the first epoch and 0.7 times as much in each that follows
+loss: CE + HKD; the maps' weight starts at 100 and is multiplied by 0.7 each epoch
 features: all maps, the pooled feature
 
 ## Introduction
@@ -16,18 +16,18 @@ The loss of a layer is Jeffreys' divergence, which is symmetric, of the teacher'
 
 $$L_l = \frac1{B^2} \sum_{K} \sum_{i,j} \bigl( p_K(j \mid i) - q_K(j \mid i) \bigr) \bigl( \log p_K(j \mid i) - \log q_K(j \mid i) \bigr)$$
 
-Connections form early in a training. So the inner layers count much in the first epochs, and less and less afterwards; in epoch $k = 0, 1, \ldots$
+Connections form early in training, so inner layers are weighted heavily in the first epochs and less and less afterwards; in epoch $k = 0, 1, \ldots$
 
 $$L = L_\text{last} + 100 \cdot 0.7^k \sum_{l < \text{last}} L_l$$
 
-If the two networks differ too much for their layers to correspond, the student learns from an auxiliary teacher instead. This is the student's own architecture with twice the width, which has learned the last layer of the teacher before.
+If the two networks differ too much for their layers to correspond, the student learns from an auxiliary teacher instead. This is the student's own architecture with twice the width, which was trained beforehand on the teacher's last layer.
 
 ## The benchmark's form
 
 Published are experiments without labels, which are measured by retrieval. With cross-entropy, the form is ours:
 
 - The paper adds cross-entropy for classification. Its weight is not in the released code, and the paper's text was not at hand.
-- The mean over $B^2$ pairs is about 0.001, which nothing notices next to cross-entropy. Here the sum over $j$ is averaged over the images (`reduction='batchmean'`), $B$ times as much; this is the scale of the paper's sums. The weights 100 and 1 stay.
+- The mean over $B^2$ pairs is about 0.001, which is negligible next to cross-entropy. Here the sum over $j$ is averaged over the images (`reduction='batchmean'`), $B$ times as much; this is the scale of the paper's sums. The weights 100 and 1 stay.
 - The last layer is the pooled feature, the inner ones are the maps of all stages, whole. If one network has more stages, those at equal distances are compared.
 
 ## The published protocol
@@ -42,7 +42,7 @@ python tools/train.py configs/hkd/hkd_cnn1-a_cnn1_cifar10.py       # the student
 python tools/train.py configs/vanilla/cnn1_cifar10.py              # the baseline: the student alone, 50 epochs
 ```
 
-Each ends with its measurement, `RetrievalPrecision`: the 10,000 test images search the 50,000 training images by their pooled features. *mAP* is the mean of the precision at 11 levels of recall, *top-100* the precision of the first 100 images, *e* Euclidean and *c* cosine.
+Each ends with its measurement, `RetrievalPrecision`: the 10,000 test images search the 50,000 training images by their pooled features. *mAP* is the mean of the interpolated precision at 11 levels of recall, *top-100* the interpolated precision at rank 100 (the largest of that of this and any later rank), *e* Euclidean and *c* cosine.
 
 | CIFAR-10, in % | mAP (e) | mAP (c) | top-100 (e) | top-100 (c) |
 |---|---:|---:|---:|---:|
@@ -60,8 +60,9 @@ Published are the authors' [result files](https://github.com/passalis/pkth) (com
 - The loss, the weights, the networks, the protocol and the metric are those of the authors' code. The loss and its gradients agree with it to eight digits, and so do the weights of the student after three epochs of their training.
 - Students and auxiliary teachers learn from a teacher without cross-entropy. Their classifiers are not trained, so their accuracy says nothing.
 - The paper sums over pairs of different images; the code has each image among its own neighbours, and takes the mean. The code is followed.
-- The authors' training makes a new Adam in each epoch, whose averages start again: `default_hooks.loss_schedule.fresh_optimizer=True`. So do the second learning rates of the teachers.
+- The authors' training makes a new Adam in each epoch, whose averages start again: `default_hooks.loss_schedule.fresh_optimizer=True`. It also makes a new one when the teachers' learning rate drops.
 - The gradient of the released code is NaN for a feature that is all zero, as a ReLU may give. Here such a feature gets no gradient from the cosine.
+- The cosine kernel is at least $10^{-6}$ here. That of two features of opposite directions may be rounded to 0 otherwise, whose logarithm is infinite.
 - In single precision, the released distances lose digits by $\lVert a \rVert^2 + \lVert b \rVert^2 - 2 \langle a, b \rangle$, and that of an image to itself is not 0. Here features are centred first, which changes nothing else.
 - The released metric interpolates the precision only in the first 128 ranks, the size of its batches of queries, where all ranks were meant. The published numbers have this; `RetrievalPrecision(batch_size=...)` sets it.
 - In the teacher's blocks without a convolution in the shortcut, the released code adds the activated input, not the input.

@@ -1,4 +1,4 @@
-# MixKD: KD of mixed images, towards mixup for distillation (Liang et al., ICLR 2021), for images
+# MixKD: KD on mixed images (after Liang et al., ICLR 2021), in the image form of Good-DA-in-KD
 r"""
 paper: https://arxiv.org/abs/2011.00593, Liang, Hao, Shen, Zhou, Chen, Chen and Carin, ICLR 2021
 loss: 0.1 CE + 0.9 KD + 0.9 KD of the mixed batch
@@ -15,7 +15,7 @@ $$L = 0.1 \, \mathrm{CE}(x) + 0.9 \left[ \mathrm{KD}_4(x) + \mathrm{KD}_4(x') \r
 
 ## Whose numbers these are
 
-MixKD was published for language models, where word embeddings are mixed. It has cross-entropy of the originals, the student's mixup loss on mixed labels with a weight $\alpha_\text{SM}$, and a distance of the logits of mixtures with a weight $\alpha_\text{TMKD}$. We know its abstract; **its values could not be consulted**, and we know of no code of its authors.
+MixKD was published for language models, where word embeddings are mixed. We know its abstract; **its formulas and values could not be consulted**, and we know of no code of its authors. Secondary sources name three terms: cross-entropy of the originals, the student's mixup loss on mixed labels with a weight $\alpha_\text{SM}$, and a distance of the logits of mixtures with a weight $\alpha_\text{TMKD}$. What is said of them here is our reading of these sources.
 
 This config is its form for images in the released code of another paper (Wang et al., *What Makes a "Good" Data Augmentation in Knowledge Distillation*, NeurIPS 2022; [MingSun-Tse/Good-DA-in-KD](https://github.com/MingSun-Tse/Good-DA-in-KD), commit 75443f9), with its weights: $\lambda$ uniform ($\alpha = 1$), one for each batch; a permutation of the batch, which may leave images as they are; KD at temperature 4 on both batches; no cross-entropy of mixtures.
 There, and here, the student runs on each batch separately, so that its batch norms see them apart.
@@ -24,7 +24,7 @@ We know of no accuracies with these settings.
 ## Other forms
 
 - With the student's mixup loss: `--cfg-options model.augmented_student_weight=1.0`.
-- As the paper has it, cross-entropy of the images and the teacher on mixtures alone: `model.original_losses="[]"`.
+- A variant without KD of the originals, with the teacher on mixtures alone: `model.original_losses="[]"`.
 - CutMix: `model.augment.type=CutMix`.
 - Mixtures *instead of* the images in some of the batches need no method: [Mixup in the data preprocessor](../../docs/howto/mixing.md), at the cost of plain KD.
 

@@ -65,6 +65,7 @@ class DifficultyHook(Hook):
                 f'{NAME}: ramp_epochs={algorithm.ramp_epochs} counts epochs, and train_cfg counts iterations. Set '
                 'train_cfg=dict(by_epoch=True, max_epochs=...), or ramp_epochs=None.'
             )
+        _warn_of_ramp(runner, algorithm)
         self._dataset = numbered_images(runner.train_dataloader.dataset, NAME)
         self._labels = None
         if algorithm.score == LOSS:
@@ -146,6 +147,17 @@ class _PlainViews:
 
     def __getitem__(self, i: int) -> Any:
         return self.pipeline(self.dataset.get_data_info(i))
+
+
+def _warn_of_ramp(runner: Runner, algorithm: ExpertSelectionDistill) -> None:
+    """Warn if the training ends before the largest expert is admitted."""
+    epochs, number = algorithm.ramp_epochs, len(algorithm.teacher.members)
+    if epochs is None or (runner.max_epochs - 1) * number // epochs >= number - 1:
+        return
+    runner.logger.warning(
+        f'DifficultyHook: the training ends after {runner.max_epochs} epochs, before all experts are admitted in '
+        f'model.ramp_epochs={epochs}: teachers[{number - 1}] teaches no image. Set a smaller ramp_epochs.'
+    )
 
 
 def _described(algorithm: ExpertSelectionDistill) -> Iterator[str]:

@@ -10,8 +10,7 @@ from mmengine.runner import Runner
 from icd_mmrazor.engine.runs import counts_iterations, model_of, optimizers_of
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.algorithms.student_losses import losses_of
-from icd_mmrazor.models.distillers.mixed_distiller import plain_distillers
-from icd_mmrazor.models.distillers.weight_schedule import WeightSchedule
+from icd_mmrazor.models.distillers.weight_schedule import ScheduledWeight, WeightSchedule
 
 # in the message hub, which is resumed
 STAGE = 'distiller_stage'
@@ -71,6 +70,13 @@ class LossScheduleHook(Hook):
             _check_begin(runner, epochs)
         for name, schedule in _schedules(runner):
             _warn_of_end(runner, name, schedule)
+        if isinstance(self.fresh_optimizer, frozenset):
+            late = sorted(epoch for epoch in self.fresh_optimizer if epoch >= runner.max_epochs)
+            if late:
+                runner.logger.warning(
+                    f'LossScheduleHook: fresh_optimizer has {", ".join(map(str, late))}, but the training ends after '
+                    f'{runner.max_epochs} epochs, which are counted from 0.'
+                )
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Tell weights and losses that change how far the training is."""
@@ -121,9 +127,10 @@ def _are_epochs(value: Any) -> bool:
 
 def _schedules(runner: Runner) -> Iterator[tuple[str, WeightSchedule]]:
     """Yield the schedules of the losses, by their names."""
-    for distiller in plain_distillers(_distiller(runner)):
-        for name, weight in getattr(distiller, 'scheduled_weights', {}).items():
-            yield name, weight.schedule
+    for path, module in model_of(runner).named_modules():
+        if isinstance(module, ScheduledWeight):
+            # a distiller has scheduled_weights.NAME, a loss of its own weight NAME.scheduled_weight
+            yield path.removesuffix('.scheduled_weight').rpartition('.')[2], module.schedule
 
 
 def _check_begin(runner: Runner, initial_epochs: int) -> None:

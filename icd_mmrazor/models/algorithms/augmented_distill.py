@@ -206,8 +206,8 @@ class MixupDistill(AugmentedDistill):
     """MixKD (Liang et al., arXiv 2011.00593) for images: an ``AugmentedDistill`` by Mixup.
 
     The student learns what its teacher says about mixtures of two images, in addition to the images themselves. The
-    teacher sees the mixture; its answers are not interpolated. ``augmented_student_weight`` is the paper's weight of
-    the student's mixup loss.
+    teacher sees the mixture; its answers are not interpolated. ``augmented_student_weight`` is the weight of the
+    student's mixup loss, which secondary sources name; the paper's formulas were not at hand.
 
     Args:
         *args: Same as in ``FrozenTeacherDistill``.

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from mmengine.dist import get_world_size
 from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
@@ -27,9 +28,9 @@ class BoundarySampleDistill(FrozenTeacherDistill):
 
     From some images of a batch that both networks classify rightly, an attack on the teacher makes images close to its
     decision boundary, and the student learns the teacher's probabilities for these as well. The attack is
-    :func:`~icd_mmrazor.models.losses.boundary_sample_loss.boundary_attack`: 10 passes through the teacher, forwards and
-    backwards, on up to 64 images, and one pass of the student. A ``BoundarySampleLoss`` in the distiller's
-    ``distill_losses`` is the loss on these images, and is logged there: ``distill.loss_boundary``.
+    :func:`~icd_mmrazor.models.losses.boundary_sample_loss.boundary_attack`. On at most 64 images it takes 10 passes
+    through the teacher, forwards and backwards, and the loss on them one more of each network. It is a
+    ``BoundarySampleLoss`` in the distiller's ``distill_losses``, and is logged there: ``distill.loss_boundary``.
 
     Args:
         *args: Those of ``FrozenTeacherDistill``.
@@ -41,7 +42,8 @@ class BoundarySampleDistill(FrozenTeacherDistill):
 
     Raises:
         SettingError: An argument is out of range, there is no ``BoundarySampleLoss``, or the teacher is not there to be
-            attacked: its outputs are stored, or it is not a classifier of the student's classes.
+            attacked: its outputs are stored, or it is not a classifier of the student's classes. Also raised by the
+            first batch, if several processes synchronise the student's batch norms.
 
     Config example::
 
@@ -69,12 +71,15 @@ class BoundarySampleDistill(FrozenTeacherDistill):
             'limit': checks.positive(self, 'limit', limit),
         }
         super().__init__(*args, **kwargs)
-        if getattr(self.teacher, 'is_stored', False) or number_of_classes(self.teacher) != number_of_classes(
-            self.student
-        ):
+        if getattr(self.teacher, 'is_stored', False):
             raise SettingError(
-                'BoundarySampleDistill attacks the teacher: it must be there (teacher_ckpt), and a classifier of the '
-                "student's classes."
+                'BoundarySampleDistill attacks the teacher, and only its outputs are stored. Set model.teacher_ckpt.'
+            )
+        teacher, student = number_of_classes(self.teacher), number_of_classes(self.student)
+        if teacher != student or not teacher:
+            raise SettingError(
+                f'BoundarySampleDistill attacks the teacher, which has {teacher or "no"} classes, and the student '
+                f"{student or 'none'}. Use a teacher that classifies the student's classes."
             )
         found = [name for name, module in self.distiller.named_modules() if isinstance(module, BoundarySampleLoss)]
         if len(found) != 1:
@@ -97,14 +102,18 @@ class BoundarySampleDistill(FrozenTeacherDistill):
             batch_inputs: Images, ``B x C x H x W``, normalised.
             data_samples: Their labels, as mmpretrain packs them.
         """
+        if not self.first_batch_passed:
+            _refuse_synchronised_norms(self.student)
         initial = getattr(self.distiller, 'stage', None) == 'initial'  # of another method
         if initial or self.distillation_stopped or not self.boundary_loss.weight:
             return super().loss(batch_inputs, data_samples)
-        with _outputs(self.student.get_submodule(self._classifier)) as logits:
+        with _outputs(self.student.get_submodule(self._classifier)) as own, _outputs(self.teacher) as whole:
             losses = super().loss(batch_inputs, data_samples)
         labels = torch.cat([sample.gt_label for sample in data_samples]).to(batch_inputs.device)
-        teacher = self.run_teacher(batch_inputs)
-        chosen = base_samples(logits[0].detach(), teacher, labels, self.boundary_samples)
+        # a cache does not run it on the batch, nor do methods that do not compare it
+        known = whole and self.teacher_cache is None
+        teacher = _full(whole[-1] if known else self.run_teacher(batch_inputs))
+        chosen = base_samples(_full(own[-1].detach()), teacher, labels, self.boundary_samples)
         found = batch_inputs.new_zeros(())
         if len(chosen):
             moved = boundary_attack(self._teacher, batch_inputs[chosen], target_classes(teacher[chosen]), **self.attack)
@@ -114,7 +123,21 @@ class BoundarySampleDistill(FrozenTeacherDistill):
         return losses | {f'distill.{name}': found}
 
     def _teacher(self, images: Tensor) -> Tensor:
-        return run_in_view(self.teacher, images, None, 'tensor', self.teacher_view, self.teacher_dtype)
+        return _full(run_in_view(self.teacher, images, None, 'tensor', self.teacher_view, self.teacher_dtype))
+
+
+def _full(logits: Tensor) -> Tensor:
+    # differences of logits are as small as 1e-4
+    return logits if logits.dtype is torch.float64 else logits.float()
+
+
+def _refuse_synchronised_norms(student: nn.Module) -> None:
+    name = next((name for name, each in student.named_modules() if type(each).__name__ == 'SyncBatchNorm'), None)
+    if name is not None and get_world_size() > 1:
+        raise SettingError(
+            f'BoundarySampleDistill: {name} of the student is a SyncBatchNorm, and would wait forever for a process '
+            "that has found no image to attack. Remove sync_bn, or norm_cfg=dict(type='SyncBN')."
+        )
 
 
 @contextlib.contextmanager

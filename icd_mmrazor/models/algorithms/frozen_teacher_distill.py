@@ -35,7 +35,7 @@ from icd_mmrazor.models.algorithms.shared_preprocessor import (
     warn_of_preparation,
 )
 from icd_mmrazor.models.algorithms.shared_teacher import SharesTeacherWeights
-from icd_mmrazor.models.algorithms.student_losses import student_losses
+from icd_mmrazor.models.algorithms.student_losses import student_losses, warn_of_idle_losses
 from icd_mmrazor.models.algorithms.token_students import class_token_scores
 from icd_mmrazor.models.distillers.mixed_distiller import initialise_from_teacher, networks_needed_by
 from icd_mmrazor.models.distillers.softmax_losses import refuse_softmax_of_labels
@@ -195,6 +195,7 @@ class FrozenTeacherDistill(SharesTeacherWeights, SingleTeacherDistill):
         freeze_unread_classifier(self)
         refuse_missing_predictions(self)
         refuse_other_classes(self)
+        warn_of_idle_losses(self)
         names_augmentations = isinstance(data_preprocessor, dict) and 'batch_augments' in data_preprocessor
         adopt_student_settings(self.student, self.data_preprocessor, names_augmentations)
         self.data_preprocessor = mixing_separately(self.data_preprocessor)

@@ -1,9 +1,11 @@
 """The student's own losses, of those images of a batch that have labels."""
 
 import inspect
+import logging
 from collections.abc import Iterator
 from typing import Any
 
+from mmengine.logging import print_log
 from mmpretrain.models import ClsHead, HuggingFaceClassifier, MultiLabelClsHead, TimmClassifier
 from torch import Tensor, nn
 
@@ -11,7 +13,7 @@ from icd_mmrazor.datasets.samples import number_labeled
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.algorithms.separate_mixing import mixes_separately
 from icd_mmrazor.models.algorithms.token_students import ClassTokenScores
-from icd_mmrazor.models.distillers.mixed_distiller import plain_distillers
+from icd_mmrazor.models.distillers.mixed_distiller import named_distillers, plain_distillers
 
 # their loss is that of the scores which they return in any mode
 OF_SCORES = (ClsHead, MultiLabelClsHead, TimmClassifier, HuggingFaceClassifier)
@@ -126,3 +128,24 @@ def losses_of(distiller: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the losses of a distiller, or of all those in a ``MixedDistiller``, each with its name."""
     for each in plain_distillers(distiller):
         yield from getattr(each, 'distill_losses', {}).items()
+
+
+def idle_losses(algorithm: nn.Module) -> dict[str, str]:
+    """Return the losses of a distiller that only another algorithm computes, by their names: which one does."""
+    computed_here = {None, *(cls.__name__ for cls in type(algorithm).__mro__)}
+    return {
+        f'{prefix}{name}': loss.computed_by
+        for prefix, each in named_distillers(algorithm.distiller)
+        for name, loss in getattr(each, 'distill_losses', {}).items()
+        if getattr(loss, 'computed_by', None) not in computed_here
+    }
+
+
+def warn_of_idle_losses(algorithm: nn.Module) -> None:
+    """Warn of losses of the distiller that another algorithm would compute."""
+    for name, needed in idle_losses(algorithm).items():
+        print_log(
+            f"{type(algorithm).__name__}: {name} is not computed, which takes model.type='{needed}'.",
+            logger='current',
+            level=logging.WARNING,
+        )

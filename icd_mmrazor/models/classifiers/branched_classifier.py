@@ -1,6 +1,8 @@
-"""A classifier whose last stage is there several times."""
+"""A classifier with a replicated last stage."""
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -32,11 +34,13 @@ class BranchedClassifier(ImageClassifier):
         branches: The number of branches.
         last_stage: Name of the backbone's last stage.
         ensemble_loss: Config of the loss between a branch and the ensemble; an ``OnlineEnsembleLoss`` by default.
-        predict_by: ``'first'``: it predicts as its first branch does, a network of the usual size; ``'ensemble'``.
+        predict_by: ``'first'``: only its first branch is run and predicts, a network of the usual size;
+            ``'ensemble'``.
         **kwargs: Other arguments of mmpretrain's ``ImageClassifier``.
 
     Raises:
-        SettingError: There is no such stage, the head is another one, or an argument is out of range.
+        SettingError: There is no such stage, it is not the last or has no convolutions, the head is another one, or an
+            argument is out of range.
 
     Config example::
 
@@ -67,7 +71,17 @@ class BranchedClassifier(ImageClassifier):
                 f'BranchedClassifier: last_stage={last_stage!r} must be a stage of the {type(self.backbone).__name__}, '
                 f'and head, a {type(self.head).__name__}, a LinearClsHead.'
             )
-        channels = next(module.in_channels for module in stage.modules() if isinstance(module, nn.Conv2d))
+        channels = next((module.in_channels for module in stage.modules() if isinstance(module, nn.Conv2d)), None)
+        if channels is None:
+            raise SettingError(
+                f'BranchedClassifier: last_stage={last_stage!r} of the {type(self.backbone).__name__} has no '
+                'convolutions. Use a backbone of convolutions with stages.'
+            )
+        if (last := _last_like(last_stage, self.backbone)) != last_stage:
+            raise SettingError(
+                f'BranchedClassifier: last_stage={last_stage!r} is followed by {last} in the '
+                f'{type(self.backbone).__name__}. Set last_stage={last!r}.'
+            )
         self.last_stage = last_stage
         setattr(self.backbone, last_stage, _Fork(_copies(stage, branches)))
         self.head.fc = _ForEach(_copies(layer, branches))
@@ -85,15 +99,36 @@ class BranchedClassifier(ImageClassifier):
         """Run the classifier; with ``mode='tensor'``, return the logits that it predicts by."""
         if mode != 'tensor':
             return super().forward(inputs, data_samples, mode)
-        branches, ensemble = self.logits(inputs)
-        return branches[0] if self.predict_by == FIRST else ensemble
+        if self.predict_by == ENSEMBLE:
+            return self.logits(inputs)[1]
+        if self.training:  # shared norms see all branches
+            return self.logits(inputs)[0][0]
+        with self._first_alone():
+            return self.head(self.extract_feat(inputs))
+
+    @contextlib.contextmanager
+    def _first_alone(self) -> Iterator[None]:
+        """Run no other branch."""
+        parts = getattr(self.backbone, self.last_stage), self.head.fc
+        for part in parts:
+            part.first_alone = True
+        try:
+            yield
+        finally:
+            for part in parts:
+                part.first_alone = False
 
     def loss(self, inputs: Tensor, data_samples: list) -> dict[str, Tensor]:
         """Compute the losses of a batch: of the branches, of the ensemble, and between them.
 
         Raises:
-            SettingError: The weight between them changes over time, which nothing tells.
+            SettingError: The weight between them changes over time, which nothing tells, or a batch has one image.
         """
+        if self.training and len(inputs) < 2:
+            raise SettingError(
+                'BranchedClassifier: a training batch has one image, and the gate normalises over a batch. Set '
+                'train_dataloader.drop_last=True, or another batch_size.'
+            )
         if self.ensemble_loss.scheduled_weight is not None and not self.progress_is_known:
             raise SettingError(
                 'BranchedClassifier: ensemble_loss.weight_schedule depends on the epoch, which nothing tells it. Add '
@@ -120,7 +155,11 @@ class BranchedClassifier(ImageClassifier):
 class _Fork(nn.ModuleList):
     """Stages that get the same maps; what they return follows each other in the batch."""
 
+    first_alone = False
+
     def forward(self, maps: Tensor) -> Tensor:
+        if self.first_alone:
+            return self[0](maps)
         self.__dict__['_seen'] = maps
         return torch.cat([stage(maps) for stage in self])
 
@@ -132,7 +171,11 @@ class _Fork(nn.ModuleList):
 class _ForEach(nn.ModuleList):
     """Layers, each for its part of a batch."""
 
+    first_alone = False
+
     def forward(self, features: Tensor) -> Tensor:
+        if self.first_alone:
+            return self[0](features)
         return torch.cat([layer(part) for layer, part in zip(self, features.chunk(len(self)), strict=True)])
 
 
@@ -143,3 +186,9 @@ def _copies(module: nn.Module, number: int) -> list[nn.Module]:
         if hasattr(each, 'reset_parameters'):
             each.reset_parameters()
     return [module, *copies]
+
+
+def _last_like(stage: str, backbone: nn.Module) -> str:
+    """Return the last of the modules that are called like a stage, but for their numbers: ``'layer4'``."""
+    kind = stage.rstrip('0123456789')
+    return [name for name, _ in backbone.named_children() if name.rstrip('0123456789') == kind][-1]

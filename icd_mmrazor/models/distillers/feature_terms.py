@@ -87,7 +87,8 @@ def checked_entries(losses: Any, built: Mapping[str, nn.Module]) -> dict[str, di
     Raises:
         SettingError: A name or something in an entry is not allowed.
     """
-    if not losses or not isinstance(losses, dict):
+    computed = any(hasattr(loss, 'computed_by') for loss in built.values())  # by the algorithm
+    if not isinstance(losses, dict) or not (losses or computed):
         raise SettingError(
             f'{OWNER}: losses={losses!r} must name at least one, as in '
             "losses=dict(at=dict(loss=dict(type='AttentionTransferLoss'), features='maps'))."

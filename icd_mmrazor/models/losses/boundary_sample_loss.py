@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from icd_mmrazor import checks
 from icd_mmrazor.errors import SettingError
-from icd_mmrazor.models.distillers.weight_schedule import WeightSchedule
+from icd_mmrazor.models.distillers.weight_schedule import ScheduledWeight, WeightSchedule
+from icd_mmrazor.models.losses.functional import full_precision
 
 SMALL = 1e-4  # the part of a step that is left on the boundary
 
@@ -18,7 +19,8 @@ SMALL = 1e-4  # the part of a step that is left on the boundary
 def base_samples(student: Tensor, teacher: Tensor, labels: Tensor, at_most: int) -> Tensor:
     """Choose the images to attack: those that both networks classify rightly.
 
-    Of more, those whose probabilities of the other classes differ most, by the sum of squares.
+    If there are more than ``at_most``, those whose probabilities of the other classes differ most, by the sum of
+    squares.
 
     Args:
         student: Logits, ``B x C``.
@@ -103,7 +105,7 @@ class BoundarySampleLoss(nn.Module):
     Args:
         tau: Temperature.
         loss_weight: Weight of the loss.
-        weight_schedule: How the weight changes over the epochs, as in an entry of a ``FeatureDistiller``.
+        weight_schedule: How the weight changes over time, as in an entry of a ``FeatureDistiller``.
 
     Raises:
         SettingError: An argument is out of range.
@@ -115,34 +117,47 @@ class BoundarySampleLoss(nn.Module):
 
     reads_labels = True
     reads_positions = False
-    counts_epochs = True
     computed_by = 'BoundarySampleDistill'
 
     def __init__(self, tau: float = 3.0, loss_weight: float = 1.0, weight_schedule: dict | None = None) -> None:
         super().__init__()
         self.tau = checks.positive(self, 'tau', tau)
         self.loss_weight = checks.not_negative(self, 'loss_weight', loss_weight)
-        self.weight_schedule = WeightSchedule.of(type(self).__name__, weight_schedule)
-        if self.weight_schedule and not self.weight_schedule.by_epoch:
-            raise SettingError('BoundarySampleLoss: weight_schedule.by_epoch=False: its weight changes over epochs.')
-        self.set_progress(0, 0)
+        schedule = WeightSchedule.of(type(self).__name__, weight_schedule)
+        self.scheduled_weight = None if schedule is None else ScheduledWeight(schedule)
+        # as a number, which can be read without waiting for the GPU; unknown before the first set_progress
+        self._factor = 1.0 if schedule is None else None
 
-    def set_progress(self, epoch: int, _: int) -> None:
-        """Set the weight of an epoch, counted from 0."""
-        self.factor = 1.0 if self.weight_schedule is None else self.weight_schedule.factor(epoch)
+    def set_progress(self, epoch: int, iteration: int) -> None:
+        """Set the weight of an epoch or iteration, both counted from 0."""
+        if self.scheduled_weight is not None:
+            self.scheduled_weight.set_progress(epoch, iteration)
+            schedule = self.scheduled_weight.schedule
+            self._factor = schedule.factor(epoch if schedule.by_epoch else iteration)
 
     @property
     def weight(self) -> float:
-        """The weight now; 0 once the schedule has ended at that."""
-        return self.loss_weight * self.factor
+        """The weight now; 0 once the schedule has ended at that.
+
+        Raises:
+            SettingError: It changes over time, which nothing tells.
+        """
+        if self._factor is None:
+            raise SettingError(
+                'BoundarySampleLoss: weight_schedule depends on the epoch, which nothing tells it. Add '
+                "default_hooks=dict(loss_schedule=dict(type='LossScheduleHook')) to the config, or call "
+                'set_progress() in your own loop.'
+            )
+        return self.loss_weight * self._factor
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Compute the loss of the logits of images on the boundary, ``B x C``."""
-        own, whole = (logits.float() / self.tau for logits in (student, teacher.detach()))
-        return self.weight * F.kl_div(own.log_softmax(1), whole.log_softmax(1), reduction='batchmean', log_target=True)
+        with full_precision(student, teacher.detach()) as features:
+            own, whole = ((logits / self.tau).log_softmax(1) for logits in features)
+            return self.weight * F.kl_div(own, whole, reduction='batchmean', log_target=True)
 
     def extra_repr(self) -> str:
         """Show the settings in the printed model and in the report at the start of a run."""
         settings: dict[str, Any] = {'tau': self.tau, 'loss_weight': self.loss_weight}
         shown = ', '.join(f'{name}={value:g}' for name, value in settings.items())
-        return shown if self.weight_schedule is None else f'{shown}, times {self.weight_schedule}'
+        return shown if self.scheduled_weight is None else f'{shown}, times {self.scheduled_weight.schedule}'

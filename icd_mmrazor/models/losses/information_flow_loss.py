@@ -24,7 +24,9 @@ class InformationFlowLoss(FeatureLoss):
     over both kernels. Features are flattened, and their widths may differ.
 
     As released (passalis/pkth, commit 5766e63), an image is one of its own neighbours; the paper's sums leave it out.
-    A feature of length 0, as a ReLU may give, gets no gradient from the cosine; the release's is NaN.
+    A feature of length 0, as a ReLU may give, gets no gradient from the cosine; the release's is NaN. The
+    cosine kernel is at least 1e-6, which the release's is not: for opposite directions it may be rounded to 0, whose
+    logarithm is infinite.
 
     Args:
         loss_weight: Weight of the loss.

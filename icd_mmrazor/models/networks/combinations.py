@@ -60,7 +60,8 @@ class Combination(nn.Module):
 
         Args:
             logits: Those of each teacher, in the order of ``model.teachers``.
-            data_samples: Those of the batch, in training; labels are missing for unlabelled images.
+            data_samples: Those of the batch, in training; labels are missing for unlabelled images. None for
+                mixed images: a rule that reads labels cannot be used in an ``AugmentedDistill``.
         """
         raise NotImplementedError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import CONFIGS, scalars
+from helpers import CONFIGS, logged, scalars
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
@@ -55,7 +55,12 @@ def test_a_branch_is_a_plain_classifier(file: Path) -> None:
     pooled = F.linear(seen[0].mean((2, 3)), linear.weight, linear.bias)
     gate = F.relu(norm(pooled)).softmax(1)
     torch.testing.assert_close(ensemble, sum(gate[:, i : i + 1] * found[i] for i in range(3)))
+    others = []
+    model.backbone.layer3[1].register_forward_hook(lambda *_: others.append(1))
     torch.testing.assert_close(model(images, mode='tensor'), found[0])
+    (first, *_) = model(images, [DataSample() for _ in range(4)], mode='predict')
+    torch.testing.assert_close(first.pred_score, found[0].softmax(1)[0])
+    assert not others  # the first branch alone
     model.predict_by = 'ensemble'
     torch.testing.assert_close(model(images, mode='tensor'), ensemble)
     (first, *_) = model(images, [DataSample() for _ in range(4)], mode='predict')
@@ -102,6 +107,24 @@ def test_training_with_the_ramp_up(images_file: Path, runner: Callable[[Config],
     assert schedule.factor.item() == pytest.approx(schedule.schedule.factor(1))
     rows = [row for row in scalars(cfg) if 'loss' in row]
     assert all('loss_one' in row and 'loss_branch2' in row for row in rows)
+    end = schedule.schedule.end
+    assert f'the weight of ensemble_loss changes over {end} epochs, but the training ends after 2' in logged(cfg)
+
+
+def test_a_training_that_counts_iterations(
+    images_file: Path, runner: Callable[[Config], Runner], tmp_path: Path
+) -> None:
+    cfg = Config.fromfile(CONFIGS / 'one' / 'one_res8_digits.py')
+    cfg.work_dir, cfg.train_dataloader.dataset.data_file = str(tmp_path / 'work'), str(images_file)
+    cfg.merge_from_dict({'val_cfg': None, 'val_dataloader': None, 'val_evaluator': None, 'param_scheduler': None})
+    cfg.train_cfg = dict(by_epoch=False, max_iters=3)
+    with pytest.raises(SettingError, match=r'weight_schedule of ensemble_loss counts epochs.*by_epoch=False'):
+        runner(cfg).train()
+    cfg.model.ensemble_loss.weight_schedule = dict(type='RampUp', end=4, by_epoch=False)
+    run = runner(cfg)
+    run.train()
+    schedule = run.model.ensemble_loss.scheduled_weight
+    assert schedule.factor.item() == pytest.approx(schedule.schedule.factor(2))
 
 
 def test_wrong_settings_are_refused() -> None:
@@ -112,5 +135,18 @@ def test_wrong_settings_are_refused() -> None:
     ):
         with pytest.raises(SettingError, match=message):
             built(**settings)
+    resnet = dict(type='ResNet', depth=18)
+    head = dict(type='LinearClsHead', num_classes=10, in_channels=512)
+    with pytest.raises(SettingError, match=r"'layer3' is followed by layer4 in the ResNet\. Set last_stage='layer4'"):
+        built(backbone=resnet, head=head)
+    model = built(backbone=resnet, head=head, last_stage='layer4')
+    assert model.gate[0].in_features == 256
+    vit = dict(type='VisionTransformer', arch='deit-t', img_size=32, patch_size=8, out_type='cls_token')
+    with pytest.raises(SettingError, match='VisionTransformer has no convolutions'):
+        built(backbone=vit, neck=None, last_stage='layers', head=dict(head, in_channels=192))
+    model = built().train()
+    model.set_progress(0, 0)
+    with pytest.raises(SettingError, match=r'has one image.*drop_last=True'):
+        model(torch.randn(1, 3, 16, 16), [DataSample().set_gt_label(0)], mode='loss')
     with pytest.raises(SettingError, match='LossScheduleHook'):
         built()(torch.randn(2, 3, 16, 16), [DataSample().set_gt_label(0)] * 2, mode='loss')

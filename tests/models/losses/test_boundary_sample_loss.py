@@ -102,11 +102,20 @@ def test_weight_of_an_epoch_is_the_released_one() -> None:
     for epoch in range(80):
         loss.set_progress(epoch, 0)
         assert math.isclose(loss.weight, max(2 * (1 - 4 * (epoch + 1) / (3 * 80)), 0), abs_tol=1e-12)
+        assert loss.scheduled_weight.factor.item() == pytest.approx(loss.weight, abs=1e-6)
+
+
+def test_a_weight_that_counts_iterations() -> None:
+    loss = BoundarySampleLoss(loss_weight=3.0, weight_schedule=dict(type='Constant', end=5, by_epoch=False))
+    with pytest.raises(SettingError, match=r'weight_schedule depends on the epoch.*LossScheduleHook'):
+        loss(torch.zeros(1, 2), torch.zeros(1, 2))
+    loss.set_progress(9, 4)
+    assert loss.weight == 0
+    loss.set_progress(0, 5)
+    assert loss.weight == 3
 
 
 @pytest.mark.parametrize('settings', [{'tau': 0}, {'loss_weight': -1.0}, {'weight_schedule': dict(type='Linear')}])
 def test_wrong_settings_are_refused(settings: dict) -> None:
     with pytest.raises(SettingError, match=next(iter(settings))):
         BoundarySampleLoss(**settings)
-    with pytest.raises(SettingError, match='by_epoch'):
-        BoundarySampleLoss(weight_schedule=dict(type='Linear', end=9, by_epoch=False))
