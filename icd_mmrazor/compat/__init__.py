@@ -40,7 +40,6 @@ def prepare() -> None:
     recording.record_what_is_there()
     retrieval.compare_with_a_gallery_at_once()
     retrieval.encode_galleries_of_students()
-    retrieval.embed_each_image_of_a_gallery_once()
 
 
 @functools.cache
@@ -53,5 +52,6 @@ def runtime() -> None:
     messages.explain_image_folders()
     messages.explain_images()
     messages.drop_warning_of_hsigmoid()
+    retrieval.embed_each_image_of_a_gallery_once()
     retrieval.keep_galleries_out_of_buffers()
     runs.format_a_config_once()

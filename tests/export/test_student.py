@@ -149,6 +149,8 @@ SHIPPED = {
     'shufflenetv2': 'CIFARShuffleNetV2',
     'wrn16-1': 'mmrazor.WideResNet',
     'res50': 'ResNet_CIFAR',
+    'cnn1': 'CIFARConvNet',
+    'preact18': 'CIFARPreActResNet',
 }
 PREPROCESSOR = dict(num_classes=10, mean=[110.0, 100.0, 90.0], std=[50.0, 60.0, 70.0], to_rgb=True)
 GRAY = dict(num_classes=10, mean=[100.0], std=[60.0])
