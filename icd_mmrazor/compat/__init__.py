@@ -52,6 +52,7 @@ def runtime() -> None:
     messages.explain_image_folders()
     messages.explain_images()
     messages.drop_warning_of_hsigmoid()
+    retrieval.measure_searches_with_a_new_numpy()
     retrieval.embed_each_image_of_a_gallery_once()
     retrieval.keep_galleries_out_of_buffers()
     runs.format_a_config_once()

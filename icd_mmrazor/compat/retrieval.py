@@ -1,13 +1,17 @@
 """Corrections that mmpretrain's retrievers of images need."""
 
+import inspect
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.dist import all_reduce
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmpretrain.engine.hooks import PrepareProtoBeforeValLoopHook
+from mmpretrain.evaluation.metrics import retrieval as metrics
 from mmpretrain.models import BaseRetriever, ImageToImageRetriever
 from mmpretrain.utils import track_on_main_process
 from torch import Tensor
@@ -75,6 +79,25 @@ def encode_galleries_of_students() -> None:
         retriever.prototype_inited = False
 
     PrepareProtoBeforeValLoopHook.before_val = before_val
+
+
+def measure_searches_with_a_new_numpy() -> None:
+    """Let the metrics of a search run with NumPy 2.4 and later.
+
+    Where: mmpretrain 1.2, ``RetrievalRecall`` and ``RetrievalAveragePrecision``: they call ``np.in1d``, which is gone.
+    """
+    if hasattr(np, 'in1d') or 'np.in1d' not in inspect.getsource(metrics):
+        return
+
+    class WithFormerName(ModuleType):
+        """NumPy with the former name of ``isin``, for this module alone."""
+
+        in1d = staticmethod(np.isin)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(np, name)
+
+    metrics.np = WithFormerName(np.__name__)
 
 
 def embed_each_image_of_a_gallery_once() -> None:

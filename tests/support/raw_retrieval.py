@@ -88,6 +88,14 @@ def embed_each_image_of_a_gallery_once(folder: Path) -> bool:
 
 
 @try_break
+def measure_searches_with_a_new_numpy(folder: Path) -> bool:
+    import torch
+    from mmpretrain.evaluation import RetrievalRecall
+
+    return raises(AttributeError, RetrievalRecall.calculate, torch.ones(1, 2), [[0]], topk=1)
+
+
+@try_break
 def keep_galleries_out_of_buffers(folder: Path) -> bool:
     """Average a retriever with a batch norm, which has buffers."""
     import torch
