@@ -1,4 +1,4 @@
-"""What an analysis looks at: networks with their images."""
+"""The networks of an analysis with their images."""
 
 import dataclasses
 import functools
@@ -28,13 +28,13 @@ MAX_IMAGES = 2000
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
-    """What is analysed.
+    """Networks and images to analyse.
 
     Args:
         networks: The student's network and, if it is known, the teacher's.
         images: The test images.
         classes: The names of the classes.
-        why_no_teacher: Why there is no teacher to compare with; empty if there is one.
+        why_no_teacher: Reason for the missing teacher; empty if there is one.
         checkpoint: The name of the student's checkpoint.
         sha256: Its SHA-256 sum, which tells it from others of that name.
     """

@@ -32,7 +32,7 @@ def unknown_images(what: str, known: Images, seed: int = 0) -> Tensor:
 
     Raises:
         DatasetError: The folder or dataset has no images.
-        SettingError: There is no such folder or config, or the images have another number of channels.
+        SettingError: The folder or config does not exist, or the number of channels differs.
     """
     generator, shape = torch.Generator().manual_seed(seed), known.pixels.shape
     if what == NOISE:

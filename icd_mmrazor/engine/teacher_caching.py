@@ -15,7 +15,7 @@ from torch import Tensor
 
 from icd_mmrazor.datasets.labels import image_labels
 from icd_mmrazor.datasets.pipelines import pipelines_of
-from icd_mmrazor.datasets.randomness import IMAGES, seed_all, undrawn
+from icd_mmrazor.datasets.randomness import IMAGES, seed_cpu, undrawn
 from icd_mmrazor.datasets.view_numbers import ALL, FIRST, Views
 from icd_mmrazor.datasets.views import number_views, two_views_in_batch
 from icd_mmrazor.engine.runs import model_of
@@ -82,7 +82,7 @@ def _some_samples(dataset: Any) -> list[dict]:
     samples = []
     with undrawn():
         for i in np.unique(np.linspace(0, len(dataset) - 1, IMAGES_TO_COMPARE, dtype=int)).tolist():
-            seed_all(0, i, IMAGES)
+            seed_cpu(0, i, IMAGES)
             samples.append(dataset[i])
     inputs = [sample.get('inputs') if isinstance(sample, dict) else None for sample in samples]
     if not all(isinstance(each, Tensor) and each.shape == inputs[0].shape for each in inputs):

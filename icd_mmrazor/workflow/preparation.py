@@ -301,7 +301,8 @@ def _distilled(plan: Plan, folder: Path, images: Images, initial_epochs: int = 0
         settings['find_unused_parameters'] = True  # some are idle in each stage
     cfg = Config(settings)
     cfg.merge_from_dict(recipes.settings_of(plan.request.methods))
-    if 'augment' in cfg.model:  # the method mixes images itself, in a second batch
+    # such a method mixes images itself, in a second batch
+    if any('unmixed' in recipes.needs_of(name) for name in plan.request.methods):
         cfg.data_preprocessor = dict(batch_augments=None)
     title = f'{WRITTEN_BY}: the student with its teacher'
     return config_text(title, [f'./{ALONE}'], cfg.to_dict())

@@ -48,7 +48,7 @@ CLASSIFYING = ('unlabeled', 'method', 'flip', 'baseline')
 
 @dataclasses.dataclass
 class SearchPlan:
-    """What a request for a search comes to.
+    """A search, as planned from a request.
 
     Args:
         request: The request.

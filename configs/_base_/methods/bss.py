@@ -6,7 +6,7 @@ features: logits
 
 ## Introduction
 
-Images close to the teacher's decision boundary tell the most about its position. There are few of them, so they are made: an attack moves images that both networks classify rightly towards another class, until the teacher's decision changes.
+Images close to the teacher's decision boundary tell the most about its position. There are few of them, so they are made: an attack moves images that both networks classify correctly towards another class, until the teacher's decision changes.
 Per step, an image $x$ of class $b$ moves towards class $k$ by
 
 $$\eta \left( f_b(x) - f_k(x) + \epsilon \right) \frac{\nabla_x (f_k - f_b)}{\lVert \nabla_x (f_k - f_b) \rVert_2}$$
@@ -15,7 +15,7 @@ with the teacher's logits $f$; $k$ is drawn by the teacher's probabilities of th
 
 ## The benchmark's form
 
-- The form of the [authors' code](https://github.com/bhheo/BSS_distillation) (commit 586b1411): 10 steps of $\eta = 0.3$ with $\epsilon = 10^{-4}$, on logits, clipped to ±2.5 of the normalised pixels; at most 64 images of a batch; if there are more that both networks classify rightly, those whose probabilities of the wrong classes differ most between the networks.
+- The form of the [authors' code](https://github.com/bhheo/BSS_distillation) (commit 586b1411): 10 steps of $\eta = 0.3$ with $\epsilon = 10^{-4}$, on logits, clipped to ±2.5 of the normalised pixels; at most 64 images of a batch; if there are more that both networks classify correctly, those whose probabilities of the wrong classes differ most between the networks.
 - Temperature 3 in both terms, without the usual factor $\tau^2$. The weights fall linearly: of KD from 3.96 to 1 in 80 epochs, at the boundary from 1.97 to 0 in 60. In a training of another length, set `end` of both in proportion.
 - Together with other methods (`bss+icd`), BSS has its term at the boundary alone; for its KD as well, add it: `bss+kd+icd`.
 - The algorithm is `BoundarySampleDistill`. It cannot take the teacher's outputs from a [cache](../../docs/howto/teacher_cache.md) alone, since it runs the teacher on images that are made in each step.

@@ -81,7 +81,7 @@ class AugmentedDistill(FrozenTeacherDistill):
         super().__init__(*args, **kwargs)
         owner = type(self).__name__
         self.augmented_student_weight = checks.not_negative(owner, 'augmented_student_weight', augmented_student_weight)
-        self._refuse_mixed_batches(owner)
+        self._refuse_other_settings(owner)
         self.augment = build_augmentation(owner, augment, self.data_preprocessor)
         losses = losses_by_name(self.distiller)
         self.original_losses = chosen_losses(owner, 'original_losses', original_losses, losses)
@@ -118,7 +118,7 @@ class AugmentedDistill(FrozenTeacherDistill):
         of = f'as above, of the batch by {names_of(self.augment)}'
         return [*student, *(f'augmented.distill.{name}: {of}' for name in self.augmented_losses)]
 
-    def _refuse_mixed_batches(self, owner: str) -> None:
+    def _refuse_other_settings(self, owner: str) -> None:
         augments = getattr(self.data_preprocessor, 'batch_augments', None)
         if augments is not None:
             raise SettingError(

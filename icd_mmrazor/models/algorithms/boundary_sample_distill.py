@@ -26,8 +26,8 @@ from icd_mmrazor.models.networks.frozen import run_in_view
 class BoundarySampleDistill(FrozenTeacherDistill):
     """``FrozenTeacherDistill`` with boundary supporting samples (Heo et al., AAAI 2019, arXiv 1805.05532).
 
-    From some images of a batch that both networks classify rightly, an attack on the teacher makes images close to its
-    decision boundary, and the student learns the teacher's probabilities for these as well. The attack is
+    From some images of a batch that both networks classify correctly, an attack on the teacher makes images close to
+    its decision boundary, and the student learns the teacher's probabilities for these as well. The attack is
     :func:`~icd_mmrazor.models.losses.boundary_sample_loss.boundary_attack`. On at most 64 images it takes 10 passes
     through the teacher, forwards and backwards, and the loss on them one more of each network. It is a
     ``BoundarySampleLoss`` in the distiller's ``distill_losses``, and is logged there: ``distill.loss_boundary``.

@@ -121,6 +121,10 @@ class WeightSchedule:
             share = (1 - math.cos(math.pi * share)) / 2
         return self.start_factor + share * (self.end_factor - self.start_factor)
 
+    def factor_at(self, epoch: int, iteration: int) -> float:
+        """Return the factor in the one of the two that are its steps, both counted from 0."""
+        return self.factor(epoch if self.by_epoch else iteration)
+
     def __str__(self) -> str:
         """Describe it: ``'Linear from 0.05 to 1 in epochs 1 to 20'``."""
         unit = 'epoch' if self.by_epoch else 'iteration'
@@ -154,7 +158,7 @@ class ScheduledWeight(nn.Module):
 
     def set_progress(self, epoch: int, iteration: int) -> None:
         """Set the factor of an epoch or iteration, both counted from 0."""
-        self.factor.fill_(self.schedule.factor(epoch if self.schedule.by_epoch else iteration))
+        self.factor.fill_(self.schedule.factor_at(epoch, iteration))
 
     def forward(self, loss: Tensor) -> Tensor:
         """Multiply a loss by the factor."""

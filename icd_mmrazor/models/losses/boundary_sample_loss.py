@@ -17,7 +17,7 @@ SMALL = 1e-4  # the part of a step that is left on the boundary
 
 
 def base_samples(student: Tensor, teacher: Tensor, labels: Tensor, at_most: int) -> Tensor:
-    """Choose the images to attack: those that both networks classify rightly.
+    """Choose the images to attack: those that both networks classify correctly.
 
     If there are more than ``at_most``, those whose probabilities of the other classes differ most, by the sum of
     squares.
@@ -132,8 +132,7 @@ class BoundarySampleLoss(nn.Module):
         """Set the weight of an epoch or iteration, both counted from 0."""
         if self.scheduled_weight is not None:
             self.scheduled_weight.set_progress(epoch, iteration)
-            schedule = self.scheduled_weight.schedule
-            self._factor = schedule.factor(epoch if schedule.by_epoch else iteration)
+            self._factor = self.scheduled_weight.schedule.factor_at(epoch, iteration)
 
     @property
     def weight(self) -> float:
