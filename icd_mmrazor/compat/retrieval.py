@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -89,15 +89,8 @@ def measure_searches_with_a_new_numpy() -> None:
     if hasattr(np, 'in1d') or 'np.in1d' not in inspect.getsource(metrics):
         return
 
-    class WithFormerName(ModuleType):
-        """NumPy with the former name of ``isin``, for this module alone."""
-
-        in1d = staticmethod(np.isin)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(np, name)
-
-    metrics.np = WithFormerName(np.__name__)
+    # for this module alone
+    metrics.np = SimpleNamespace(**vars(np), in1d=np.isin)
 
 
 def embed_each_image_of_a_gallery_once() -> None:

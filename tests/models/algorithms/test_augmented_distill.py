@@ -11,14 +11,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import TORCH_VERSION
-from launches import in_processes
-from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmpretrain.structures import DataSample
-from mmrazor.registry import MODELS
 from torch import Tensor, nn
 
-from icd_mmrazor import recipes
 from icd_mmrazor.datasets.randomness import seed_all
 from icd_mmrazor.datasets.view_numbers import FirstView
 from icd_mmrazor.errors import SettingError
@@ -295,47 +291,6 @@ def test_hard_labels_of_mixed_images_are_refused(build: Callable, network: Calla
         build(architecture=student, augmented_student_weight=1.0)
 
 
-def test_several_teachers_are_not_pruned(build: Callable, network: Callable) -> None:
-    teachers = [dict(teacher=network('res8'), random_teacher=True)] * 2
-    with pytest.raises(SettingError, match='pruned_teacher is for a single teacher'):
-        MODELS.build(
-            dict(
-                _scope_='mmrazor',
-                type='FrozenTeacherDistill',
-                architecture=network('res8'),
-                teachers=teachers,
-                pruned_teacher={},
-                distiller=KD,
-            )
-        )
-
-
-def test_features_are_those_of_the_teacher_itself(algorithm: Callable, batch: Callable) -> None:
-    """Only the logits are mixed; in a ``FrozenTeacherDistill``, too."""
-    every = dict(
-        type='FeatureDistiller',
-        losses=dict(
-            kd=dict(loss=dict(type='KLDivergence', tau=4.0), features='logits'),
-            rkd=dict(loss=dict(type='RKDLoss'), features='pooled'),
-            at=dict(loss=dict(type='AttentionTransferLoss'), features='maps'),
-            own=dict(loss=dict(type='KLDivergence'), features='0.logits'),
-        ),
-    )
-    images, samples = batch()
-    plain = algorithm(distiller={**every, 'losses': {**every['losses'], 'own': every['losses']['kd']}}).eval()
-    pair = algorithm(distiller=every, pruned_teacher=dict(amount=0.5, weight=0.5)).eval()
-    pair.architecture.load_state_dict(plain.architecture.state_dict())
-    with torch.no_grad():
-        want, got = (model.loss(images, samples) for model in (plain, pair))
-    for name in ('rkd', 'at1', 'at2', 'at3'):
-        torch.testing.assert_close(got[f'distill.loss_{name}'], want[f'distill.loss_{name}'])
-    assert not torch.isclose(got['distill.loss_kd'], want['distill.loss_kd'])
-    logits = pair.run_teacher(images)
-    torch.testing.assert_close(logits, (pair.teacher.members[0](images) + pair.teacher.members[1](images)) / 2)
-    simkd = dict(type='SimKDDistiller')
-    assert algorithm(distiller=simkd, pruned_teacher={}).loss(images, samples)['distill.loss_simkd'] > 0
-
-
 def test_stored_outputs_of_the_original_batch(build: Callable, seen: Callable, batch: Callable, tmp_path: Path) -> None:
     images, samples = batch(8)
     for i, sample in enumerate(samples):
@@ -409,60 +364,3 @@ def test_compiled_it_is_the_same(build: Callable, batch: Callable) -> None:
     assert compiled.torch_compile
     # the shares and orders are not a part of it
     assert len(graphs) == 1
-
-
-def of_pair(*methods: str) -> nn.Module:
-    cfg = recipes.compose('res20_res8_digits', methods)
-    torch.manual_seed(0)
-    return MODELS.build({**cfg.model, 'teacher_ckpt': None, 'random_teacher': True}).train()
-
-
-def batch_of(first: int = 0) -> tuple[Tensor, list[DataSample]]:
-    generator = torch.Generator().manual_seed(first)
-    samples = [DataSample().set_gt_label(i % 10) for i in range(8)]
-    return torch.randn(8, 3, 16, 16, generator=generator), samples
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('methods', [('r2kd', 'icd'), ('mixkd',)], ids='+'.join)
-def test_under_bf16_autocast(methods: tuple) -> None:
-    losses = []
-    for enabled in (False, True):
-        model = of_pair(*methods)
-        seed_all(1)
-        with torch.autocast('cpu', torch.bfloat16, enabled=enabled):
-            found = model.loss(*batch_of())
-        total, _ = model.parse_losses(found)
-        total.backward()
-        assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
-        losses.append({name: value.item() for name, value in found.items() if 'loss' in name})
-    assert losses[1] == pytest.approx(losses[0], rel=0.1, abs=0.02)
-
-
-def step(rank: int, methods: tuple) -> dict[str, Tensor]:
-    """Train a step with a batch of its own; return the weights and what was learned from."""
-    model = MMDistributedDataParallel(of_pair(*methods))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    seed_all(rank)
-    losses = model(*batch_of(10 * rank), mode='loss')
-    model.module.parse_losses(losses)[0].backward()
-    optimizer.step()
-    return {name: tensor.clone() for name, tensor in model.module.named_parameters() if tensor.requires_grad}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('methods', [('r2kd', 'icd'), ('mixkd',)], ids='+'.join)
-def test_over_two_processes(methods: tuple, tmp_path: Path) -> None:
-    """Each augments its own images; the weights are the mean of what one process would do with each batch."""
-    one, two = in_processes(step, 2, tmp_path, methods)
-    model, gradients = of_pair(*methods), []
-    before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
-    for rank in range(2):
-        alone = copy.deepcopy(model)
-        seed_all(rank)
-        alone.parse_losses(alone.loss(*batch_of(10 * rank)))[0].backward()
-        gradients.append({name: p.grad for name, p in alone.named_parameters()})
-    for name, weight in one.items():
-        assert torch.equal(weight, two[name]), name
-        mean = (gradients[0][name] + gradients[1][name]) / 2
-        torch.testing.assert_close(weight, before[name] - 0.01 * mean, rtol=1e-4, atol=1e-5, msg=name)
