@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 # one of each kind of value that a config can hold
 JUNK = st.sampled_from(
-    [None, True, -1, 0, 7, 10**9, -0.5, float('nan'), float('inf'), '', 'nonsense', [], [3, 'a'], {}, {'a': 1}, (1, 2)]
+    [None, True, -1, 0, 7, 10**12, -0.5, float('nan'), float('inf'), '', 'nonsense', [], [3, 'a'], {}, {'a': 1}, (1, 2)]
 )
 NETWORKS = ('res8', 'res14', 'wrn16-1')
 # the keys below these are a config's own names
