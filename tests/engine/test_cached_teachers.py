@@ -11,6 +11,7 @@ from launches import in_processes
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from icd_mmrazor.errors import SettingError
 from icd_mmrazor.models.teacher_cache.store import OutputStore
 
 KD = dict(type='FeatureDistiller', losses=dict(kd=dict(loss=dict(type='KLDivergence', tau=4.0), features='logits')))
@@ -30,6 +31,11 @@ def two_teachers(cfg: Config, network: Callable, file: Callable) -> None:
         dict(teacher=network('res8'), teacher_ckpt=file('res8'), weight=2.0),
         dict(teacher=dict(network('res14'), data_preprocessor=own), teacher_ckpt=file('res14')),
     ]
+    cfg.model.distiller = KD
+
+
+def with_pruned_copy(cfg: Config, network: Callable, file: Callable) -> None:
+    cfg.model.pruned_teacher = dict(amount=0.1, weight=0.3)
     cfg.model.distiller = KD
 
 
@@ -61,7 +67,10 @@ def with_distillation_token(cfg: Config, network: Callable, file: Callable) -> N
     cfg.model.distiller = KD
 
 
-@pytest.mark.parametrize('change', [two_teachers, without_classifier, of_timm, with_distillation_token])
+CHANGES = [two_teachers, with_pruned_copy, without_classifier, of_timm, with_distillation_token]
+
+
+@pytest.mark.parametrize('change', CHANGES)
 def test_a_cached_run_is_the_same_bit_for_bit(change, config, runner, network, teacher_file):
     def make(cache: dict | None, work_dir: str) -> Config:
         cfg = config('icd', cache, work_dir)
@@ -74,11 +83,35 @@ def test_a_cached_run_is_the_same_bit_for_bit(change, config, runner, network, t
         assert other_than_counts(plain, trained(cfg, runner)) == []
     assert counts(cfg) == (128, 0)
     stored = OutputStore.about(Path(cfg.model.teacher_cache.path))['facts']['outputs']['fields']
+    together = ['0.pooled', '0.logits', '1.pooled', '1.logits', 'logits']
     expected = {
-        two_teachers: ['0.pooled', '0.logits', '1.pooled', '1.logits', 'logits'],
+        two_teachers: together,
+        with_pruned_copy: together,
         without_classifier: ['pooled'],
     }
     assert [*stored] == expected.get(change, ['pooled', 'logits'])
+
+
+@pytest.mark.parametrize(
+    ('teachers', 'setting', 'there', 'here'),
+    [
+        (two_teachers, dict(teacher_combination='probabilities'), 'MeanLogits(weights=0.667', 'MeanProbabilities'),
+        (with_pruned_copy, dict(pruned_teacher=dict(weight=0.6)), 'weights=0.7, 0.3', 'weights=0.4, 0.6'),
+        (with_pruned_copy, dict(pruned_teacher=dict(amount=0.5)), 'teacher.weights is', ''),
+    ],
+)
+def test_logits_combined_otherwise_are_refused(teachers, setting, there, here, config, runner, network, teacher_file):
+    """The weights of the networks are the same: how they are combined is stored, too."""
+    for change in ({}, setting):
+        cfg = config(cache=ALL, work_dir='other' if change else 'first', **{'train_cfg.max_epochs': 1})
+        teachers(cfg, network, teacher_file)
+        cfg.merge_from_dict({'model': change})
+        if not change:
+            trained(cfg, runner)
+    with pytest.raises(SettingError, match=r'model\.teacher_cache\.path') as error:
+        trained(cfg, runner)
+    assert there in str(error.value)
+    assert here in str(error.value)
 
 
 def trained_here(rank: int, configs: dict) -> dict[str, torch.Tensor]:

@@ -19,6 +19,7 @@ from icd_mmrazor.compat.layout import laid_out
 from icd_mmrazor.datasets.samples import view_indices
 from icd_mmrazor.datasets.view_numbers import ALL, FIRST
 from icd_mmrazor.errors import CacheError, SettingError, did_you_mean
+from icd_mmrazor.models.networks.ensemble import TeacherEnsemble
 from icd_mmrazor.models.networks.points import Point
 from icd_mmrazor.models.networks.pooled_feature import PooledFeature
 from icd_mmrazor.models.teacher_cache.draws import draws_between
@@ -322,10 +323,12 @@ class TeacherCache:
 
 def _facts_of_teacher(algorithm: nn.Module) -> dict[str, Any]:
     teacher = algorithm.teacher
+    together = isinstance(teacher, TeacherEnsemble)
     dtypes = getattr(teacher, 'dtypes', None) or [algorithm.teacher_dtype]
     views = getattr(teacher, 'views', None) or [algorithm.teacher_view]
     return {
-        'network': type(getattr(teacher, 'backbone', teacher)).__name__,
+        # of several, with how their logits are combined: the combined ones are stored
+        'network': teacher.description if together else type(getattr(teacher, 'backbone', teacher)).__name__,
         'features': [module.feature for module in teacher.modules() if isinstance(module, PooledFeature)],
         'weights': weights_digest(teacher),
         'classes': algorithm.teacher_classes and list(algorithm.teacher_classes),
