@@ -3,7 +3,7 @@ _base_ = [
     '../_base_/retrieval/student.py',
     '../_base_/datasets/cifar10_retrieval.py',
     '../_base_/retrieval/runtime.py',
-    '../_base_/schedules/retrieval_10e.py',
+    '../_base_/schedules/retrieval_40e.py',
 ]
 model = dict(
     image_encoder=[
