@@ -24,13 +24,7 @@ from icd_mmrazor.models.networks.points import Point
 from icd_mmrazor.models.networks.pooled_feature import PooledFeature
 from icd_mmrazor.models.teacher_cache.draws import draws_between
 from icd_mmrazor.models.teacher_cache.layout import DTYPES, RowLayout
-from icd_mmrazor.models.teacher_cache.points import (
-    captured,
-    fill_recorders,
-    other_records,
-    source_in,
-    stored_points,
-)
+from icd_mmrazor.models.teacher_cache.points import captured, fill_recorders, other_records, source_in, stored_points
 from icd_mmrazor.models.teacher_cache.store import OutputStore
 from icd_mmrazor.models.teacher_cache.store_folder import UNITS, readable_size
 
