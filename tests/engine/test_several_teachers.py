@@ -68,7 +68,7 @@ def test_the_report_evaluates_each_teacher_and_all_together(config: Callable, ru
     for i, (kind, value) in enumerate(zip(('depth=8', 'depth=14'), metrics[:2], strict=True)):
         assert re.search(rf'teacher {i}  CIFARResNet\({kind}\).* {value:.2f}\n', log)
         assert re.search(rf'weights .*{cfg.model.teachers[i].teacher_ckpt}\n', log)
-    assert re.search(rf'teacher  MeanLogits\(weights=0.667, 0.333\) of 0, 1.* {metrics[2]:.2f}\n', log)
+    assert re.search(rf'teacher  MeanLogits\(weights=0.666667, 0.333333\) of 0, 1.* {metrics[2]:.2f}\n', log)
     assert 'mean (30' in log or '30.' in log
     # what is stored names both networks in full
     stored = read_settings(read_checkpoint(hub['last_ckpt'])['meta']['cfg'], 'the checkpoint')

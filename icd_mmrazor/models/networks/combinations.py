@@ -66,8 +66,8 @@ class Combination(nn.Module):
         raise NotImplementedError
 
     def extra_repr(self) -> str:
-        """Show the weights of the teachers."""
-        return 'weights=' + ', '.join(f'{weight:.3g}' for weight in self.weights.tolist())
+        """Show the weights of the teachers, by which a cache of the combined logits knows them."""
+        return 'weights=' + ', '.join(f'{weight:.6g}' for weight in self.weights.tolist())
 
 
 @MODELS.register_module()
