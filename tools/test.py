@@ -5,12 +5,11 @@ import argparse
 from pathlib import Path
 
 from icd_mmrazor.checkpoints.writing import atomic_write, check_writable
-from icd_mmrazor.compat.distributed import process_group
 from icd_mmrazor.engine.metrics import json_value
 from icd_mmrazor.launch.command_line import run
+from icd_mmrazor.launch.machines import joined_processes
 from icd_mmrazor.launch.run_config import add_common_arguments, load_config
 from icd_mmrazor.launch.testing import prepare, test
-from icd_mmrazor.launch.watchdog import Watchdog
 
 from mmengine.fileio import dump
 
@@ -36,7 +35,7 @@ def main() -> None:
         # mmengine writes the config of a run into its folder: keep that of the training
         cfg.work_dir = str(Path(cfg.work_dir, 'test'))
     prepare(cfg, args.tta)
-    with Watchdog(cfg), process_group(cfg):
+    with joined_processes(cfg):
         runner, metrics = test(cfg, args.checkpoint, args.tta)
         if args.out and runner.rank == 0:
             atomic_write(dump(json_value(metrics), file_format='json'), args.out)

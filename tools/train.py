@@ -4,11 +4,10 @@
 import argparse
 
 from icd_mmrazor.checkpoints.reading import local_file
-from icd_mmrazor.compat.distributed import process_group
 from icd_mmrazor.launch.command_line import run
+from icd_mmrazor.launch.machines import joined_processes
 from icd_mmrazor.launch.run_config import add_common_arguments, load_config
 from icd_mmrazor.launch.training import OPTIM_WRAPPERS, name_networks, scale_learning_rate, train, use_mixed_precision
-from icd_mmrazor.launch.watchdog import Watchdog
 
 from mmengine.config import Config
 
@@ -59,7 +58,7 @@ def main() -> None:
     cfg = load_config(args)
     name_networks(cfg)
     apply_arguments(cfg, args)
-    with Watchdog(cfg), process_group(cfg):
+    with joined_processes(cfg):
         train(cfg)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import print_log
 
@@ -119,21 +118,3 @@ def explain_damage(file: str, error: CheckpointError) -> CheckpointError:
     valid, _ = latest_valid_checkpoint(path.parent, exclude=path)
     remedy = f'The newest valid one next to it: --resume {valid}' if valid else 'There is no valid one next to it.'
     return CheckpointError(f'{error}\n{remedy}')
-
-
-def resume_after_restart(cfg: Config) -> None:
-    """Let a run that ``torchrun --max-restarts`` restarts resume from its own last checkpoint.
-
-    The first start removes the ``last_checkpoint`` of an earlier run in the folder, unless it resumes that run. So a
-    restart finds the file of this run, and ``cfg`` gets ``resume=True``; or none, and it starts as the first one did.
-    With several nodes nothing is done, since each agent counts only its own restarts.
-    """
-    several_nodes = os.environ.get('GROUP_WORLD_SIZE', '1') != '1'
-    if several_nodes or os.environ.get('TORCHELASTIC_MAX_RESTARTS', '0') == '0':
-        return
-    pointer = Path(cfg.work_dir, POINTER)
-    if os.environ.get('TORCHELASTIC_RESTART_COUNT', '0') != '0':
-        if pointer.is_file():
-            cfg.resume, cfg.load_from = True, None
-    elif os.environ.get('RANK') == '0' and not (cfg.get('resume') and not cfg.get('load_from')):
-        pointer.unlink(missing_ok=True)

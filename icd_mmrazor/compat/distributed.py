@@ -1,4 +1,4 @@
-"""Several processes: groups on a CPU, restarts by torchrun, lost connections."""
+"""Several processes: groups on a CPU, restarts by torchrun, connections that fail or are lost."""
 
 import contextlib
 import datetime
@@ -15,6 +15,7 @@ from mmengine.device import get_device
 from icd_mmrazor.errors import SettingError
 
 WATCHDOGS_LEAD = 60  # seconds
+CONNECTING = 300  # seconds
 
 
 def lost_connection(error: Exception) -> bool:
@@ -47,6 +48,31 @@ def forget_earlier_starts() -> None:
     rendezvous._create_c10d_store = create_for_this_start
 
 
+def failed_to_connect(error: Exception) -> bool:
+    """Return whether an error says that no connection to another process could be made.
+
+    Where: torch, gloo: a plain ``RuntimeError`` that gives an address which is often that of a wrong interface.
+    """
+    return 'connectFullMesh failed' in str(error)
+
+
+def limit_of_waiting(cfg: Any) -> datetime.timedelta:
+    """Return how long a collective operation on the CPU may wait: longer than the watchdog, which knows whom to blame.
+
+    Args:
+        cfg: The run's ``Config``; ``env_cfg.dist_cfg.timeout`` is the watchdog's time in seconds, torch's default else.
+    """
+    timeout = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
+    seconds = timeout or dist.distributed_c10d.default_pg_timeout.total_seconds()
+    return datetime.timedelta(seconds=seconds + WATCHDOGS_LEAD)
+
+
+def _set_timeout(timeout: datetime.timedelta) -> None:
+    # torch 2.10 knows it by its former name only
+    module = dist.distributed_c10d
+    getattr(module, 'set_timeout', module._set_pg_timeout)(timeout)
+
+
 @contextlib.contextmanager
 def process_group(cfg: Any) -> Iterator[None]:
     """Hold the process group of a tool: gloo where there is no GPU, what mmengine starts where there is one.
@@ -74,10 +100,10 @@ def process_group(cfg: Any) -> Iterator[None]:
                 f"launcher='{cfg.launcher}' needs a GPU and this machine shows none. Start the processes with "
                 'tools/dist_train.sh or torchrun (launcher pytorch), which works on a CPU.'
             )
-        timeout = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
-        # longer: the watchdog, which ends a run after this time, knows whom to blame
-        longer = datetime.timedelta(seconds=timeout + WATCHDOGS_LEAD) if timeout else None
-        dist.init_process_group('gloo', timeout=longer)
+        longer = limit_of_waiting(cfg)
+        # a connection that fails is not worth the time that a slow process gets
+        dist.init_process_group('gloo', timeout=min(longer, datetime.timedelta(seconds=CONNECTING)))
+        _set_timeout(longer)
         wrapper = dict(broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False))
         cfg.model_wrapper_cfg = {'type': 'MMDistributedDataParallel', **wrapper, **cfg.get('model_wrapper_cfg', {})}
         cfg.model_wrapper_cfg.device_ids = None

@@ -1,25 +1,27 @@
 """The frame of a command-line tool."""
 
 import argparse
-import contextlib
 import errno
 import gc
-import os
-import signal
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from mmengine.config import DictAction
 
 from icd_mmrazor import compat
-from icd_mmrazor.compat.distributed import lost_connection
+from icd_mmrazor.compat.distributed import failed_to_connect, lost_connection
 from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.errors import UserError
 from icd_mmrazor.launch.processes import die_with_parent, end_process, several_processes
+from icd_mmrazor.launch.signals import Stopped, stop_signals
+
+NO_CONNECTION = (
+    'there is no connection to the other processes. On each machine, set GLOO_SOCKET_IFNAME, for GPUs also '
+    'NCCL_SOCKET_IFNAME, to the interface that reaches the others. The command "ip route get ADDRESS" shows it.'
+)
 
 
 def key_value(text: str) -> str:
@@ -72,18 +74,18 @@ def ranges(text: str) -> list[int]:
 def run(main: Callable[[], None], when_stopped: str = '') -> None:
     """Run a tool, and let it end with a readable message.
 
-    A user error is its message alone, with exit status 1, and so is a full disk. Ctrl-C and SIGTERM are a line, with
-    exit status 130 and 143. Several processes name their rank and print a common message once; one that loses the
-    connection to another says so, since the other knows the reason. Anything else keeps its trace.
+    A user error is its message alone, with exit status 1, and so is a full disk. Ctrl-C, SIGTERM and SIGUSR1 are a
+    line, with exit status 130, 143 and 138. Several processes name their rank and print a common message once; one that
+    loses the connection to another says so, since the other knows the reason. Anything else keeps its trace.
 
     Args:
         main: The tool's main function.
-        when_stopped: How to continue after Ctrl-C or SIGTERM, a sentence.
+        when_stopped: How to continue after such a signal, a sentence.
     """
     die_with_parent()
     # what was imported is never garbage: mmengine looks through it for each dataset (0.25 s), Python at the end (1 s)
     gc.freeze()
-    with _sigterm_as_interrupt():
+    with stop_signals():
         try:
             compat.runtime()
             with explained_settings():
@@ -92,12 +94,14 @@ def run(main: Callable[[], None], when_stopped: str = '') -> None:
             _end(f'error: {error}', 1)
         except (Exception, KeyboardInterrupt) as error:
             if stop := _interrupt(error):
-                name, status = ('SIGTERM', 143) if isinstance(stop, _Terminated) else ('Ctrl-C', 130)
-                _end(f'stopped by {name}. {when_stopped}', status)
+                what, status = (str(stop), stop.status) if isinstance(stop, Stopped) else ('Ctrl-C', 130)
+                _end(f'stopped by {what}. {when_stopped}', status)
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 _end(f'error: {error.strerror}. Make room on the disk that the run writes to. {when_stopped}', 1)
             if not several_processes():
                 raise
+            if failed_to_connect(error):
+                _end(f'error: {NO_CONNECTION} ({str(error).splitlines()[0]})', 1)
             if not lost_connection(error):
                 _end(traceback.format_exc(), 1)
             time.sleep(2)  # let the launcher see first the process that failed
@@ -106,32 +110,6 @@ def run(main: Callable[[], None], when_stopped: str = '') -> None:
                 f'({str(error).splitlines()[0]})',
                 1,
             )
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, handled like Ctrl-C."""
-
-
-@contextlib.contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end a single process like Ctrl-C.
-
-    One of several is ended by the signal itself, since a process that waits in C++ would not return to Python.
-    """
-    process = os.getpid()
-
-    def stop(*_: object) -> None:
-        if os.getpid() != process:  # a forked child
-            os._exit(143)
-        raise _Terminated
-
-    here = not several_processes() and threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, stop) if here else None
-    try:
-        yield
-    finally:
-        if here:
-            signal.signal(signal.SIGTERM, before)
 
 
 def _interrupt(error: BaseException | None) -> KeyboardInterrupt | None:

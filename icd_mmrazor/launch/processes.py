@@ -4,16 +4,22 @@ import ctypes
 import json
 import multiprocessing
 import os
+import queue
 import signal
 import sys
+import threading
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from time import time
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch.distributed as dist
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+REQUEST = 5.0  # seconds for the store to answer
+
+T = TypeVar('T')
 
 
 def several_processes() -> bool:
@@ -21,18 +27,47 @@ def several_processes() -> bool:
     return int(os.environ.get('WORLD_SIZE', 1)) > 1
 
 
-def open_store(seconds: float = 5.0) -> dist.Store:
-    """Connect to the key-value store of the launch, which torchrun or rank 0 holds; each request has some seconds.
+def open_store() -> dist.Store:
+    """Connect to the key-value store of the launch, which torchrun or rank 0 holds.
 
-    A separate connection does not wait behind the requests of other threads. Each restart has its own keys.
+    A separate connection does not wait behind the requests of other threads. Each restart has its own keys. Like each
+    request to the store, this waits for as long as a machine that has stopped does not answer: see :func:`within`.
 
     Raises:
         RuntimeError: It does not answer.
         KeyError: The environment does not say where it is.
     """
     address, port = os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT'])
-    store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=seconds))
+    store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=REQUEST))
     return dist.PrefixStore(f'icd_mmrazor/{os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}', store)
+
+
+def within(seconds: float, request: Callable[[], T]) -> T:
+    """Return what a request returns, in a thread that is left behind if it takes longer.
+
+    Args:
+        seconds: Limit, which torch's store does not have for a server that is stopped, or behind a cut cable.
+        request: Called without arguments; what it raises is raised here.
+
+    Raises:
+        TimeoutError: It has taken longer.
+    """
+    answers: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put((request(), None))
+        except Exception as error:
+            answers.put((None, error))
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer, error = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f'no answer for {seconds:g} s') from None
+    if error is not None:
+        raise error
+    return answer
 
 
 def is_first_to_say(message: str) -> bool:
@@ -41,8 +76,8 @@ def is_first_to_say(message: str) -> bool:
         return True
     try:
         rank = os.environ['RANK']
-        return open_store().compare_set(f'said/{message}', '', rank).decode() == rank
-    except (RuntimeError, KeyError):
+        return within(REQUEST, lambda: open_store().compare_set(f'said/{message}', '', rank)).decode() == rank
+    except (RuntimeError, KeyError, TimeoutError):
         return True
 
 
@@ -61,7 +96,7 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def end_process(message: str, status: int) -> NoReturn:
+def end_process(message: str, status: int, ask_others: bool = True) -> NoReturn:
     """Print a message, kill the DataLoader workers and end this process at once, whatever its threads do.
 
     An orderly exit of the interpreter may wait for processes that are gone.
@@ -69,9 +104,10 @@ def end_process(message: str, status: int) -> NoReturn:
     Args:
         message: Goes to stderr, once if several processes end with the same, and into torchrun's table of failures.
         status: Exit status.
+        ask_others: Whether to ask the store if another process has said it.
     """
     sys.stdout.flush()
-    if is_first_to_say(message):
+    if not ask_others or is_first_to_say(message):
         sys.stderr.write(f'\n[rank {os.environ.get("RANK")}] {message}\n')
         sys.stderr.flush()
     file = os.environ.get('TORCHELASTIC_ERROR_FILE')

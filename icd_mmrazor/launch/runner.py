@@ -3,12 +3,15 @@
 import logging
 from typing import Any
 
+from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 from icd_mmrazor.checkpoints.resuming import checkpoint_to_resume, explain_damage
 from icd_mmrazor.compat.messages import drop_log_noise
 from icd_mmrazor.errors import CheckpointError
+from icd_mmrazor.launch.signals import spare_workers
 
 STARTS = ('before_train_epoch', 'before_val_epoch', 'before_test_epoch')
 
@@ -37,6 +40,23 @@ class ToolRunner(Runner):
             super().load_or_resume()
         except CheckpointError as error:
             raise (explain_damage(self._load_from, error) if self._resume else error) from error
+
+    @staticmethod
+    def build_dataloader(*args: Any, **kwargs: Any) -> DataLoader:
+        """Build a DataLoader whose workers survive the signal that ends a training after an iteration."""
+        loader = Runner.build_dataloader(*args, **kwargs)
+        return spare_workers(loader) if loader.num_workers else loader
+
+    def build_evaluator(self, evaluator: Any) -> Evaluator:
+        """Build an evaluator whose results need no folder that all processes see.
+
+        mmengine's default exchanges files in the working folder. A metric with a ``collect_dir`` keeps doing so.
+        """
+        built = super().build_evaluator(evaluator)
+        for metric in built.metrics if self.distributed else ():
+            if isinstance(metric, BaseMetric) and metric.collect_dir is None:
+                metric.collect_device = 'gpu'  # by the process group; on a CPU, too
+        return built
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
         """Build the logger; hold back the lines for the console."""

@@ -7,13 +7,14 @@ from mmengine.device import get_device
 from mmengine.runner import Runner
 from mmrazor.registry import MODELS
 
-from icd_mmrazor.checkpoints.resuming import resume_after_restart
 from icd_mmrazor.configuration.type_names import type_name
 from icd_mmrazor.engine.checks import WeightCheck
 from icd_mmrazor.engine.hooks import SanityCheckHook
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.launch.restarts import resume_after_restart
 from icd_mmrazor.launch.run_config import count_iterations, use_intact_checkpoints
 from icd_mmrazor.launch.runner import ToolRunner
+from icd_mmrazor.launch.stopping import StopHook
 from icd_mmrazor.models.algorithms import FrozenTeacherDistill
 from icd_mmrazor.models.classifiers import name_student_in_full, name_teacher_in_full
 from icd_mmrazor.models.networks.changed_student import record_changed_student
@@ -96,5 +97,6 @@ def train(cfg: Config, show_start: bool = True) -> Runner:
     if not any(isinstance(hook, SanityCheckHook | WeightCheck) for hook in runner.hooks):
         # a config that is not built on ours
         runner.register_hook(WeightCheck())
+    runner.register_hook(StopHook())
     runner.train()
     return runner

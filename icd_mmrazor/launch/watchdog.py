@@ -17,7 +17,8 @@ from icd_mmrazor.launch.processes import end_process, open_store, several_proces
 
 SETTING = 'env_cfg.dist_cfg.timeout'
 DEFAULT_SECONDS = 1800
-BEAT, ANSWER = 1.0, 5.0  # seconds: between looks, and to answer a process that stands still
+# seconds: between looks, to answer a process that stands still, and for the store, which may wait for those answers
+BEAT, ANSWER, SILENCE = 1.0, 5.0, 10.0
 SHOWN_FRAMES = 6
 # a process whose innermost Python frame lies here waits for the others
 WAITING_PLACES = ('/torch/distributed/', '/torch/autograd/', '/torch/nn/parallel/', '/mmengine/dist/')
@@ -28,9 +29,10 @@ class Watchdog:
 
     A collective operation waits for all processes. If one of them hangs, the backend ends the *others* after its
     timeout and blames them. Here, a thread in each process looks once a second at the Python stack of the main thread.
-    If that has not changed for nine tenths of the timeout, the thread asks all processes for their place through the
-    key-value store of the launch, prints which ones the others wait for, and ends its process; the launcher ends the
-    rest. It needs the environment that torchrun sets (``WORLD_SIZE`` and others).
+    If that has not changed for nine tenths of the timeout, another thread asks all processes for their place through
+    the key-value store of the launch, prints which ones the others wait for, and ends its process; the launcher ends
+    the rest. Requests to the store have no time limit, so the first thread ends the process if the second has had no
+    answer. The environment is the one that torchrun sets (``WORLD_SIZE`` and others).
 
     Args:
         cfg: The run's config; ``env_cfg.dist_cfg.timeout`` is the timeout in seconds, 1800 by default.
@@ -49,43 +51,55 @@ class Watchdog:
             cfg.merge_from_dict({SETTING: DEFAULT_SECONDS})
         self.timeout = checks.positive(self, SETTING, settings.get('timeout', DEFAULT_SECONDS))
         self._ended = threading.Event()
+        self._place, self._since = place_of_main_thread(), monotonic()
+        self._answered = monotonic()  # by the store
 
     def __enter__(self) -> 'Watchdog':
         """Start, if there are several processes."""
         if several_processes():
-            threading.Thread(target=self._watch, name='watchdog', daemon=True).start()
+            for loop in (self._look, self._ask):
+                threading.Thread(target=loop, name='watchdog', daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop."""
         self._ended.set()
 
-    def _watch(self) -> None:
-        store: dist.Store | None = None
-        place, since = None, monotonic()
+    @property
+    def _stands_still(self) -> bool:
+        return monotonic() - self._since > 0.9 * self.timeout
+
+    def _look(self) -> None:
         while not self._ended.wait(BEAT):
-            before, place = place, place_of_main_thread()
-            since = since if place == before else monotonic()
-            still = monotonic() - since
-            stands_still = still > 0.9 * self.timeout
-            message = f'error: this process has stood still for {still:.0f} s ({SETTING}={self.timeout:g}).'
+            before, self._place = self._place, place_of_main_thread()
+            if self._place != before:
+                self._since = monotonic()
+            silent = monotonic() - self._answered
+            if self._stands_still and silent > SILENCE:
+                self._end(f'{_no_answer()}: silent for {silent:.0f} s.', ask_others=False)
+
+    def _ask(self) -> None:
+        store: dist.Store | None = None
+        while not self._ended.wait(BEAT):
             try:
                 store = store or open_store()
-                if stands_still:
+                if self._stands_still:
                     store.set('asked', '')
-                if not store.check(['asked']):
-                    continue
-                store.set(os.environ['RANK'], json.dumps(place))
-                # the first to find it speaks; the launcher ends the others
-                if self._ended.wait(ANSWER) or not (stands_still and _is_first(store)):
-                    continue
-                message += f'\n{_blame(store)}'
+                if store.check(['asked']):
+                    store.set(os.environ['RANK'], json.dumps(self._place))
+                    # the first to find it speaks; the launcher ends the others
+                    if not self._ended.wait(ANSWER) and self._stands_still and _is_first(store):
+                        self._end(_blame(store))
             except (RuntimeError, KeyError) as error:
                 store = None
-                if not stands_still:
-                    continue
-                message += f'\nThe store of the launch does not answer: its machine is gone or stopped. ({error})'
-            end_process(f'{message}\nIf it only needs more time, raise {SETTING}. To continue, add --resume.', 1)
+                if self._stands_still:
+                    self._end(f'{_no_answer()}. ({error})', ask_others=False)
+            self._answered = monotonic()
+
+    def _end(self, reason: str, ask_others: bool = True) -> None:
+        still = f'this process has stood still for {monotonic() - self._since:.0f} s ({SETTING}={self.timeout:g})'
+        hint = f'If it only needs more time, raise {SETTING}. To continue, add --resume.'
+        end_process(f'error: {still}.\n{reason}\n{hint}', 1, ask_others)
 
 
 def place_of_main_thread() -> tuple[str, int, list[str]]:
@@ -106,6 +120,14 @@ def find_stalled_ranks(places: dict[int, tuple[str, int, list[str]] | None]) -> 
     least = min(iteration for _, iteration, _ in places.values())
     behind = [rank for rank, (_, iteration, _) in places.items() if iteration == least]
     return [rank for rank in behind if not any(part in places[rank][2][-1] for part in WAITING_PLACES)] or behind
+
+
+def _no_answer() -> str:
+    address = os.environ.get('MASTER_ADDR')
+    return (
+        f'The store of the launch (MASTER_ADDR {address}) does not answer. Its machine is gone or stopped, or the '
+        'network is down'
+    )
 
 
 def _is_first(store: dist.Store) -> bool:

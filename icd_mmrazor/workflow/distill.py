@@ -17,12 +17,11 @@ from torch import nn
 
 from icd_mmrazor import compat
 from icd_mmrazor.checkpoints.writing import write_json
-from icd_mmrazor.compat.distributed import process_group
 from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.errors import DatasetError
 from icd_mmrazor.export.formats import Exported, check_files, export, files_of
 from icd_mmrazor.export.trained import TrainedStudent, read_student
-from icd_mmrazor.launch.watchdog import Watchdog
+from icd_mmrazor.launch.machines import joined_processes
 from icd_mmrazor.report.page import write_report
 from icd_mmrazor.workflow import preparation, search, search_result
 from icd_mmrazor.workflow.folder import read_folder, read_unlabeled
@@ -170,7 +169,7 @@ def distill(
         cfg = Config(dict(launcher=launcher, env_cfg=dict(dist_cfg=dict(backend='nccl'))))
         lock = WorkFolderLock(request.work_dir.absolute())
         try:
-            with Watchdog(cfg), process_group(cfg):
+            with joined_processes(cfg):
                 if launcher != 'none' and not is_distributed():
                     init_dist(launcher, **cfg.env_cfg.dist_cfg)
                 results, main = _train(request, lock, cfg.get('model_wrapper_cfg')), is_main_process()

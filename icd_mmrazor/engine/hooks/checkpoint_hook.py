@@ -24,6 +24,8 @@ from icd_mmrazor.engine.runs import optimizers_of
 # in the message hub
 REPLACED_BEST = 'replaced_best'
 BEST_METRIC = 'best_metric'
+# in the meta of a checkpoint that is not one of the regular ones
+EXTRA = 'extra_checkpoint'
 
 
 @HOOKS.register_module()
@@ -78,6 +80,14 @@ class IntactCheckpointHook(CheckpointHook):
         for name in self.args.keys() - inspect.signature(Runner.save_checkpoint).parameters.keys():
             raise TypeError(f'{type(self).__name__}.__init__() got an unexpected keyword argument {name!r}')
         self._plain, self._warned = PlainCheckpointHook(), False
+        # the iteration of the last regular checkpoint, and the name of the one that is not
+        self._saved, self._extra = -1, ''
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Know the checkpoint of a stop, which the next one replaces."""
+        meta = checkpoint.get('meta')
+        if runner._resume and isinstance(meta, dict) and meta.get(EXTRA) is True:
+            self._extra = f'iter_{meta.get("iter")}.pth'
 
     def before_train(self, runner: Runner) -> None:
         """Clean up after the run that is resumed."""
@@ -153,6 +163,8 @@ class IntactCheckpointHook(CheckpointHook):
         )
         if is_main_process():
             write_checkpoint_file(self.last_ckpt, Path(runner.work_dir, 'last_checkpoint'))
+        self._saved = meta['iter']
+        self._replace_extra('', self._extra if self._extra != name else '')
         if self.max_keep_ckpts > 0:
             while len(kept) > self.max_keep_ckpts:
                 old = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(kept.popleft()))
@@ -160,6 +172,29 @@ class IntactCheckpointHook(CheckpointHook):
                     self._delete(old)
             self.keep_ckpt_ids = kept
             runner.message_hub.update_info('keep_ckpt_ids', list(kept))
+
+    def save_now(self, runner: Runner, iteration: int) -> str:
+        """Save a checkpoint in addition to the regular ones, the next of which deletes it; return its file.
+
+        Args:
+            runner: The runner, in all processes.
+            iteration: How many iterations are done.
+        """
+        if self._saved == iteration:  # a regular one has been written just now
+            return self.last_ckpt
+        name, old = f'iter_{iteration}.pth', self._extra
+        path = self.file_backend.join_path(self.out_dir, name)
+        meta = {'epoch': runner.epoch, 'iter': iteration, EXTRA: True}
+        runner.save_checkpoint(self.out_dir, name, self.file_client_args, meta=meta, backend_args=self.backend_args)
+        if is_main_process():
+            write_checkpoint_file(path, Path(runner.work_dir, 'last_checkpoint'))
+        self._replace_extra(name, old)
+        return path
+
+    def _replace_extra(self, name: str, old: str) -> None:
+        self._extra = name
+        if old not in ('', name) and is_main_process():
+            self._delete(self.file_backend.join_path(self.out_dir, old))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
         """Save the best checkpoint, if this is it; only then delete the previous one."""

@@ -1,10 +1,14 @@
-"""Buffers that all processes agree on in every checkpoint."""
+"""Buffers of several processes in checkpoints."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from mmengine.dist import all_reduce_params
 from mmengine.hooks import CheckpointHook, SyncBuffersHook
 from mmengine.runner import Runner
+from torch import Tensor, nn
 
 from icd_mmrazor.engine.runs import counts_iterations, hooks_of
 
@@ -37,3 +41,38 @@ def _writes(hook: CheckpointHook, runner: Runner) -> bool:
         return False
     last = hook.save_last and hook.is_last_train_iter(runner)
     return last or hook.every_n_train_iters(runner, hook.interval, hook.save_begin)
+
+
+def gather_buffers(model: nn.Module, group: dist.ProcessGroup) -> list[dict[str, Tensor]]:
+    """Return in the first process, for each process, its buffers that differ from those of the first, on the CPU.
+
+    Averages, as at the end of an epoch, would round otherwise than those of a run that is not stopped.
+
+    Args:
+        model: The model, in each process.
+        group: A gloo group of all processes.
+
+    Returns:
+        A dict of buffers by name for each rank, that of rank 0 empty; in other processes an empty list.
+    """
+    own = {}
+    for name, buffer in model.named_buffers():
+        value = buffer.detach().cpu().contiguous()
+        first = value.clone()
+        dist.broadcast(first, 0, group)
+        if not torch.equal(first, value):
+            own[name] = value
+    gathered: list | None = [{}] * dist.get_world_size(group) if dist.get_rank(group) == 0 else None
+    dist.gather_object(own, gathered, 0, group)
+    return gathered or []
+
+
+def load_buffers(model: nn.Module, buffers: Sequence[Mapping[str, Tensor]]) -> None:
+    """Give a model its buffers of :func:`gather_buffers`, if they are of as many processes as there are now."""
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    if len(buffers) != world:
+        return
+    own = buffers[dist.get_rank() if dist.is_initialized() else 0]
+    for name, buffer in model.named_buffers():
+        if name in own and own[name].shape == buffer.shape:
+            buffer.copy_(own[name])
