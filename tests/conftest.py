@@ -16,12 +16,14 @@ import pytest
 import torch
 from helpers import DATA, shipped
 from hypothesis import HealthCheck, settings
+from machines import cannot_have_machines
 from mmengine.config import Config
 from mmengine.dataset import base_dataset
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
 from mmrazor.registry import MODELS
+from slurm import cannot_have_slurm
 
 from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.launch.run_config import use_intact_checkpoints
@@ -54,11 +56,15 @@ STACK_SLOW = ('compat', 'engine/resuming')
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what depends on the stack, and skip what needs a GPU if there is none."""
+    """Mark what depends on the stack or needs machines of its own, and skip what this machine does not have."""
     tests = Path(__file__).parent
     no_gpu = pytest.mark.skip(reason='needs a GPU')
+    no_cluster = cannot_have_machines() or cannot_have_slurm()
     for item in items:
         folder = item.path.parent.relative_to(tests)
+        if folder.is_relative_to('cluster'):
+            item.add_marker(pytest.mark.cluster)
+            item.add_marker(pytest.mark.skipif(bool(no_cluster), reason=no_cluster))
         rooms = STACK_SLOW if item.get_closest_marker('slow') else STACK
         if any(folder.is_relative_to(room) for room in rooms):
             item.add_marker(pytest.mark.stack)

@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import math
+import os
 import pkgutil
 import signal
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from icd_mmrazor.datasets import NotInMemoryError
 from icd_mmrazor.datasets.pipelines import split_pipelines
 from icd_mmrazor.engine.checks import NumberCheck
 from icd_mmrazor.errors import CacheError, CheckpointError, DatasetError, NonFiniteLossError, SettingError, UserError
-from icd_mmrazor.launch import command_line
+from icd_mmrazor.launch.signals import Stopped, stop_signals
 from icd_mmrazor.models.losses import ContrastiveRepresentationLoss, ICDLoss
 from icd_mmrazor.models.teacher_cache.store import OutputStore
 
@@ -28,8 +29,8 @@ def lose_the_loss() -> None:
 
 
 def be_terminated() -> None:
-    with command_line._sigterm_as_interrupt():
-        signal.getsignal(signal.SIGTERM)()
+    with stop_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 RAISED_BY: dict[type[BaseException], Callable[[], object]] = {
@@ -39,7 +40,7 @@ RAISED_BY: dict[type[BaseException], Callable[[], object]] = {
     DatasetError: lambda: ContrastiveRepresentationLoss().set_dataset(torch.zeros(4, dtype=torch.int64)),
     NonFiniteLossError: lose_the_loss,
     NotInMemoryError: lambda: split_pipelines([1, 2, 3]),
-    command_line._Terminated: be_terminated,
+    Stopped: be_terminated,
 }
 
 

@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import NoReturn
@@ -31,7 +32,7 @@ from torch.distributed.run import parse_args, run
 
 # a cluster sends SIGUSR1 when it is asked to, some time before the end of a job
 SIGNALS = 'SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1'
-LOOK = 0.5  # seconds between looks
+LOOK, GRACE = 0.5, 5.0  # seconds: between looks, and from the failure of a machine to the end of the others
 
 
 def fail(message: str) -> NoReturn:
@@ -114,8 +115,31 @@ def join_machines(count: int, rank: int, address: str, port: int, restarts: int)
         else:
             time.sleep(LOOK)
     machines.set('all', '')
+    store.delete_key(f'ended/{rank}')  # of a machine that comes back
     print(f'NODE_RANK={rank}: all machines are there: {", ".join(hosts)}', file=sys.stderr, flush=True)
     return store
+
+
+def watch_machines(store: dist.Store, count: int, rank: int) -> threading.Event:
+    """Stop this machine if another one has failed, which its processes would wait for; return whether it did.
+
+    The processes themselves only notice that a connection is lost, and have none until all of them have started.
+    """
+    failed = threading.Event()
+
+    def watch() -> None:
+        others = [f'ended/{other}' for other in range(count) if other != rank]
+        with contextlib.suppress(RuntimeError):  # the machine of the store is gone: the processes say so
+            while not (ended := [key for key in others if store.check([key])]):
+                time.sleep(LOOK)
+            host, status = json.loads(store.get(ended[0]))
+            time.sleep(GRACE)  # they end by themselves, or stop with a checkpoint
+            failed.set()
+            print(f'error: {host} has failed with status {status}; see its messages.', file=sys.stderr, flush=True)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+    return failed
 
 
 def tell_end(failure: ChildFailedError) -> int:
@@ -155,16 +179,40 @@ def main() -> int:
     os.environ['PET_SHUTDOWN_TIMEOUT'] = str(number('STOP_TIMEOUT', '30', 1))
     logging.disable()  # torchrun's lines, which repeat what the processes say
     with tempfile.TemporaryDirectory(prefix='torchrun_') as logs:
-        words += ['--log-dir', logs, str(Path(__file__).resolve().with_name(script)), *arguments]
-        try:
-            # kept for as long as torchrun runs
-            store = join_machines(machines, rank, address, port, restarts) if machines > 1 else None
-            run(parse_args([*words, '--launcher', 'pytorch']))
-            del store
-        except ChildFailedError as failure:
-            return tell_end(failure)
-        except SignalException as stop:
-            return 128 + stop.sigval  # its processes say more
+        words += [
+            '--log-dir',
+            logs,
+            str(Path(__file__).resolve().with_name(script)),
+            *arguments,
+            '--launcher',
+            'pytorch',
+        ]
+        if machines == 1:
+            return run_processes(words)
+        store = join_machines(machines, rank, address, port, restarts)
+        failed = watch_machines(store, machines, rank)
+        status = run_processes(words)
+        if status:
+            with contextlib.suppress(RuntimeError):
+                store.set(f'ended/{rank}', json.dumps([socket.gethostname(), status]))
+        return 1 if failed.is_set() else status
+
+
+def run_processes(words: list[str]) -> int:
+    """Run torchrun with these arguments; return the exit status."""
+    try:
+        run(parse_args(words))
+    except ChildFailedError as failure:
+        return tell_end(failure)
+    except SignalException as stop:
+        first: BaseException = stop
+        while isinstance(first.__context__, SignalException):
+            first = first.__context__
+        return 128 + first.sigval  # the processes say more
+    finally:
+        # Slurm ends a task when another one has ended: that does not change what this one says
+        for name in SIGNALS.split(','):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     return 0
 
 

@@ -45,8 +45,9 @@ if ((nodes > ${SLURM_NNODES:-$nodes})); then
 fi
 options+=(--nodes "$nodes" --ntasks "$nodes" --ntasks-per-node 1)
 [[ -z $gres ]] || options+=(--gres "$gres")
-# since Slurm 22.05 a step does not know what sbatch was told
-options+=(--cpus-per-task "$((cpus ? cpus * gpus_per_node : SLURM_CPUS_ON_NODE))")
+# since Slurm 22.05 a step does not know what the job was given; salloc has the second, "40(x2)"
+allocated=${SLURM_CPUS_ON_NODE:-${SLURM_JOB_CPUS_PER_NODE:-}}
+options+=(--cpus-per-task "$((cpus ? cpus * gpus_per_node : ${allocated%%[^0-9]*}))")
 if ! srun_args=$(xargs printf '%s\n' <<<"${SRUN_ARGS:-}" 2>/dev/null); then
     echo "error: SRUN_ARGS=$SRUN_ARGS has a quote without its other half." >&2
     exit 2

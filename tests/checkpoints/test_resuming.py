@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
 
 from icd_mmrazor.checkpoints import resuming
 from icd_mmrazor.checkpoints.resuming import (
     checkpoint_to_resume,
     explain_damage,
     latest_valid_checkpoint,
-    resume_after_restart,
 )
 from icd_mmrazor.errors import CheckpointError
 
@@ -125,44 +123,3 @@ def test_an_error_names_the_checkpoint_to_take_instead(folder: Callable) -> None
         assert explain_damage(name, error) is error
     (path / 'epoch_1.pth').unlink()
     assert '--resume' not in str(explain_damage(str(path / 'epoch_2.pth'), error))
-
-
-@pytest.mark.parametrize(
-    ('asked', 'written', 'resumed', 'load_from'),
-    [
-        # as it was started, until it has written its own checkpoint
-        ({}, False, None, None),
-        ({}, True, True, None),
-        (dict(resume=True), False, True, None),
-        (dict(resume=True), True, True, None),
-        (dict(resume=True, load_from='a.pth'), False, True, 'a.pth'),
-        (dict(resume=True, load_from='a.pth'), True, True, None),
-        (dict(load_from='a.pth'), True, True, None),
-    ],
-)
-def test_a_restarted_run_resumes_from_its_own_checkpoint(
-    asked: dict,
-    written: bool,
-    resumed: bool | None,
-    load_from: str | None,
-    folder: Callable,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    path = folder('epoch_9.pth', pointer='HERE/epoch_9.pth')
-    cfg = Config(dict(work_dir=str(path), **asked))
-    resume_after_restart(cfg)
-    assert (path / 'last_checkpoint').is_file()  # no restarts, nothing to do
-    monkeypatch.setenv('TORCHELASTIC_MAX_RESTARTS', '2')
-    for rank in ('1', '0'):
-        monkeypatch.setenv('RANK', rank)
-        monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '0')
-        resume_after_restart(cfg)
-    assert cfg.to_dict() == dict(work_dir=str(path), **asked)
-    if written:
-        (path / 'last_checkpoint').write_text(str(path / 'epoch_1.pth'))
-    else:
-        # a later --resume of the user's still finds the earlier run
-        assert checkpoint_to_resume(str(path)) == str(path / 'epoch_9.pth')
-    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
-    resume_after_restart(cfg)
-    assert (cfg.get('resume'), cfg.get('load_from')) == (resumed, load_from)

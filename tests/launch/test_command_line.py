@@ -12,6 +12,7 @@ from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import parse_options, ranges, run
 
 LOST = '[/x/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:7000'
+UNREACHED = 'Gloo connectFullMesh failed with [gloo/transport/tcp/pair.cc:152] timed out connecting'
 
 
 @pytest.mark.parametrize(
@@ -103,10 +104,14 @@ def test_a_child_that_is_terminated_says_nothing(capfd: pytest.CaptureFixture) -
             RuntimeError('odd'),
             ['[rank 1] Traceback ', 'test_command_line.py', 'RuntimeError: odd'],
         ),
+        (
+            RuntimeError(UNREACHED),
+            ['[rank 1] error: there is no connection to the other processes.', 'GLOO_SOCKET_IFNAME', UNREACHED],
+        ),
         (RuntimeError(LOST), ['[rank 1] error: the connection to another process is lost', LOST]),
         (KeyboardInterrupt(), ['[rank 1] stopped by Ctrl-C. Take --resume.']),
     ],
-    ids=['setting', 'unforeseen', 'lost', 'ctrl-c'],
+    ids=['setting', 'unforeseen', 'unreached', 'lost', 'ctrl-c'],
 )
 def test_one_of_several_names_itself(error: BaseException, printed: list[str], tmp_path: Path) -> None:
     file, status = tmp_path / 'stderr', 130 if isinstance(error, KeyboardInterrupt) else 1

@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ from unittest import mock
 import pytest
 import torch.distributed as dist
 
-from icd_mmrazor.launch.processes import die_with_parent, end_process, is_first_to_say, open_store
+from icd_mmrazor.launch.processes import die_with_parent, end_process, is_first_to_say, open_store, within
 
 
 @pytest.fixture
@@ -45,6 +47,24 @@ def test_without_the_store_everyone_speaks(launch: dict[str, str]) -> None:
             open_store()
         assert is_first_to_say('a message')
         del os.environ['WORLD_SIZE']
+        assert is_first_to_say('a message')
+
+
+def test_a_request_has_a_limited_time() -> None:
+    assert within(20, lambda: 'answer') == 'answer'
+    with pytest.raises(ZeroDivisionError):
+        within(20, lambda: 1 / 0)
+    with pytest.raises(TimeoutError, match=r'no answer for 0\.1 s'):
+        within(0.1, threading.Event().wait)
+
+
+def test_a_silent_store_keeps_nobody_from_speaking(launch: dict[str, str]) -> None:
+    """Its machine is stopped: the connection is made, and nothing comes back."""
+    with (
+        socket.create_server(('127.0.0.1', 0)) as stopped,
+        mock.patch.dict(os.environ, MASTER_PORT=str(stopped.getsockname()[1])),
+        mock.patch('icd_mmrazor.launch.processes.REQUEST', 0.2),
+    ):
         assert is_first_to_say('a message')
 
 

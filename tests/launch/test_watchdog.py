@@ -66,7 +66,7 @@ def said(timeout: float, seconds: float = 20, **patches: object) -> list[tuple[s
     """Let the main thread stand still until the watchdog has ended the process."""
     messages, spoken = [], threading.Event()
 
-    def end(message: str, status: int) -> None:
+    def end(message: str, status: int, ask_others: bool) -> None:
         messages.append((message, status))
         spoken.set()
         dog._ended.set()
@@ -81,7 +81,7 @@ def test_the_thread_ends_a_process_that_waits(stores: list[dist.Store]) -> None:
     stores[0].set('1', '["there", 41, ["File \\"train.py\\"", "File \\"my_dataset.py\\""]]')
     stores[0].set('2', '["here", 99, ["File \\"/x/torch/distributed/c10d.py\\""]]')
     MessageHub.get_instance('test_the_thread').update_info('iter', 99)
-    ((message, status),) = said(timeout=0.2)
+    (message, status), *_ = said(timeout=0.2)
     assert status == 1
     for part in (
         'env_cfg.dist_cfg.timeout=0.2',
@@ -94,7 +94,7 @@ def test_the_thread_ends_a_process_that_waits(stores: list[dist.Store]) -> None:
 
 
 def test_silent_ranks_are_named(stores: list[dist.Store]) -> None:
-    ((message, _),) = said(timeout=0.2)
+    (message, _), *_ = said(timeout=0.2)
     assert 'rank 1 does not answer' in message
     assert 'rank 2 does not answer' in message
     assert 'Waiting: rank 0.' in message
@@ -116,9 +116,16 @@ def test_one_process_speaks(stores: list[dist.Store]) -> None:
 
 def test_a_store_that_is_gone(stores: list[dist.Store]) -> None:
     refused = mock.Mock(side_effect=RuntimeError('refused'))
-    ((message, _),) = said(timeout=0.2, open_store=refused)
-    assert 'store of the launch' in message
-    assert 'refused' in message
+    (message, _), *_ = said(timeout=0.2, open_store=refused)
+    assert 'The store of the launch (MASTER_ADDR 127.0.0.1) does not answer' in message
+    assert '(refused)' in message
+
+
+def test_a_store_that_is_silent(stores: list[dist.Store]) -> None:
+    """As one whose machine is stopped: the request never returns."""
+    (message, _), *_ = said(timeout=0.2, SILENCE=0.3, open_store=mock.Mock(side_effect=threading.Event().wait))
+    assert 'The store of the launch (MASTER_ADDR 127.0.0.1) does not answer' in message
+    assert 'silent for ' in message
 
 
 def test_a_single_process_has_no_watchdog() -> None:

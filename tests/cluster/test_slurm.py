@@ -1,0 +1,104 @@
+"""The Slurm scripts on a real Slurm of two nodes."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from helpers import TOOLS
+from machines import read, shows, wait_until
+from slurm import Slurm
+
+RECIPE = TOOLS / 'slurm' / 'train.sbatch'
+
+
+@pytest.fixture(scope='module')
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    with Slurm(tmp_path_factory.mktemp('slurm')) as cluster:
+        yield cluster
+
+
+def test_a_job_that_is_preempted_cancelled_and_out_of_time_ends_with_the_same_bits(
+    slurm: Slurm, config: Path, tmp_path: Path, ends_as_trained: Callable[[Path], bool]
+) -> None:
+    """Two nodes with one process each."""
+    work_dir, log = tmp_path / 'work', tmp_path / 'job.log'
+    options = ['--nodes=2', '--gres=gpu:1', '--cpus-per-task=2', f'--output={log}', RECIPE, config, work_dir]
+
+    def start(job: str, number: int, until: str) -> Path:
+        shows(work_dir / 'slurm' / f'{job}-{number}.log', until)
+        return work_dir / 'slurm' / f'{job}-{number}.log'
+
+    job = slurm.submit(*options)
+    first = start(job, 0, 'Epoch(train) [1][ 5/20]')
+    slurm.submit('--partition=urgent', '--nodes=2', '--exclusive', f'--output={tmp_path}/other.log', '--wrap=sleep 1')
+    second = start(job, 1, 'Epoch(train) [2][ 5/20]')
+    assert 'stopped by SIGTERM. Saved: ' in read(first)
+    slurm.output(0, 'scancel', job)
+    wait_until(lambda: slurm.state(job) == 'CANCELLED' and slurm.idle() == 2, 60)
+    assert 'stopped by SIGTERM. Saved: ' in read(second)
+
+    again = slurm.submit(*options)
+    third = start(again, 0, 'Epoch(train) [3][ 5/20]')
+    # as Slurm does when the time that --signal names has come
+    slurm.output(0, 'scancel', '--signal=USR1', again)
+    fourth = start(again, 1, 'Training ended')
+    assert 'stopped by SIGUSR1. Saved: ' in read(third)
+    wait_until(lambda: slurm.state(again) == 'COMPLETED', 30)
+    for each in (first, second, third, fourth):
+        assert 'Traceback' not in read(each)
+        assert read(each).count(' stopped by SIG') == (each != fourth)
+    for each in (second, third, fourth):
+        assert 'resume=' in read(each)
+    assert ends_as_trained(work_dir)
+    assert not list(work_dir.glob('iter_*.pth'))
+
+    # without GPUs, and without the name of a partition; two processes on a node
+    out = tmp_path / 'metrics.json'
+    arguments = ['', 'test', config, work_dir / 'epoch_4.pth', '--out', out]
+    tested = slurm.start(
+        0, tmp_path / 'test.log', TOOLS / 'slurm_test.sh', *arguments, GPUS=2, CPUS_PER_TASK=1, GRES='none'
+    )
+    assert tested.wait() == 0, read(tmp_path / 'test.log')
+    assert f'accuracy/top1: {json.loads(out.read_text())["accuracy/top1"]:.4f}' in read(fourth)
+
+
+def test_a_failing_rank_fails_the_job_with_one_message(slurm: Slurm, config: Path, tmp_path: Path) -> None:
+    """Within an allocation of a single node, all of which is used: one process for each of its GPUs."""
+    log, script = tmp_path / 'job.log', tmp_path / 'job.sh'
+    wrong = '--cfg-options model.distiller.embed_dims=abc'
+    script.write_text(f'#!/bin/bash\n{TOOLS}/slurm_train.sh "" wrong {config} {tmp_path}/work {wrong}\n')
+    job = slurm.submit('--gres=gpu:2', '--cpus-per-task=2', f'--output={log}', script)
+    wait_until(lambda: slurm.state(job) not in ('PENDING', 'RUNNING', 'COMPLETING'), 120, lambda: read(log))
+    assert slurm.state(job) == 'FAILED'
+    assert read(log).count('error: ICDDistiller: embed_dims=') == 1, read(log)
+    assert 'Traceback' not in read(log)
+
+
+@pytest.mark.parametrize(
+    ('variables', 'message'),
+    [
+        (dict(GPUS='4', GPUS_PER_NODE='1'), 'needs 4 nodes; the allocation has 2'),
+        (dict(GPUS='3', GPUS_PER_NODE='2'), 'GPUS=3 must be a multiple of GPUS_PER_NODE=2'),
+        (dict(SRUN_ARGS='--comment="a'), 'has a quote without its other half'),
+    ],
+    ids=['nodes', 'multiple', 'quote'],
+)
+def test_what_does_not_fit_the_allocation_is_refused(
+    variables: dict[str, str], message: str, slurm: Slurm, tmp_path: Path
+) -> None:
+    log = tmp_path / 'log'
+    arguments = ['--nodes=2', '--cpus-per-task=1', TOOLS / 'slurm_train.sh', '', 'job', 'config.py', 'work']
+    assert slurm.start(0, log, 'salloc', *arguments, **variables).wait() == 2, read(log)
+    assert message in read(log)
+
+
+def test_srun_gets_its_options(slurm: Slurm, tmp_path: Path) -> None:
+    """Words with spaces, a type of GPU that the cluster does not have, and a tool that says how often it runs."""
+    log = tmp_path / 'log'
+    command = [TOOLS / 'slurm_launch.sh', 'train.py', 'gpu', 'job']
+    assert slurm.start(0, log, *command, GPUS=1, GRES='gpu:a100:1', CPUS_PER_TASK=1).wait() == 1
+    assert 'Requested node configuration is not available' in read(log)
+    comment = dict(SRUN_ARGS=f"--comment='two words' --output={tmp_path}/out.log")
+    assert slurm.start(0, log, *command, GPUS=1, CPUS_PER_TASK=1, **comment).wait() == 2, read(log)
+    assert 'the following arguments are required: config' in read(tmp_path / 'out.log')

@@ -1,0 +1,175 @@
+"""Machines on this one: each has its own network, host name, processes and temporary files."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+NETWORK = '192.0.2'  # RFC 5737: documentation
+COMMANDS = ('ip', 'nsenter', 'unshare')
+# the first process of a machine: killed, it takes all others along. $1: what becomes /etc/hosts, $2: the name
+INIT = """
+mount --bind "$1" /etc/hosts
+mount -t tmpfs tmpfs /dev/shm
+hostname "$2"
+ip link set lo up
+echo ready
+trap 'exit 0' TERM
+while :; do sleep 3600 & wait $!; done
+"""
+
+
+def cannot_have_machines() -> str:
+    """Say why there can be no machines; empty if there can."""
+    if os.geteuid() != 0:
+        return 'needs root'
+    if missing := [name for name in COMMANDS if shutil.which(name) is None]:
+        return f'needs {", ".join(missing)} (iproute2, util-linux)'
+    tried = subprocess.run(['unshare', '--net', '--uts', '--mount', '--pid', '--fork', 'true'], capture_output=True)
+    return '' if tried.returncode == 0 else 'needs the right to make namespaces'
+
+
+class Machines:
+    """Computers node1, node2, ... on a switch, node0, with addresses 192.0.2.2, 192.0.2.3, ...; no packet leaves them.
+
+    Disks are shared, as on a cluster.
+
+    Args:
+        folder: For files of theirs.
+        count: Number of computers.
+        loopback: Whether each knows its own name as 127.0.1.1, as an installed Debian does.
+    """
+
+    def __init__(self, folder: Path, count: int = 2, loopback: bool = False) -> None:
+        self.folder, self.count, self.loopback = folder, count, loopback
+        self.started: list[subprocess.Popen] = []
+        self.inits: list[int] = []
+
+    def __enter__(self) -> 'Machines':
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            for node in range(self.count + 1):
+                self.switch_on(node)
+            self.ip(0, 'link', 'add', 'name', 'switch', 'type', 'bridge')
+            self.ip(0, 'addr', 'add', f'{self.address(0)}/24', 'dev', 'switch')
+            self.ip(0, 'link', 'set', 'switch', 'up')
+            for node in range(1, self.count + 1):
+                self.plug_in(node)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for node in range(len(self.inits)):
+            self.switch_off(node)
+        for process in self.started:
+            process.wait()
+
+    def address(self, node: int) -> str:
+        return f'{NETWORK}.{node + 1}'
+
+    def hosts(self, node: int) -> str:
+        """Return the /etc/hosts of a machine."""
+        names = {f'node{other}': self.address(other) for other in range(self.count + 1)}
+        if self.loopback:
+            names[f'node{node}'] = '127.0.1.1'
+        return ''.join(f'{address} {name}\n' for name, address in {'localhost': '127.0.0.1', **names}.items())
+
+    def switch_on(self, node: int) -> None:
+        file = self.folder / f'hosts{node}'
+        file.write_text(self.hosts(node))
+        spaces = ['--net', '--uts', '--mount', '--pid', '--fork', '--mount-proc', '--kill-child']
+        outer = subprocess.Popen(
+            ['unshare', *spaces, 'bash', '-c', INIT, 'init', str(file), f'node{node}'],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            text=True,
+        )
+        assert outer.stdout.readline() == 'ready\n'
+        self.started.append(outer)
+        (init,) = Path(f'/proc/{outer.pid}/task/{outer.pid}/children').read_text().split()
+        self.inits[node:] = [int(init), *self.inits[node + 1 :]]
+
+    def plug_in(self, node: int) -> None:
+        """Connect a machine that is on to the switch."""
+        self.ip(0, 'link', 'add', f'port{node}', 'type', 'veth', 'peer', 'name', 'eth0', 'netns', str(self.inits[node]))
+        self.ip(0, 'link', 'set', f'port{node}', 'master', 'switch', 'up')
+        self.ip(node, 'addr', 'add', f'{self.address(node)}/24', 'dev', 'eth0')
+        self.ip(node, 'link', 'set', 'eth0', 'up')
+
+    def ip(self, node: int, *arguments: str) -> None:
+        inside = ['nsenter', '--target', str(self.inits[node]), '--net', '--']
+        subprocess.run([*inside, 'ip', *arguments], check=True)
+
+    def cut_power(self, node: int) -> None:
+        """Take the power from a machine: nobody is told."""
+        self.ip(0, 'link', 'set', f'port{node}', 'down')
+        self.switch_off(node)
+
+    def switch_off(self, node: int) -> None:
+        """End all processes of a machine, whose connections are closed."""
+        try:
+            os.kill(self.inits[node], signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        wait_until(lambda: not Path(f'/proc/{self.inits[node]}').exists(), 60)
+
+    def cut_cable(self, node: int) -> None:
+        self.ip(node, 'link', 'set', 'eth0', 'down')
+
+    def freeze(self, node: int) -> None:
+        """Stop all processes of a machine, which stays in the network."""
+        self.output(node, 'bash', '-c', 'kill -STOP -1')
+
+    def command(self, node: int, *words: object) -> list[str]:
+        spaces = ['--net', '--uts', '--mount', '--pid', f'--wdns={Path.cwd()}']
+        return ['nsenter', '--target', str(self.inits[node]), *spaces, '--', *map(str, words)]
+
+    def output(self, node: int, *words: object) -> str:
+        """Run a command on a machine in the working folder; return what it prints."""
+        return subprocess.run(self.command(node, *words), check=True, capture_output=True, text=True).stdout
+
+    def start(self, node: int, log: Path, *words: object, **environment: object) -> subprocess.Popen:
+        """Start a command on a machine in the working folder, with variables in addition to those of this process."""
+        variables = {name: str(value) for name, value in environment.items()}
+        with log.open('a') as output:
+            return subprocess.Popen(
+                self.command(node, *words),
+                env={**os.environ, **variables},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def path(self, node: int, path: Path) -> Path:
+        """Return where a path of a machine is for this process; a machine may have mounts of its own."""
+        return Path(f'/proc/{self.inits[node]}/root{path}')
+
+
+def wait_until(condition: Callable[[], object], seconds: float, what: Callable[[], str] = str) -> None:
+    """Wait until a condition holds.
+
+    Args:
+        condition: Called again and again.
+        seconds: For how long.
+        what: Called if it does not hold in time, for the message.
+    """
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, what()
+        time.sleep(0.05)
+
+
+def shows(log: Path, text: str, seconds: float = 120) -> None:
+    """Wait until a log has a text."""
+    wait_until(lambda: log.is_file() and text in log.read_text(), seconds, lambda: f'no {text!r} in:\n{read(log)}')
+
+
+def read(log: Path) -> str:
+    return log.read_text() if log.is_file() else f'there is no {log}'
