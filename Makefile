@@ -11,12 +11,13 @@ SOURCES := setup.cfg pyproject.toml requirements/constraints.txt
 # three workers with one thread each keep two cores busy: many tests wait for processes of their own
 WORKERS := --numprocesses 3 --dist worksteal
 
-.PHONY: help demo test test-fast test-openmmlab coverage docs lint format package clean
+.PHONY: help demo test test-fast test-cluster test-openmmlab coverage docs lint format package clean
 
 help:
 	@echo 'make demo            distil on digits, a folder of images, with one command: tools/distill.py'
 	@echo 'make test            run all tests'
 	@echo 'make test-fast       run the tests that take no training and no other process'
+	@echo 'make test-cluster    run the tests on a real Slurm and several machines, which are namespaces of this one; needs root'
 	@echo "make test-openmmlab  run the tests that depend on the stack with OpenMMLab's own last releases"
 	@echo 'make coverage        run all tests and list the lines they miss'
 	@echo 'make docs            write the generated files and build docs/_build/html/index.html'
@@ -45,16 +46,20 @@ demo: $(STAMP)
 	$(BIN)/python tools/demo.py
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(WORKERS) -m 'not cluster'
 
 test-fast: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest $(WORKERS) -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(WORKERS) -m 'not slow and not cluster'
+
+# one after the other: they start processes on all cores, and wait for what others do
+test-cluster: $(STAMP)
+	$(BIN)/pytest tests/cluster -m cluster -rs
 
 test-openmmlab: $(STAMP_OPENMMLAB)
 	OMP_NUM_THREADS=1 $(VENV_OPENMMLAB)/bin/python -m pytest $(WORKERS) -m stack
 
 coverage: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/pytest $(WORKERS) --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(WORKERS) -m 'not cluster' --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
 
 # every page is read from the top: links between docs/, README.md and configs/ are the same on a code host
 docs: $(STAMP)

@@ -26,9 +26,22 @@ TUTORIAL, BY_HAND = DOCS / 'tutorial.md', DOCS / 'howto' / 'by_hand.md'
 PAGES = [ROOT / 'README.md', *sorted(DOCS.glob('*.md')), *sorted(DOCS.glob('[hmr]*/*.md'))]
 TOOL = r'(?<!tests/)tools/[\w/-]+\.(?:py|sh)'
 # what the shell scripts pass their arguments to
-STARTED = {'dist_train.sh': 'train.py', 'slurm_train.sh': 'train.py', 'dist_test.sh': 'test.py'}
+STARTED = {f'{kind}_{name}.sh': f'{name}.py' for kind in ('dist', 'slurm') for name in ('train', 'test')}
 # options of other programs
-FOREIGN = {'--logdir', '--keys', '--nproc_per_node'}
+FOREIGN = {
+    # srun's and sbatch's
+    '--account',
+    '--comment',
+    '--container-image',
+    '--container-mounts',
+    '--nodes',
+    '--partition',
+    '--signal',
+    '--time',
+    '--logdir',
+    '--keys',
+    '--nproc_per_node',
+}
 
 
 def page_name(path: Path) -> str:

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
@@ -115,6 +116,35 @@ def lost_connection(folder: Path) -> bool:
         process.join()
     error = (folder / 'error').read_text()
     return error.startswith('plain') and 'gloo/transport/' in error
+
+
+def start_group(rank: int, folder: Path) -> None:
+    """Write what the start of a group ends in."""
+    import datetime
+
+    import torch.distributed as dist
+
+    try:
+        address, timeout = (folder / 'store').as_uri(), datetime.timedelta(seconds=3)
+        dist.init_process_group('gloo', init_method=address, timeout=timeout, rank=rank, world_size=2)
+    except Exception as error:
+        (folder / 'error').write_text(f'{type(error).__name__}: {error}')
+
+
+@try_break
+def failed_to_connect(folder: Path) -> bool:
+    """Rank 1 has written its address and is killed."""
+    context = multiprocessing.get_context('fork')
+    there, late = (context.Process(target=start_group, args=(rank, folder)) for rank in (1, 0))
+    there.start()
+    while not (folder / 'store').exists() or b'default_pg' not in (folder / 'store').read_bytes():
+        time.sleep(0.1)
+    there.kill()
+    there.join()
+    late.start()
+    late.join()
+    error = (folder / 'error').read_text()
+    return error.startswith('RuntimeError: ') and 'connectFullMesh failed' in error
 
 
 @try_break
