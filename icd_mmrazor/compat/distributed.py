@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from mmengine.device import get_device
 
@@ -73,6 +74,16 @@ def _set_timeout(timeout: datetime.timedelta) -> None:
     getattr(module, 'set_timeout', module._set_pg_timeout)(timeout)
 
 
+def _check_gpus(processes: int) -> None:
+    found, visible = torch.cuda.device_count(), os.environ.get('CUDA_VISIBLE_DEVICES')
+    if processes > found:
+        shown = '' if visible is None else f' (CUDA_VISIBLE_DEVICES={visible})'
+        raise SettingError(
+            f'{processes} processes were started on this machine, and torch sees {found} GPUs{shown}. Each process '
+            f'needs its own GPU: start at most {found} processes.'
+        )
+
+
 @contextlib.contextmanager
 def process_group(cfg: Any) -> Iterator[None]:
     """Hold the process group of a tool: gloo where there is no GPU, what mmengine starts where there is one.
@@ -86,7 +97,8 @@ def process_group(cfg: Any) -> Iterator[None]:
         cfg: The run's ``Config``, ``launcher`` set; gets a ``model_wrapper_cfg`` for the CPU.
 
     Raises:
-        SettingError: ``pytorch`` without torchrun, or another launcher without an accelerator.
+        SettingError: ``pytorch`` without torchrun or with fewer GPUs than processes, or another launcher without an
+            accelerator.
     """
     if cfg.launcher == 'pytorch' and 'RANK' not in os.environ:
         raise SettingError(
@@ -94,6 +106,8 @@ def process_group(cfg: Any) -> Iterator[None]:
             'leave out --launcher for a single one.'
         )
     forget_earlier_starts()
+    if cfg.launcher == 'pytorch' and get_device() == 'cuda':
+        _check_gpus(int(os.environ.get('LOCAL_WORLD_SIZE', 1)))
     if cfg.launcher != 'none' and get_device() == 'cpu':
         if cfg.launcher != 'pytorch':
             raise SettingError(

@@ -12,7 +12,7 @@ from icd_mmrazor.compat.layout import laid_out
 from icd_mmrazor.datasets.fingerprints import fingerprint, fingerprint_of_dataset
 from icd_mmrazor.datasets.keyed_crops import Crops, KeyedCrops
 from icd_mmrazor.datasets.pipelines import NotInMemoryError, Padding, Pipeline, parts_of, split_pipelines
-from icd_mmrazor.datasets.randomness import STRONG_VIEW, seed_all, undrawn
+from icd_mmrazor.datasets.randomness import STRONG_VIEW, seed_cpu, undrawn
 from icd_mmrazor.datasets.samples import AUGMENTATION, STRONG, VIEW, WEAK, mark_unlabeled
 from icd_mmrazor.datasets.two_views import transformed
 from icd_mmrazor.datasets.view_numbers import AllViews, FixedViews, Views
@@ -200,7 +200,7 @@ class InMemoryBatches:
         chosen, tops, lefts, flipped = torch.from_numpy(np.stack([indices, *crops]))
         cropped = crop_and_flip(self._on_cpu, chosen, tops, lefts, flipped.bool(), self.size)
         with undrawn():
-            seed_all(self.seed, self.rank, iteration, STRONG_VIEW)
+            seed_cpu(self.seed, self.rank, iteration, STRONG_VIEW)
             images = torch.stack([transformed(image, self._dataset.strong) for image in cropped])
         if self.device.type == 'cuda':
             images = images.pin_memory()

@@ -13,14 +13,21 @@ from mmengine.config import DictAction
 
 from icd_mmrazor import compat
 from icd_mmrazor.compat.distributed import failed_to_connect, lost_connection
+from icd_mmrazor.compat.memory import out_of_memory
 from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.errors import UserError
 from icd_mmrazor.launch.processes import die_with_parent, end_process, several_processes
 from icd_mmrazor.launch.signals import Stopped, stop_signals
 
+SHOWN_OF_ERROR = 300
 NO_CONNECTION = (
     'there is no connection to the other processes. On each machine, set GLOO_SOCKET_IFNAME, for GPUs also '
     'NCCL_SOCKET_IFNAME, to the interface that reaches the others. The command "ip route get ADDRESS" shows it.'
+)
+
+LESS_MEMORY = (
+    'Lower the size of the batches (train_dataloader.batch_size), or train with --amp bf16. A large teacher takes less '
+    "with model.teacher_precision='bf16-true' or model.teacher_offload='blocks', and a loss without gather_distributed."
 )
 
 
@@ -74,9 +81,10 @@ def ranges(text: str) -> list[int]:
 def run(main: Callable[[], None], when_stopped: str = '') -> None:
     """Run a tool, and let it end with a readable message.
 
-    A user error is its message alone, with exit status 1, and so is a full disk. Ctrl-C, SIGTERM and SIGUSR1 are a
-    line, with exit status 130, 143 and 138. Several processes name their rank and print a common message once; one that
-    loses the connection to another says so, since the other knows the reason. Anything else keeps its trace.
+    A user error is its message alone, with exit status 1, and so are a full disk and a lack of memory. Ctrl-C, SIGTERM
+    and SIGUSR1 are a line, with exit status 130, 143 and 138. Several processes name their rank and print a common
+    message once; one that loses the connection to another says so, since the other knows the reason. Anything else
+    keeps its trace.
 
     Args:
         main: The tool's main function.
@@ -98,6 +106,9 @@ def run(main: Callable[[], None], when_stopped: str = '') -> None:
                 _end(f'stopped by {what}. {when_stopped}', status)
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 _end(f'error: {error.strerror}. Make room on the disk that the run writes to. {when_stopped}', 1)
+            if out_of_memory(error):
+                reason = ' '.join(str(error).split()) or 'not enough memory'
+                _end(f'error: {reason[:SHOWN_OF_ERROR]}\n{LESS_MEMORY}', 1)
             if not several_processes():
                 raise
             if failed_to_connect(error):

@@ -78,6 +78,9 @@ def load_config(args: argparse.Namespace, stage: str = 'train') -> Config:
             cfg[name].setdefault('collate_fn', dict(type='default_collate'))
             cfg[name].setdefault('persistent_workers', cfg[name].get('num_workers', 0) > 0)
             cfg[name].setdefault('pin_memory', torch.cuda.is_available())
+    if (cfg.get('randomness') or {}).get('deterministic'):
+        # without it, deterministic matrix products on a GPU are errors; read when cuBLAS starts
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     complete_hooks(cfg)
     use_fused_optimizer(cfg)
     tell_distillers(cfg, shape_of_first_image)

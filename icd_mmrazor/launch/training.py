@@ -1,7 +1,10 @@
 """A training, from the config that a tool has read."""
 
 import contextlib
+import logging
+import os
 
+import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.runner import Runner
@@ -19,6 +22,7 @@ from icd_mmrazor.models.algorithms import FrozenTeacherDistill
 from icd_mmrazor.models.classifiers import name_student_in_full, name_teacher_in_full
 from icd_mmrazor.models.networks.changed_student import record_changed_student
 from icd_mmrazor.models.networks.resolve import name_networks_in_full
+from icd_mmrazor.models.precision import check_precision
 
 COMPLETE = {
     'LinearProbe': name_student_in_full,
@@ -52,8 +56,10 @@ def use_mixed_precision(cfg: Config, precision: str) -> None:
     """Let a config train with automatic mixed precision, ``'fp16'`` or ``'bf16'``, also a frozen teacher.
 
     Raises:
-        SettingError: There is no GPU for fp16, or the config has another precision.
+        SettingError: There is no GPU for fp16, the GPU has no bf16, or the config has another precision.
     """
+    if precision == 'bf16' and get_device() == 'cuda':
+        check_precision(torch.bfloat16, torch.device('cuda'), '--amp bf16')
     if precision == 'fp16' and get_device() == 'cpu':
         raise SettingError('--amp fp16 needs a GPU, and this machine shows none. Leave it out, or give --amp bf16.')
     wrapper = type_name(cfg.optim_wrapper.get('type', 'OptimWrapper'))
@@ -80,6 +86,16 @@ def scale_learning_rate(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
+def warn_of_hidden_gpus(logger: logging.Logger) -> None:
+    """Say that a run for which GPUs were chosen uses the CPU, since torch sees none of them."""
+    chosen = os.environ.get('CUDA_VISIBLE_DEVICES', '')
+    if chosen not in ('', '-1') and get_device() == 'cpu':
+        logger.warning(
+            f'CUDA_VISIBLE_DEVICES={chosen}, and torch finds no such GPU, so this run uses the CPU. Compare with the '
+            'numbers that nvidia-smi shows; unset it for all GPUs.'
+        )
+
+
 def train(cfg: Config, show_start: bool = True) -> Runner:
     """Train a config, in a process group if it has a launcher; return the runner when it has ended.
 
@@ -92,6 +108,7 @@ def train(cfg: Config, show_start: bool = True) -> Runner:
     use_intact_checkpoints(cfg)
     count_iterations(cfg)
     runner = ToolRunner.from_cfg(cfg)
+    warn_of_hidden_gpus(runner.logger)
     if not show_start:
         runner.leave_out_start()
     if not any(isinstance(hook, SanityCheckHook | WeightCheck) for hook in runner.hooks):

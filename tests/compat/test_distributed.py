@@ -31,6 +31,20 @@ def test_processes_that_torchrun_has_not_started(monkeypatch: pytest.MonkeyPatch
         pass
 
 
+@pytest.mark.parametrize('visible', [None, '2,3'])
+def test_more_processes_than_gpus_are_refused(visible: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('icd_mmrazor.compat.distributed.get_device', lambda: 'cuda')
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    for name, value in dict(RANK='0', LOCAL_WORLD_SIZE='3', CUDA_VISIBLE_DEVICES=visible).items():
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+    shown = r' \(CUDA_VISIBLE_DEVICES=2,3\)' if visible else ''
+    with (
+        pytest.raises(SettingError, match=rf'3 processes .* sees 2 GPUs{shown}\. .*at most 2'),
+        process_group(Config({'launcher': 'pytorch'})),
+    ):
+        pass
+
+
 def test_a_single_process_starts_no_group() -> None:
     cfg = Config({'launcher': 'none'})
     with process_group(cfg):

@@ -6,7 +6,9 @@ import signal
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
+import torch
 
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import parse_options, ranges, run
@@ -84,6 +86,34 @@ def test_an_unforeseen_error_keeps_its_trace() -> None:
         run(lambda: 1 / 0)
 
 
+@pytest.mark.parametrize(
+    ('main', 'reason'),
+    [
+        # more than there are addresses
+        (lambda: torch.empty(2**50), "DefaultCPUAllocator: can't allocate memory: you tried to allocate"),
+        (lambda: np.empty(2**50), 'Unable to allocate 8.00 PiB'),
+        (
+            lambda: end(torch.OutOfMemoryError('CUDA out of memory. Tried to allocate\n2.00 GiB.')),
+            'allocate 2.00 GiB.\n',
+        ),
+        (
+            lambda: end(RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`')),
+            'CUBLAS',
+        ),
+        (lambda: end(MemoryError()), 'error: not enough memory\n'),
+    ],
+    ids=['cpu', 'numpy', 'gpu', 'cublas', 'python'],
+)
+def test_a_lack_of_memory_says_what_to_lower(main: object, reason: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run(main)
+    printed = capsys.readouterr().err
+    assert stop.value.code == 1
+    assert reason in printed
+    for setting in ('train_dataloader.batch_size', '--amp bf16', 'model.teacher_precision', 'model.teacher_offload'):
+        assert setting in printed
+
+
 def test_a_child_that_is_terminated_says_nothing(capfd: pytest.CaptureFixture) -> None:
     def main() -> None:
         pid = os.fork()
@@ -108,10 +138,11 @@ def test_a_child_that_is_terminated_says_nothing(capfd: pytest.CaptureFixture) -
             RuntimeError(UNREACHED),
             ['[rank 1] error: there is no connection to the other processes.', 'GLOO_SOCKET_IFNAME', UNREACHED],
         ),
+        (torch.OutOfMemoryError('CUDA out of memory.'), ['[rank 1] error: CUDA out of memory.', 'batch_size']),
         (RuntimeError(LOST), ['[rank 1] error: the connection to another process is lost', LOST]),
         (KeyboardInterrupt(), ['[rank 1] stopped by Ctrl-C. Take --resume.']),
     ],
-    ids=['setting', 'unforeseen', 'unreached', 'lost', 'ctrl-c'],
+    ids=['setting', 'unforeseen', 'unreached', 'memory', 'lost', 'ctrl-c'],
 )
 def test_one_of_several_names_itself(error: BaseException, printed: list[str], tmp_path: Path) -> None:
     file, status = tmp_path / 'stderr', 130 if isinstance(error, KeyboardInterrupt) else 1

@@ -1,6 +1,7 @@
 """Settings that the tools add to a config."""
 
 import argparse
+import os
 from pathlib import Path
 from unittest import mock
 
@@ -15,6 +16,7 @@ from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch import run_config
 from icd_mmrazor.launch.watchdog import Watchdog
 
+CUBLAS = 'CUBLAS_WORKSPACE_CONFIG'
 DEMO = CONFIGS / 'demo' / 'icd_res20_res8_digits.py'
 
 
@@ -52,6 +54,20 @@ def test_a_tools_config_is_fused(tmp_path: Path) -> None:
     args = argparse.Namespace(config=str(DEMO), launcher='none', work_dir=None, cfg_options=None, local_rank=0)
     cfg = run_config.load_config(args)
     assert cfg.optim_wrapper.optimizer.fused
+
+
+@pytest.mark.parametrize('before', [None, ':16:8'])
+def test_a_deterministic_run_lets_cublas_be_so(before: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the variable, the first matrix product on a GPU ends the run."""
+    monkeypatch.setenv(CUBLAS, before or '')
+    if before is None:
+        monkeypatch.delenv(CUBLAS)
+    args = argparse.Namespace(config=str(DEMO), launcher='none', work_dir=None, cfg_options=None, local_rank=0)
+    run_config.load_config(args)
+    assert os.environ.get(CUBLAS) == before
+    args.cfg_options = {'randomness.deterministic': True}
+    run_config.load_config(args)
+    assert os.environ[CUBLAS] == (before or ':4096:8')
 
 
 @pytest.mark.parametrize(

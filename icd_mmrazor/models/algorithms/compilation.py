@@ -12,6 +12,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from icd_mmrazor.compat.layout import keep_layout_when_compiled
+from icd_mmrazor.compat.memory import out_of_memory
 from icd_mmrazor.compat.recording import follow_modules
 from icd_mmrazor.datasets.samples import accepts_merged_samples, merge_samples
 from icd_mmrazor.errors import SettingError
@@ -54,7 +55,8 @@ def compiled_on_request(loss: Callable) -> Callable:
                 graph = self.compiled_loss = torch.compile(loss, **{'dynamic': False, **options})
             return graph(self, batch_inputs, data_samples, *others)
         except Exception as error:
-            if not _is_of_compiler(error) and not (graph is None and isinstance(error, RuntimeError)):
+            compiles = graph is None and isinstance(error, RuntimeError)
+            if out_of_memory(error) or not (compiles or _is_of_compiler(error)):
                 raise
             reason = ' '.join(str(error).split('\n')[:2])  # "backend raised:", then what
             print_log(

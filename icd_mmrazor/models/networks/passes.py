@@ -4,9 +4,9 @@ import contextlib
 import traceback
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
+from icd_mmrazor.compat.memory import out_of_memory
 from icd_mmrazor.configuration.building import describe
 from icd_mmrazor.errors import SettingError, UserError
 
@@ -29,12 +29,12 @@ def explained_pass(what: str, images: Tensor, **networks: nn.Module) -> Iterator
     """
     try:
         yield
-    except (UserError, torch.OutOfMemoryError):
+    except UserError:
         raise
     except MISFITS as error:
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
         of_processes = any(f.f_globals.get('__name__', '').startswith('torch.distributed') for f in frames)
-        if of_processes or str(error).startswith(('CUDA error', 'cuDNN error')):
+        if of_processes or out_of_memory(error) or str(error).startswith(('CUDA error', 'cuDNN error')):
             raise
         modules = [module for frame in frames if isinstance(module := frame.f_locals.get('self'), nn.Module)]
         names = {m: f'{setting}.{name}' for setting, n in networks.items() for name, m in n.named_modules() if name}

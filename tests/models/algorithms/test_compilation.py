@@ -48,6 +48,14 @@ def test_training_continues_without_a_compiler_that_fails(
     assert model.torch_compile is False
 
 
+def test_a_lack_of_memory_is_not_the_compilers(algorithm: Callable, batch: Callable) -> None:
+    model = algorithm(torch_compile=dict(backend='eager'))
+    raised = torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')
+    with mock.patch('torch.compile', return_value=mock.Mock(side_effect=raised)), pytest.raises(type(raised)):
+        model.loss(*batch())
+    assert model.torch_compile
+
+
 def test_errors_that_are_not_the_compilers_are_raised(algorithm: Callable, batch: Callable) -> None:
     model = algorithm(torch_compile=COMPILED)
     images, samples = batch()

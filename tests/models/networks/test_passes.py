@@ -47,6 +47,8 @@ def test_what_layers_raise_is_explained(error: Exception) -> None:
     [
         CheckpointError('ours'),
         torch.OutOfMemoryError('CUDA out of memory'),
+        RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
+        RuntimeError('cuDNN error: CUDNN_STATUS_ALLOC_FAILED'),
         RuntimeError('CUDA error: device-side assert triggered'),
         KeyboardInterrupt(),
     ],
