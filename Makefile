@@ -10,8 +10,10 @@ STAMP_OPENMMLAB := $(VENV_OPENMMLAB)/.made
 SOURCES := setup.cfg pyproject.toml requirements/constraints.txt
 # three workers with one thread each keep two cores busy: many tests wait for processes of their own
 WORKERS := --numprocesses 3 --dist worksteal
+# of gpu-check: cuda, or cpu for a rehearsal
+DEVICE ?= cuda
 
-.PHONY: help demo test test-fast test-cluster test-openmmlab coverage docs lint format package clean
+.PHONY: help demo test test-fast test-cluster test-openmmlab gpu-check coverage docs lint format package clean
 
 help:
 	@echo 'make demo            distil on digits, a folder of images, with one command: tools/distill.py'
@@ -19,6 +21,7 @@ help:
 	@echo 'make test-fast       run the tests that take no training and no other process'
 	@echo 'make test-cluster    run the tests on a real Slurm and several machines, which are namespaces of this one; needs root'
 	@echo "make test-openmmlab  run the tests that depend on the stack with OpenMMLab's own last releases"
+	@echo 'make gpu-check       try what needs a GPU, and write a report; DEVICE=cpu rehearses it'
 	@echo 'make coverage        run all tests and list the lines they miss'
 	@echo 'make docs            write the generated files and build docs/_build/html/index.html'
 	@echo 'make lint            check style, spelling, layers, types and generated files'
@@ -58,6 +61,9 @@ test-cluster: $(STAMP)
 test-openmmlab: $(STAMP_OPENMMLAB)
 	OMP_NUM_THREADS=1 $(VENV_OPENMMLAB)/bin/python -m pytest $(WORKERS) -m stack
 
+gpu-check: $(STAMP)
+	$(BIN)/python tools/gpu_check.py --device $(DEVICE)
+
 coverage: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(WORKERS) -m 'not cluster' --cov --cov-report=term-missing:skip-covered --cov-fail-under=95
 
@@ -86,4 +92,4 @@ package: $(STAMP)
 	$(BIN)/twine check --strict dist/*
 
 clean:
-	rm -rf $(VENV) $(VENV_OPENMMLAB) work_dirs/demo docs/_build docs/api dist build
+	rm -rf $(VENV) $(VENV_OPENMMLAB) work_dirs/demo work_dirs/gpu_check docs/_build docs/api dist build

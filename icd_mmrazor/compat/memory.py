@@ -1,4 +1,4 @@
-"""A lack of memory, as torch and numpy report it."""
+"""Errors that are a lack of memory."""
 
 import torch
 
