@@ -21,6 +21,12 @@ def built(model: nn.Module, kind: str, optimizer: dict, clip_grad: dict | None) 
         return build_optim_wrapper(model, cfg)
 
 
+def network() -> nn.Module:
+    """Return a network with weights channels last in memory, as those of a distillation are."""
+    layers = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(36, 3)
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
+
+
 def loss_of(model: nn.Module, images: Tensor, factor: float = 1.0) -> Tensor:
     return factor * model(images).square().mean()
 
@@ -29,7 +35,7 @@ def loss_of(model: nn.Module, images: Tensor, factor: float = 1.0) -> Tensor:
 @pytest.mark.parametrize('optimizer', [dict(type='SGD', lr=0.1, momentum=0.9), dict(type='AdamW', lr=0.01)], ids=str)
 def test_scaled_steps_are_those_without_a_scale(optimizer: dict, clip_grad: dict | None) -> None:
     """The scale is a power of two, so that all but the clipped norm is exact."""
-    models = [nn.Linear(6, 3, dtype=torch.float32) for _ in range(2)]
+    models = [network() for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
     plain, scaled = (
         built(model, kind, optimizer, clip_grad)
@@ -37,7 +43,7 @@ def test_scaled_steps_are_those_without_a_scale(optimizer: dict, clip_grad: dict
     )
     assert isinstance(scaled, AmpOptimWrapper)
     for _ in range(6):
-        images = torch.randn(8, 6)
+        images = torch.randn(8, 2, 5, 5)
         for model, wrapper in zip(models, (plain, scaled), strict=True):
             wrapper.update_params(loss_of(model, images))
     assert scaled.loss_scaler.get_scale() > 2**16

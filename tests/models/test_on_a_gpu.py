@@ -48,9 +48,11 @@ def simulated_gpu() -> Iterator[None]:
 def built(cfg: Config, stage: str = 'main') -> nn.Module:
     """Build a distillation in a stage of its training, on the CPU."""
     model = MODELS.build(cfg.model).train()
-    model.distiller.set_stage(stage)
-    model.distiller.set_progress(epoch=0, iteration=0)
     for module in model.modules():
+        if hasattr(module, 'set_progress'):
+            module.set_progress(epoch=0, iteration=0)
+        if hasattr(module, 'set_stage'):
+            module.set_stage(stage)
         if hasattr(module, 'set_dataset'):
             module.set_dataset(torch.arange(40) % 10)
     return model
@@ -86,6 +88,46 @@ def test_every_method_stays_on_its_device(stage: str, views: int) -> None:
         step(model, wrapper, views)
         tensors = [*model.named_parameters(), *model.named_buffers(), *model.teacher.named_parameters('teacher')]
         assert {name: tensor.device.type for name, tensor in tensors if tensor.device.type != 'cuda'} == {}
+
+
+SEVERAL = [dict(weight=2.0), dict(teacher_preprocessor=dict(mean=[9.0] * 3, std=[9.0] * 3, size=32))]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a real one')
+@pytest.mark.parametrize(
+    ('methods', 'settings', 'augments'),
+    [
+        (['mixkd'], {}, None),
+        (['r2kd'], {}, None),
+        (['kd'], {}, [dict(type='Mixup', alpha=1.0), dict(type='CutMix', alpha=1.0)]),
+        (['kd'], dict(teachers=SEVERAL, teacher_combination='confident'), None),
+        (['icd', 'kd'], dict(teacher_offload='blocks', teacher_precision='bf16-true'), None),
+        (['icd', 'kd'], dict(teacher_offload='networks'), None),
+    ],
+    ids=['mixkd', 'r2kd', 'mixed', 'several teachers', 'offloaded blocks', 'offloaded'],
+)
+def test_other_ways_to_train(methods: list[str], settings: dict, augments: list | None) -> None:
+    cfg = recipes.compose('res20_res8_digits', methods)
+    preprocessor = {**cfg.data_preprocessor, 'batch_augments': augments and dict(augments=augments)}
+    cfg.model.update(teacher_ckpt=None, random_teacher=True, data_preprocessor=preprocessor, **settings)
+    for member in cfg.model.get('teachers', ()):
+        member.teacher = cfg.model.teacher
+    if 'teachers' in cfg.model:
+        del cfg.model['teacher']
+    model = built(cfg)
+    with simulated_gpu():
+        model.to('cuda')
+        wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+        for _ in range(2):
+            step(model, wrapper, views=1)
+    # of a teacher whose parts wait on the CPU, the rest alone is on the GPU
+    waiting = {
+        id(p) for part in (model.teacher_offload.parts if model.teacher_offload else []) for p in part.parameters()
+    }
+    assert {p.device.type for p in model.teacher.parameters() if id(p) not in waiting} <= {'cuda'}
+    assert {p.device.type for p in model.teacher.parameters() if id(p) in waiting} <= {'cpu'}
+    assert {p.device.type for p in model.parameters()} == {'cuda'}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a real one')

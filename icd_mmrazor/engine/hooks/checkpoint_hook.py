@@ -44,7 +44,8 @@ class PlainCheckpointHook(Hook):
         for wrapper in optimizers_of(runner):
             for weight, state in wrapper.optimizer.state.items():
                 for name, value in state.items():
-                    if isinstance(value, Tensor) and value.shape == weight.shape:
+                    # a number, such as Adam's count of steps, stays where it is
+                    if isinstance(value, Tensor) and value.ndim and value.shape == weight.shape:
                         state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
