@@ -34,10 +34,8 @@ from trainings import METRIC, machine
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 240  # seconds of a step
 SHOWN_LINES = 15  # of the log of one that failed
-# torch_compile=True continues without compilation if that fails, which is a failure here
-FELL_BACK = 'does not work here, so training continues'
-# what a tool says on a CPU to a step that is not for it
-REFUSED = 'needs a GPU, and this machine shows none'
+FELL_BACK = 'does not work here, so training continues'  # without torch_compile, which is a failure here
+REFUSED = 'needs a GPU, and this machine shows none'  # by a tool
 HEAD = """# GPU check
 
 {state} Each step has a log, `STEP.log`. The trainings after the teacher have one seed and differ in what their names
@@ -96,7 +94,7 @@ def steps(folder: Path, device: str, gpus: int) -> Iterator[Step]:
         words = f'tools/dist_train.sh {here}/distil.py {number} --work-dir {here}/processes-{number}{gather}'
         yield Step(f'processes-{number}', words, rehearsed=number > 1)
     of_gpu, of_cpu = '--pairs res56_res20_cifar100 --steps 20', '--pairs res20_res8_digits --steps 1 --warm-up 1'
-    for size in (8,) if cpu else (64, 256, 1024):
+    for size in (8,) if cpu else (64, 512):
         words = f'{of_cpu} --rounds 1 --workers 0' if cpu else f'{of_gpu} --rounds 3'
         words += f' --batch-size {size} --out {here}/step-time-{size}.json'
         yield Step(f'step-time-{size}', f'python tools/benchmarks/step_time.py {words}')
@@ -169,8 +167,9 @@ def machine_of(device: str) -> dict[str, Any]:
         gpu = torch.cuda.get_device_properties(i)
         facts[f'GPU {i}'] = f'{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, capability {gpu.major}.{gpu.minor}'
         facts['cuDNN, NCCL'] = f'{torch.backends.cudnn.version()}, {".".join(map(str, torch.cuda.nccl.version()))}'
-    commit = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=ROOT, capture_output=True, text=True, check=False)
-    return {**facts, 'commit': commit.stdout.strip() or 'unknown'}
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):  # no git, or no clone
+        facts['commit'] = subprocess.check_output(['git', 'rev-parse', 'HEAD'], cwd=ROOT, text=True).strip()
+    return facts
 
 
 def report(facts: Mapping[str, Any], outcomes: Sequence[Outcome], left: int = 0) -> str:

@@ -32,7 +32,7 @@ def test_steps(tool: ModuleType, tmp_path: Path, device: str, gpus: int) -> None
     numbers = {name.split('-')[1] for name in steps if name.startswith('processes')}
     assert numbers == {'1', '2' if device == 'cpu' else str(gpus)}
     assert {name.split('-')[2] for name in steps if name.startswith('step-time')} == (
-        {'8'} if device == 'cpu' else {'64', '256', '1024'}
+        {'8'} if device == 'cpu' else {'64', '512'}
     )
 
 
