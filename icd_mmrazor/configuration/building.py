@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 
 from icd_mmrazor.configuration.type_names import known_types, registered
 from icd_mmrazor.errors import SettingError, UserError, did_you_mean, raised_as
+from icd_mmrazor.memory import out_of_memory
 
 UNKNOWN_ARGUMENT = re.compile(r"(?:(\w+)\.)?(\w+)\(\) got an unexpected keyword argument '(\w+)'")
 MISSING_ARGUMENTS = re.compile(r'\w+\(\) missing \d+ required .*?arguments?: (.*)')
@@ -51,9 +52,11 @@ def explained_settings() -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, MemoryError):
+    except UserError:
         raise
     except Exception as error:  # any class, with any settings
+        if out_of_memory(error):
+            raise
         message = None
         for frame, _ in traceback.walk_tb(error.__traceback__):
             message = _message(frame, error) or message

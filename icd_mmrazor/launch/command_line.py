@@ -13,11 +13,11 @@ from mmengine.config import DictAction
 
 from icd_mmrazor import compat
 from icd_mmrazor.compat.distributed import failed_to_connect, lost_connection
-from icd_mmrazor.compat.memory import out_of_memory
 from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.errors import UserError
 from icd_mmrazor.launch.processes import die_with_parent, end_process, several_processes
 from icd_mmrazor.launch.signals import Stopped, stop_signals
+from icd_mmrazor.memory import out_of_memory
 
 SHOWN_OF_ERROR = 300
 NO_CONNECTION = (

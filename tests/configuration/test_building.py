@@ -88,7 +88,11 @@ def test_an_error_that_needs_more_than_a_message() -> None:
         THINGS.build(dict(type='Failing', error=OwnError(7, 'no')))
 
 
-@pytest.mark.parametrize('error', [MemoryError(), CheckpointError('no file'), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    'error',
+    [MemoryError(), RuntimeError('CUDA out of memory.'), CheckpointError('no file'), KeyboardInterrupt()],
+    ids=repr,
+)
 def test_errors_that_no_setting_is_to_blame_for_pass(error: BaseException) -> None:
     with pytest.raises(type(error)) as raised, explained_settings():
         THINGS.build(dict(type='Failing', error=error))

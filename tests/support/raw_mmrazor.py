@@ -107,17 +107,6 @@ def end_of_a_neighbour(rank: int, folder: Path) -> None:
 
 
 @try_break
-def out_of_memory(folder: Path) -> bool:
-    import torch
-
-    try:
-        torch.empty(2**50)  # more than there are addresses
-    except RuntimeError as error:
-        return not isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return False
-
-
-@try_break
 def lost_connection(folder: Path) -> bool:
     context = multiprocessing.get_context('fork')
     processes = [context.Process(target=end_of_a_neighbour, args=(rank, folder)) for rank in (0, 1)]

@@ -12,10 +12,10 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from icd_mmrazor.compat.layout import keep_layout_when_compiled
-from icd_mmrazor.compat.memory import out_of_memory
 from icd_mmrazor.compat.recording import follow_modules
 from icd_mmrazor.datasets.samples import accepts_merged_samples, merge_samples
 from icd_mmrazor.errors import SettingError
+from icd_mmrazor.memory import out_of_memory
 from icd_mmrazor.models.algorithms.records import recorders_of
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from icd_mmrazor.compat.memory import out_of_memory
 from icd_mmrazor.configuration.building import describe
 from icd_mmrazor.errors import SettingError, UserError
+from icd_mmrazor.memory import out_of_memory
 
 # what layers raise for an input that does not fit
 MISFITS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)

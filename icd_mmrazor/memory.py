@@ -9,7 +9,7 @@ SAYINGS = ("DefaultCPUAllocator: can't allocate memory", 'out of memory', 'ALLOC
 def out_of_memory(error: BaseException) -> bool:
     """Return whether an error is a lack of memory, of a GPU or of the machine.
 
-    Where: torch, all versions: only the allocator for GPUs has a class of errors, all others raise ``RuntimeError``.
+    Only torch's allocator for GPUs has a class of errors; all others raise ``RuntimeError``.
     """
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
