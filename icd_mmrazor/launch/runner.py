@@ -102,4 +102,5 @@ class _HeldBack(logging.Filter):
         self.console.removeFilter(self)
         for record in self.records:
             if record.levelno >= self.console.level:
-                self.console.handle(record)
+                # not handle(), whose filter of repeated warnings has seen it
+                self.console.emit(record)

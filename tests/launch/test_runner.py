@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import CONFIGS, TOOLS, exit_status
+from mmengine.logging import MMLogger
+
+from icd_mmrazor.launch.runner import _HeldBack
 
 DEMO, VANILLA = CONFIGS / 'demo', CONFIGS / 'vanilla'
 FOLDER = (
@@ -90,3 +93,16 @@ def test_a_run_prints_its_whole_log(place: Path, capfd: pytest.CaptureFixture, d
         assert text.count(part) == log.read_text().count(part) >= 1
     # but for a line about each weight
     assert 'paramwise_options -- ' not in text
+
+
+def test_a_warning_that_was_held_back_is_printed_once(capfd: pytest.CaptureFixture) -> None:
+    """mmengine's handlers leave out a warning that they have seen."""
+    logger = MMLogger('of a console that is held back')
+    held = [_HeldBack(handler) for handler in logger.handlers]
+    for _ in range(2):
+        logger.warning('mind the gap')
+    assert 'gap' not in ''.join(capfd.readouterr())
+    for each in held:
+        each.release()
+    logger.warning('mind the gap')
+    assert ''.join(capfd.readouterr()).count('mind the gap') == 1
