@@ -4,6 +4,7 @@
     run.py STUDY                                           a study of docs/results.md
     run.py STUDY --points published --methods icd          a part of it
     run.py --methods kd icd+kd --pairs PAIR --seeds 0 1    your own
+    run.py STUDY --slurm FOLDER [--gpus 0] [--jobs N]      write job arrays for a Slurm cluster, N trainings at a time
     run.py --list
 
 Teachers are trained in work_dirs/NETWORK_DATA, unless their checkpoint is there; everything else is trained in
@@ -18,14 +19,14 @@ the trainings of METHODS only, and takes precedence: crd:optim_wrapper.optimizer
 import argparse
 import itertools
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from icd_mmrazor import recipes
 from icd_mmrazor.checkpoints.writing import write_json
@@ -35,8 +36,9 @@ from icd_mmrazor.launch.command_line import positive_int
 from icd_mmrazor.launch.command_line import run as run_tool
 from icd_mmrazor.machine import cores
 from icd_mmrazor.workflow.composition import configured
-from icd_mmrazor.workflow.lock import WorkFolderLock
+from icd_mmrazor.workflow.lock import FILE as LOCK
 
+from arrays import write_arrays
 from caches import OF_CACHE, share_caches
 from mmengine.config import Config
 from studies import PUBLISHED, STUDIES, Point, Study, teacher_of
@@ -62,7 +64,9 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--pairs', nargs='+', metavar='PAIR', help='res32x4_res8x4_cifar100 ...')
     parser.add_argument('--seeds', nargs='+', type=int, metavar='SEED', help="default: the study's; of your own: 0")
     parser.add_argument('--gpus', metavar='0,1', help='train on these GPUs, one training on each (default: on the CPU)')
-    parser.add_argument('--jobs', type=positive_int, metavar='N', help='on the CPU: N trainings at a time')
+    parser.add_argument(
+        '--jobs', type=positive_int, metavar='N', help='on the CPU, or with --slurm: N trainings at a time'
+    )
     parser.add_argument('--processes', type=positive_int, default=1, metavar='N', help='of each training of your own')
     parser.add_argument('--skip-unfit', action='store_true', help='leave out methods that do not fit a pair')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='[METHODS:]KEY=VALUE', help='see above')
@@ -70,6 +74,9 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--no-teacher-cache', action='store_true', help=alone)
     most = 'the most that the cache of a teacher and a dataset may take (default: %(default)g)'
     parser.add_argument('--max-cache-size', type=float, default=16.0, metavar='GB', help=most)
+    parser.add_argument('--teachers-only', action='store_true', help='train the teachers of a study, and no student')
+    arrays = 'train nothing here: write lists of the trainings and scripts for sbatch into FOLDER'
+    parser.add_argument('--slurm', type=Path, metavar='FOLDER', help=arrays)
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/studies'), help='default: %(default)s')
     args = parser.parse_args(arguments)
     if not args.list and not args.study and not (args.methods and args.pairs):
@@ -179,15 +186,20 @@ class StudentTraining(Training):
         # as JSON returns it: tuples become lists
         self.requested = json.loads(json.dumps(requested, default=str))
 
-    def run(self, environment: Mapping[str, str]) -> None:
+    def train(self, environment: Mapping[str, str]) -> None:
         write_json(self.requested, self.folder / 'trial.json')
-        super().run(environment)
+        super().train(environment)
+
+    @property
+    def teacher(self) -> str | None:
+        """The name of the network that teaches, None for the student alone."""
+        return None if self.cell.methods == recipes.STUDENT_ALONE else teacher_of(self.cell.pair)
 
     def problem(self) -> str | None:
         """Return why the folder cannot be used, or None."""
         file = self.folder / 'trial.json'
         if not file.is_file():
-            used = self.folder.exists() and any(self.folder.iterdir())
+            used = self.folder.exists() and any(file.name != LOCK for file in self.folder.iterdir())
             return f'{self.folder} is not empty and was not created by this tool.' if used else None
         try:
             found, requested = (dict(settings_of(each)) for each in (json.loads(file.read_text()), self.requested))
@@ -196,7 +208,9 @@ class StudentTraining(Training):
         names = sorted({*found, *requested} - {*OF_CACHE})
         names = [key for key in names if found.get(key, ...) != requested.get(key, ...)][:SHOWN_DIFFERENCES]
         shown = [f'{key} is {found.get(key)} there, {requested.get(key)} here' for key in names]
-        return f'{self.folder} holds a training with another config: {"; ".join(shown)}.' if shown else None
+        if shown:
+            return f'{self.folder} holds a training with another config: {"; ".join(shown)}.'
+        return None if self.result else self.in_use()
 
 
 class TeacherTraining(ConfigTraining):
@@ -275,34 +289,45 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     study, name = requested(args), args.study or 'own'
     counts = sorted({point.processes for point in study.points.values()})
-    slots = {processes: slots_for(args.gpus, args.jobs, processes) for processes in counts}
+    # the GPUs of an array are on other machines
+    gpus, jobs = (len(args.gpus.split(',')), None) if args.slurm and args.gpus else (None, args.jobs)
+    slots = {processes: slots_for(args.gpus, jobs, processes, gpus) for processes in counts}
     root = (args.work_dir / name).resolve()
     if file := next((place for place in (args.work_dir, root) if place.is_file()), None):
         raise SettingError(f'--work-dir: {file} is a file. Give a folder.')
     students = students_of(study, root, args.skip_unfit)
-    with ExitStack() as stack:
-        stack.enter_context(WorkFolderLock(root))
-        session = new_session(args.gpus, slots[counts[0]])
-        waiting = [student for student in students if student.result is None]
-        needed = {teacher_of(s.facts['pair']) for s in waiting if s.facts['methods'] != recipes.STUDENT_ALONE}
-        teachers = [TeacherTraining(teacher) for teacher in study.teachers if teacher in needed]
-        if missing := [teacher for teacher in teachers if teacher.missing]:
-            for teacher in missing:
-                stack.enter_context(WorkFolderLock(teacher.folder))
-            # they differ in size: on the CPU one after the other, with all cores
-            train(missing, slots_for(args.gpus, None if args.gpus else 1), session)
-            check_failures(missing)
-        for teacher in teachers:
-            if teacher.result:
-                write_json(teacher.result, root / 'teachers' / teacher.folder.name / 'result.json')
-        if not args.no_teacher_cache:
-            share_caches(waiting, root / 'teacher_caches', args.max_cache_size)
-        for processes in counts:
-            train([student for student in students if student.cell.processes == processes], slots[processes], session)
-        check_failures(students)
+    waiting = [student for student in students if student.result is None]
+    needed = {student.teacher for student in waiting}
+    teachers = [TeacherTraining(teacher) for teacher in study.teachers if teacher in needed]
+    missing = [teacher for teacher in teachers if teacher.missing]
+    if args.slurm and waiting:
+        write_arrays(args, students, [teacher.facts['teacher'] for teacher in missing], max(counts))
+        return
+    session = new_session(args.gpus, slots[counts[0]])
+    if missing:
+        # they differ in size: on the CPU one after the other, with all cores
+        train(missing, slots_for(args.gpus, None if args.gpus else 1), session)
+        check_failures(missing)
+    for teacher in teachers:
+        if teacher.result:
+            write_json(teacher.result, root / 'teachers' / teacher.folder.name / 'result.json')
+    if args.teachers_only:
+        return
+    if not args.no_teacher_cache:
+        share_caches(waiting, root / 'teacher_caches', args.max_cache_size)
+    for processes in counts:
+        train([student for student in students if student.cell.processes == processes], slots[processes], session)
+    check_failures(students)
     print(f'all {len(students)} trainings are done. Tables:')
     print(f'  {sys.executable} {TOOLS / "benchmarks" / "table.py"} {args.work_dir}')
 
 
+def time_is_up(*_: object) -> NoReturn:
+    """End at SIGUSR1, Slurm's warning before a time limit, as at SIGTERM, but with a status of its own."""
+    print('stopped by SIGUSR1. Repeat the command to resume.', file=sys.stderr)
+    sys.exit(128 + signal.SIGUSR1)
+
+
 if __name__ == '__main__':
+    signal.signal(signal.SIGUSR1, time_is_up)
     run_tool(main, 'Repeat the command to resume.')

@@ -1,5 +1,6 @@
 """The studies of docs/results.md: methods, pairs, settings and seeds."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,7 @@ class Study:
     labels: Mapping[str, str] = field(default_factory=dict)  # of pairs, if their networks do not tell them apart
 
 
+@functools.cache
 def teacher_of(pair: str) -> str:
     """Return the name of a pair's teacher, which its config and its folder share."""
     return Path(recipes.compose(pair, ['icd']).model.teacher_ckpt).parent.name

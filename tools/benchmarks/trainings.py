@@ -20,6 +20,7 @@ from icd_mmrazor.checkpoints.writing import write_json
 from icd_mmrazor.errors import SettingError, UserError
 from icd_mmrazor.machine import cores, processor
 from icd_mmrazor.report.run_folder import logged_rows
+from icd_mmrazor.workflow.lock import WorkFolderLock
 
 import mmengine
 import torch
@@ -32,8 +33,8 @@ METRIC = 'accuracy/top1'
 COUNTS = ('teacher_asked', 'teacher_images')
 LOGS = '*/vis_data/scalars.json'
 SHOWN_LINES = 15
-# between asking a training to end and killing it
-GRACE_SECONDS = 10
+# between asking a training to end and killing it; Slurm waits as long
+GRACE_SECONDS = 30
 # the kernel ends a training whose runner was killed (prctl 1 is PR_SET_PDEATHSIG)
 DIE_WITH_RUNNER = (
     'import ctypes, os, sys\n'
@@ -67,7 +68,23 @@ class Training:
 
     def run(self, environment: Mapping[str, str]) -> None:
         """Train with these variables in addition to those of this process; write the result or set ``failure``."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with WorkFolderLock(self.folder):
+                if self.result is None:  # else another command has just finished it
+                    self.train(environment)
+        except SettingError as error:
+            self.failure = f'{self.name}: {error}'
+
+    def in_use(self) -> str | None:
+        """Return why another command keeps this one from the folder, which must exist, or None."""
+        try:
+            with WorkFolderLock(self.folder):
+                return None
+        except SettingError as error:
+            return str(error)
+
+    def train(self, environment: Mapping[str, str]) -> None:
+        """Do what :meth:`run` says, in a folder that is locked."""
         resumed, log = any(self.folder.glob(LOGS)), self.folder / 'train.log'
         guard = [sys.executable, '-c', DIE_WITH_RUNNER, os.getpid()]
         self.failure, started = '', time.monotonic()
@@ -164,10 +181,13 @@ def check_failures(trainings: Sequence[Training]) -> None:
         raise UserError('\n\n'.join([count, *failed]))
 
 
-def slots_for(gpus: str | None, jobs: int | None, processes: int = 1) -> list[dict[str, str]]:
+def slots_for(
+    gpus: str | None, jobs: int | None, processes: int = 1, available: int | None = None
+) -> list[dict[str, str]]:
     """Return the environment variables of each training that runs at the same time.
 
     One runs on each of the GPUs, whose numbers commas separate, or some ``jobs`` share the cores, by default up to 4.
+    Of GPUs, those of this machine are ``available`` by default.
     """
     if jobs is not None and gpus:
         raise SettingError(f'--jobs {jobs} is for the CPU only, without --gpus.')
@@ -175,7 +195,7 @@ def slots_for(gpus: str | None, jobs: int | None, processes: int = 1) -> list[di
     if gpus is None:
         jobs = jobs or min(4, max(1, total // processes))
         return [{'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': str(max(1, total // (jobs * processes)))}] * jobs
-    numbers, available = gpus.split(','), torch.cuda.device_count()
+    numbers, available = gpus.split(','), torch.cuda.device_count() if available is None else available
     wrong = [number for number in numbers if not number.isdecimal() or int(number) >= available]
     if wrong or len({int(number) for number in numbers}) < len(numbers):
         found = f'0 to {available - 1}' if available else 'none'
