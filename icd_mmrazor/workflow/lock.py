@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLock, Timeout
 
 from icd_mmrazor.errors import SettingError
 
@@ -31,10 +31,12 @@ class WorkFolderLock:
             self.work_dir.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise SettingError(
-                f'{self.work_dir} is in use by another command. Wait for its end, or give another --work-dir.'
-            ) from None
-        except NotImplementedError:  # a file system without locks
+            # without locks of the file system, filelock takes the file for one, even if a killed process left it
+            if not isinstance(self._lock, SoftFileLock):
+                raise SettingError(
+                    f'{self.work_dir} is in use by another command. Wait for its end, or give another --work-dir.'
+                ) from None
+        except NotImplementedError:  # the same in older versions of filelock
             pass
         except OSError as error:
             raise SettingError(
