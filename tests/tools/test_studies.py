@@ -26,7 +26,8 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import run
 run.FRONT = Path(sys.argv[2])
-run.run_tool(lambda: run.main(sys.argv[3:]), 'Repeat the command to resume.')
+del sys.argv[1:3]
+run.start()
 """
 
 
@@ -48,12 +49,13 @@ def epochs_of_starts(folder: Path) -> list[int]:
 def test_a_stopped_study_resumes(
     arguments: list[str], run: ModuleType, tool: Callable, capsys: pytest.CaptureFixture
 ) -> None:
-    """Terminated, then killed, then finished: every epoch is trained once."""
+    """Terminated, then killed, then warned of a time limit, then finished: every epoch is trained once."""
     root = Path('runs', 'own', 'published')
     root.mkdir(parents=True)
     folders = {(name, seed): root / name / PAIR / f'seed_{seed}' for name in ('kd+icd', 'student') for seed in (0, 1)}
     held = folders['student', 1]
-    for epoch, number, status in ((1, signal.SIGTERM, 128 + signal.SIGTERM), (2, signal.SIGKILL, -signal.SIGKILL)):
+    endings = (signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL), (signal.SIGUSR1, 138)
+    for epoch, (number, status) in enumerate(endings, 1):
         (root / 'hold').write_text(f'student 1 {epoch}')
         command = [sys.executable, '-c', DRIVER, BENCHMARKS, STAND_IN, *arguments]
         environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
@@ -66,7 +68,7 @@ def test_a_stopped_study_resumes(
         with pytest.raises(SettingError, match='in use'):
             run.main(arguments)
         runner.send_signal(number)
-        assert ('Repeat the command' in runner.communicate()[1]) == (number == signal.SIGTERM)
+        assert ('Repeat the command' in runner.communicate()[1]) == (number != signal.SIGKILL)
         assert runner.returncode == status
         # a killed runner takes its trainings along
         while is_running(held / 'pid'):
@@ -284,6 +286,8 @@ def test_teachers_are_trained_first(
     (teacher / 'result.json').unlink()
     assert run.TeacherTraining(teacher.name).missing
     (teacher / 'train.log').unlink()
+    run.main([*arguments, '--teachers-only', '--work-dir', 'runs'])
+    assert not Path('runs', 'small', 'published').exists()
     run.main(arguments)
 
 

@@ -297,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SettingError(f'--work-dir: {file} is a file. Give a folder.')
     students = students_of(study, root, args.skip_unfit)
     waiting = [student for student in students if student.result is None]
-    needed = {student.teacher for student in waiting}
+    needed = {student.teacher for student in (students if args.teachers_only else waiting)}
     teachers = [TeacherTraining(teacher) for teacher in study.teachers if teacher in needed]
     missing = [teacher for teacher in teachers if teacher.missing]
     if args.slurm and waiting:
@@ -328,6 +328,10 @@ def time_is_up(*_: object) -> NoReturn:
     sys.exit(128 + signal.SIGUSR1)
 
 
-if __name__ == '__main__':
+def start() -> None:
     signal.signal(signal.SIGUSR1, time_is_up)
     run_tool(main, 'Repeat the command to resume.')
+
+
+if __name__ == '__main__':
+    start()
