@@ -34,6 +34,7 @@ from icd_mmrazor.configuration.changes import settings_of
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import positive_int
 from icd_mmrazor.launch.command_line import run as run_tool
+from icd_mmrazor.launch.signals import Stopped
 from icd_mmrazor.machine import cores
 from icd_mmrazor.workflow.composition import configured
 from icd_mmrazor.workflow.lock import FILE as LOCK
@@ -322,15 +323,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f'  {sys.executable} {TOOLS / "benchmarks" / "table.py"} {args.work_dir}')
 
 
-def time_is_up(*_: object) -> NoReturn:
-    """End at SIGUSR1, Slurm's warning before a time limit, as at SIGTERM, but with a status of its own."""
-    print('stopped by SIGUSR1. Repeat the command to resume.', file=sys.stderr)
-    sys.exit(128 + signal.SIGUSR1)
-
-
 def start() -> None:
-    signal.signal(signal.SIGUSR1, time_is_up)
-    run_tool(main, 'Repeat the command to resume.')
+    """Run as a tool that SIGUSR1 ends, too: Slurm's warning before a time limit."""
+
+    def stop(number: int, _: object) -> NoReturn:
+        raise Stopped(number)
+
+    def main_until_stopped() -> None:
+        signal.signal(signal.SIGUSR1, stop)
+        main()
+
+    run_tool(main_until_stopped, 'Repeat the command to resume.')
 
 
 if __name__ == '__main__':
