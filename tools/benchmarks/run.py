@@ -19,6 +19,7 @@ the trainings of METHODS only, and takes precedence: crd:optim_wrapper.optimizer
 import argparse
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -294,8 +295,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     gpus, jobs = (len(args.gpus.split(',')), None) if args.slurm and args.gpus else (None, args.jobs)
     slots = {processes: slots_for(args.gpus, jobs, processes, gpus) for processes in counts}
     root = (args.work_dir / name).resolve()
-    if file := next((place for place in (args.work_dir, root) if place.is_file()), None):
-        raise SettingError(f'--work-dir: {file} is a file. Give a folder.')
+    place = next(place for place in (root, *root.parents) if place.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise SettingError(f'--work-dir: {place} is not a folder that can be written. Give another.')
     students = students_of(study, root, args.skip_unfit)
     waiting = [student for student in students if student.result is None]
     needed = {student.teacher for student in (students if args.teachers_only else waiting)}
