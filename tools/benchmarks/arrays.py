@@ -20,7 +20,7 @@ ARRAY = """#!/usr/bin/env bash
 eval "training=($(sed -n "${{SLURM_ARRAY_TASK_ID}}p" "$1"))"
 cd {here} || exit
 # shellcheck disable=SC2154 # eval sets it
-srun --cpus-per-task="$SLURM_CPUS_PER_TASK" {python} {run} "${{training[@]}}"
+srun --cpus-per-task="${{SLURM_CPUS_PER_TASK:-1}}" {python} {run} "${{training[@]}}"
 status=$?
 # Time is up: the training has written a checkpoint, and resumes. The number of the job may be that of the whole array
 if ((status == 138)); then
@@ -74,7 +74,7 @@ def write_arrays(args: argparse.Namespace, students: Sequence[Any], missing: Seq
     commands.append(f'sbatch {options} "$@" --wrap {shlex.quote(table)}')
     atomic_write(SUBMIT + '\n'.join(commands) + '\n', folder / 'submit.sh')
     print(f'{len(students)} trainings, {len(students) - len(waiting)} finished before. Submit the others:')
-    print(f'  bash {folder / "submit.sh"} [OPTIONS OF sbatch, such as --partition=NAME]')
+    print(f'  bash {shlex.quote(str(folder / "submit.sh"))} [OPTIONS OF sbatch, such as --partition=NAME]')
 
 
 def words_of(student: Any, args: argparse.Namespace) -> list[str]:
