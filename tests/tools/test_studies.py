@@ -16,6 +16,7 @@ from helpers import ROOT, TOOLS
 
 from icd_mmrazor import recipes
 from icd_mmrazor.errors import SettingError, UserError
+from icd_mmrazor.launch.signals import Stopped
 
 BENCHMARKS = TOOLS / 'benchmarks'
 STAND_IN = Path(__file__).with_name('stand_in_training.py')
@@ -120,6 +121,16 @@ def test_a_training_that_has_ended_gets_no_signal(
     assert 'without accuracy/top1 of epoch 1' in training.failure
     monkeypatch.setattr(os, 'killpg', lambda *_: pytest.fail('a signal'))
     training.stop(signal.SIGTERM)
+
+
+def test_a_training_that_slurm_has_warned_ends_the_study(tool: Callable, tmp_path: Path) -> None:
+    """Not as one that failed: the exit status says that there is more to train."""
+    for number, end in enumerate(('sys.exit(138)', 'os.kill(os.getpid(), signal.SIGUSR1)')):
+        command = [sys.executable, '-c', f'import os, signal, sys; {end}']
+        training = tool('trainings').Training('warned', tmp_path / str(number), command, epochs=1)
+        with pytest.raises(Stopped) as stopped:
+            tool('trainings').run_all([training], [{}])
+        assert stopped.value.status == 138
 
 
 def test_a_folder_with_another_config_is_refused(arguments: list[str], run: ModuleType) -> None:

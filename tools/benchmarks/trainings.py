@@ -18,6 +18,7 @@ from typing import Any
 
 from icd_mmrazor.checkpoints.writing import write_json
 from icd_mmrazor.errors import SettingError, UserError
+from icd_mmrazor.launch.signals import Stopped
 from icd_mmrazor.machine import cores, processor
 from icd_mmrazor.report.run_folder import logged_rows
 from icd_mmrazor.workflow.lock import WorkFolderLock
@@ -102,6 +103,8 @@ class Training:
                     start_new_session=True,
                 )
             code = self._process.wait()
+        if code in (-signal.SIGUSR1, 128 + signal.SIGUSR1):  # Slurm's warning, which it may send to all processes
+            raise Stopped(signal.SIGUSR1)
         # mmengine's logs of all starts; the latest counts
         rows = [row for file in sorted(self.folder.glob(LOGS)) for row in logged_rows(file)]
         accuracy = {row['step']: row[METRIC] for row in rows if METRIC in row}.get(self.epochs)
