@@ -13,6 +13,7 @@ import torch
 from helpers import TOOLS, shipped
 from mmengine.config import Config
 from mmrazor.registry import MODELS
+from slurm import Slurm
 
 EPOCHS = 4
 
@@ -45,6 +46,12 @@ def _foreign_processes() -> set[int]:
             if elsewhere or (process / 'comm').read_text() == 'munged\n':
                 found.add(int(process.name))
     return found
+
+
+@pytest.fixture(scope='session')
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    with Slurm(tmp_path_factory.mktemp('slurm')) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope='session')

@@ -1,7 +1,7 @@
 """Job arrays of tools/benchmarks on a real Slurm, with a stand-in for the trainings."""
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,12 +20,6 @@ import run
 run.FRONT = Path({str(ROOT / 'tests' / 'tools' / 'stand_in_training.py')!r})
 run.start()
 """
-
-
-@pytest.fixture(scope='module')
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    with Slurm(tmp_path_factory.mktemp('slurm')) as cluster:
-        yield cluster
 
 
 def test_an_array_is_warned_fails_resumes_and_ends_in_a_table(

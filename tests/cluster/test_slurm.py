@@ -1,7 +1,7 @@
 """The Slurm scripts on a real Slurm of two nodes."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,12 +10,6 @@ from machines import read, shows, wait_until
 from slurm import Slurm
 
 RECIPE = TOOLS / 'slurm' / 'train.sbatch'
-
-
-@pytest.fixture(scope='module')
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    with Slurm(tmp_path_factory.mktemp('slurm')) as cluster:
-        yield cluster
 
 
 def test_a_job_that_is_preempted_cancelled_and_out_of_time_ends_with_the_same_bits(
