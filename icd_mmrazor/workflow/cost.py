@@ -115,7 +115,7 @@ def measure(
             if loss.requires_grad:
                 loss.backward()
 
-        saved = _Saved()
+        saved = SavedBytes()
         with torch.autograd.graph.saved_tensors_hooks(saved, lambda tensor: tensor):
             step(algorithm)
         return Cost(
@@ -190,7 +190,7 @@ def _bytes_of_weights(algorithm: nn.Module, cfg: Config) -> int:
     return trained * (2 + states) + teacher
 
 
-class _Saved:
+class SavedBytes:
     """Counts the bytes of the activations that a backward pass needs, each storage once."""
 
     def __init__(self) -> None:
