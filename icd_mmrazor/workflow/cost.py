@@ -197,6 +197,7 @@ class SavedBytes:
         self.bytes, self._seen = 0, set()
 
     def __call__(self, tensor: Tensor) -> Tensor:
+        """Count a tensor that autograd saves, and return it as it is."""
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self._seen:
             self._seen.add(storage.data_ptr())

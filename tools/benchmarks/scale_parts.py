@@ -52,7 +52,7 @@ ROWS = 16  # images of a process in a real step
 BATCHES = (64, 256, 1024, 4096)
 MOST_MEMORY = 7e9  # of the similarities of all processes
 MATRICES = 7  # of similarities that exist at the same time, at most: measured
-PRIVATE = {torch.ops.aten.empty, torch.ops.aten._unsafe_view}  # move no data
+MOVE_NOTHING = {torch.ops.aten.empty, torch.ops.aten._unsafe_view}
 ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
@@ -66,7 +66,7 @@ class Operators(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs, packet = kwargs or {}, func._overloadpacket
         out = func(*args, **kwargs)
-        if not func.is_view and packet not in PRIVATE:
+        if not func.is_view and packet not in MOVE_NOTHING:
             count = flop_registry.get(
                 torch.ops.aten._scaled_dot_product_flash_attention if packet is ATTENTION else packet
             )
