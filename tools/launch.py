@@ -142,6 +142,18 @@ def watch_machines(store: dist.Store, count: int, rank: int) -> threading.Event:
     return failed
 
 
+def tell_machines(store: dist.Store, rank: int, status: int) -> None:
+    """Say that this machine has failed, unless the store does not answer, which may last for ever."""
+
+    def tell() -> None:
+        with contextlib.suppress(RuntimeError):
+            store.set(f'ended/{rank}', json.dumps([socket.gethostname(), status]))
+
+    telling = threading.Thread(target=tell, daemon=True)
+    telling.start()
+    telling.join(GRACE)
+
+
 def tell_end(failure: ChildFailedError) -> int:
     """Say what killed a process, which says anything else itself; return the exit status."""
     rank, first = failure.get_first_failure()
@@ -193,8 +205,7 @@ def main() -> int:
         failed = watch_machines(store, machines, rank)
         status = run_processes(words)
         if status:
-            with contextlib.suppress(RuntimeError):
-                store.set(f'ended/{rank}', json.dumps([socket.gethostname(), status]))
+            tell_machines(store, rank, status)
         return 1 if failed.is_set() else status
 
 

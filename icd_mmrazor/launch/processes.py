@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -34,10 +35,13 @@ def open_store() -> dist.Store:
     request to the store, this waits for as long as a machine that has stopped does not answer: see :func:`within`.
 
     Raises:
+        OSError: It is not there.
         RuntimeError: It does not answer.
         KeyError: The environment does not say where it is.
     """
     address, port = os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT'])
+    # torch would print a stack of C++ if it is not
+    socket.create_connection((address, port), timeout=REQUEST).close()
     store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=REQUEST))
     return dist.PrefixStore(f'icd_mmrazor/{os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}', store)
 
@@ -77,7 +81,7 @@ def is_first_to_say(message: str) -> bool:
     try:
         rank = os.environ['RANK']
         return within(REQUEST, lambda: open_store().compare_set(f'said/{message}', '', rank)).decode() == rank
-    except (RuntimeError, KeyError, TimeoutError):
+    except (RuntimeError, KeyError, OSError):
         return True
 
 

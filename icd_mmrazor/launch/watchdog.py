@@ -90,7 +90,7 @@ class Watchdog:
                     # the first to find it speaks; the launcher ends the others
                     if not self._ended.wait(ANSWER) and self._stands_still and _is_first(store):
                         self._end(_blame(store))
-            except (RuntimeError, KeyError) as error:
+            except (RuntimeError, KeyError, OSError) as error:
                 store = None
                 if self._stands_still:
                     self._end(f'{_no_answer()}. ({error})', ask_others=False)

@@ -46,6 +46,7 @@ class Machines:
     def __init__(self, folder: Path, count: int = 2, loopback: bool = False) -> None:
         self.folder, self.count, self.loopback = folder, count, loopback
         self.started: list[subprocess.Popen] = []
+        self.commands: list[tuple[int, subprocess.Popen]] = []
         self.inits: list[int] = []
 
     def __enter__(self) -> 'Machines':
@@ -118,6 +119,9 @@ class Machines:
             os.kill(self.inits[node], signal.SIGKILL)
         except ProcessLookupError:
             return
+        for own, command in self.commands:
+            if own == node:
+                command.kill()  # nsenter stops when what it has started is stopped
         wait_until(lambda: not Path(f'/proc/{self.inits[node]}').exists(), 60)
 
     def cut_cable(self, node: int) -> None:
@@ -139,13 +143,15 @@ class Machines:
         """Start a command on a machine in the working folder, with variables in addition to those of this process."""
         variables = {name: str(value) for name, value in environment.items()}
         with log.open('a') as output:
-            return subprocess.Popen(
+            command = subprocess.Popen(
                 self.command(node, *words),
                 env={**os.environ, **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
+        self.commands.append((node, command))
+        return command
 
     def path(self, node: int, path: Path) -> Path:
         """Return where a path of a machine is for this process; a machine may have mounts of its own."""
