@@ -54,9 +54,8 @@ test: $(STAMP)
 test-fast: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(WORKERS) -m 'not slow and not cluster'
 
-# one after the other: they start processes on all cores, and wait for what others do
 test-cluster: $(STAMP)
-	$(BIN)/pytest tests/cluster -m cluster -rs
+	$(BIN)/pytest tests/cluster -m cluster -rs --numprocesses 2 --dist loadfile
 
 test-openmmlab: $(STAMP_OPENMMLAB)
 	OMP_NUM_THREADS=1 $(VENV_OPENMMLAB)/bin/python -m pytest $(WORKERS) -m stack

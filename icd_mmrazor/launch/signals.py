@@ -3,12 +3,14 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from torch.utils.data import DataLoader
+
+from icd_mmrazor.launch.processes import several_processes
 
 # a cluster sends SIGTERM when it takes the machine away, and what the user asked for before the time is up
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -33,14 +35,17 @@ class Received:
     number = 0
     # SIGTERM waits for the end of an iteration
     waits = False
+    # while a tool runs
+    handler: Callable[[int, FrameType | None], None] | None = None
 
 
 @contextmanager
 def stop_signals() -> Iterator[None]:
     """Let SIGTERM raise :class:`Stopped`, as Ctrl-C raises ``KeyboardInterrupt``, and SIGUSR1 do nothing.
 
-    While a training has a :class:`StopHook`, both wait for it. Cluster and launcher may each send the signal: after the
-    first, others change nothing.
+    While a training waits for them (:func:`wait_for_iterations`), both are left to it. Cluster and launcher may each
+    send the signal: after the first, others change nothing. One of several processes is ended by SIGTERM itself until
+    it trains, since it may wait for the others in C++, which does not return to Python.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -56,13 +61,23 @@ def stop_signals() -> Iterator[None]:
         if number == signal.SIGTERM and not Received.waits:
             raise Stopped(number)
 
-    before = {number: signal.signal(number, receive) for number in SIGNALS}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    Received.handler = receive
+    for number in SIGNALS[several_processes() :]:
+        signal.signal(number, receive)
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        Received.number, Received.waits = 0, False
+        Received.number, Received.waits, Received.handler = 0, False, None
+
+
+def wait_for_iterations(waits: bool = True) -> None:
+    """Let signals wait for the end of an iteration, from now on or no longer."""
+    Received.waits = waits
+    if Received.handler and several_processes():
+        signal.signal(signal.SIGTERM, Received.handler if waits else signal.SIG_DFL)
 
 
 def spare_workers(loader: DataLoader) -> DataLoader:

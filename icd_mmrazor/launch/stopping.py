@@ -11,7 +11,7 @@ from icd_mmrazor.compat.distributed import limit_of_waiting
 from icd_mmrazor.engine.hooks import IntactCheckpointHook
 from icd_mmrazor.engine.resuming.buffers import gather_buffers, load_buffers
 from icd_mmrazor.engine.runs import hooks_of, model_of, optimizers_of
-from icd_mmrazor.launch.signals import Received, Stopped
+from icd_mmrazor.launch.signals import Received, Stopped, wait_for_iterations
 
 # in a checkpoint
 BUFFERS = 'buffers_of_ranks'
@@ -40,7 +40,7 @@ class StopHook(Hook):
         self._buffers = []
         if dist.is_initialized():
             self._group = dist.new_group(backend='gloo', timeout=limit_of_waiting(runner.cfg))
-        Received.waits = True
+        wait_for_iterations()
 
     def after_train_iter(self, runner: Runner, **_: Any) -> None:
         """Stop if a process was asked to; not between two updates of a gradient accumulation."""
@@ -55,7 +55,7 @@ class StopHook(Hook):
 
     def after_train(self, _: Runner) -> None:
         """Let SIGTERM end the process at once again."""
-        Received.waits = False
+        wait_for_iterations(False)
         if self._asked:
             self._asked[0].wait()
 

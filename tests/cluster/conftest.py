@@ -1,6 +1,5 @@
 """A small problem for trainings on several machines, and one on this machine to compare with."""
 
-import contextlib
 import os
 import subprocess
 import sys
@@ -27,25 +26,6 @@ def _this_interpreter() -> Iterator[None]:
     yield
     for name, value in before.items():
         os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-@pytest.fixture(scope='session', autouse=True)
-def _nothing_is_left() -> Iterator[None]:
-    """Find processes of machines, and Slurm's munge, that outlive the tests."""
-    before = _foreign_processes()
-    yield
-    assert not _foreign_processes() - before
-
-
-def _foreign_processes() -> set[int]:
-    """Return the processes in other networks than this one, and those of munge."""
-    found = set()
-    for process in Path('/proc').glob('[0-9]*'):
-        with contextlib.suppress(OSError):  # it has ended
-            elsewhere = (process / 'ns' / 'net').readlink() != Path('/proc/self/ns/net').readlink()
-            if elsewhere or (process / 'comm').read_text() == 'munged\n':
-                found.add(int(process.name))
-    return found
 
 
 @pytest.fixture(scope='session')

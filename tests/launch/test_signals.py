@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from icd_mmrazor.launch.signals import Received, Stopped, spare_workers, stop_signals
+from icd_mmrazor.launch.signals import Received, Stopped, spare_workers, stop_signals, wait_for_iterations
 
 
 def test_sigterm_ends_the_process_unless_a_training_waits() -> None:
@@ -18,11 +18,22 @@ def test_sigterm_ends_the_process_unless_a_training_waits() -> None:
     assert stop.value.status == 143
     assert (Received.number, Received.waits) == (0, False)
     with stop_signals():
-        Received.waits = True
+        wait_for_iterations()
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGUSR1)
         assert Received.number == signal.SIGTERM  # the first counts
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)) == before
+
+
+def test_one_of_several_processes_ends_by_sigterm_until_it_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    with stop_signals():
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        wait_for_iterations()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert Received.number == signal.SIGTERM
+        wait_for_iterations(False)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_sigusr1_waits_for_a_training_to_start() -> None:

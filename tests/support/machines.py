@@ -1,5 +1,6 @@
 """Machines on this one: each has its own network, host name, processes and temporary files."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -48,6 +49,7 @@ class Machines:
         self.started: list[subprocess.Popen] = []
         self.commands: list[tuple[int, subprocess.Popen]] = []
         self.inits: list[int] = []
+        self.networks: set[Path] = set()
 
     def __enter__(self) -> 'Machines':
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -69,6 +71,16 @@ class Machines:
             self.switch_off(node)
         for process in self.started:
             process.wait()
+        wait_until(lambda: not self.left(), 10, lambda: f'left over: {self.left()}')
+
+    def left(self) -> list[int]:
+        """Return the processes that are still on these machines."""
+        found = []
+        for process in Path('/proc').glob('[0-9]*'):
+            with contextlib.suppress(OSError):  # it has ended
+                if (process / 'ns' / 'net').readlink() in self.networks:
+                    found.append(int(process.name))
+        return found
 
     def address(self, node: int) -> str:
         return f'{NETWORK}.{node + 1}'
@@ -96,6 +108,7 @@ class Machines:
         self.started.append(outer)
         (init,) = Path(f'/proc/{outer.pid}/task/{outer.pid}/children').read_text().split()
         self.inits[node:] = [int(init), *self.inits[node + 1 :]]
+        self.networks.add(Path(f'/proc/{init}/ns/net').readlink())
 
     def plug_in(self, node: int) -> None:
         """Connect a machine that is on to the switch."""
