@@ -55,7 +55,7 @@ test-fast: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(WORKERS) -m 'not slow and not cluster'
 
 test-cluster: $(STAMP)
-	$(BIN)/pytest tests/cluster -m cluster -rs --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/cluster -m cluster -rs --numprocesses 2 --dist loadfile
 
 test-openmmlab: $(STAMP_OPENMMLAB)
 	OMP_NUM_THREADS=1 $(VENV_OPENMMLAB)/bin/python -m pytest $(WORKERS) -m stack

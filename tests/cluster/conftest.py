@@ -31,6 +31,8 @@ def _this_interpreter() -> Iterator[None]:
 @pytest.fixture(scope='session')
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     with Slurm(tmp_path_factory.mktemp('slurm')) as cluster:
+        for node in (1, 2):
+            cluster.warm_up(node)
         yield cluster
 
 

@@ -17,9 +17,20 @@ LIMIT = 40
 NOBODY = 'has reached no machine with NODE_RANK=0'
 
 
+@pytest.fixture(scope='module')
+def unharmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+    """Two machines for tests that leave them as they are."""
+    with Machines(tmp_path_factory.mktemp('machines')) as machines:
+        for node in (1, 2):
+            machines.warm_up(node)
+        yield machines
+
+
 @pytest.fixture
 def two(tmp_path: Path) -> Iterator[Machines]:
     with Machines(tmp_path / 'machines') as machines:
+        for node in (1, 2):
+            machines.warm_up(node)
         yield machines
 
 
@@ -103,6 +114,7 @@ def test_a_frozen_process_is_named_with_its_machine_and_a_machine_that_comes_bac
     training.end(2, 10)
     two.switch_on(2)
     two.plug_in(2)
+    two.warm_up(2)
     training.start(2)
     for node in (1, 2):
         log = training.end(node, 180)
@@ -156,13 +168,14 @@ def test_machines_with_different_code_and_settings_do_not_train(two: Machines, c
     ids=['forgotten', 'too high', 'swapped', 'twice', 'nobody', 'numbers', 'restarts'],
 )
 def test_a_wrong_call_is_a_message(
-    variables: tuple[dict, dict], messages: tuple[str, str], two: Machines, tmp_path: Path
+    variables: tuple[dict, dict], messages: tuple[str, str], unharmed: Machines, tmp_path: Path
 ) -> None:
     """Before the stack is imported."""
     started = {}
     for node, own in enumerate(variables, 1):
         given = {'NNODES': 2, **({'MASTER_ADDR': 'node1', 'JOIN_TIMEOUT': 4, **own} if own else {})}
-        started[node] = two.start(node, tmp_path / f'{node}.log', TOOLS / 'dist_train.sh', 'absent.py', 1, **given)
+        command = [TOOLS / 'dist_train.sh', 'absent.py', 1]
+        started[node] = unharmed.start(node, tmp_path / f'{node}.log', *command, **given)
     for node, process in started.items():
         log = tmp_path / f'{node}.log'
         assert process.wait(60) == 2, read(log)

@@ -1,6 +1,7 @@
 """Machines on this one: each has its own network, host name, processes and temporary files."""
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -9,7 +10,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import warm_python
+from warm_python import SERVERS, serve
+
 NETWORK = '192.0.2'  # RFC 5737: documentation
+CLIENT = str(warm_python.__file__)
 COMMANDS = ('ip', 'nsenter', 'unshare')
 # the first process of a machine: killed, it takes all others along. $1: what becomes /etc/hosts, $2: the name
 INIT = """
@@ -50,6 +55,7 @@ class Machines:
         self.commands: list[tuple[int, subprocess.Popen]] = []
         self.inits: list[int] = []
         self.networks: set[Path] = set()
+        self.environment: dict[str, str] = {}  # of all commands
 
     def __enter__(self) -> 'Machines':
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -121,10 +127,24 @@ class Machines:
         inside = ['nsenter', '--target', str(self.inits[node]), '--net', '--']
         subprocess.run([*inside, 'ip', *arguments], check=True)
 
-    def cut_power(self, node: int) -> None:
-        """Take the power from a machine: nobody is told."""
-        self.ip(0, 'link', 'set', f'port{node}', 'down')
-        self.switch_off(node)
+    def warm_up(self, node: int) -> None:
+        """Let commands on a machine run ``warm_python.py`` in place of Python; its server is forked from here."""
+        address = self.folder / f'node{node}'
+        address.unlink(missing_ok=True)
+        entering = os.fork()
+        if entering == 0:
+            libc = ctypes.CDLL(None)
+            # the last shows it its own processes
+            for kind in ('net', 'uts', 'pid', 'mnt'):
+                if libc.setns(os.open(f'/proc/{self.inits[node]}/ns/{kind}', os.O_RDONLY), 0):
+                    os._exit(1)
+            if os.fork() == 0:
+                os.setsid()
+                serve(str(address))
+            os._exit(0)
+        assert os.waitpid(entering, 0)[1] == 0
+        wait_until(address.exists, 10)
+        self.environment = {SERVERS: str(self.folder), 'PYTHON': CLIENT, 'PYTHON_EXEC': CLIENT}
 
     def switch_off(self, node: int) -> None:
         """End all processes of a machine, whose connections are closed."""
@@ -150,7 +170,9 @@ class Machines:
 
     def output(self, node: int, *words: object) -> str:
         """Run a command on a machine in the working folder; return what it prints."""
-        return subprocess.run(self.command(node, *words), check=True, capture_output=True, text=True).stdout
+        environment = {**os.environ, **self.environment}
+        done = subprocess.run(self.command(node, *words), check=True, capture_output=True, text=True, env=environment)
+        return done.stdout
 
     def start(self, node: int, log: Path, *words: object, **environment: object) -> subprocess.Popen:
         """Start a command on a machine in the working folder, with variables in addition to those of this process."""
@@ -158,7 +180,7 @@ class Machines:
         with log.open('a') as output:
             command = subprocess.Popen(
                 self.command(node, *words),
-                env={**os.environ, **variables},
+                env={**os.environ, **self.environment, **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
