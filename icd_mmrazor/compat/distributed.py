@@ -16,7 +16,8 @@ from mmengine.device import get_device
 from icd_mmrazor.errors import SettingError
 
 WATCHDOGS_LEAD = 60  # seconds
-CONNECTING = 300  # seconds
+# the most seconds to connect, and the most of the watchdog's time, which does not know why a connection fails
+CONNECTING, SHARE = 300, 0.8
 
 
 def lost_connection(error: Exception) -> bool:
@@ -52,9 +53,10 @@ def forget_earlier_starts() -> None:
 def failed_to_connect(error: Exception) -> bool:
     """Return whether an error says that no connection to another process could be made.
 
-    Where: torch, gloo: a plain ``RuntimeError`` that gives an address which is often that of a wrong interface.
+    Where: torch, gloo: a plain ``RuntimeError``, with an address that is often that of a wrong interface, or without
+    one for an interface that is not there.
     """
-    return 'connectFullMesh failed' in str(error)
+    return any(said in str(error) for said in ('connectFullMesh failed', 'Unable to find address for'))
 
 
 def limit_of_waiting(cfg: Any) -> datetime.timedelta:
@@ -116,7 +118,8 @@ def process_group(cfg: Any) -> Iterator[None]:
             )
         longer = limit_of_waiting(cfg)
         # a connection that fails is not worth the time that a slow process gets
-        dist.init_process_group('gloo', timeout=min(longer, datetime.timedelta(seconds=CONNECTING)))
+        seconds = min(CONNECTING, SHARE * (longer.total_seconds() - WATCHDOGS_LEAD))
+        dist.init_process_group('gloo', timeout=datetime.timedelta(seconds=seconds))
         _set_timeout(longer)
         wrapper = dict(broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False))
         cfg.model_wrapper_cfg = {'type': 'MMDistributedDataParallel', **wrapper, **cfg.get('model_wrapper_cfg', {})}

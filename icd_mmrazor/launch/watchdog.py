@@ -82,7 +82,9 @@ class Watchdog:
         store: dist.Store | None = None
         while not self._ended.wait(BEAT):
             try:
-                store = store or open_store()
+                if store is None:
+                    store = open_store()
+                    store.set(f'host/{os.environ["RANK"]}', socket.gethostname())
                 if self._stands_still:
                     store.set('asked', '')
                 if store.check(['asked']):
@@ -141,7 +143,10 @@ def _blame(store: dist.Store) -> str:
     stalled, lines = find_stalled_ranks(places), []
     for rank in stalled:
         if places[rank] is None:
-            lines.append(f'rank {rank} does not answer: it is stopped or gone, or its machine is.')
+            host = (
+                store.get(f'host/{rank}').decode() if store.check([f'host/{rank}']) else 'a machine that has not joined'
+            )
+            lines.append(f'rank {rank} (on {host}) does not answer: it is stopped or gone, or its machine is.')
             continue
         host, iteration, stack = places[rank]
         lines.append(f'rank {rank} (on {host}) is what the others wait for, after {max(iteration, 0)} iterations, at')

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmrazor.registry import MODELS
 from slurm import Slurm
 
-EPOCHS = 4
+EPOCHS = 10
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -58,7 +58,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cfg.model.teacher_ckpt = str(folder / 'teacher.pth')
     # 20 iterations an epoch in two processes
     options = {'train_dataloader.batch_size': 8, 'default_hooks.logger.interval': 5, 'randomness.seed': 0}
-    cfg.merge_from_dict({'train_cfg.max_epochs': EPOCHS, 'train_cfg.val_interval': 2, **options})
+    cfg.merge_from_dict({'train_cfg.max_epochs': EPOCHS, 'train_cfg.val_interval': 5, **options})
     cfg.train_dataloader.dataset.indices = None
     cfg.dump(folder / 'config.py')
     return folder / 'config.py'

@@ -99,17 +99,28 @@ def test_a_cable_is_cut(two: Machines, longer: Path, tmp_path: Path) -> None:
     training = Training(two, tmp_path, longer, '--work-dir', tmp_path / 'work')
     training.trains()
     two.cut_cable(2)
-    assert 'rank 1 does not answer: it is stopped or gone, or its machine is.' in training.end(1, LIMIT)
+    assert 'rank 1 (on node2) does not answer: it is stopped or gone, or its machine is.' in training.end(1, LIMIT)
     assert 'The store of the launch (MASTER_ADDR node1) does not answer' in training.end(2, LIMIT)
 
 
-def test_a_frozen_process_is_named_with_its_machine_and_a_machine_that_comes_back_resumes(
+@pytest.mark.parametrize('interface', ['lo', 'eth7'])
+def test_a_wrong_interface_is_a_message(interface: str, two: Machines, longer: Path, tmp_path: Path) -> None:
+    training = Training(two, tmp_path, longer, '--work-dir', tmp_path / 'work', GLOO_SOCKET_IFNAME=interface)
+    for node in (1, 2):
+        training.end(node, LIMIT)
+        assert training.processes[node].returncode == 1
+    said = read(training.logs[1]) + read(training.logs[2])
+    assert 'error: there is no connection to the other processes. On each machine, set GLOO_SOCKET_IFNAME' in said
+    assert 'Traceback' not in said
+
+
+def test_a_machine_that_comes_back_resumes(
     two: Machines, config: Path, tmp_path: Path, ends_as_trained: Callable[[Path], bool]
 ) -> None:
-    """First a process of node2 stops, and the restart that follows loses the whole machine."""
+    """The other one restarts its processes, and waits."""
     options = ['--cfg-options', 'env_cfg.dist_cfg.timeout=30']
     training = Training(two, tmp_path, config, '--work-dir', tmp_path / 'work', *options, MAX_RESTARTS=1)
-    shows(training.logs[1], 'Epoch(train) [2][ 5/20]')
+    shows(training.logs[1], '[2][ 5/20]')
     two.switch_off(2)
     training.end(2, 10)
     two.switch_on(2)

@@ -24,16 +24,16 @@ def test_a_job_that_is_preempted_cancelled_and_out_of_time_ends_with_the_same_bi
         return work_dir / 'slurm' / f'{job}-{number}.log'
 
     job = slurm.submit(*options)
-    first = start(job, 0, 'Epoch(train) [1][ 5/20]')
+    first = start(job, 0, 'Epoch(train)')
     slurm.submit('--partition=urgent', '--nodes=2', '--exclusive', f'--output={tmp_path}/other.log', '--wrap=sleep 1')
-    second = start(job, 1, 'Epoch(train) [2][ 5/20]')
+    second = start(job, 1, 'Epoch(train)')
     assert 'stopped by SIGTERM. Saved: ' in read(first)
     slurm.output(0, 'scancel', job)
     wait_until(lambda: slurm.state(job) == 'CANCELLED' and slurm.idle() == 2, 60)
     assert 'stopped by SIGTERM. Saved: ' in read(second)
 
     again = slurm.submit(*options)
-    third = start(again, 0, 'Epoch(train) [3][ 5/20]')
+    third = start(again, 0, 'Epoch(train)')
     # as Slurm does when the time that --signal names has come
     slurm.output(0, 'scancel', '--signal=USR1', again)
     fourth = start(again, 1, 'Training ended')
@@ -47,14 +47,30 @@ def test_a_job_that_is_preempted_cancelled_and_out_of_time_ends_with_the_same_bi
     assert ends_as_trained(work_dir)
     assert not list(work_dir.glob('iter_*.pth'))
 
-    # without GPUs, and without the name of a partition; two processes on a node
-    out = tmp_path / 'metrics.json'
-    arguments = ['', 'test', config, work_dir / 'epoch_4.pth', '--out', out]
-    tested = slurm.start(
-        0, tmp_path / 'test.log', TOOLS / 'slurm_test.sh', *arguments, GPUS=2, CPUS_PER_TASK=1, GRES='none'
-    )
-    assert tested.wait() == 0, read(tmp_path / 'test.log')
-    assert f'accuracy/top1: {json.loads(out.read_text())["accuracy/top1"]:.4f}' in read(fourth)
+    # without GPUs, and without the name of a partition; on one node and on two
+    for nodes in (1, 2):
+        out, said = tmp_path / 'metrics.json', tmp_path / f'test{nodes}.log'
+        checkpoint = (work_dir / 'last_checkpoint').read_text()
+        command = [TOOLS / 'slurm_test.sh', '', 'test', config, checkpoint, '--out', out]
+        variables = dict(GPUS=2, GPUS_PER_NODE=2 // nodes, CPUS_PER_TASK=1, GRES='none')
+        assert slurm.start(0, said, *command, **variables).wait() == 0, read(said)
+        assert f'accuracy/top1: {json.loads(out.read_text())["accuracy/top1"]:.4f}' in read(fourth)
+        out.unlink()
+
+
+def test_two_trainings_of_one_job(
+    slurm: Slurm, config: Path, tmp_path: Path, ends_as_trained: Callable[[Path], bool]
+) -> None:
+    """At the same time, over the same two nodes: they meet at different ports."""
+    train = f'GPUS=2 GPUS_PER_NODE=1 CPUS_PER_TASK=1 {TOOLS}/slurm_train.sh "" job {config}'
+    commands = [f'{train} {tmp_path}/work{number} & pids+=($!)' for number in (1, 2)]
+    (tmp_path / 'job.sh').write_text('\n'.join(['#!/bin/bash', *commands, 'wait "${pids[0]}" && wait "${pids[1]}"\n']))
+    options = ['--nodes=2', '--gres=gpu:2', '--ntasks-per-node=1', '--cpus-per-task=2', f'--output={tmp_path}/job.log']
+    job = slurm.submit(*options, tmp_path / 'job.sh')
+    wait_until(lambda: slurm.state(job) not in ('PENDING', 'RUNNING', 'COMPLETING'), 180)
+    assert slurm.state(job) == 'COMPLETED', read(tmp_path / 'job.log')
+    assert ends_as_trained(tmp_path / 'work1')
+    assert ends_as_trained(tmp_path / 'work2')
 
 
 def test_a_failing_rank_fails_the_job_with_one_message(slurm: Slurm, config: Path, tmp_path: Path) -> None:

@@ -94,9 +94,10 @@ def test_the_thread_ends_a_process_that_waits(stores: list[dist.Store]) -> None:
 
 
 def test_silent_ranks_are_named(stores: list[dist.Store]) -> None:
+    stores[0].set('host/1', 'there')
     (message, _), *_ = said(timeout=0.2)
-    assert 'rank 1 does not answer' in message
-    assert 'rank 2 does not answer' in message
+    assert 'rank 1 (on there) does not answer' in message
+    assert 'rank 2 (on a machine that has not joined) does not answer' in message
     assert 'Waiting: rank 0.' in message
 
 
