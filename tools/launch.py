@@ -104,6 +104,7 @@ def join_machines(count: int, rank: int, address: str, port: int, restarts: int)
             other = json.loads(machines.get(following))
             for name in ('NNODES', 'MAX_RESTARTS'):
                 if other[name] != own[name]:
+                    time.sleep(rank == 0)  # its store goes with it: the others look, too
                     fail(f'{name}={own[name]} on {own["host"]}, {other[name]} on {other["host"]}. Give all the same.')
             hosts.append(other['host'])
         elif time.monotonic() > end:
@@ -201,7 +202,10 @@ def main() -> int:
         ]
         if machines == 1:
             return run_processes(words)
-        store = join_machines(machines, rank, address, port, restarts)
+        try:
+            store = join_machines(machines, rank, address, port, restarts)
+        except RuntimeError as error:
+            fail(f'the machine of MASTER_ADDR={address} has left; see its message. ({str(error).splitlines()[0]})')
         failed = watch_machines(store, machines, rank)
         status = run_processes(words)
         if status:

@@ -106,3 +106,15 @@ def test_a_warning_that_was_held_back_is_printed_once(capfd: pytest.CaptureFixtu
         each.release()
     logger.warning('mind the gap')
     assert ''.join(capfd.readouterr()).count('mind the gap') == 1
+
+
+def test_several_processes_collect_results_without_a_folder(runner: Callable, demo_config: Callable) -> None:
+    """And the workers of their loaders survive the signal that ends a training."""
+    run = runner(demo_config(**{'val_dataloader.num_workers': 1}))
+    metrics = [dict(type='Accuracy'), dict(type='DumpResults', out_file_path='a.pkl', collect_dir='results')]
+    assert [metric.collect_device for metric in run.build_evaluator(metrics).metrics] == ['cpu', 'cpu']
+    run._distributed = True
+    assert [metric.collect_device for metric in run.build_evaluator(metrics).metrics] == ['gpu', 'cpu']
+    loaders = [run.build_dataloader(run.cfg[f'{split}_dataloader']) for split in ('val', 'test')]
+    # functools.partial is a builtin
+    assert [type(loader.worker_init_fn).__module__ for loader in loaders] == ['icd_mmrazor.launch.signals', 'builtins']
