@@ -16,7 +16,7 @@ from icd_mmrazor.compat.distributed import failed_to_connect, lost_connection
 from icd_mmrazor.configuration.building import explained_settings
 from icd_mmrazor.errors import UserError
 from icd_mmrazor.launch.processes import die_with_parent, end_process, several_processes
-from icd_mmrazor.launch.signals import Stopped, stop_signals
+from icd_mmrazor.launch.signals import Received, Stopped, stop_signals
 from icd_mmrazor.memory import out_of_memory
 
 SHOWN_OF_ERROR = 300
@@ -115,6 +115,8 @@ def run(main: Callable[[], None], when_stopped: str = '') -> None:
                 _end(f'error: {NO_CONNECTION} ({str(error).splitlines()[0]})', 1)
             if not lost_connection(error):
                 _end(traceback.format_exc(), 1)
+            if Received.number:  # the launcher ends this one, since another has failed and said why
+                end_process('', 128 + Received.number)
             time.sleep(2)  # let the launcher see first the process that failed
             _end(
                 "error: the connection to another process is lost; see that process's message, or the launcher's. "

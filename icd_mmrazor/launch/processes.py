@@ -28,11 +28,14 @@ def several_processes() -> bool:
     return int(os.environ.get('WORLD_SIZE', 1)) > 1
 
 
-def open_store() -> dist.Store:
+def open_store(seconds: float = REQUEST) -> dist.Store:
     """Connect to the key-value store of the launch, which torchrun or rank 0 holds.
 
     A separate connection does not wait behind the requests of other threads. Each restart has its own keys. Like each
     request to the store, this waits for as long as a machine that has stopped does not answer: see :func:`within`.
+
+    Args:
+        seconds: How long to wait for a machine that is slow.
 
     Raises:
         OSError: It is not there.
@@ -41,8 +44,8 @@ def open_store() -> dist.Store:
     """
     address, port = os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT'])
     # torch would print a stack of C++ if it is not
-    socket.create_connection((address, port), timeout=REQUEST).close()
-    store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=REQUEST))
+    socket.create_connection((address, port), timeout=seconds).close()
+    store = dist.TCPStore(address, port, is_master=False, timeout=timedelta(seconds=seconds))
     return dist.PrefixStore(f'icd_mmrazor/{os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}', store)
 
 
@@ -106,16 +109,17 @@ def end_process(message: str, status: int, ask_others: bool = True) -> NoReturn:
     An orderly exit of the interpreter may wait for processes that are gone.
 
     Args:
-        message: Goes to stderr, once if several processes end with the same, and into torchrun's table of failures.
+        message: Goes to stderr, once if several processes end with the same, and into torchrun's table of failures;
+            empty if there is nothing to say.
         status: Exit status.
         ask_others: Whether to ask the store if another process has said it.
     """
     sys.stdout.flush()
-    if not ask_others or is_first_to_say(message):
+    if message and (not ask_others or is_first_to_say(message)):
         sys.stderr.write(f'\n[rank {os.environ.get("RANK")}] {message}\n')
         sys.stderr.flush()
     file = os.environ.get('TORCHELASTIC_ERROR_FILE')
-    if file:
+    if file and message:
         details = dict(py_callstack=message, timestamp=str(int(time())))
         Path(file).write_text(json.dumps(dict(message=dict(message=message, extraInfo=details))))
     for child in multiprocessing.active_children():

@@ -14,7 +14,7 @@ from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.processes import open_store
 
 COUNT = 'TORCHELASTIC_RESTART_COUNT'
-LOOK = 0.2  # seconds between looks
+LOOK, PATIENCE = 0.2, 300.0  # seconds: between looks, and for the first process to answer
 
 
 def join_start(seconds: float) -> None:
@@ -33,7 +33,7 @@ def join_start(seconds: float) -> None:
     if os.environ.get('TORCHELASTIC_USE_AGENT_STORE') != 'True':  # the store does not outlive a process
         return
     os.environ[COUNT], rank = '0', os.environ['RANK']  # the keys of all starts
-    store = dist.PrefixStore('starts', open_store())
+    store = dist.PrefixStore('starts', open_store(PATIENCE))
     if rank == '0':
         number = store.add('number', 1) - 1
         store.set('current', str(number))
@@ -51,7 +51,7 @@ def join_start(seconds: float) -> None:
     os.environ[COUNT] = str(number)
 
 
-def of_first(name: str, value: Callable[[], str], seconds: float = 300) -> str:
+def of_first(name: str, value: Callable[[], str], seconds: float = PATIENCE) -> str:
     """Return what the first process of the launch has computed, in all processes.
 
     Args:
@@ -62,7 +62,7 @@ def of_first(name: str, value: Callable[[], str], seconds: float = 300) -> str:
     Raises:
         RuntimeError: It has not answered.
     """
-    store = open_store()
+    store = open_store(PATIENCE)
     if os.environ['RANK'] == '0':
         store.set(name, value())
     store.wait([name], timedelta(seconds=seconds))

@@ -14,6 +14,7 @@ from mmengine.config import Config
 from icd_mmrazor import checks
 from icd_mmrazor.compat.runs import current_iteration
 from icd_mmrazor.launch.processes import end_process, open_store, several_processes
+from icd_mmrazor.launch.signals import Received
 
 SETTING = 'env_cfg.dist_cfg.timeout'
 DEFAULT_SECONDS = 1800
@@ -74,6 +75,8 @@ class Watchdog:
             before, self._place = self._place, place_of_main_thread()
             if self._place != before:
                 self._since = monotonic()
+            if self._stands_still and Received.number:  # its iteration, which the signal waits for, does not end
+                end_process('', 128 + Received.number)
             silent = monotonic() - self._answered
             if self._stands_still and silent > SILENCE:
                 self._end(f'{_no_answer()}: silent for {silent:.0f} s.', ask_others=False)

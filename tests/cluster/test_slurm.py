@@ -111,3 +111,19 @@ def test_a_type_of_gpu_is_asked_for(slurm: Slurm, tmp_path: Path) -> None:
     environment = dict(GPUS=1, GRES='gpu:a100:1', CPUS_PER_TASK=1)
     assert slurm.start(0, log, TOOLS / 'slurm_train.sh', *arguments, **environment).wait() == 1
     assert 'Requested node configuration is not available' in read(log)
+
+
+def test_a_job_whose_node_fails_resumes_on_another(slurm: Slurm, config: Path, tmp_path: Path) -> None:
+    """The last test here: node2 is gone."""
+    work_dir = tmp_path / 'work'
+    other = slurm.submit('--nodelist=node1', '--exclusive', '--output=/dev/null', '--wrap=sleep 600')
+    options = ['--gres=gpu:1', '--cpus-per-task=1', f'--output={tmp_path}/job.log']
+    job = slurm.submit(*options, RECIPE, config, work_dir, '--cfg-options', 'train_cfg.max_epochs=12')
+    shows(work_dir / 'slurm' / f'{job}-0.log', 'Saving checkpoint at 2 epochs')
+    slurm.output(0, 'scancel', other)
+    slurm.switch_off(2)
+    # as Slurm does by itself when it has not heard of a node for SlurmdTimeout
+    slurm.output(0, 'scontrol', 'update', 'nodename=node2', 'state=down', 'reason=test')
+    shows(work_dir / 'slurm' / f'{job}-1.log', 'Training ended')
+    assert 'resume=' in read(work_dir / 'slurm' / f'{job}-1.log')
+    wait_until(lambda: slurm.state(job) == 'COMPLETED', 30)

@@ -12,6 +12,7 @@ import torch
 
 from icd_mmrazor.errors import SettingError
 from icd_mmrazor.launch.command_line import parse_options, ranges, run
+from icd_mmrazor.launch.signals import wait_for_iterations
 
 LOST = '[/x/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:7000'
 UNREACHED = 'Gloo connectFullMesh failed with [gloo/transport/tcp/pair.cc:152] timed out connecting'
@@ -163,3 +164,26 @@ def test_one_of_several_names_itself(error: BaseException, printed: list[str], t
     text = file.read_text()
     assert all(part in text for part in printed), text
     assert ('Traceback' in text) == ('Traceback' in printed[0])
+
+
+def test_a_process_that_is_ended_for_another_says_nothing(tmp_path: Path) -> None:
+    """It trains, so SIGTERM waits; then it loses the connection to the one that has failed."""
+
+    def main() -> None:
+        wait_for_iterations()
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise RuntimeError(LOST)
+
+    file, pid = tmp_path / 'stderr', os.fork()
+    if pid == 0:
+        try:
+            with (
+                file.open('w') as stream,
+                mock.patch('sys.stderr', stream),
+                mock.patch.dict(os.environ, WORLD_SIZE='2'),
+            ):
+                run(main)
+        finally:
+            os._exit(99)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 143
+    assert file.read_text() == ''

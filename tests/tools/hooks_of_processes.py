@@ -20,7 +20,7 @@ class FaultHook(Hook):
     """Do something in rank 1 in the second epoch, at each start of the launch what the list has for it.
 
     Args:
-        faults: ``'kill'``, ``'raise'``, ``'sleep'``.
+        faults: ``'kill'``, ``'raise'``, ``'sleep'``, ``'stop'``.
     """
 
     def __init__(self, faults: list[str]) -> None:
@@ -31,6 +31,9 @@ class FaultHook(Hook):
             return
         if self.fault == 'kill':
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault == 'stop' and not Path(runner.work_dir, 'stopped').exists():
+            Path(runner.work_dir, 'stopped').touch()
+            os.kill(os.getpid(), signal.SIGUSR1)
         if self.fault == 'raise':
             raise RuntimeError('rank 1 has a fault')
         if self.fault == 'sleep':

@@ -20,7 +20,9 @@ def launch(demo_config: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """Start two processes of train.py on the small problem."""
 
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    monkeypatch.chdir(tmp_path)  # mmengine collects results in the working folder
+    monkeypatch.chdir(tmp_path)
+    # from a signal, which waits for the end of an iteration, to killing a process that hangs: 30 seconds by default
+    monkeypatch.setenv('TORCH_ELASTIC_SHUTDOWN_TIMEOUT', '5')
     launches = []
 
     def start(name: str, *, faults: list[str] | None = None, max_restarts: int = 0, **options: object) -> Launch:
@@ -93,3 +95,20 @@ def test_a_killed_process_restarts_and_ends_with_the_same_weights(launch: Callab
     assert want.keys() == got.keys()
     assert all(torch.equal(want[name], got[name]) for name in want)
     killed.wait_until_gone(5)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_with_a_checkpoint(launch: Callable, tmp_path: Path) -> None:
+    undisturbed = launch('undisturbed')
+    assert undisturbed.wait(120) == 0, undisturbed.log.read_text()
+    stopped = launch('stopped', faults=['stop'])
+    assert stopped.wait(120) == 1
+    (file,) = (tmp_path / 'stopped').glob('iter_*.pth')
+    # torchrun's table repeats it
+    assert f'] stopped by SIGUSR1. Saved: {file}. To continue' in stopped.log.read_text()
+    resumed = launch('stopped', faults=['stop'], resume=True)
+    assert resumed.wait(120) == 0, resumed.log.read_text()
+    assert 'Epoch 2 continues after ' in resumed.log.read_text()
+    want, got = final(tmp_path / 'undisturbed'), final(tmp_path / 'stopped')
+    assert all(torch.equal(want[name], got[name]) for name in want)
+    assert not file.exists()
