@@ -102,12 +102,14 @@ def test_good_values_are_accepted(registry: Registry, base: dict) -> None:
 @given(st.sampled_from(ARGUMENTS), JUNK)
 def test_any_value_is_accepted_or_refused(place: tuple[Registry, dict, str], junk: object) -> None:
     registry, base, argument = place
+    outcome = UserError()
     try:
         with explained_settings():
             registry.build({**base, argument: junk})
     except Exception as error:
-        # a lack of memory is explained at the end of a tool
-        assert isinstance(error, UserError) or out_of_memory(error)
+        outcome = error
+    # a lack of memory is explained at the end of a tool
+    assert isinstance(outcome, UserError) or out_of_memory(outcome)
 
 
 @pytest.mark.parametrize(('registry', 'base', 'argument'), ARGUMENTS, ids=[f'{b["type"]}-{a}' for _, b, a in ARGUMENTS])
