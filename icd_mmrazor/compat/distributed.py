@@ -71,9 +71,10 @@ def limit_of_waiting(cfg: Any) -> datetime.timedelta:
 
 
 def _set_timeout(timeout: datetime.timedelta) -> None:
-    # torch 2.10 knows it by its former name only
+    # older versions of torch know it by its former name only
     module = dist.distributed_c10d
-    getattr(module, 'set_timeout', module._set_pg_timeout)(timeout)
+    set_timeout = getattr(module, 'set_timeout', None) or module._set_pg_timeout
+    set_timeout(timeout)
 
 
 def _check_gpus(processes: int) -> None:
