@@ -115,9 +115,10 @@ def run(main: Callable[[], None], when_stopped: str = '') -> None:
                 _end(f'error: {NO_CONNECTION} ({str(error).splitlines()[0]})', 1)
             if not lost_connection(error):
                 _end(traceback.format_exc(), 1)
-            if Received.number:  # the launcher ends this one, since another has failed and said why
-                end_process('', 128 + Received.number)
-            time.sleep(2)  # let the launcher see first the process that failed
+            for _ in range(20):  # two seconds: let the launcher see first the process that failed
+                if Received.number:  # it has, and ends this one
+                    end_process('', 128 + Received.number)
+                time.sleep(0.1)
             _end(
                 "error: the connection to another process is lost; see that process's message, or the launcher's. "
                 f'({str(error).splitlines()[0]})',

@@ -1,5 +1,6 @@
 """Trainings that a signal ends, with a checkpoint."""
 
+from time import monotonic
 from typing import Any, NoReturn
 
 import torch
@@ -15,15 +16,16 @@ from icd_mmrazor.launch.signals import Received, Stopped, wait_for_iterations
 
 # in a checkpoint
 BUFFERS = 'buffers_of_ranks'
+MOST_ITERATIONS = 10  # between two exchanges
 
 
 class StopHook(Hook):
     """End a training at a signal, with a checkpoint from which it resumes bit for bit.
 
-    All processes stop after the same iteration: they exchange, while an iteration runs, whether one of them has
-    received a signal. On one that comes during a validation, a single process stops at once, several after the first
-    iteration that follows. The batch norm statistics of each process are stored, since they are averaged only at the
-    end of an epoch.
+    All processes stop after the same iteration: once a second, and at least every tenth iteration, they exchange
+    whether one of them has received a signal, while the next iteration runs. On one that comes during a validation, a
+    single process stops at once, several after one of the iterations that follow. The batch norm statistics of each
+    process are stored, since they are averaged only at the end of an epoch.
     """
 
     # after the hooks of an iteration, and a checkpoint that was due
@@ -31,7 +33,9 @@ class StopHook(Hook):
 
     def __init__(self) -> None:
         self._group: dist.ProcessGroup | None = None
+        # the signal, and how many iterations to wait before the next exchange: about a second
         self._asked: tuple[dist.Work, torch.Tensor] | None = None
+        self._agreed, self._done, self._due, self._last = 0, 0, 0, (0, monotonic())
         self._buffers: list[dict[str, torch.Tensor]] = []
 
     def before_train(self, runner: Runner) -> None:
@@ -70,18 +74,22 @@ class StopHook(Hook):
             self._buffers = checkpoint.pop(BUFFERS)
 
     def _agreed_signal(self) -> int:
-        """Return the signal that a process had received an iteration ago, in all processes the same; 0 for none."""
+        """Return the signal that a process has received, in all processes after the same iteration; 0 for none."""
         if self._group is None:
             return Received.number
-        number = 0
-        if self._asked:
-            work, received = self._asked
+        self._done += 1
+        if self._asked:  # an iteration ago
+            work, answer = self._asked
             work.wait()
-            number = int(received)
-        # of this iteration, which all processes ask for before they wait
-        received = torch.tensor(Received.number or number)
-        self._asked = dist.all_reduce(received, dist.ReduceOp.MAX, self._group, async_op=True), received
-        return number
+            self._agreed, pause = answer.tolist()
+            self._asked, self._due = None, self._done + pause
+        if not self._agreed and self._done >= self._due:
+            now = monotonic()
+            speed = int((self._done - self._last[0]) / (now - self._last[1]))
+            self._last = self._done, now
+            answer = torch.tensor([Received.number, min(speed, MOST_ITERATIONS)])
+            self._asked = dist.all_reduce(answer, dist.ReduceOp.MAX, self._group, async_op=True), answer
+        return self._agreed
 
     def _stop(self, runner: Runner, number: int, iteration: int) -> NoReturn:
         hook = next(iter(hooks_of(runner, IntactCheckpointHook)), None)
