@@ -56,7 +56,7 @@ STACK_SLOW = ('compat', 'engine/resuming')
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what depends on the stack or needs machines of its own, and skip what this machine does not have."""
+    """Mark what depends on the stack or needs a cluster, and skip what this machine cannot run."""
     tests = Path(__file__).parent
     no_gpu = pytest.mark.skip(reason='needs a GPU')
     no_cluster = cannot_have_machines() or cannot_have_slurm()

@@ -77,7 +77,10 @@ def open_store(rank: int, address: str, port: int, end: float) -> dist.Store:
         except (OSError, RuntimeError) as error:
             reason = f'{where}: {getattr(error, "strerror", None) or error}'
         if time.monotonic() > end:
-            fail(f'{host} (NODE_RANK={rank}) has reached no machine with NODE_RANK=0. {reason}.')
+            fail(
+                f'{host} (NODE_RANK={rank}) has reached no machine with NODE_RANK=0. {reason}. Start it there, and '
+                'check address, port and network.'
+            )
         if reason != said:
             print(f'NODE_RANK={rank} waits: {reason}', file=sys.stderr, flush=True)
         said = reason
@@ -104,7 +107,8 @@ def join_machines(count: int, rank: int, address: str, port: int, restarts: int)
             other = json.loads(machines.get(following))
             for name in ('NNODES', 'MAX_RESTARTS'):
                 if other[name] != own[name]:
-                    time.sleep(rank == 0)  # its store goes with it: the others look, too
+                    if rank == 0:
+                        time.sleep(2 * LOOK)  # its store goes with it: the others look, too
                     fail(f'{name}={own[name]} on {own["host"]}, {other[name]} on {other["host"]}. Give all the same.')
             hosts.append(other['host'])
         elif time.monotonic() > end:

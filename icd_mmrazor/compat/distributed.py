@@ -51,10 +51,10 @@ def forget_earlier_starts() -> None:
 
 
 def failed_to_connect(error: Exception) -> bool:
-    """Return whether an error says that no connection to another process could be made.
+    """Return whether an error says that another process could not be reached.
 
-    Where: torch, gloo: a plain ``RuntimeError``, with an address that is often that of a wrong interface, or without
-    one for an interface that is not there.
+    Where: torch, gloo: a plain ``RuntimeError``, with an address that often belongs to a wrong interface, or with the
+    name of an interface that does not exist.
     """
     return any(said in str(error) for said in ('connectFullMesh failed', 'Unable to find address for'))
 
@@ -65,9 +65,12 @@ def limit_of_waiting(cfg: Any) -> datetime.timedelta:
     Args:
         cfg: The run's ``Config``; ``env_cfg.dist_cfg.timeout`` is the watchdog's time in seconds, torch's default else.
     """
+    return datetime.timedelta(seconds=_watchdogs_time(cfg) + WATCHDOGS_LEAD)
+
+
+def _watchdogs_time(cfg: Any) -> float:
     timeout = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout')
-    seconds = timeout or dist.distributed_c10d.default_pg_timeout.total_seconds()
-    return datetime.timedelta(seconds=seconds + WATCHDOGS_LEAD)
+    return timeout or dist.distributed_c10d.default_pg_timeout.total_seconds()
 
 
 def _set_timeout(timeout: datetime.timedelta) -> None:
@@ -117,11 +120,10 @@ def process_group(cfg: Any) -> Iterator[None]:
                 f"launcher='{cfg.launcher}' needs a GPU and this machine shows none. Start the processes with "
                 'tools/dist_train.sh or torchrun (launcher pytorch), which works on a CPU.'
             )
-        longer = limit_of_waiting(cfg)
         # a connection that fails is not worth the time that a slow process gets
-        seconds = min(CONNECTING, SHARE * (longer.total_seconds() - WATCHDOGS_LEAD))
+        seconds = min(CONNECTING, SHARE * _watchdogs_time(cfg))
         dist.init_process_group('gloo', timeout=datetime.timedelta(seconds=seconds))
-        _set_timeout(longer)
+        _set_timeout(limit_of_waiting(cfg))
         wrapper = dict(broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False))
         cfg.model_wrapper_cfg = {'type': 'MMDistributedDataParallel', **wrapper, **cfg.get('model_wrapper_cfg', {})}
         cfg.model_wrapper_cfg.device_ids = None

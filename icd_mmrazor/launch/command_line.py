@@ -21,7 +21,7 @@ from icd_mmrazor.memory import out_of_memory
 
 SHOWN_OF_ERROR = 300
 NO_CONNECTION = (
-    'there is no connection to the other processes. On each machine, set GLOO_SOCKET_IFNAME, for GPUs also '
+    'the other processes cannot be reached. On each machine, set GLOO_SOCKET_IFNAME, for GPUs also '
     'NCCL_SOCKET_IFNAME, to the interface that reaches the others. The command "ip route get ADDRESS" shows it.'
 )
 

@@ -20,9 +20,9 @@ LOOK, PATIENCE = 0.2, 300.0  # seconds: between looks, and for the first process
 def join_start(seconds: float) -> None:
     """Wait until all processes of the launch start, and let them have the same number of restarts.
 
-    torchrun counts the restarts of its own machine. If a machine has been replaced, its count is behind, and processes
-    that know each other by it never meet. Here the first process numbers its starts in the store of the launch, and
-    each other process takes the first number that it has not had.
+    Each torchrun counts only the restarts on its machine. If a machine has been replaced, its count is behind, and
+    processes that know each other by it never meet. Here the first process numbers its starts in the store of the
+    launch, and each other process takes the first number that it has not had.
 
     Args:
         seconds: How long to wait for the first process.
@@ -55,7 +55,7 @@ def of_first(name: str, value: Callable[[], str], seconds: float = PATIENCE) -> 
     """Return what the first process of the launch has computed, in all processes.
 
     Args:
-        name: A key of its own for each use.
+        name: A key that no other call uses.
         value: Called in the first process only.
         seconds: How long to wait for it.
 

@@ -63,7 +63,7 @@ def stop_signals() -> Iterator[None]:
 
     before = {number: signal.getsignal(number) for number in SIGNALS}
     Received.handler = receive
-    for number in SIGNALS[several_processes() :]:
+    for number in (signal.SIGUSR1,) if several_processes() else SIGNALS:
         signal.signal(number, receive)
     try:
         yield

@@ -20,19 +20,15 @@ EPOCHS = 10
 @pytest.fixture(scope='session', autouse=True)
 def _this_interpreter() -> Iterator[None]:
     """Let scripts find the Python that runs the tests, and use one core for each process."""
-    names = dict(PATH=f'{Path(sys.executable).parent}:{os.environ["PATH"]}', OMP_NUM_THREADS='1')
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(names)
-    yield
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.update({name: value})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('PATH', str(Path(sys.executable).parent), prepend=os.pathsep)
+        patch.setenv('OMP_NUM_THREADS', '1')
+        yield
 
 
 @pytest.fixture(scope='session')
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    with Slurm(tmp_path_factory.mktemp('slurm')) as cluster:
-        for node in (1, 2):
-            cluster.warm_up(node)
+    with Slurm(tmp_path_factory.mktemp('slurm'), warm=True) as cluster:
         yield cluster
 
 

@@ -20,17 +20,13 @@ NOBODY = 'has reached no machine with NODE_RANK=0'
 @pytest.fixture(scope='module')
 def unharmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     """Two machines for tests that leave them as they are."""
-    with Machines(tmp_path_factory.mktemp('machines')) as machines:
-        for node in (1, 2):
-            machines.warm_up(node)
+    with Machines(tmp_path_factory.mktemp('machines'), warm=True) as machines:
         yield machines
 
 
 @pytest.fixture
 def two(tmp_path: Path) -> Iterator[Machines]:
-    with Machines(tmp_path / 'machines') as machines:
-        for node in (1, 2):
-            machines.warm_up(node)
+    with Machines(tmp_path / 'machines', warm=True) as machines:
         yield machines
 
 
@@ -110,7 +106,7 @@ def test_a_wrong_interface_is_a_message(interface: str, two: Machines, longer: P
         training.end(node, LIMIT)
         assert training.processes[node].returncode == 1
     said = read(training.logs[1]) + read(training.logs[2])
-    assert 'error: there is no connection to the other processes. On each machine, set GLOO_SOCKET_IFNAME' in said
+    assert 'error: the other processes cannot be reached. On each machine, set GLOO_SOCKET_IFNAME' in said
     assert 'Traceback' not in said
 
 
@@ -125,7 +121,6 @@ def test_a_machine_that_comes_back_resumes(
     training.end(2, 10)
     two.switch_on(2)
     two.plug_in(2)
-    two.warm_up(2)
     training.start(2)
     for node in (1, 2):
         log = training.end(node, 180)
@@ -155,6 +150,7 @@ def test_machines_with_different_code_and_settings_do_not_train(two: Machines, c
         log,
     ), log
     assert 'Traceback' not in log
+    assert 'error: node2 has failed with status 1; see its messages.' in read(training.logs[1])
     assert not list(tmp_path.glob('work/*.pth'))
 
 

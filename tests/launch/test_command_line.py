@@ -137,7 +137,7 @@ def test_a_child_that_is_terminated_says_nothing(capfd: pytest.CaptureFixture) -
         ),
         (
             RuntimeError(UNREACHED),
-            ['[rank 1] error: there is no connection to the other processes.', 'GLOO_SOCKET_IFNAME', UNREACHED],
+            ['[rank 1] error: the other processes cannot be reached.', 'GLOO_SOCKET_IFNAME', UNREACHED],
         ),
         (torch.OutOfMemoryError('CUDA out of memory.'), ['[rank 1] error: CUDA out of memory.', 'batch_size']),
         (RuntimeError(LOST), ['[rank 1] error: the connection to another process is lost', LOST]),

@@ -47,15 +47,18 @@ class Machines:
         folder: For files of theirs.
         count: Number of computers.
         loopback: Whether each knows its own name as 127.0.1.1, as an installed Debian does.
+        warm: Whether their commands run ``warm_python.py`` in place of Python.
     """
 
-    def __init__(self, folder: Path, count: int = 2, loopback: bool = False) -> None:
-        self.folder, self.count, self.loopback = folder, count, loopback
+    def __init__(self, folder: Path, count: int = 2, loopback: bool = False, warm: bool = False) -> None:
+        self.folder, self.count, self.loopback, self.warm = folder, count, loopback, warm
         self.started: list[subprocess.Popen] = []
         self.commands: list[tuple[int, subprocess.Popen]] = []
         self.inits: list[int] = []
-        self.networks: set[Path] = set()
-        self.environment: dict[str, str] = {}  # of all commands
+        # held, since a network that is gone may give its number to one of another test
+        self.networks: dict[int, int] = {}
+        # of all commands
+        self.environment = {SERVERS: str(folder), 'PYTHON': CLIENT, 'PYTHON_EXEC': CLIENT} if warm else {}
 
     def __enter__(self) -> 'Machines':
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -73,18 +76,17 @@ class Machines:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for node in range(len(self.inits)):
+        for node in reversed(range(len(self.inits))):
             self.switch_off(node)
         for process in self.started:
             process.wait()
-        wait_until(lambda: not self.left(), 10, lambda: f'left over: {self.left()}')
 
-    def left(self) -> list[int]:
-        """Return the processes that are still on these machines."""
+    def left(self, node: int) -> list[int]:
+        """Return the processes that are in the network of a machine."""
         found = []
         for process in Path('/proc').glob('[0-9]*'):
             with contextlib.suppress(OSError):  # it has ended
-                if (process / 'ns' / 'net').readlink() in self.networks:
+                if (process / 'ns' / 'net').stat().st_ino == os.fstat(self.networks[node]).st_ino:
                     found.append(int(process.name))
         return found
 
@@ -114,37 +116,39 @@ class Machines:
         self.started.append(outer)
         (init,) = Path(f'/proc/{outer.pid}/task/{outer.pid}/children').read_text().split()
         self.inits[node:] = [int(init), *self.inits[node + 1 :]]
-        self.networks.add(Path(f'/proc/{init}/ns/net').readlink())
+        self.networks[node] = os.open(f'/proc/{init}/ns/net', os.O_RDONLY)
 
     def plug_in(self, node: int) -> None:
-        """Connect a machine that is on to the switch."""
+        """Connect a machine that is on to the switch, and warm it up."""
         self.ip(0, 'link', 'add', f'port{node}', 'type', 'veth', 'peer', 'name', 'eth0', 'netns', str(self.inits[node]))
         self.ip(0, 'link', 'set', f'port{node}', 'master', 'switch', 'up')
         self.ip(node, 'addr', 'add', f'{self.address(node)}/24', 'dev', 'eth0')
         self.ip(node, 'link', 'set', 'eth0', 'up')
+        if self.warm:
+            self._warm_up(node)
 
     def ip(self, node: int, *arguments: str) -> None:
         inside = ['nsenter', '--target', str(self.inits[node]), '--net', '--']
         subprocess.run([*inside, 'ip', *arguments], check=True)
 
-    def warm_up(self, node: int) -> None:
-        """Let commands on a machine run ``warm_python.py`` in place of Python; its server is forked from here."""
+    def _warm_up(self, node: int) -> None:
+        # the server of warm_python.py, forked from this process, which has imported the stack
         address = self.folder / f'node{node}'
         address.unlink(missing_ok=True)
         entering = os.fork()
         if entering == 0:
-            libc = ctypes.CDLL(None)
-            # the last shows it its own processes
-            for kind in ('net', 'uts', 'pid', 'mnt'):
-                if libc.setns(os.open(f'/proc/{self.inits[node]}/ns/{kind}', os.O_RDONLY), 0):
-                    os._exit(1)
-            if os.fork() == 0:
-                os.setsid()
-                serve(str(address))
-            os._exit(0)
+            try:
+                libc = ctypes.CDLL(None)
+                for kind in ('net', 'uts', 'pid', 'mnt'):  # the last with the machine's /proc
+                    if libc.setns(os.open(f'/proc/{self.inits[node]}/ns/{kind}', os.O_RDONLY), 0):
+                        os._exit(1)
+                if os.fork() == 0:  # only a child is in the machine's table of processes
+                    os.setsid()
+                    serve(str(address))
+            finally:
+                os._exit(0)
         assert os.waitpid(entering, 0)[1] == 0
         wait_until(address.exists, 10)
-        self.environment = {SERVERS: str(self.folder), 'PYTHON': CLIENT, 'PYTHON_EXEC': CLIENT}
 
     def switch_off(self, node: int) -> None:
         """End all processes of a machine, whose connections are closed."""
@@ -156,6 +160,11 @@ class Machines:
             if own == node:
                 command.kill()  # nsenter stops when what it has started is stopped
         wait_until(lambda: not Path(f'/proc/{self.inits[node]}').exists(), 60)
+        wait_until(lambda: not self.left(node), 10, lambda: f'left over: {self.left(node)}')
+        if node:  # by itself it goes some time after the network
+            with contextlib.suppress(subprocess.CalledProcessError):
+                self.ip(0, 'link', 'del', f'port{node}')
+        os.close(self.networks.pop(node))
 
     def cut_cable(self, node: int) -> None:
         self.ip(node, 'link', 'set', 'eth0', 'down')
@@ -189,7 +198,7 @@ class Machines:
         return command
 
     def path(self, node: int, path: Path) -> Path:
-        """Return where a path of a machine is for this process; a machine may have mounts of its own."""
+        """Return where this process finds a path of a machine, which may have its own mounts."""
         return Path(f'/proc/{self.inits[node]}/root{path}')
 
 

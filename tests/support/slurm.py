@@ -1,4 +1,4 @@
-"""A real Slurm on machines of one's own."""
+"""A real Slurm, on machines that are namespaces of this one."""
 
 import os
 import shutil
@@ -42,7 +42,7 @@ PartitionName=urgent Nodes=ALL PriorityTier=9 PreemptMode=OFF State=UP
 
 
 def cannot_have_slurm() -> str:
-    """Say why there can be no Slurm on machines of one's own; empty if there can."""
+    """Say which commands of Slurm are missing; empty if none is."""
     missing = [name for name in COMMANDS if shutil.which(name) is None]
     return f'needs {", ".join(missing)} (slurmctld, slurmd, slurm-client, munge)' if missing else ''
 
@@ -77,15 +77,19 @@ class Slurm(Machines):
         files = {'socket': 'socket', 'pid-file': 'pid', 'log-file': 'log', 'seed-file': 'seed'}
         options = [f'--{option}={folder}/munge.{name}' for option, name in files.items()]
         subprocess.run(['munged', '--force', f'--key-file={key}', *options], check=True, capture_output=True)
-        os.environ['SLURM_CONF'] = str(folder / 'slurm.conf')
+        self.environment['SLURM_CONF'] = str(folder / 'slurm.conf')
         self.output(0, 'slurmctld', '-c')
         for node in range(1, self.count + 1):
             self.output(node, 'slurmd', '-c', '-N', f'node{node}')
         wait_until(lambda: self.idle() == self.count, 30, lambda: f'not all nodes are idle; see {folder}')
 
     def __exit__(self, *_: object) -> None:
-        super().__exit__()  # with slurmctld, slurmd and all jobs
-        os.environ.pop('SLURM_CONF', None)
+        try:
+            super().__exit__()  # with slurmctld, slurmd and all jobs
+        finally:
+            self._end_munge()
+
+    def _end_munge(self) -> None:
         munge = self.folder / 'munge.pid'
         if munge.is_file():
             os.kill(int(munge.read_text()), signal.SIGTERM)
@@ -93,12 +97,11 @@ class Slurm(Machines):
 
     def idle(self) -> int:
         """Return how many nodes have nothing to do."""
-        listed = subprocess.run(
-            self.command(0, 'sinfo', '--noheader', '--Node', '--partition=gpu', '--format=%T'),
-            capture_output=True,
-            text=True,
-        )
-        return listed.stdout.split().count('idle')
+        try:
+            listed = self.output(0, 'sinfo', '--noheader', '--Node', '--partition=gpu', '--format=%T')
+        except subprocess.CalledProcessError:  # slurmctld is not ready
+            return 0
+        return listed.split().count('idle')
 
     def submit(self, *words: object) -> str:
         """Submit a job; return its number."""

@@ -108,6 +108,18 @@ def test_the_first_signal_is_passed_on_and_is_the_status(launch: Path, tmp_path:
     assert process.stderr.read() == 'stopped\n'
 
 
+@pytest.mark.slow
+def test_what_does_not_stop_is_killed(launch: Path, tmp_path: Path) -> None:
+    """After STOP_TIMEOUT, not after the 30 seconds of torchrun."""
+    (tmp_path / 'tool.py').write_text(STOP.replace('time.sleep(1)', 'time.sleep(100)'))
+    environment = {**os.environ, 'STOP_TIMEOUT': '1'}
+    process = subprocess.Popen([sys.executable, launch, 'tool.py', '1'], env=environment)
+    while not Path('ready').exists():
+        assert process.poll() is None
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(20) == 128 + signal.SIGUSR1
+
+
 @pytest.mark.parametrize(
     ('script', 'arguments', 'environment', 'message'),
     [

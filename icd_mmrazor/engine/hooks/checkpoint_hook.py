@@ -81,7 +81,7 @@ class IntactCheckpointHook(CheckpointHook):
         for name in self.args.keys() - inspect.signature(Runner.save_checkpoint).parameters.keys():
             raise TypeError(f'{type(self).__name__}.__init__() got an unexpected keyword argument {name!r}')
         self._plain, self._warned = PlainCheckpointHook(), False
-        # the iteration of the last regular checkpoint, and the name of the one that is not
+        # the iteration of the last checkpoint, and the name of the one that is not a regular one
         self._saved, self._extra = -1, ''
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -151,21 +151,8 @@ class IntactCheckpointHook(CheckpointHook):
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        runner.save_checkpoint(
-            self.out_dir,
-            name,
-            self.file_client_args,
-            save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler,
-            meta=meta,
-            by_epoch=self.by_epoch,
-            backend_args=self.backend_args,
-            **self.args,
-        )
-        if is_main_process():
-            write_checkpoint_file(self.last_ckpt, Path(runner.work_dir, 'last_checkpoint'))
-        self._saved = meta['iter']
-        self._replace_extra('', self._extra if self._extra != name else '')
+        optional = dict(save_optimizer=self.save_optimizer, save_param_scheduler=self.save_param_scheduler)
+        self._write(runner, name, meta, by_epoch=self.by_epoch, **optional, **self.args)
         if self.max_keep_ckpts > 0:
             while len(kept) > self.max_keep_ckpts:
                 old = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(kept.popleft()))
@@ -183,19 +170,20 @@ class IntactCheckpointHook(CheckpointHook):
         """
         if self._saved == iteration:  # a regular one has been written just now
             return self.last_ckpt
-        name, old = f'iter_{iteration}.pth', self._extra
+        return self._write(runner, f'iter_{iteration}.pth', {'epoch': runner.epoch, 'iter': iteration, EXTRA: True})
+
+    def _write(self, runner: Runner, name: str, meta: dict, **settings: Any) -> str:
+        """Write the checkpoint to resume from, then delete that of an earlier stop; return the file."""
         path = self.file_backend.join_path(self.out_dir, name)
-        meta = {'epoch': runner.epoch, 'iter': iteration, EXTRA: True}
-        runner.save_checkpoint(self.out_dir, name, self.file_client_args, meta=meta, backend_args=self.backend_args)
+        runner.save_checkpoint(
+            self.out_dir, name, self.file_client_args, meta=meta, backend_args=self.backend_args, **settings
+        )
+        self._saved, old, self._extra = meta['iter'], self._extra, name if EXTRA in meta else ''
         if is_main_process():
             write_checkpoint_file(path, Path(runner.work_dir, 'last_checkpoint'))
-        self._replace_extra(name, old)
+            if old and old != name:
+                self._delete(self.file_backend.join_path(self.out_dir, old))
         return path
-
-    def _replace_extra(self, name: str, old: str) -> None:
-        self._extra = name
-        if old not in ('', name) and is_main_process():
-            self._delete(self.file_backend.join_path(self.out_dir, old))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
         """Save the best checkpoint, if this is it; only then delete the previous one."""
