@@ -1,7 +1,6 @@
 """A small problem for trainings on several machines, and one on this machine to compare with."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import TOOLS, shipped
+from launches import Launch
 from mmengine.config import Config
 from mmrazor.registry import MODELS
 from slurm import Slurm
@@ -73,9 +73,8 @@ def longer(config: Path) -> Path:
 def trained(config: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """Return the weights after a training in two processes on one machine, with nothing that disturbs it."""
     work_dir = tmp_path_factory.mktemp('undisturbed')
-    command = [TOOLS / 'dist_train.sh', config, '2', '--work-dir', work_dir]
-    ended = subprocess.run(command, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    training = Launch(work_dir / 'log', 2, TOOLS / 'train.py', config, '--work-dir', work_dir)
+    assert training.wait(120) == 0, training.log.read_text()
     return weights_in(work_dir)
 
 

@@ -55,6 +55,7 @@ class Machines:
         self.started: list[subprocess.Popen] = []
         self.commands: list[tuple[int, subprocess.Popen]] = []
         self.inits: list[int] = []
+        self.servers: dict[int, int] = {}  # processes that wait for those of warm_python.py
         # held, since a network that is gone may give its number to one of another test
         self.networks: dict[int, int] = {}
         # of all commands
@@ -135,19 +136,19 @@ class Machines:
         # the server of warm_python.py, forked from this process, which has imported the stack
         address = self.folder / f'node{node}'
         address.unlink(missing_ok=True)
-        entering = os.fork()
-        if entering == 0:
+        self.servers[node] = os.fork()
+        if self.servers[node] == 0:
             try:
                 libc = ctypes.CDLL(None)
                 for kind in ('net', 'uts', 'pid', 'mnt'):  # the last with the machine's /proc
                     if libc.setns(os.open(f'/proc/{self.inits[node]}/ns/{kind}', os.O_RDONLY), 0):
                         os._exit(1)
-                if os.fork() == 0:  # only a child is in the machine's table of processes
+                if (server := os.fork()) == 0:  # only a child is in the machine's table of processes
                     os.setsid()
                     serve(str(address))
+                os.waitpid(server, 0)  # at once, which a container's first process may not do
             finally:
                 os._exit(0)
-        assert os.waitpid(entering, 0)[1] == 0
         wait_until(address.exists, 10)
 
     def switch_off(self, node: int) -> None:
@@ -160,6 +161,8 @@ class Machines:
             if own == node:
                 command.kill()  # nsenter stops when what it has started is stopped
         wait_until(lambda: not Path(f'/proc/{self.inits[node]}').exists(), 60)
+        if node in self.servers:
+            os.waitpid(self.servers.pop(node), 0)
         wait_until(lambda: not self.left(node), 10, lambda: f'left over: {self.left(node)}')
         if node:  # by itself it goes some time after the network
             with contextlib.suppress(subprocess.CalledProcessError):

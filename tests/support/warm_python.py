@@ -7,6 +7,7 @@ process does. The process ends with its client.
 """
 
 import array
+import contextlib
 import json
 import os
 import signal
@@ -29,9 +30,17 @@ def call() -> int:
         server.sendmsg([len(request).to_bytes(4, 'big')], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
         server.sendall(request)
         for number in PASSED_ON:
-            signal.signal(number, lambda sent, _: server.send(bytes([sent])))
+            signal.signal(number, lambda sent, _: _pass_on(sent, server))
         status = server.recv(1)
+        # until the end, where Python would restore what a signal does by default
+        for number in PASSED_ON:
+            signal.signal(number, signal.SIG_IGN)
     return status[0] if status else 1
+
+
+def _pass_on(number: int, server: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # the process has ended
+        server.send(bytes([number]))
 
 
 def serve(path: str) -> None:
