@@ -16,6 +16,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -125,26 +126,40 @@ def join_machines(count: int, rank: int, address: str, port: int, restarts: int)
     return store
 
 
-def watch_machines(store: dist.Store, count: int, rank: int) -> threading.Event:
+def watch_machines(store: dist.Store, count: int, rank: int, logs: str) -> threading.Event:
     """Stop this machine if another one has failed, which its processes would wait for; return whether it did.
 
     The processes themselves only notice that a connection is lost, and have none until all of them have started.
+    ``logs`` is the folder to remove if torchrun cannot be stopped in order.
     """
     failed = threading.Event()
 
     def watch() -> None:
         others = [f'ended/{other}' for other in range(count) if other != rank]
-        with contextlib.suppress(RuntimeError):  # the machine of the store is gone: the processes say so
+        try:
             while not (ended := [key for key in others if store.check([key])]):
                 time.sleep(LOOK)
             host, status = json.loads(store.get(ended[0]))
+            reason = f'{host} has failed with status {status}; see its messages'
             time.sleep(GRACE)  # they end by themselves, or stop with a checkpoint
-            failed.set()
-            print(f'error: {host} has failed with status {status}; see its messages.', file=sys.stderr, flush=True)
-            os.kill(os.getpid(), signal.SIGTERM)
+        except RuntimeError:  # the machine of the store is gone
+            if not still_connects():
+                return  # the processes say so
+            reason = 'the machine of MASTER_ADDR has left; see its message'
+        failed.set()
+        print(f'error: {reason}.', file=sys.stderr, flush=True)
+        if still_connects():
+            shutil.rmtree(logs, ignore_errors=True)
+            os._exit(1)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
     return failed
+
+
+def still_connects() -> bool:
+    """Return whether torchrun has no processes yet: it waits for its store in C++, for up to 5 minutes."""
+    return signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def tell_machines(store: dist.Store, rank: int, status: int) -> None:
@@ -157,6 +172,8 @@ def tell_machines(store: dist.Store, rank: int, status: int) -> None:
     telling = threading.Thread(target=tell, daemon=True)
     telling.start()
     telling.join(GRACE)
+    if rank == 0:
+        time.sleep(2 * LOOK)  # its store goes with it: the others look, too
 
 
 def tell_end(failure: ChildFailedError) -> int:
@@ -210,7 +227,7 @@ def main() -> int:
             store = join_machines(machines, rank, address, port, restarts)
         except RuntimeError as error:
             fail(f'the machine of MASTER_ADDR={address} has left; see its message. ({str(error).splitlines()[0]})')
-        failed = watch_machines(store, machines, rank)
+        failed = watch_machines(store, machines, rank, logs)
         status = run_processes(words)
         if status:
             tell_machines(store, rank, status)
@@ -236,4 +253,7 @@ def run_processes(words: list[str]) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    ended = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(ended)  # Python's own end aborts if the thread that looks at the store is in C++

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import TOOLS
+from helpers import TOOLS, run_python
 
 SHELL_SCRIPTS = sorted([*TOOLS.glob('*.sh'), *TOOLS.glob('slurm/*.sbatch')])
 PRINT = """
@@ -169,3 +169,34 @@ def test_shell_scripts_are_sound(script: Path) -> None:
     if shellcheck is None:
         pytest.skip('shellcheck is not installed')
     subprocess.run([shellcheck, script], check=True)
+
+
+LOSES_THE_STORE = """
+import os, signal, sys, time
+import torch.distributed as dist
+import launch
+folder, has_processes = sys.argv[1:]
+reader, writer = os.pipe()
+server = os.fork()
+if server == 0:
+    store = dist.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
+    os.write(writer, str(store.port).encode())
+    signal.pause()
+store = dist.TCPStore('127.0.0.1', int(os.read(reader, 9)), is_master=False)
+if has_processes == 'yes':
+    signal.signal(signal.SIGTERM, lambda *_: None)
+launch.watch_machines(store, 2, 1, folder)
+os.kill(server, signal.SIGKILL)
+time.sleep(3 if has_processes == 'yes' else 60)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('has_processes', 'status'), [('yes', 0), ('no', 1)])
+def test_the_machine_of_the_store_leaves(has_processes: str, status: int, tmp_path: Path) -> None:
+    """The processes say so; while torchrun has none, it would wait for 5 minutes."""
+    (tmp_path / 'logs').mkdir()
+    done = run_python('-c', LOSES_THE_STORE, tmp_path / 'logs', has_processes, PYTHONPATH=str(TOOLS))
+    assert done.returncode == status, done.stderr
+    assert ('error: the machine of MASTER_ADDR has left; see its message.' in done.stderr) == (status == 1)
+    assert (tmp_path / 'logs').exists() == (status == 0)
