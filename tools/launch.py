@@ -88,6 +88,12 @@ def open_store(rank: int, address: str, port: int, end: float) -> dist.Store:
         time.sleep(LOOK)
 
 
+def let_others_look(rank: int) -> None:
+    """Wait before this machine ends, if its store ends with it."""
+    if rank == 0:
+        time.sleep(2 * LOOK)
+
+
 def join_machines(count: int, rank: int, address: str, port: int, restarts: int) -> dist.Store:
     """Wait until all machines are there, and refuse what would let them wait for each other; return the store."""
     seconds = number('JOIN_TIMEOUT', '600', 1)
@@ -108,8 +114,7 @@ def join_machines(count: int, rank: int, address: str, port: int, restarts: int)
             other = json.loads(machines.get(following))
             for name in ('NNODES', 'MAX_RESTARTS'):
                 if other[name] != own[name]:
-                    if rank == 0:
-                        time.sleep(2 * LOOK)  # its store goes with it: the others look, too
+                    let_others_look(rank)
                     fail(f'{name}={own[name]} on {own["host"]}, {other[name]} on {other["host"]}. Give all the same.')
             hosts.append(other['host'])
         elif time.monotonic() > end:
@@ -172,8 +177,7 @@ def tell_machines(store: dist.Store, rank: int, status: int) -> None:
     telling = threading.Thread(target=tell, daemon=True)
     telling.start()
     telling.join(GRACE)
-    if rank == 0:
-        time.sleep(2 * LOOK)  # its store goes with it: the others look, too
+    let_others_look(rank)
 
 
 def tell_end(failure: ChildFailedError) -> int:
